@@ -1,0 +1,21 @@
+"""The errors that leave this project. Each message names what was wrong and, where there is one, the next step."""
+
+
+class TesseraError(Exception):
+    """Anything that Tessera refuses or cannot do."""
+
+
+class FormatError(TesseraError):
+    """The bytes are not a .tsr file, are damaged, or are of a version or kind that this release does not know."""
+
+
+class TruncatedError(FormatError):
+    """A .tsr file that was cut short; it can still be decoded in part, on request."""
+
+
+class ModelError(TesseraError):
+    """A model file is missing, broken, or not the one that a file was made with."""
+
+
+class ImageError(TesseraError):
+    """A picture cannot be read, is too large, or carries what cannot be coded."""
