@@ -1,0 +1,93 @@
+"""From the float prior that training knows to the integer prior that files are coded with.
+
+Weights are rounded to 12 bits and activations to 12 bits; then the tables of each class are measured on photographs coded
+with that very prior, so whatever the rounding moved is paid for nowhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bitstream.layout import BLOCK, Layout
+from bitstream.prior import COST_UNIT, PRECISION, IntegerLayer, LevelPrior, Prior
+from codec.network import CLASSES, SCORE_RANGE, Network, Pyramid, logistic_tables
+from codec.photos import to_network
+from codec.tokens import tokenize
+
+WEIGHT_MAX = 2047  # 12 bits and a sign
+DIGIT_UNIT = 4.0  # the float prior reads digits / 4
+ACTIVATION_UNIT = 128.0  # integer activations are float ones times 128, clipped to 12 bits
+STARTING_DIGITS = 30.0  # that the logistic start of a table is worth against counted ones
+
+
+def quantize_layer(layer: Any, in_unit: float, out_unit: float, offset: float = 0.0) -> IntegerLayer:
+    """A float layer y = W x + b on x = integer / in_unit, to integers out_unit * y + offset, weights in 12 bits."""
+    weight = layer.weight.detach().double().cpu().numpy() * out_unit / in_unit
+    bias = layer.bias.detach().double().cpu().numpy() * out_unit + offset
+    shift = max(0, int(np.floor(np.log2(WEIGHT_MAX / max(np.abs(weight).max(), 1e-9)))))
+    shift = min(shift, 24)
+    scale = 2.0**shift
+    return IntegerLayer(np.round(weight * scale).astype(np.int16), np.round(bias * scale).astype(np.int64), shift)
+
+
+def quantize_prior(network: Network) -> Prior:
+    """The integer prior of a network, with tables as the logistic has them."""
+    priors = []
+    for level in network.levels:
+        assert isinstance(level, Pyramid)
+        first, _, second, _, last = level.prior
+        assert all(isinstance(layer, nn.Conv2d) for layer in (first, second, last))
+        layers = (
+            quantize_layer(first, DIGIT_UNIT, ACTIVATION_UNIT),
+            quantize_layer(second, ACTIVATION_UNIT, ACTIVATION_UNIT),
+            quantize_layer(last, ACTIVATION_UNIT, CLASSES / SCORE_RANGE, CLASSES / 2),
+        )
+        start = logistic_tables(level.level).numpy()
+        signed = np.concatenate([start[:, :0:-1] / 2, start[:, :1], start[:, 1:] / 2], 1)
+        priors.append(LevelPrior(layers, *tables_from(signed)))
+    return Prior(network.config.levels, tuple(priors))
+
+
+def tables_from(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Counts or probabilities (classes, symbols) -> frequencies that sum to 2^24, none zero, and expected costs."""
+    total = 1 << PRECISION
+    symbols = weights.shape[1]
+    share = weights / weights.sum(1, keepdims=True) * (total - 16 * symbols)  # no symbol rarer than one in a million
+    frequencies = np.floor(share).astype(np.int32) + 16
+    frequencies[np.arange(len(weights)), frequencies.argmax(1)] += total - frequencies.sum(1)
+    probability = frequencies / total
+    entropy = -(probability * np.log2(probability)).sum(1)
+    return frequencies, np.round(COST_UNIT * entropy).astype(np.int32)
+
+
+@torch.inference_mode()
+def measure_tables(network: Network, photos: Tensor, rounds: int = 2) -> Prior:
+    """The integer prior with tables counted on photos (N, side, side, 3) uint8, a block of each. Tables steer rounding,
+    hence more than one round."""
+    prior = quantize_prior(network)
+    layout = Layout(network.config.levels, BLOCK, BLOCK)
+    device = next(network.parameters()).device
+    for _ in range(rounds):
+        counts = [np.zeros(p.frequencies.shape) for p in prior.priors]
+        for photo in photos:
+            latents = network.encoder(to_network(photo[None, :BLOCK, :BLOCK].to(device)))
+            digits = tokenize(network, prior, layout, latents)
+            for index, level in enumerate(prior.levels):
+                classes = prior.classes(index, prior.context(layout, index, list(digits[:index])))
+                width = 2 * level.limit + 1
+                place = classes.astype(np.int64) * width + digits[index] + level.limit
+                counts[index] += np.bincount(place.ravel(), minlength=counts[index].size).reshape(counts[index].shape)
+        fresh = []
+        for part, seen, level in zip(prior.priors, counts, prior.levels, strict=True):
+            start = logistic_tables(level).numpy()
+            signed = np.concatenate([start[:, :0:-1] / 2, start[:, :1], start[:, 1:] / 2], 1)
+            even = (seen + seen[:, ::-1]) / 2  # signs are even by symmetry of mirrored photos and inverted contrasts
+            frequencies, costs = tables_from(even + STARTING_DIGITS * signed)
+            fresh.append(replace(part, frequencies=frequencies, costs=costs))
+        prior = Prior(prior.levels, tuple(fresh))
+    return prior

@@ -1,0 +1,72 @@
+"""Where to stop: every rate is a prefix of one encoding, so quality and size are choices of a length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bitstream.errors import TesseraError
+from bitstream.layout import Layout
+
+QUALITY_STOPS = ((0, 21), (25, 149), (50, 341), (75, 725), (100, 1365))  # quality, tokens a block; straight in between
+DEFAULT_QUALITY = 50
+
+
+class TargetError(TesseraError):
+    """What was asked for cannot be reached; the message says what can. `usage` is set where no picture could reach it."""
+
+    usage = False
+
+
+class UsageError(TargetError):
+    """What was asked for makes no sense."""
+
+    usage = True
+
+
+@dataclass(frozen=True)
+class Target:
+    """How long a sequence should be: exactly one of these, or none for the default quality."""
+
+    quality: float | None = None  # 0..100
+    tokens: float | None = None  # a block of 256x256 pixels, 1..1365
+    target_size: int | None = None  # bytes of the whole file, at most
+    target_bpp: float | None = None  # bits a pixel of the whole file, at most
+
+    def __post_init__(self) -> None:
+        given = [name for name, value in vars(self).items() if value is not None]
+        if len(given) > 1:
+            msg = f"give one of quality, tokens, target size and target bpp, not {' and '.join(given)}"
+            raise UsageError(msg)
+        for name, low, high in (("quality", 0, 100), ("tokens", 1, 1365), ("target_size", 1, None), ("target_bpp", 0, None)):
+            value = vars(self)[name]
+            if value is not None and not (low <= value and (high is None or value <= high)):
+                label = name.replace("_", " ")
+                msg = f"{label} {value:g} is out of range: {low} to {high}" if high else f"{label} {value:g} is too small"
+                raise UsageError(msg)
+
+    def budget(self, width: int, height: int) -> int | None:
+        """Bytes that the whole file may take, or None where the target is no size."""
+        if self.target_bpp is not None:
+            return int(self.target_bpp * width * height / 8)
+        return self.target_size
+
+    def length(self, layout: Layout) -> int:
+        """Tokens to keep, where the target is a quality or a number of tokens."""
+        if self.tokens is not None:
+            return layout.length_of(self.tokens)
+        quality = DEFAULT_QUALITY if self.quality is None else self.quality
+        return layout.length_of(block_tokens_of_quality(quality))
+
+
+def block_tokens_of_quality(quality: float) -> float:
+    """Tokens a block that a quality 0..100 stands for."""
+    qualities, stops = zip(*QUALITY_STOPS, strict=True)
+    return float(np.interp(quality, qualities, stops))
+
+
+def quality_of_block_tokens(tokens: float) -> float:
+    """The inverse of `block_tokens_of_quality`; 0 and 100 beyond the ends."""
+    qualities, stops = zip(*QUALITY_STOPS, strict=True)
+    return float(np.interp(tokens, stops, qualities))

@@ -1,0 +1,60 @@
+"""The perceptual loss: distance of VGG19 features (Simonyan & Zisserman, 1409.1556; as a loss, Johnson et al. 1603.08155).
+
+LPIPS on AlexNet is this project's yardstick and therefore never a loss: a model trained on it for minutes scored well with
+blurs that nobody would keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bitstream.errors import ModelError
+
+LAYERS = tuple(f"conv{stage}_{i}" for stage, depth in ((1, 2), (2, 2), (3, 4)) for i in range(1, depth + 1))
+POOLED = ("conv2_1", "conv3_1")  # a 2x2 maximum comes before these
+COMPARED = ("conv1_2", "conv2_2", "conv3_4")
+BGR_MEAN = (103.939, 116.779, 123.68)  # of ImageNet, pixels in 0..255
+
+
+class PerceptualLoss(nn.Module):
+    """Mean squared distance of unit-normalised features, one number a sample.
+
+    `path` is an npz file with `convS_I.weight` (OIHW) and `.bias` of VGG19's first three stages; input BGR 0..255 less the
+    mean. Raises ModelError where it cannot be read."""
+
+    mean: Tensor
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                for name in LAYERS:
+                    weight, bias = (torch.from_numpy(arrays[f"{name}.{part}"]).float() for part in ("weight", "bias"))
+                    self.register_buffer(f"{name}_weight", weight.contiguous(memory_format=torch.channels_last))
+                    self.register_buffer(f"{name}_bias", bias)
+        except (OSError, KeyError, ValueError) as error:
+            msg = f"{path}: not a VGG19 feature file ({error})"
+            raise ModelError(msg) from error
+        self.register_buffer("mean", torch.tensor(BGR_MEAN).view(1, 3, 1, 1))
+
+    def features(self, x: Tensor) -> Iterator[Tensor]:
+        x = (x.flip(1) + 1) * 127.5 - self.mean
+        for name in LAYERS:
+            if name in POOLED:
+                x = F.max_pool2d(x, 2)
+            x = F.relu(F.conv2d(x, getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias"), padding=1))
+            if name in COMPARED:
+                yield F.normalize(x, dim=1, eps=1e-4)
+
+    def forward(self, x: Tensor, reference: Tensor) -> Tensor:
+        """Two batches (B, 3, H, W) in [-1, 1] -> (B,)."""
+        with torch.no_grad():
+            targets = list(self.features(reference))
+        distances = [(a - b).float().pow(2).sum(1).mean((1, 2)) for a, b in zip(self.features(x), targets, strict=True)]
+        return torch.stack(distances).mean(0)

@@ -1,0 +1,103 @@
+"""Training photographs: read once into memory, cropped at random from there."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from bitstream.errors import ImageError
+from bitstream.layout import BLOCK
+
+SIDE = 320  # stored side of a photo, pixels: room for random crops of 256
+SMALLEST = 288  # a photo with a shorter side is enlarged to this
+HELD_OUT = 64  # one photo in so many, chosen by its name, is never trained on
+
+
+def find_photos(sources: Iterable[Path]) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of each file in folders (searched through), tar files and single files, in a fixed order."""
+    for source in sources:
+        if source.is_dir():
+            files = sorted(path for path in source.rglob("*") if path.is_file())
+            yield from ((str(path.relative_to(source)), path.read_bytes()) for path in files)
+        elif tarfile.is_tarfile(source):
+            with tarfile.open(source) as archive:
+                for member in archive:
+                    if stream := archive.extractfile(member):
+                        yield member.name, stream.read()
+        else:
+            yield source.name, source.read_bytes()
+
+
+def is_held_out(name: str) -> bool:
+    return zlib.crc32(os.path.basename(name).encode()) % HELD_OUT == 0
+
+
+def read_square(blob: bytes) -> NDArray[np.uint8] | None:
+    """A SIDE x SIDE cut (SIDE, SIDE, 3) of a picture, enlarged or mirrored at the edge where it is smaller; None for what
+    is no picture. Where the cut lies is derived from the bytes, so that it is the same in every run."""
+    try:
+        image = Image.open(io.BytesIO(blob)).convert("RGB")
+    except (UnidentifiedImageError, OSError):
+        return None
+    scale = SMALLEST / min(image.size)
+    if scale > 1:
+        width, height = (max(SMALLEST, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    side = min(*image.size, SIDE)
+    rng = np.random.default_rng(zlib.crc32(blob))
+    left, top = int(rng.integers(image.width - side + 1)), int(rng.integers(image.height - side + 1))
+    pixels = np.asarray(image.crop((left, top, left + side, top + side)))
+    return np.pad(pixels, ((0, SIDE - side), (0, SIDE - side), (0, 0)), mode="reflect")
+
+
+def load_photos(sources: Iterable[Path], threads: int | None = None) -> tuple[Tensor, Tensor]:
+    """All photos as uint8 tensors (N, SIDE, SIDE, 3): those to train on, and those held out.
+
+    Raises ImageError if no picture to train on is found."""
+    train: list[NDArray[np.uint8]] = []
+    held: list[NDArray[np.uint8]] = []
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        names, blobs = zip(*find_photos(sources), strict=True) if (sources := list(sources)) else ((), ())
+        for name, square in zip(names, pool.map(read_square, blobs), strict=True):
+            if square is not None:
+                (held if is_held_out(name) else train).append(square)
+    if not train:
+        msg = f"no photographs found in {', '.join(map(str, sources))}: give folders, tar files or pictures"
+        raise ImageError(msg)
+    return torch.from_numpy(np.stack(train)), torch.from_numpy(np.stack(held or train[:1]))
+
+
+def to_network(pixels: Tensor) -> Tensor:
+    """uint8 (B, H, W, 3) -> float (B, 3, H, W) in [-1, 1], channels last in memory."""
+    scaled = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+    return scaled.contiguous(memory_format=torch.channels_last)
+
+
+def random_crops(photos: Tensor, count: int, rng: np.random.Generator) -> Tensor:
+    """`count` random crops of one block, mirrored half of the time: (count, 3, 256, 256) in [-1, 1], on the photos' device."""
+    room = photos.shape[1] - BLOCK + 1
+    crops = []
+    for _ in range(count):
+        index, top, left = rng.integers(len(photos)), rng.integers(room), rng.integers(room)
+        crop = photos[index, top : top + BLOCK, left : left + BLOCK]
+        crops.append(crop.flip(1) if rng.random() < 0.5 else crop)
+    return to_network(torch.stack(crops))
+
+
+def karhunen_loeve(photos: Tensor, components: int, rng: np.random.Generator, crops: int = 600) -> tuple[Tensor, Tensor]:
+    """Mean (768,) and first principal components (components, 768) of 16x16 patches, in (3, 16, 16) order."""
+    sample = random_crops(photos, crops, rng)
+    patches = torch.nn.functional.pixel_unshuffle(sample, 16).permute(0, 2, 3, 1).reshape(-1, 768).double()
+    _, vectors = torch.linalg.eigh(torch.cov(patches.t()))
+    return patches.mean(0).float(), vectors.flip(1)[:, :components].t().float().contiguous()
