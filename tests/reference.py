@@ -1,0 +1,106 @@
+"""A second decoder, written from FORMAT.md alone and sharing no code with the first: slow, plain, in Python integers."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+
+def read_header(data: bytes) -> tuple[int, int, int, bytes]:
+    """Width, height, length and payload of a file without sections; the checksum must hold."""
+    assert data[:2] == b"\xd4T"
+    assert data[2] >> 4 == 1
+    assert data[2] & 0x0C == 0
+    size = (1, 2, 4)[data[2] & 3]
+    width, height = (1 + int.from_bytes(data[5 + i * size : 5 + (i + 1) * size], "big") for i in (0, 1))
+    at, length = 5 + 2 * size, 0
+    while True:
+        length = length * 128 + data[at] % 128
+        at += 1
+        if data[at - 1] < 128:
+            break
+    assert zlib.crc32(data[:at] + data[at + 3 :]) % 2**24 == int.from_bytes(data[at : at + 3], "big")
+    return width, height, length, data[at + 3 :]
+
+
+def ceil(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def classes_of(arrays: dict[str, np.ndarray], level: int, planes: np.ndarray) -> np.ndarray:
+    """(K, n, m) int64 -> (D, n, m)."""
+    shifts = arrays[f"prior.{level}.shifts"]
+    x = planes
+    for layer in range(3):
+        weight = arrays[f"prior.{level}.{layer}.weight"].astype(np.int64)
+        total = np.zeros((len(weight), *x.shape[1:]), np.int64) + arrays[f"prior.{level}.{layer}.bias"][:, None, None]
+        k = weight.shape[2] // 2
+        padded = np.pad(x, ((0, 0), (k, k), (k, k)))
+        for dy in range(2 * k + 1):
+            for dx in range(2 * k + 1):
+                window = padded[:, dy : dy + x.shape[1], dx : dx + x.shape[2]]
+                total += np.einsum("ok,kyx->oyx", weight[:, :, dy, dx], window)
+        top = 4095 if layer < 2 else len(arrays[f"prior.{level}.costs"]) - 1
+        x = np.clip(total >> int(shifts[layer]), 0, top)
+    return x
+
+
+class Coder:
+    def __init__(self, payload: bytes) -> None:
+        self.bytes = iter(payload)
+        self.low, self.range, self.point = 0, 2**64 - 1, self.take(8)
+
+    def take(self, count: int) -> int:
+        return int.from_bytes(bytes(next(self.bytes, 0) for _ in range(count)), "big")
+
+    def digit(self, frequencies: np.ndarray) -> int:
+        scale = self.range >> 24
+        q = (self.point - self.low) % 2**64 // scale
+        assert q < 2**24
+        start = symbol = 0
+        while start + int(frequencies[symbol]) <= q:
+            start += int(frequencies[symbol])
+            symbol += 1
+        self.low = (self.low + scale * start) % 2**64
+        self.range = scale * int(frequencies[symbol])
+        if self.range < 2**32:
+            self.low = self.low * 2**32 % 2**64
+            self.range *= 2**32
+            self.point = (self.point * 2**32 + self.take(4)) % 2**64
+        return symbol - len(frequencies) // 2
+
+
+def spread_key(y: int, x: int, bits: int) -> int:
+    key = 0
+    for bit in range(bits):
+        key = key * 4 + (y >> bit) % 2 * 2 + (x >> bit) % 2
+    return key
+
+
+def decode(data: bytes, levels: list[dict], arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Digits (D, n, m) of each level; 0 where a token is unknown."""
+    width, height, length, payload = read_header(data)
+    coder, digits = Coder(payload), []
+    for i, level in enumerate(levels):
+        rows, columns = (ceil(ceil(side, 16), 16 // level["side"]) for side in (height, width))
+        digits.append(np.zeros((level["digits"], rows, columns), np.int64))
+        if not length:
+            continue
+        planes = np.zeros((1, rows, columns), np.int64)
+        if i:
+            seen = []
+            for j in range(max(0, i - 3), i):
+                r = level["side"] // levels[j]["side"]
+                seen += [[[abs(plane[y // r][x // r]) for x in range(columns)] for y in range(rows)] for plane in digits[j]]
+            planes = np.array(seen)
+        classes = classes_of(arrays, i, planes)
+        cost = arrays[f"prior.{i}.costs"].astype(np.int64)[classes].sum(0)
+        bits = max(1, (max(rows, columns) - 1).bit_length())
+        places = [(y, x) for y in range(rows) for x in range(columns)]
+        places.sort(key=lambda p: (-int(cost[p]), spread_key(*p, bits)))
+        for y, x in places[:length]:
+            for d in range(level["digits"]):
+                digits[i][d, y, x] = coder.digit(arrays[f"prior.{i}.frequencies"][classes[d, y, x]])
+        length -= min(length, len(places))
+    return digits

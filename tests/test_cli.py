@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from bitstream.container import File, read_file, write_file
+from cli.main import main
+
+TESSERA = [sys.executable, "-m", "cli"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, photo) -> Path:
+    """A photo and its file."""
+    folder = tmp_path_factory.mktemp("cli")
+    photo.crop((100, 100, 300, 250)).save(folder / "a.png")
+    assert run("encode", folder / "a.png").exit_code == 0
+    return folder
+
+
+def run(*arguments, data: bytes | None = None):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=data)
+
+
+def shell(*arguments, data: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*TESSERA, *map(str, arguments)], input=data, capture_output=True, check=False)
+
+
+def test_encode_and_decode_report_one_line(folder, tmp_path):
+    made = run("encode", folder / "a.png", "-o", tmp_path / "a.tsr", "--target-size", "400", "--device", "cpu")
+    assert re.fullmatch(
+        rf"{folder}/a.png -> {tmp_path}/a.tsr  [\d.]+ kB -> \d+ B  0\.\d{{4}} bpp  \d+ tokens a block  \d+\.\d\d s\n",
+        made.stderr,
+    )
+    assert made.stdout == ""
+    assert (tmp_path / "a.tsr").stat().st_size <= 400
+    drawn = run("decode", tmp_path / "a.tsr", "-o", tmp_path / "a.webp")
+    assert re.fullmatch(rf"{tmp_path}/a.tsr -> {tmp_path}/a.webp  200x150  \d+\.\d\d s\n", drawn.stderr)
+    with Image.open(tmp_path / "a.webp") as drawn:
+        assert drawn.format == "WEBP"
+
+
+def test_default_names_lie_beside_the_input(folder):
+    assert (folder / "a.tsr").exists()
+    assert run("decode", folder / "a.tsr", "--format", "ppm").exit_code == 0
+    with Image.open(folder / "a.ppm") as drawn:
+        assert drawn.size == (200, 150)
+
+
+def test_pipes_equal_files_byte_for_byte(folder, tmp_path):
+    encoded = shell("encode", "-", "-o", "-", data=(folder / "a.png").read_bytes())
+    assert encoded.stdout == (folder / "a.tsr").read_bytes()
+    assert b"standard input -> standard output" in encoded.stderr
+    decoded = shell("decode", "-", "-o", "-", "--quiet", data=encoded.stdout)
+    assert decoded.stderr == b""
+    assert run("decode", folder / "a.tsr", "-o", tmp_path / "a.png").exit_code == 0
+    assert decoded.stdout == (tmp_path / "a.png").read_bytes()
+    bmp = shell("decode", "-", "--format", "bmp", data=encoded.stdout)
+    with Image.open(io.BytesIO(bmp.stdout)) as a, Image.open(tmp_path / "a.png") as b:
+        assert np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_json_has_all_fields(folder, tmp_path):
+    made = json.loads(run("encode", folder / "a.png", "-o", tmp_path / "a.tsr", "-q", "75", "--json").stdout)
+    data = (tmp_path / "a.tsr").read_bytes()
+    assert made == made | {
+        "input": f"{folder}/a.png", "output": f"{tmp_path}/a.tsr", "status": "done", "width": 200, "height": 150,
+        "bytes": len(data), "bpp": round(8 * len(data) / 30000, 5), "quality": pytest.approx(75, abs=1), "model": "standard",
+        "error": None,
+    }  # fmt: skip
+    failed = run("decode", tmp_path / "none.tsr", "--json")
+    assert failed.exit_code == 1
+    assert json.loads(failed.stdout)["status"] == "failed"
+    assert json.loads(failed.stdout)["error"] == "no such file: check the name"
+
+
+def test_tokens_there_and_back(folder, tmp_path):
+    assert run("tokens", folder / "a.tsr", "-o", tmp_path / "a.npz").exit_code == 0
+    with np.load(tmp_path / "a.npz") as arrays:
+        assert arrays["digits_0"].shape == (8, 1, 1)
+        assert arrays["size"].tolist() == [200, 150]
+    assert run("tokens", tmp_path / "a.npz", "--back", "-o", tmp_path / "a.tsr").exit_code == 0
+    assert (tmp_path / "a.tsr").read_bytes() == (folder / "a.tsr").read_bytes()
+    wrong = run("tokens", folder / "a.png", "--back", "-o", tmp_path / "b.tsr")
+    assert wrong.exit_code == 1
+    assert "not an .npz of tokens" in wrong.stderr
+
+
+def test_info_reads_headers(folder):
+    file = read_file((folder / "a.tsr").read_bytes())
+    said = run("info", folder / "a.tsr")
+    assert said.exit_code == 0
+    assert f"200x150, {file.length} tokens, " in said.stdout
+    assert f"stream id {file.stream_id.hex()}, whole" in said.stdout
+    told = json.loads(run("info", folder / "a.tsr", "--json").stdout)
+    assert told["header_bytes"] + told["section_bytes"] + told["payload_bytes"] == told["bytes"]
+    assert told["whole"] is True
+
+
+def test_cut_files(folder, tmp_path):
+    cut = tmp_path / "cut.tsr"
+    cut.write_bytes((folder / "a.tsr").read_bytes()[:100])
+    refused = run("decode", cut)
+    assert refused.exit_code == 1
+    assert re.fullmatch(
+        rf"Error: {cut}: the file is cut short: \d+ of \d+ tokens are there; decode them with --allow-partial\n", refused.stderr
+    )
+    drawn = run("decode", cut, "--allow-partial")
+    assert drawn.exit_code == 0
+    assert re.search(r"200x150, cut: [\d.]+ tokens a block", drawn.stderr)
+    said = run("info", cut)
+    assert said.exit_code == 1
+    assert "cut or damaged" in said.stdout
+    assert run("info", cut, "--allow-partial").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("encode", "{none}.png"), 1, "Error: {none}.png: no such file: check the name\n"),
+        (("encode", "{dir}", "-o", "{none}"), 1, "Error: {dir}: is a folder: name a file in it\n"),
+        (("encode", "{text}"), 1, "Error: {text}: not a picture of a format that Pillow knows: convert it to PNG first\n"),
+        (("encode", "{half}"), 1, "cut or damaged"),
+        (("encode", "{clear}"), 1, "--background"),
+        (("encode", "{a}.png", "-o", "{a}.png"), 1, "is the input: name another file"),
+        (("encode", "{a}.png"), 1, "Error: {a}.png: the output {a}.tsr exists: use -f to replace it\n"),
+        (("encode", "{a}.png", "-o", "{none}/x/y.tsr"), 1, "does not exist: make it first"),
+        (("encode", "{a}.png", "-o", "{dir}"), 1, "is a folder: name a file"),
+        (("encode", "{a}.png", "-f", "--target-size", "9"), 1, "does not fit 9 bytes: the smallest file has"),
+        (("encode", "{a}.png", "-f", "--max-pixels", "29k"), 1, "200x150 is 30,000 pixels, more than 29,000"),
+        (("encode", "{a}.png", "-f", "--model", "nosuch"), 1, "no model 'nosuch': bundled are standard"),
+        (("encode", "{a}.png", "-f", "--model", "{text}"), 1, "not a model file"),
+        (("encode", "{a}.png", "-f", "--device", "cuda:7"), 2, "device 'cuda:7' is not there"),
+        (("encode", "{a}.png", "-f", "--device", "tpu"), 2, "unknown device 'tpu': use auto, cpu, cuda or cuda:N"),
+        (("encode", "{a}.png", "-f", "-q", "50", "--tokens", "9"), 2, "--quality and --tokens contradict each other"),
+        (("encode", "{a}.png", "-f", "-q", "101"), 2, "101.0 is not in the range"),
+        (("encode", "{a}.png", "-f", "--target-size", "4 parsecs"), 2, "'4 parsecs' is no size"),
+        (("encode", "{a}.png", "-o", "-", "--json"), 1, "--json and -o - both want standard output"),
+        (("decode", "{a}.png", "-o", "{none}.png"), 1, "Error: {a}.png: not a .tsr file\n"),
+        (("decode", "{later}", "-o", "{none}.png"), 1, "version 9, and this release reads version 1: update tessera"),
+        (("decode", "{alien}", "-o", "{none}.png"), 1, "made by a model that is not installed (stream id 0001"),
+        (("decode", "{damaged}", "-o", "{none}.png"), 1, "Error: {damaged}: "),
+        (("decode", "{a}.tsr", "-o", "{none}.nonsense"), 2, "no picture format is called 'nonsense'"),
+        (("decode", "{a}.tsr", "--format", "nonsense"), 2, "no picture format is called 'nonsense'"),
+        (("tokens", "{a}.png", "-o", "{none}.npz"), 1, "not a .tsr file"),
+        (("info", "{a}.png"), 1, "Error: {a}.png: not a .tsr file\n"),
+        (("frobnicate",), 2, "No such command"),
+    ],
+)
+def test_wrong_input_gets_one_line_and_a_code(folder, tmp_path, arguments, code, message):
+    data = bytearray((folder / "a.tsr").read_bytes())
+    (tmp_path / "later").write_bytes(bytes([*data[:2], 0x90, *data[3:]]))
+    (tmp_path / "alien").write_bytes(write_file(File(20, 20, b"\x00\x01", 3, b"abc")))
+    data[-1] ^= 1
+    (tmp_path / "damaged").write_bytes(data)
+    (tmp_path / "text").write_text("no picture")
+    (tmp_path / "half").write_bytes((folder / "a.png").read_bytes()[:20000])
+    Image.new("RGBA", (9, 9)).save(tmp_path / "clear", "png")
+    names = {name: tmp_path / name for name in ("later", "alien", "damaged", "text", "half", "clear", "none")}
+    names |= {"a": folder / "a", "dir": tmp_path}
+    before = {path: path.read_bytes() for place in (folder, tmp_path) for path in place.iterdir()}
+    said = run(*(argument.format(**names) for argument in arguments))
+    assert said.exit_code == code, said.output
+    assert message.format(**names) in said.stderr
+    assert said.stderr.count("\n") == 1 or code == 2
+    assert "Traceback" not in said.stderr
+    assert {path: path.read_bytes() for place in (folder, tmp_path) for path in place.iterdir()} == before
+
+
+def test_binary_is_not_written_to_a_terminal(folder):
+    ours, theirs = pty.openpty()
+    said = subprocess.run([*TESSERA, "encode", folder / "a.png", "-o", "-"], stdout=theirs, stderr=subprocess.PIPE, check=False)
+    os.close(theirs)
+    os.close(ours)
+    assert said.returncode == 1
+    assert b"standard output is a terminal" in said.stderr
+    assert said.stderr.count(b"\n") == 1
+
+
+def test_a_link_is_followed_not_replaced(folder, tmp_path):
+    (tmp_path / "real.tsr").write_bytes(b"old")
+    (tmp_path / "link.tsr").symlink_to(tmp_path / "real.tsr")
+    assert run("encode", folder / "a.png", "-o", tmp_path / "link.tsr", "-f").exit_code == 0
+    assert (tmp_path / "link.tsr").is_symlink()
+    assert (tmp_path / "real.tsr").read_bytes() == (folder / "a.tsr").read_bytes()
+
+
+def test_a_failed_write_leaves_nothing(folder, tmp_path, monkeypatch):
+    (tmp_path / "a.tsr").write_bytes(b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    said = run("encode", folder / "a.png", "-o", tmp_path / "a.tsr", "-f")
+    assert said.exit_code == 1
+    assert "No space left on device" in said.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tsr"]
+    assert (tmp_path / "a.tsr").read_bytes() == b"old"
+
+
+def test_verbose_shows_where_an_error_came_from(tmp_path):
+    assert "Traceback" in run("encode", tmp_path / "none.png", "-v").stderr
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in main.commands)])
+def test_every_command_has_help_with_examples(command):
+    for flag in ("-h", "--help"):
+        said = run(*command, flag)
+        assert said.exit_code == 0
+        assert f"tessera {' '.join(command)}" in said.stdout
+        assert said.stdout.count("\n  tessera ") >= 2
+
+
+def test_version_names_tool_format_and_model():
+    assert re.fullmatch(r"tessera \d+\.\d+\.\d+, format 1, model standard \(stream id [0-9a-f]{4}\)\n", run("-V").stdout)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-V"], ["info", "{a}.tsr"], ["tokens", "{a}.tsr", "-o", "{a}.npz", "-f"]])
+def test_torch_is_not_imported_where_nothing_is_drawn(folder, arguments):
+    code = (
+        "import sys; from cli.main import main; main(sys.argv[1:], standalone_mode=False); "
+        "sys.exit(3 if 'torch' in sys.modules else 0)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code, *(a.format(a=folder / "a") for a in arguments)], capture_output=True, check=False
+    )
+    assert said.returncode == 0, said.stderr.decode()
+
+
+def test_importing_the_library_does_not_import_torch():
+    code = "import sys, codec; codec.Codec; sys.exit(3 if 'torch' in sys.modules else 0)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from conftest import random_digits
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitstream.coder import decode_tokens, encode_tokens, fit_tokens, sequence_of
+from bitstream.errors import FormatError, ModelError
+from bitstream.layout import Layout
+from bitstream.prior import LevelPrior, Prior, fingerprint
+
+
+def made(prior, width, height, seed):
+    layout = Layout(prior.levels, width, height)
+    digits = random_digits(prior, layout, seed)
+    return layout, digits, sequence_of(prior, layout, digits)
+
+
+def assert_prefix(tokens, digits, length):
+    """Known tokens carry the digits that were sent; the others are blank."""
+    assert tokens.length == length
+    for read, known, sent in zip(tokens.digits, tokens.known, digits, strict=True):
+        assert np.array_equal(read, sent * known)
+
+
+def test_golden_words(small_prior):
+    """Exact bytes of fixed tokens under fixed tables: a change here breaks every file there is."""
+    layout, _, sequence = made(small_prior, 50, 40, 1)
+    assert encode_tokens(sequence, 9).hex() == "8c187674d3be"
+    assert hashlib.sha256(encode_tokens(sequence, layout.tokens)).hexdigest()[:32] == "a4052f159be6946a7446b60ac1dd8458"
+
+
+def test_golden_classes(small_prior):
+    layout, digits, _ = made(small_prior, 300, 200, 2)
+    classes = [small_prior.classes(i, small_prior.context(layout, i, list(digits[:i]))) for i in range(4)]
+    assert [hashlib.sha256(c.tobytes()).hexdigest()[:16] for c in classes] == [
+        "2fe2cb1b5d7405a2",
+        "bd7ead31fbb42644",
+        "eda40d19d9fd40f4",
+        "db61c53910f29ad9",
+    ]
+    assert all(len(np.unique(c)) > 1 for c in classes[1:])
+
+
+def test_golden_fingerprint(small_prior):
+    assert fingerprint(small_prior, [b"more"]).hex()[:32] == "ac1f6bfd87719357c7a08e2f066d3ac3"
+    assert fingerprint(small_prior, [b"mor", b"e"]) != fingerprint(small_prior, [b"more"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 2**32), st.floats(0, 1))
+def test_tokens_to_bytes_to_tokens(small_prior, width, height, seed, share):
+    layout, digits, sequence = made(small_prior, width, height, seed)
+    length = round(share * layout.tokens)
+    payload = encode_tokens(sequence, length)
+    assert_prefix(decode_tokens(small_prior, layout, payload, length), digits, length)
+    assert len(payload) <= sequence.bits()[:length].sum() / 8 + 4
+    if payload:
+        assert payload[-1] != 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32))
+def test_every_cut_gives_certain_tokens_and_never_fewer_than_a_shorter_cut(small_prior, width, height, seed):
+    layout, digits, sequence = made(small_prior, width, height, seed)
+    payload = encode_tokens(sequence, layout.tokens)
+    before = 0
+    for size in range(len(payload)):
+        tokens = decode_tokens(small_prior, layout, payload[:size], layout.tokens, partial=True)
+        assert_prefix(tokens, digits, tokens.length)
+        assert before <= tokens.length < layout.tokens
+        before = tokens.length
+        spent = sequence.bits()[: tokens.length + 1].sum()
+        assert spent > 8 * size - 24, "a token that the bytes hold was not read"
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32), st.integers(0, 120))
+def test_fits_a_budget_exactly(small_prior, width, height, seed, budget):
+    layout, _, sequence = made(small_prior, width, height, seed)
+    length, payload = fit_tokens(sequence, budget)
+    assert len(payload) <= budget
+    assert payload == encode_tokens(sequence, length)
+    if length < layout.tokens:
+        assert len(encode_tokens(sequence, length + 1)) > budget
+
+
+def test_strips_of_a_large_grid_give_the_same_classes(small_prior, monkeypatch):
+    layout, digits, sequence = made(small_prior, 700, 500, 3)
+    monkeypatch.setattr("bitstream.prior.STRIP", 50)
+    monkeypatch.setattr("bitstream.coder.CHUNK", 64)
+    again = sequence_of(small_prior, layout, digits)
+    for a, b in zip(again.classes + again.symbols, sequence.classes + sequence.symbols, strict=True):
+        assert np.array_equal(a, b)
+    assert encode_tokens(again, layout.tokens) == encode_tokens(sequence, layout.tokens)
+
+
+def test_random_bytes_end_in_an_error_or_in_tokens(small_prior):
+    layout = Layout(small_prior.levels, 100, 100)
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        try:
+            tokens = decode_tokens(small_prior, layout, rng.bytes(30), layout.tokens)
+            assert tokens.length == layout.tokens
+        except FormatError:
+            refused += 1
+    assert 0 < refused < 300
+
+
+@pytest.mark.parametrize("change", ["sum", "zero", "shape", "count"])
+def test_a_prior_that_does_not_fit_is_refused(small_prior, change):
+    first = small_prior.priors[0]
+    frequencies = first.frequencies.copy()
+    if change == "sum":
+        frequencies[0, 0] += 1
+    elif change == "zero":
+        frequencies[0, 1] += frequencies[0, 0]
+        frequencies[0, 0] = 0
+    elif change == "shape":
+        frequencies = frequencies[:, :-1]
+    priors = (LevelPrior(first.layers, frequencies, first.costs), *small_prior.priors[1:])
+    with pytest.raises(ModelError):
+        Prior(small_prior.levels, priors[:-1] if change == "count" else priors)

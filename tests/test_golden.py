@@ -1,0 +1,77 @@
+"""Files written earlier still give the same tokens, and a second decoder, written from FORMAT.md, reads them too."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+from PIL import Image
+from safetensors.numpy import load_file
+
+from bitstream.container import read_file
+from codec.api import read_tokens
+from codec.arrays import npz_to_file
+from codec.weights import model_for, open_model
+
+FOLDER = Path(__file__).parent / "golden"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.tsr"))
+
+
+def stored(name: str) -> tuple[bytes, dict[str, np.ndarray]]:
+    with np.load(FOLDER / f"{name}.npz") as arrays:
+        return (FOLDER / f"{name}.tsr").read_bytes(), dict(arrays)
+
+
+def test_there_are_golden_files():
+    assert len(NAMES) >= 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tokens_are_what_they_were(name):
+    data, arrays = stored(name)
+    file = read_file(data)
+    assert file.whole
+    _, tokens = read_tokens(file, model_for(file.stream_id).prior)
+    for index, (digits, known) in enumerate(zip(tokens.digits, tokens.known, strict=True)):
+        assert np.array_equal(digits, arrays[f"digits_{index}"])
+        assert np.array_equal(known, arrays[f"known_{index}"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bytes_are_what_they_were(name):
+    data, _ = stored(name)
+    assert npz_to_file((FOLDER / f"{name}.npz").read_bytes())[0] == data
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "wide-bytes"])
+def test_a_second_decoder_agrees(name):
+    data, arrays = stored(name)
+    model = open_model()
+    digits = reference.decode(data, [asdict(level) for level in model.config.levels], load_file(model.path))
+    for index, level in enumerate(digits):
+        assert np.array_equal(level, arrays[f"digits_{index}"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pictures_are_what_they_were(name, codec):
+    data, _ = stored(name)
+    expected = np.asarray(Image.open(FOLDER / f"{name}.png")).astype(int)
+    drawn = np.asarray(codec.decode(data)).astype(int)
+    assert drawn.shape == expected.shape
+    assert np.abs(drawn - expected).max() <= 1
+
+
+def test_the_bundled_model_is_what_it_says():
+    open_model().check()
+
+
+def test_golden_pictures_look_like_the_photo(photo):
+    """Guards against golden files of a broken model."""
+    picture = np.asarray(Image.open(FOLDER / "block-preview.png")).astype(float)
+    original = np.asarray(photo.crop((200, 80, 456, 336))).astype(float)
+    assert 10 * np.log10(255**2 / np.square(picture - original).mean()) > 18
+    assert len(io.BytesIO((FOLDER / "block-preview.tsr").read_bytes()).getvalue()) < 1000

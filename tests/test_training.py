@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import SHARED
+from PIL import Image
+
+from bitstream.coder import Tokens, sequence_of
+from bitstream.errors import ImageError, ModelError, TesseraError
+from bitstream.layout import Layout
+from cli.main import main
+from codec.api import Codec
+from codec.config import NetworkConfig
+from codec.device import pick_device
+from codec.integer import measure_tables, quantize_prior
+from codec.network import CLASSES, Network, choose_digits, logistic_tables
+from codec.photos import is_held_out, karhunen_loeve, load_photos, random_crops, read_square
+from codec.tokens import detokenize, tokenize
+from codec.training import Trainer, TrainingConfig, code_for_training, train
+from codec.weights import open_model, save_model
+
+TINY = NetworkConfig(
+    encoder_width8=8, encoder_width16=8, encoder_depth=1, decoder_width32=8, decoder_width16=8, decoder_width8=8,
+    decoder_width4=8, decoder_depth16=1, decoder_depth32=1, decoder_depth8=1, predictor_width=8, prior_width=8,
+)  # fmt: skip
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def photos(photo) -> torch.Tensor:
+    """Four squares of the bundled photo."""
+    squares = [np.asarray(photo.crop((x, y, x + 320, y + 320))) for x, y in ((0, 0), (140, 40), (280, 80), (200, 0))]
+    return torch.from_numpy(np.stack(squares))
+
+
+def klt_network(photos: torch.Tensor, config: NetworkConfig = TINY) -> Network:
+    torch.manual_seed(0)
+    network = Network(config)
+    network.start_from_klt(*karhunen_loeve(photos, config.channels, np.random.default_rng(0), crops=20))
+    return network
+
+
+def test_a_network_starts_as_a_klt_codec(photos):
+    """Untrained, all tokens together already draw the picture."""
+    network = klt_network(photos).eval()
+    x = random_crops(photos, 2, np.random.default_rng(1))
+    trainer = Trainer(network, TrainingConfig(), CPU)
+    with torch.no_grad():
+        coded = code_for_training(network, trainer.prices, network.encoder(x), torch.tensor([9.0, 9.0]))
+        y = network.decoder(coded.latents, coded.known)
+    assert 10 * torch.log10(4 / (y - x).pow(2).mean()) > 28
+
+
+def test_more_levels_are_closer(photos):
+    network = klt_network(photos).eval()
+    x = random_crops(photos, 2, np.random.default_rng(1))
+    trainer = Trainer(network, TrainingConfig(), CPU)
+    errors = []
+    with torch.no_grad():
+        latents = network.encoder(x)
+        for stop in (1.0, 4.0, 5.5, 7.0, 9.0):
+            coded = code_for_training(network, trainer.prices, latents, torch.full((2,), stop))
+            errors.append(float((coded.latents - latents).pow(2).mean()))
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_training_lowers_the_loss(photos):
+    trainer = Trainer(klt_network(photos), TrainingConfig(steps=12, batch=2, rate=2e-3), CPU)
+    losses = [trainer.train_step(photos, None) for _ in range(12)]
+    assert all(np.isfinite(losses))
+    moved = [name for name, p in trainer.network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+    assert {name.split(".")[0] for name in moved} == {"encoder", "levels", "decoder"}
+    assert any(".prior." in name for name in moved)
+
+
+def test_a_resumed_run_is_the_same_run(photos, tmp_path):
+    config = TrainingConfig(steps=6, batch=1)
+    straight = Trainer(klt_network(photos), config, CPU)
+    for _ in range(4):
+        straight.train_step(photos, None)
+    broken = Trainer(klt_network(photos), config, CPU)
+    for _ in range(2):
+        broken.train_step(photos, None)
+    broken.save(tmp_path / "checkpoint.safetensors")
+    torch.rand(7)  # what another process would have drawn
+    resumed = Trainer.resume(tmp_path / "checkpoint.safetensors", CPU)
+    for _ in range(2):
+        resumed.train_step(photos, None)
+    assert (resumed.step, resumed.total_crops, resumed.progress) == (4, 4, 4 / 6)
+    for part in ("network", "average", "prices"):
+        theirs = getattr(straight, part).state_dict()
+        for name, tensor in getattr(resumed, part).state_dict().items():
+            assert torch.equal(tensor, theirs[name]), (part, name)
+
+
+def test_a_new_schedule_keeps_the_weights(photos, tmp_path):
+    trainer = Trainer(klt_network(photos), TrainingConfig(steps=2, batch=1), CPU)
+    trainer.train_step(photos, None)
+    trainer.save(tmp_path / "c.safetensors")
+    again = Trainer.resume(tmp_path / "c.safetensors", CPU, replace(trainer.config, steps=9))
+    assert (again.step, again.total_crops) == (0, 1)
+    assert torch.equal(again.network.decoder.linear.weight, trainer.network.decoder.linear.weight)
+
+
+def test_the_loop_writes_checkpoint_and_logs(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("codec.training.CHECKPOINT_MINUTES", 0.0)
+    trainer = Trainer(klt_network(photos), TrainingConfig(steps=2, batch=1), CPU)
+    said: list[str] = []
+    train(trainer, photos, photos[:1], None, tmp_path, said.append, validate_minutes=0.0)
+    assert trainer.progress == 1
+    with (tmp_path / "log.csv").open() as stream:
+        assert [row["crops"] for row in csv.DictReader(stream)] == ["1", "2"]
+    with (tmp_path / "validation.csv").open() as stream:
+        assert float(next(csv.DictReader(stream))["psnr@0.4"]) > 15
+    assert any("levels end at" in line for line in said)
+    assert Trainer.resume(tmp_path / "checkpoint.safetensors", CPU).step == 2
+
+
+def test_the_integer_prior_costs_no_more_than_the_float_one(photos):
+    """On the shipped model, tables measured on other pictures than those that are priced."""
+    network = open_model().network(CPU)
+    prior = open_model().prior
+    layout = Layout(network.config.levels, 256, 256)
+    integer = floating = 0.0
+    for photo in photos:
+        x = torch.from_numpy(photo.numpy()[None, :256, :256].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+        with torch.inference_mode():
+            digits = tokenize(network, prior, layout, network.encoder(x))
+            integer += sequence_of(prior, layout, digits).bits().sum()
+            for index, level in enumerate(network.levels):
+                context = torch.from_numpy(prior.context(layout, index, list(digits[:index]))).float()[None]
+                classes = level.prior(context)[0].floor().clamp(0, CLASSES - 1).long().numpy()
+                table = prior.priors[index].frequencies
+                floating += (24 - np.log2(table[classes, digits[index].astype(int) + level.level.limit])).sum()
+    assert integer <= 1.01 * floating
+
+
+def test_tokens_and_latents_invert_up_to_quantization(codec, photo):
+    network, prior = codec._network(codec.model), codec.model.prior
+    layout = Layout(prior.levels, 256, 256)
+    x = torch.from_numpy(np.asarray(photo)[None, 50:306, 50:306].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.inference_mode():
+        latents = network.encoder(x)
+    digits = tokenize(network, prior, layout, latents)
+    known = tuple(np.ones(grid, np.bool_) for grid in layout.grids)
+    again, mask = detokenize(network, layout, Tokens(digits, known), CPU)
+    assert float((again - latents).pow(2).mean()) < 0.06 * float(latents.pow(2).mean())
+    assert torch.allclose(mask, torch.full_like(mask, 9 / 5))
+
+
+def test_rounding_prefers_what_costs_less():
+    bits = torch.tensor([[0.1, 4.0, 6.0]])
+    raw = torch.tensor([0.6, -0.9, 1.6, 2.4, -7.0, 0.1])
+    classes = torch.zeros(6, dtype=torch.long)
+    assert choose_digits(raw, classes, bits, 2).tolist() == [0, -1, 1, 2, -2, 0]
+    assert choose_digits(raw, classes, torch.zeros(1, 3), 2).tolist() == [1, -1, 2, 2, -2, 0]
+
+
+def test_logistic_tables_are_probabilities():
+    for level in TINY.levels:
+        tables = logistic_tables(level)
+        assert tables.shape == (CLASSES, level.limit + 1)
+        assert torch.allclose(tables.sum(1), torch.ones(CLASSES, dtype=torch.float64))
+        assert (tables >= 0).all()
+
+
+def test_model_files_keep_what_they_were_given(photos, tmp_path):
+    network = klt_network(photos).half().float().eval()
+    prior = measure_tables(network, photos, rounds=1)
+    model = save_model(tmp_path / "m.safetensors", network, prior, {"crops": 7})
+    model.check()
+    again = open_model(tmp_path / "m.safetensors")
+    assert again.config == TINY
+    assert again.metadata["card"] == {"crops": 7}
+    for mine, theirs in zip(prior.priors, again.prior.priors, strict=True):
+        assert np.array_equal(mine.frequencies, theirs.frequencies)
+        assert all(np.array_equal(a.weight, b.weight) for a, b in zip(mine.layers, theirs.layers, strict=True))
+    for name, tensor in again.network(CPU).state_dict().items():
+        assert torch.equal(tensor, network.state_dict()[name])
+    data = bytearray((tmp_path / "m.safetensors").read_bytes())
+    data[-1] ^= 1  # the last array belongs to the prior
+    (tmp_path / "bad.safetensors").write_bytes(data)
+    with pytest.raises(ModelError):
+        open_model(tmp_path / "bad.safetensors").check()
+
+
+@pytest.mark.parametrize("content", [b"", b"junk" * 9, b"\x08" + bytes(7) + b"{}      "])
+def test_what_is_no_model_is_refused(tmp_path, content):
+    (tmp_path / "m.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match="not a"):
+        open_model(tmp_path / "m.safetensors")
+
+
+def test_measured_tables_are_cheaper_than_the_logistic(photos):
+    network = klt_network(photos).half().float().eval()
+    layout = Layout(TINY.levels, 256, 256)
+    cost = []
+    for prior in (quantize_prior(network), measure_tables(network, photos)):
+        with torch.inference_mode():
+            x = photos[:1, :256, :256].permute(0, 3, 1, 2).float() / 127.5 - 1
+            digits = tokenize(network, prior, layout, network.encoder(x))
+        cost.append(sequence_of(prior, layout, digits).bits().sum())
+    assert cost[1] < 0.95 * cost[0]
+
+
+def test_train_command_from_nothing_to_a_picture(tmp_path, photo, monkeypatch):
+    """Photos in, a model file out, a picture coded with it; and the run goes on where it stopped."""
+    monkeypatch.setattr("codec.training_run.NetworkConfig", lambda: TINY)
+    (tmp_path / "photos").mkdir()
+    for index in range(3):
+        photo.crop((index * 90, 0, index * 90 + 330, 330)).save(tmp_path / "photos" / f"{index}.png")
+    (tmp_path / "photos" / "notes.txt").write_text("not a photo")
+    arguments = [
+        "train",
+        str(tmp_path / "photos"),
+        "--state",
+        str(tmp_path / "state"),
+        "-o",
+        str(tmp_path / "m.safetensors"),
+        "--tables",
+        "2",
+    ]
+    first = CliRunner().invoke(main, [*arguments, "--steps", "2", "--batch", "1"])
+    assert first.exit_code == 0, first.output
+    assert "2 crops in 0 minutes" in first.stderr
+    assert CliRunner().invoke(main, [*arguments, "--restart", "--steps", "3"]).exit_code == 0
+    model = open_model(tmp_path / "m.safetensors")
+    assert model.metadata["card"]["crops"] == 5
+    codec = Codec(str(tmp_path / "m.safetensors"), device="cpu")
+    assert codec.decode(codec.encode(photo, quality=50)).size == photo.size
+    further = CliRunner().invoke(
+        main,
+        [
+            "train",
+            str(tmp_path / "photos"),
+            "--state",
+            str(tmp_path / "b"),
+            "--init",
+            str(tmp_path / "m.safetensors"),
+            "--steps",
+            "1",
+            "--batch",
+            "1",
+        ],
+    )
+    assert further.exit_code == 0, further.output
+
+
+def test_photos_are_found_in_folders_and_tars(tmp_path, photo):
+    import tarfile
+
+    photo.crop((0, 0, 300, 200)).save(tmp_path / "small.png")
+    assert read_square((tmp_path / "small.png").read_bytes()).shape == (320, 320, 3)
+    assert read_square(b"no picture") is None
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / "small.png", "x/small.png")
+    train, held = load_photos([tmp_path / "a.tar", tmp_path / "small.png"])
+    assert train.shape == (2, 320, 320, 3)
+    assert torch.equal(held, train[:1])
+    with pytest.raises(ImageError, match="no photographs found"):
+        load_photos([tmp_path / "nowhere.txt"]) if (tmp_path / "nowhere.txt").write_text("x") else None
+
+
+def test_a_share_of_photos_is_held_out():
+    held = sum(is_held_out(f"{index}.avif") for index in range(6400))
+    assert 60 < held < 140
+
+
+def test_devices_are_never_replaced():
+    assert pick_device("cpu") == CPU
+    for name in ("cuda:99", "tpu", "cpu:1", "cuda:x"):
+        with pytest.raises(TesseraError, match=name):
+            pick_device(name)
+
+
+@pytest.mark.skipif(not (SHARED / "perceptual").exists(), reason="perceptual weights are not there")
+def test_the_perceptual_loss_tells_blur_from_likeness(photos):
+    from codec.losses import PerceptualLoss
+
+    loss = PerceptualLoss(SHARED / "perceptual" / "vgg19_conv1-4_f16.npz")
+    x = random_crops(photos, 2, np.random.default_rng(0))
+    blurred = torch.nn.functional.avg_pool2d(x, 9, 1, 4)
+    noisy = x + 0.01 * torch.randn_like(x)
+    assert torch.equal(loss(x, x), torch.zeros(2))
+    assert (loss(noisy, x) < 0.5 * loss(blurred, x)).all()
+
+
+def test_a_file_that_is_no_vgg_is_refused(tmp_path):
+    from codec.losses import PerceptualLoss
+
+    np.savez(tmp_path / "x.npz", a=np.zeros(3))
+    with pytest.raises(ModelError, match=r"x\.npz: not a VGG19 feature file"):
+        PerceptualLoss(tmp_path / "x.npz")
+
+
+def test_pictures_that_training_reads_are_rgb(photo, tmp_path):
+    Image.new("L", (400, 400), 128).save(tmp_path / "grey.png")
+    assert read_square((tmp_path / "grey.png").read_bytes()).tolist()[0][0] == [128, 128, 128]
