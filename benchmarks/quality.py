@@ -43,11 +43,11 @@ def measure(picture: Pixels, original: Pixels, lpips: LPIPS | None) -> Row:
     return row
 
 
-def tessera_rows(codec: Codec, original: Pixels, budgets: tuple[float, ...], lpips: LPIPS | None) -> Iterator[Row]:
-    """What each budget gives: one encoding, cut six times, each file decoded anew."""
+def tessera_rows(codec: Codec, original: Pixels, targets: list[Target], lpips: LPIPS | None) -> Iterator[Row]:
+    """What each target gives: one encoding, cut for each, each file decoded anew."""
     layout, sequence = codec.sequence(original)
-    for budget in budgets:
-        made = codec.cut(layout, sequence, Target(target_bpp=budget))
+    for target in targets:
+        made = codec.cut(layout, sequence, target)
         decoded = codec.decompress(made.data)
         yield {"bpp": made.bpp, "tokens": made.tokens} | measure(np.asarray(decoded.image), original, lpips)
 
@@ -97,26 +97,28 @@ def mean(rows: list[Row]) -> Row:
 
 
 def evaluate(
-    codec: Codec, pictures: list[Path], budgets: tuple[float, ...], lpips: LPIPS | None, opponents: list[str]
+    codec: Codec, pictures: list[Path], targets: list[Target], lpips: LPIPS | None, opponents: list[str]
 ) -> dict[str, list[Row | None]]:
-    """Means over all pictures: a list with a row for each budget, for each codec."""
-    rows: dict[str, list[list[Row]]] = {name: [[] for _ in budgets] for name in ("tessera", *opponents)}
+    """Means over all pictures: a list with a row for each target, for each codec. Opponents need targets in bits a pixel."""
+    rows: dict[str, list[list[Row]]] = {name: [[] for _ in targets] for name in ("tessera", *opponents)}
     for number, path in enumerate(pictures, 1):
         original = to_pixels(read_image(path.read_bytes()))
-        for place, row in enumerate(tessera_rows(codec, original, budgets, lpips)):
+        for place, row in enumerate(tessera_rows(codec, original, targets, lpips)):
             rows["tessera"][place].append(row)
         for kind in opponents:
-            for place, budget in enumerate(budgets):
-                if found := classical_row(original, kind, budget, lpips):
+            for place, target in enumerate(targets):
+                if found := classical_row(original, kind, target.target_bpp or 0, lpips):
                     rows[kind][place].append(found)
         sys.stderr.write(f"\r{number} of {len(pictures)} pictures")
     sys.stderr.write("\n")
     return {name: [mean(part) if part else None for part in parts] for name, parts in rows.items()}
 
 
-def markdown(results: dict[str, list[Row | None]], budgets: tuple[float, ...]) -> str:
-    """A table for MODEL.md: LPIPS / PSNR / MS-SSIM in each cell."""
-    lines = ["| bpp at most | " + " | ".join(f"{budget:g}" for budget in budgets) + " |", "|---" * (len(budgets) + 1) + "|"]
+def markdown(results: dict[str, list[Row | None]], heading: list[str]) -> str:
+    """A table for MODEL.md: bits a pixel, LPIPS / PSNR / MS-SSIM in each cell."""
+    lines = ["| " + " | ".join(heading) + " |", "|---" * len(heading) + "|"]
+    spent = [f"{row['bpp']:.4f}" if row else "" for row in results["tessera"]]
+    lines.append("| tessera, bpp | " + " | ".join(spent) + " |")
     total = max((int(row["pictures"]) for row in results["tessera"] if row), default=0)
     for name, rows in results.items():
         cells = []
@@ -138,6 +140,7 @@ def main() -> None:
     parser.add_argument("--model", help="name or path; default: the bundled one")
     parser.add_argument("--lpips", type=Path, help="npz of LPIPS weights; without it LPIPS is left out")
     parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS, help="bits a pixel")
+    parser.add_argument("--quality", type=float, nargs="+", help="settings of --quality instead of budgets, without opponents")
     parser.add_argument("--opponents", nargs="*", default=["webp", "jpeg"], choices=["webp", "jpeg"])
     parser.add_argument("--limit", type=int, help="only so many pictures")
     parser.add_argument("--threads", type=int, help="processor threads")
@@ -147,11 +150,17 @@ def main() -> None:
         torch.set_num_threads(given.threads)
     files = [f for p in given.pictures for f in (sorted(p.glob("*.*")) if p.is_dir() else [p])][: given.limit]
     lpips = LPIPS(given.lpips) if given.lpips else None
+    if given.quality:
+        targets, opponents = [Target(quality=value) for value in given.quality], []
+        heading = ["quality", *(f"{value:g}" for value in given.quality)]
+    else:
+        targets, opponents = [Target(target_bpp=value) for value in given.budgets], given.opponents
+        heading = ["bpp at most", *(f"{value:g}" for value in given.budgets)]
     with Codec(given.model) as codec:
-        results = evaluate(codec, files, tuple(given.budgets), lpips, given.opponents)
+        results = evaluate(codec, files, targets, lpips, opponents)
     if given.json:
-        given.json.write_text(json.dumps({"budgets": list(given.budgets), "results": results}, indent=1) + "\n")
-    sys.stdout.write(markdown(results, tuple(given.budgets)) + "\n")
+        given.json.write_text(json.dumps({"targets": heading, "results": results}, indent=1) + "\n")
+    sys.stdout.write(markdown(results, heading) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@
 class TesseraError(Exception):
     """Anything that Tessera refuses or cannot do."""
 
+    usage = False  # whether the request itself makes no sense, whatever the file
+
 
 class FormatError(TesseraError):
     """The bytes are not a .tsr file, are damaged, or are of a version or kind that this release does not know."""

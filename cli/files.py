@@ -62,8 +62,13 @@ def check_output(path: str, force: bool, source: str) -> None:
 def write_output(path: str, data: bytes) -> None:
     """Writes a file whole or not at all, or to standard output for '-'. Raises FileError."""
     if path == STANDARD:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it at exit is silent
+            msg = "standard output was closed before all was written: let the reader read to the end"
+            raise FileError(msg) from error
         return
     target = Path(os.path.realpath(path))  # a link is followed, not replaced
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIX = ".tsr"
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}
 
 
@@ -52,6 +55,7 @@ def main() -> None:
     tessera decode small.tsr -o small.png
     tessera encode - -o - <a.png | tessera decode - -o - >b.png
     """
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(INTERRUPTED))
 
 
 @main.command()
@@ -235,9 +239,7 @@ def tokens(
 @main.command()
 @click.argument("photos", metavar="PHOTOS...", nargs=-1, required=True, type=click.Path(exists=True))
 @options.output
-@click.option(
-    "--minutes", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Length of the schedule."
-)
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), metavar="N", help="Length of the schedule.  [default: 60]")
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="Its length in steps instead, so that runs repeat exactly.")
 @click.option(
     "--state", metavar="DIR", default=".data/train", show_default=True, help="Checkpoint and logs; a run found there goes on."
@@ -263,8 +265,7 @@ def tokens(
     help="Photos that the prior's tables are measured on.",
 )
 @options.device
-def train(photos: tuple[str, ...], output: str | None, state: str, init: str | None, restart: bool, vgg: str | None,
-          threads: int | None, table_photos: int, device: str, **recipe: Any) -> None:  # fmt: skip
+def train(photos: tuple[str, ...], **given: Any) -> None:
     """Train a model on photographs (folders, tar files, pictures), or go on where a run stopped.
 
     SIGTERM and Ctrl-C end a run with a checkpoint. With -o, the end writes a model file: its prior in integers, the
@@ -274,23 +275,13 @@ def train(photos: tuple[str, ...], output: str | None, state: str, init: str | N
     tessera train photos/ --vgg vgg19.npz --minutes 600 -o mine.safetensors
     tessera encode a.jpg --model mine.safetensors
     """
-    from codec.training_run import run
+    from codec.training import TrainingConfig
+    from codec.training_run import Run
 
-    given = {name: value for name, value in recipe.items() if value is not None}
+    recipe = {name: given.pop(name) for name in TrainingConfig.__dataclass_fields__ if name in given}
+    recipe = {name: value for name, value in recipe.items() if value is not None}
     try:
-        run(
-            photos,
-            state,
-            output,
-            init,
-            restart,
-            vgg,
-            threads,
-            table_photos,
-            device,
-            given,
-            lambda line: click.echo(line, err=True),
-        )
+        Run(photos=photos, recipe=recipe, **given).execute(lambda line: click.echo(line, err=True))
     except TesseraError as error:
         fail("train", error, verbose=False)
 

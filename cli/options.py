@@ -58,7 +58,11 @@ def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Com
 
 output = click.option("-o", "--output", metavar="PATH", help="Where to write; '-' is standard output.")
 force = click.option("-f", "--force", is_flag=True, help="Replace an output that exists.")
-model = click.option("--model", metavar="NAME|PATH", help="A bundled model's name, or a model file. Default: standard.")
+model = click.option(
+    "--model",
+    metavar="NAME|PATH",
+    help="A bundled model's name, or a model file. Default: standard; for a file, the one that wrote it.",
+)
 device = click.option("--device", metavar="auto|cpu|cuda[:N]", default="auto", show_default=True, help="Where to compute.")
 max_pixels = click.option(
     "--max-pixels", type=Pixels(), metavar="N", default="500M", show_default=True, help="Refuse larger pictures."

@@ -53,13 +53,10 @@ def reporting(source: str, output: str | None, as_json: bool, quiet: bool, verbo
 
 def fail(source: str, error: BaseException, verbose: bool) -> None:
     """One line on standard error, and the end."""
-    from codec.lengths import TargetError
-
     if verbose:
         traceback.print_exception(error)
     click.echo(f"Error: {name_of(source)}: {_message(error)}", err=True)
-    usage = type(error).__name__ == "DeviceError" or (isinstance(error, TargetError) and error.usage)
-    sys.exit(2 if usage else 1)
+    sys.exit(2 if isinstance(error, TesseraError) and error.usage else 1)
 
 
 def name_of(path: str) -> str:

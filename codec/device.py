@@ -10,6 +10,8 @@ from bitstream.errors import TesseraError
 class DeviceError(TesseraError):
     """The device asked for is not there."""
 
+    usage = True
+
 
 def pick_device(name: str = "auto") -> torch.device:
     """'auto', 'cpu', 'cuda' or 'cuda:N' -> device. Raises DeviceError for one that is unknown or missing: a device that was

@@ -9,14 +9,12 @@ import numpy as np
 from bitstream.errors import TesseraError
 from bitstream.layout import Layout
 
-QUALITY_STOPS = ((0, 21), (25, 149), (50, 341), (75, 725), (100, 1365))  # quality, tokens a block; straight in between
+QUALITY_STOPS = ((0, 21), (25, 213), (50, 469), (75, 725), (100, 1365))  # quality, tokens a block; straight in between
 DEFAULT_QUALITY = 50
 
 
 class TargetError(TesseraError):
-    """What was asked for cannot be reached; the message says what can. `usage` is set where no picture could reach it."""
-
-    usage = False
+    """What was asked for cannot be reached; the message says what can."""
 
 
 class UsageError(TargetError):

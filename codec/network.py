@@ -21,7 +21,6 @@ from codec.config import NetworkConfig
 
 CLASSES = 64  # scales that a prior tells apart
 SCORE_RANGE = 12.0  # log-scales from -6 to 6 span the classes
-RDO = 0.12  # squared error, in steps, that one bit is worth when rounding
 SLOPES = ((1, -1, 1, -1), (1, 1, -1, -1), (1, -1, -1, 1))  # horizontal, vertical and diagonal slope of 2x2 sub-cells
 
 
@@ -148,6 +147,7 @@ class Pyramid(nn.Module):
     def __init__(self, c: NetworkConfig, index: int) -> None:
         super().__init__()
         self.level = level = c.levels[index]
+        self.bit_worth = c.bit_worth[index]
         self.coarse = level.side < BLOCK_CELLS
         parts = 4 if self.coarse else 1  # coarse tokens see 2x2 sub-cells, so that they carry slopes as well as means
         seen = sum(other.digits for other in c.levels[max(0, index - LOOK) : index])
@@ -180,6 +180,10 @@ class Pyramid(nn.Module):
                 residual = F.avg_pool2d(residual, sub_cell)
             residual = F.pixel_unshuffle(residual, 2)
         return exactly(self.project, residual)
+
+    def round(self, raw: Tensor, classes: Tensor, bits: Tensor) -> Tensor:
+        """The digits to send for `raw` (..., D, n, m), by the class of each and the bits of its class (CLASSES, limit + 1)."""
+        return choose_digits(raw, classes, bits, self.level.limit, self.bit_worth)
 
     def synthesise(self, digits: Tensor) -> Tensor:
         """The inverse of `analyse`, up to what the level cannot carry: (B, D, n, m) -> (B, C, h, w)."""
@@ -242,9 +246,9 @@ def entropy_of(tables: Tensor) -> Tensor:
     return (tables * bits_of(tables)).sum(-1)
 
 
-def choose_digits(raw: Tensor, classes: Tensor, bits: Tensor, limit: int) -> Tensor:
+def choose_digits(raw: Tensor, classes: Tensor, bits: Tensor, limit: int, bit_worth: float) -> Tensor:
     """Rate-distortion optimised rounding of `raw`, in steps, of any shape: the smaller magnitude wins where the bits that it
-    saves under `bits` (CLASSES, limit + 1) outweigh its error."""
+    saves under `bits` (CLASSES, limit + 1), at `bit_worth` squared steps each, outweigh its error."""
     magnitude = raw.abs()
     near = magnitude.round().clamp(max=limit)
     less = (near - 1).clamp(min=0)
@@ -252,4 +256,4 @@ def choose_digits(raw: Tensor, classes: Tensor, bits: Tensor, limit: int) -> Ten
     flat = bits.flatten()
     saved = flat[row + near.long()] - flat[row + less.long()]
     error = (magnitude - less) ** 2 - (magnitude - near) ** 2
-    return raw.sign() * torch.where(error < RDO * saved, less, near)
+    return raw.sign() * torch.where(error < bit_worth * saved, less, near)

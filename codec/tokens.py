@@ -15,7 +15,7 @@ from torch import Tensor
 from bitstream.coder import Tokens
 from bitstream.layout import BLOCK_CELLS, Layout
 from bitstream.prior import PRECISION, STRIP, Prior
-from codec.network import Network, Pyramid, choose_digits
+from codec.network import Network, Pyramid
 
 
 def on_canvas(grid: NDArray, layout: Layout, index: int, device: torch.device) -> Tensor:
@@ -39,14 +39,14 @@ def price_table(prior: Prior, index: int) -> Tensor:
     return torch.from_numpy(PRECISION - np.log2(frequencies[:, frequencies.shape[1] // 2 :])).float()
 
 
-def round_digits(raw: Tensor, classes: NDArray[np.uint8], bits: Tensor, limit: int) -> NDArray[np.int8]:
+def round_digits(raw: Tensor, classes: NDArray[np.uint8], bits: Tensor, level: Pyramid) -> NDArray[np.int8]:
     """`choose_digits` over a whole level (D, n, m), some rows at a time to bound memory."""
     rows = max(1, STRIP // raw.shape[2])
     out = np.empty(classes.shape, np.int8)
     for top in range(0, raw.shape[1], rows):
         part = slice(top, top + rows)
         index = torch.from_numpy(classes[:, part]).to(raw.device).long()
-        out[:, part] = choose_digits(raw[:, part], index, bits, limit).to(torch.int8).cpu().numpy()
+        out[:, part] = level.round(raw[:, part], index, bits).to(torch.int8).cpu().numpy()
     return out
 
 
@@ -61,7 +61,7 @@ def tokenize(network: Network, prior: Prior, layout: Layout, latents: Tensor) ->
         predicted = level.predict(decoded, known)
         raw = level.analyse(latents - predicted)[0, :, :rows, :columns]
         classes = prior.classes(index, prior.context(layout, index, digits))
-        digits.append(round_digits(raw, classes, price_table(prior, index).to(raw.device), level.level.limit))
+        digits.append(round_digits(raw, classes, price_table(prior, index).to(raw.device), level))
         keep = on_canvas(np.ones((1, rows, columns), np.bool_), layout, index, raw.device)
         decoded, known = level.update(decoded, known, predicted, on_canvas(digits[-1], layout, index, raw.device), keep)
     return tuple(digits)

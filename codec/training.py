@@ -31,14 +31,13 @@ from bitstream.prior import LOOK
 from codec.config import NetworkConfig
 from codec.device import trains_in_bf16
 from codec.losses import PerceptualLoss
-from codec.network import CLASSES, Network, Pyramid, bits_of, choose_digits, entropy_of, logistic_tables
+from codec.network import CLASSES, Network, Pyramid, bits_of, entropy_of, logistic_tables
 from codec.photos import random_crops, to_network
 
 PRIOR_STRENGTH = 30.0  # digits that the logistic start of a table is worth against counted ones
 COUNT_MEMORY = 0.998  # how much of a count is left after a step
 CHECKPOINT_MINUTES = 3.0
-OUTLIER = 10.0  # a loss so many times the running one is a numerical accident; one in 2,800 steps was 60,000 times
-PROGRESS = ("step", "spent", "total_crops", "total_minutes", "typical_loss", "skipped")
+PROGRESS = ("step", "spent", "total_crops", "total_minutes")
 LONGEST_STEP = 10.0  # seconds: a step that took longer was suspended, and the rest of it is not training
 BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits a pixel that validation looks at
 
@@ -142,7 +141,7 @@ def code_for_training(network: Network, prices: Prices, latents: Tensor, stop: T
             tables = prices.tables(index)
             bits = bits_of(tables)
             classes = score.floor().clamp(0, CLASSES - 1).long()
-            sent = choose_digits(raw, classes, bits, level.level.limit)
+            sent = level.round(raw, classes, bits)
             expected = entropy_of(tables)[classes].sum(1).flatten(1)
             order = torch.sort(expected, dim=1, descending=True, stable=True)[1]
             rank = torch.empty_like(order).scatter_(
@@ -155,7 +154,10 @@ def code_for_training(network: Network, prices: Prices, latents: Tensor, stop: T
         cost = priced(raw, sent, score, bits, network.training)
         out.bits.append((cost * keep).sum((1, 2, 3)))
         out.token_bits.append(cost.detach().sum(1).flatten(1).gather(1, order))
-        digits = (raw + (sent - raw).detach()) * keep
+        # Past its limit a digit does not follow `raw`, and neither does its gradient: a straight-through one would push the
+        # encoder ever further out, after a while on every picture.
+        reach = raw.clamp(-level.level.limit - 0.5, level.level.limit + 0.5)
+        digits = (reach + (sent - reach).detach()) * keep
         seen.append(digits.abs())
         out.latents, out.known = level.update(out.latents, out.known, predicted, digits, keep)
     return out
@@ -204,8 +206,6 @@ class Trainer:
         self.spent = 0.0  # minutes of training in this schedule, pauses apart
         self.total_crops = 0  # over all schedules
         self.total_minutes = 0.0
-        self.typical_loss = 0.0  # running mean
-        self.skipped = 0  # steps whose loss was out of all proportion
         self.rng = np.random.default_rng(config.seed)
         torch.manual_seed(config.seed)
         slow = ("encoder.linear", "decoder.linear", "project", "expand", "smooth")
@@ -254,10 +254,6 @@ class Trainer:
         value = float(loss.detach())
         self.step += 1
         self.total_crops += self.config.batch
-        if self.typical_loss and not value < OUTLIER * self.typical_loss:
-            self.skipped += 1
-            return value
-        self.typical_loss += (value - self.typical_loss) * (0.01 if self.typical_loss else 1.0)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -276,6 +272,8 @@ class Trainer:
         for parameter, state in self.optimizer.state.items():
             tensors |= {f"optimizer.{names[id(parameter)]}.{k}": v for k, v in state.items()}
         tensors["torch_rng"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["cuda_rng"] = torch.cuda.get_rng_state(self.device)
         plain = {
             "network": self.network.config.to_dict(),
             "training": asdict(self.config),
@@ -311,10 +309,14 @@ class Trainer:
             state = part(f"optimizer.{name}")
             for key in state.keys() - {"step"}:  # as the parameter lies in memory: the fused optimizer relies on it
                 state[key] = torch.empty_like(parameter.detach()).copy_(state[key])
+            if state:
+                state["step"] = state["step"].to(device)
             trainer.optimizer.state[parameter] = state
-        vars(trainer).update(plain["progress"])
+        vars(trainer).update({name: plain["progress"][name] for name in PROGRESS})
         trainer.rng.bit_generator.state = plain["rng"]
         torch.set_rng_state(tensors["torch_rng"])
+        if device.type == "cuda" and "cuda_rng" in tensors:
+            torch.cuda.set_rng_state(tensors["cuda_rng"], device)
         if config is not None:
             trainer.step, trainer.spent = 0, 0.0
         return trainer
@@ -350,7 +352,7 @@ def train(
                 trainer.save(folder / "checkpoint.safetensors")
                 crops = len(losses) * trainer.config.batch / (60 * (trainer.total_minutes - logged))
                 loss = float(np.median(losses))
-                report(f"{trainer.spent:.1f} min, {crops:.1f} crops/s, loss {loss:.4f}, {trainer.skipped} skipped")
+                report(f"{trainer.spent:.1f} min, {crops:.1f} crops/s, loss {loss:.4f} ({max(losses):.1f} at most)")
                 row = {"minutes": trainer.total_minutes, "crops": trainer.total_crops, "crops/s": crops, "loss": loss}
                 log(folder / "log.csv", row)
                 losses, logged = [], trainer.total_minutes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,59 +22,60 @@ from codec.weights import Model, open_model, save_model
 CHECKPOINT = "checkpoint.safetensors"
 
 
-def run(
-    photos: Sequence[str],
-    state: str,
-    output: str | None,
-    init: str | None,
-    restart: bool,
-    vgg: str | None,
-    threads: int | None,
-    table_photos: int,
-    device_name: str,
-    recipe: dict[str, Any],
-    report: Callable[[str], None],
-) -> None:
-    """Trains as far as the schedule goes; with `output`, writes the model file. Raises TesseraError."""
-    if threads:
-        torch.set_num_threads(threads)
-    device = pick_device(device_name)
-    perceptual = PerceptualLoss(Path(vgg)).to(device) if vgg else None
-    crops, held_out = load_photos([Path(name) for name in photos])
-    report(f"{len(crops)} photos to train on, {len(held_out)} held out, on {device} with {torch.get_num_threads()} threads")
-    folder = Path(state)
-    trainer = start(folder / CHECKPOINT, crops, init, restart, recipe, device)
-    if perceptual is None:
-        report("no --vgg given: training on squared error alone, pictures will be smoother")
-    train(trainer, crops, held_out, perceptual, folder, report)
-    if output:
-        model = export(trainer, crops[:: max(1, len(crops) // table_photos)][:table_photos], Path(output))
-        report(
-            f"{output}: {trainer.total_crops} crops in {trainer.total_minutes:.0f} minutes, stream id {model.stream_id.hex()}"
-        )
+@dataclass(frozen=True)
+class Run:
+    """What `tessera train` was asked to do."""
 
+    photos: Sequence[str]  # folders, tar files or pictures
+    state: str  # folder of checkpoint and logs
+    output: str | None  # model file to write at the end
+    init: str | None  # model to start from
+    restart: bool  # a new schedule from the checkpoint's weights
+    vgg: str | None  # file of VGG19 features
+    threads: int | None
+    table_photos: int  # that the prior's tables are measured on
+    device: str
+    recipe: dict[str, Any]  # what differs from `TrainingConfig`
 
-def start(
-    checkpoint: Path, crops: torch.Tensor, init: str | None, restart: bool, recipe: dict[str, Any], device: torch.device
-) -> Trainer:
-    """The run found at `checkpoint`; or a new one, from a model or from the KLT of the photos."""
-    if checkpoint.exists() and not init:
-        trainer = Trainer.resume(checkpoint, device)
-        config = replace(trainer.config, **recipe)
-        return Trainer.resume(checkpoint, device, config) if restart else trainer
-    config = TrainingConfig(**recipe)
-    if init:
-        model = open_model(init)
-        network = model.network(torch.device("cpu")).requires_grad_(True)
-        trainer = Trainer(network, config, device)
-        trainer.total_crops = model.metadata["card"].get("crops", 0)
-        trainer.total_minutes = model.metadata["card"].get("minutes", 0.0)
+    def execute(self, report: Callable[[str], None]) -> None:
+        """Trains as far as the schedule goes; with `output`, writes the model file. Raises TesseraError."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        device = pick_device(self.device)
+        perceptual = PerceptualLoss(Path(self.vgg)).to(device) if self.vgg else None
+        crops, held_out = load_photos([Path(name) for name in self.photos])
+        report(f"{len(crops)} photos to train on, {len(held_out)} held out, on {device} with {torch.get_num_threads()} threads")
+        trainer = self.start(crops, device, report)
+        if perceptual is None:
+            report("no --vgg given: training on squared error alone, pictures will be smoother")
+        train(trainer, crops, held_out, perceptual, Path(self.state), report)
+        if self.output:
+            model = export(trainer, crops[:: max(1, len(crops) // self.table_photos)][: self.table_photos], Path(self.output))
+            spent = f"{trainer.total_crops} crops in {trainer.total_minutes:.0f} minutes"
+            report(f"{self.output}: {spent}, stream id {model.stream_id.hex()}")
+
+    def start(self, crops: torch.Tensor, device: torch.device, report: Callable[[str], None]) -> Trainer:
+        """The run found in `state`; or a new one, from a model or from the KLT of the photos."""
+        checkpoint = Path(self.state) / CHECKPOINT
+        if checkpoint.exists() and not self.init:
+            trainer = Trainer.resume(checkpoint, device)
+            config = replace(trainer.config, **self.recipe)
+            if self.restart:
+                return Trainer.resume(checkpoint, device, config)
+            if config != trainer.config:
+                report(f"{checkpoint} goes on with its own settings: use --restart for a new schedule with those given")
+            return trainer
+        config = TrainingConfig(**self.recipe)
+        if self.init:
+            model = open_model(self.init)
+            trainer = Trainer(model.network(torch.device("cpu")).requires_grad_(True), config, device)
+            trainer.total_crops = model.metadata["card"].get("crops", 0)
+            trainer.total_minutes = model.metadata["card"].get("minutes", 0.0)
+            return trainer
+        trainer = Trainer(Network(NetworkConfig()), config, device)
+        trainer.network.start_from_klt(*karhunen_loeve(crops, trainer.network.config.channels, trainer.rng))
+        trainer.average.load_state_dict(trainer.network.state_dict())
         return trainer
-    network = Network(NetworkConfig())
-    trainer = Trainer(network, config, device)
-    network.start_from_klt(*karhunen_loeve(crops, network.config.channels, trainer.rng))
-    trainer.average.load_state_dict(network.state_dict())
-    return trainer
 
 
 def export(trainer: Trainer, photos: torch.Tensor, path: Path) -> Model:

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -186,6 +187,26 @@ def test_binary_is_not_written_to_a_terminal(folder):
     assert said.returncode == 1
     assert b"standard output is a terminal" in said.stderr
     assert said.stderr.count(b"\n") == 1
+
+
+def test_an_interrupt_ends_at_once(tmp_path):
+    with subprocess.Popen(
+        [*TESSERA, "encode", "-", "-o", tmp_path / "a.tsr"], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as running:
+        with pytest.raises(subprocess.TimeoutExpired):  # it waits for its input
+            running.wait(3)
+        running.send_signal(signal.SIGINT)
+        assert running.wait(5) == 130
+        assert running.stderr.read() == b""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_leaves_is_no_traceback(folder):
+    running = f"{sys.executable} -m cli decode {folder / 'a.tsr'} --format ppm -o - | head -c 10; exit ${{PIPESTATUS[0]}}"
+    said = subprocess.run(["bash", "-c", running], capture_output=True, check=False)
+    assert said.returncode == 1
+    assert said.stderr.count(b"\n") == 1
+    assert b"standard output was closed before all was written" in said.stderr
 
 
 def test_a_link_is_followed_not_replaced(folder, tmp_path):

@@ -157,8 +157,8 @@ def test_rounding_prefers_what_costs_less():
     bits = torch.tensor([[0.1, 4.0, 6.0]])
     raw = torch.tensor([0.6, -0.9, 1.6, 2.4, -7.0, 0.1])
     classes = torch.zeros(6, dtype=torch.long)
-    assert choose_digits(raw, classes, bits, 2).tolist() == [0, -1, 1, 2, -2, 0]
-    assert choose_digits(raw, classes, torch.zeros(1, 3), 2).tolist() == [1, -1, 2, 2, -2, 0]
+    assert choose_digits(raw, classes, bits, 2, 0.12).tolist() == [0, -1, 1, 2, -2, 0]
+    assert choose_digits(raw, classes, torch.zeros(1, 3), 2, 0.12).tolist() == [1, -1, 2, 2, -2, 0]
 
 
 def test_logistic_tables_are_probabilities():
@@ -187,6 +187,16 @@ def test_model_files_keep_what_they_were_given(photos, tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(data)
     with pytest.raises(ModelError):
         open_model(tmp_path / "bad.safetensors").check()
+
+
+def test_an_unknown_or_missing_setting_is_named():
+    plain = TINY.to_dict()
+    assert NetworkConfig.from_dict(plain) == TINY
+    with pytest.raises(TypeError, match="widht"):
+        NetworkConfig.from_dict({**plain, "widht": 3})
+    del plain["channels"]
+    with pytest.raises(TypeError, match="channels"):
+        NetworkConfig.from_dict(plain)
 
 
 @pytest.mark.parametrize("content", [b"", b"junk" * 9, b"\x08" + bytes(7) + b"{}      "])

@@ -1,0 +1,135 @@
+"""What the documents say is what happens: README commands run, and its tables are the code's."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import PHOTO, ROOT
+from PIL import Image
+
+from cli.main import main
+from codec.config import NetworkConfig
+from codec.lengths import QUALITY_STOPS
+from codec.network import Network
+from codec.weights import open_model
+
+README = (ROOT / "README.md").read_text()
+LIMIT_MACS = 60_000  # a pixel, encode and decode together
+LIMIT_PARAMETERS = 24_000_000
+LIMIT_BYTES = 24_000_000
+
+
+def block(language: str) -> str:
+    return re.search(rf"```{language}\n(.*?)```", README, re.DOTALL)[1]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder with photo.png, and a `tessera` on the path."""
+    with Image.open(PHOTO) as photo:
+        photo.convert("RGB").resize((300, 200)).save(tmp_path / "photo.png")
+    (tmp_path / "bin").mkdir()
+    tool = tmp_path / "bin" / "tessera"
+    tool.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m cli "$@"\n')
+    tool.chmod(0o755)
+    return tmp_path
+
+
+def test_shell_commands_run(folder):
+    environment = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block("sh")],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in folder.iterdir()} == {
+        "bin", "photo.png", "photo.tsr", "small.tsr", "small.png", "again.png", "preview.png", "small.npz",
+    }  # fmt: skip
+    assert (folder / "small.tsr").stat().st_size <= 2000
+    for name in ("small.png", "again.png", "preview.png"):
+        with Image.open(folder / name) as picture:
+            assert picture.size == (300, 200)
+
+
+def test_python_example_runs(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    names: dict = {}
+    exec(block("python"), names)
+    assert names["image"].size == (300, 200)
+    assert 8 * len(names["blobs"][0]) / 60000 <= 0.04
+
+
+def test_make_targets_that_the_readme_names_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"^make (\w+)", README, re.MULTILINE)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_quality_table_is_the_codes():
+    rows = [line.strip("|").split("|") for line in README.splitlines() if line.startswith(("| quality", "| tokens a 256"))]
+    table = list(zip(*([int(cell) for cell in row[1:]] for row in rows), strict=True))
+    assert table == list(QUALITY_STOPS)
+
+
+def test_flags_that_the_readme_uses_exist():
+    known = {option for command in main.commands.values() for parameter in command.params for option in parameter.opts}
+    known |= {option for parameter in main.params for option in parameter.opts}
+    text = "\n".join(line for line in re.findall(r"```(?:sh)?\n(.*?)```", README, re.DOTALL))
+    for flag in set(re.findall(r"(?<=\s)--?[a-z][a-z-]*", text)) - {"-c"}:
+        assert flag in known, flag
+
+
+def test_format_table_is_the_models():
+    text = (ROOT / "FORMAT.md").read_text()
+    rows = re.findall(r"^\| (\d) \| (\d+) \| (\d+) \| (\d+) \|$", text, re.MULTILINE)
+    levels = open_model().config.levels
+    assert [tuple(map(int, row)) for row in rows] == [(i, o.side, o.digits, o.limit) for i, o in enumerate(levels)]
+
+
+def test_the_model_stays_within_its_limits():
+    model = open_model()
+    network = Network(NetworkConfig.from_dict(model.metadata["network"]))
+    assert sum(p.numel() for p in network.parameters()) <= LIMIT_PARAMETERS
+    assert macs_per_pixel(network) <= LIMIT_MACS
+    assert model.path.stat().st_size <= LIMIT_BYTES
+
+
+def macs_per_pixel(network: Network) -> float:
+    """Multiply-accumulates a pixel of one encode and one decode, for a block; levels are counted in both."""
+    import torch
+    from torch import nn
+
+    from bitstream.layout import Layout
+    from codec.tokens import detokenize, tokenize
+
+    total = 0
+
+    def count(layer: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        nonlocal total
+        places = (inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output).shape
+        total += places[2] * places[3] * layer.weight.numel()
+
+    for layer in network.modules():
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            layer.register_forward_hook(count)
+    prior = open_model().prior
+    layout = Layout(prior.levels, 256, 256)
+    device = torch.device("cpu")
+    with torch.inference_mode():
+        digits = tokenize(network, prior, layout, network.encoder(torch.zeros(1, 3, 256, 256)))
+        from bitstream.coder import Tokens
+
+        known = tuple(d[0] == d[0] for d in digits)
+        network.decoder(*detokenize(network, layout, Tokens(digits, known), device))
+    assert total > 0
+    return total / 65536
