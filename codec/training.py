@@ -106,7 +106,10 @@ def priced(raw: Tensor, digits: Tensor, score: Tensor, bits: Tensor, noisy: bool
     if noisy:
         dithered = (raw + torch.rand_like(raw) - 0.5).abs()
         below = dithered.detach().floor().clamp(max=width - 2).long()
-        rise = flat[lower * width + below + 1] - flat[lower * width + below]
+        # A larger digit never counts as cheaper: the table's last entry holds all that is past the limit, so it can be, and
+        # the encoder would drift out for ever. Past the limit the pull back grows with the distance.
+        rise = (flat[lower * width + below + 1] - flat[lower * width + below]).clamp(min=0)
+        rise = torch.maximum(rise, dithered.detach() - (width - 1.5))
         cost = cost + rise * (dithered - dithered.detach())
     return cost
 

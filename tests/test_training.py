@@ -21,7 +21,7 @@ from codec.integer import measure_tables, quantize_prior
 from codec.network import CLASSES, Network, choose_digits, logistic_tables
 from codec.photos import is_held_out, karhunen_loeve, load_photos, random_crops, read_square
 from codec.tokens import detokenize, tokenize
-from codec.training import Trainer, TrainingConfig, code_for_training, train
+from codec.training import Trainer, TrainingConfig, code_for_training, priced, train
 from codec.weights import open_model, save_model
 
 TINY = NetworkConfig(
@@ -76,6 +76,30 @@ def test_training_lowers_the_loss(photos):
     moved = [name for name, p in trainer.network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
     assert {name.split(".")[0] for name in moved} == {"encoder", "levels", "decoder"}
     assert any(".prior." in name for name in moved)
+
+
+def test_digits_past_their_limit_do_not_push_the_encoder_further(photos):
+    """Their error has no gradient; their price has one, which pulls them back."""
+    trainer = Trainer(klt_network(photos).train(), TrainingConfig(), CPU)
+    latents = (1e6 * torch.randn(1, TINY.channels, 16, 16)).requires_grad_()
+    coded = code_for_training(trainer.network, trainer.prices, latents, torch.tensor([9.0]))
+    (error,) = torch.autograd.grad((coded.latents - 1e6).pow(2).sum(), latents, retain_graph=True)
+    assert (error == 0).all()
+    (price,) = torch.autograd.grad(torch.stack(coded.bits).sum(), latents)
+    assert float((price * latents.detach()).sum()) > 0
+
+
+def test_larger_digits_are_never_cheaper_to_the_encoder():
+    """Also where the table's last entry, which holds all that is past the limit, has become the cheapest."""
+    torch.manual_seed(0)
+    bits = torch.tensor([[0.1, 9.0, 1.0]] * CLASSES)
+    raw = torch.tensor([3.0, -3.0, 40.0, -40.0, 1.7, -1.7]).requires_grad_()
+    digits = raw.detach().round().clamp(-2, 2)
+    cost = priced(raw, digits, torch.full((6,), 20.0), bits, noisy=True)
+    assert torch.allclose(cost, torch.ones(6))
+    (slope,) = torch.autograd.grad(cost.sum(), raw)
+    assert (slope * raw.detach() >= 0).all()
+    assert slope[2] > slope[0] > 0 > slope[1] > slope[3]
 
 
 def test_a_resumed_run_is_the_same_run(photos, tmp_path):
@@ -149,7 +173,7 @@ def test_tokens_and_latents_invert_up_to_quantization(codec, photo):
     digits = tokenize(network, prior, layout, latents)
     known = tuple(np.ones(grid, np.bool_) for grid in layout.grids)
     again, mask = detokenize(network, layout, Tokens(digits, known), CPU)
-    assert float((again - latents).pow(2).mean()) < 0.06 * float(latents.pow(2).mean())
+    assert float((again - latents).pow(2).mean()) < 0.3 * float(latents.pow(2).mean())
     assert torch.allclose(mask, torch.full_like(mask, 9 / 5))
 
 
