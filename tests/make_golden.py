@@ -19,7 +19,7 @@ CASES = {  # name: (box of the photo, options)
     "block-preview": ((200, 80, 456, 336), {"quality": 25}),
     "odd-good": ((150, 100, 167, 355), {"quality": 75}),
     "pixel": ((300, 200, 301, 201), {"tokens": 1365}),
-    "wide-bytes": ((0, 0, 600, 270), {"target_size": 700}),
+    "wide-bytes": ((100, 160, 400, 240), {"target_size": 300}),
 }
 
 
