@@ -84,7 +84,8 @@ def test_quality_table_is_the_codes():
 def test_flags_that_the_readme_uses_exist():
     known = {option for command in main.commands.values() for parameter in command.params for option in parameter.opts}
     known |= {option for parameter in main.params for option in parameter.opts}
-    text = "\n".join(line for line in re.findall(r"```(?:sh)?\n(.*?)```", README, re.DOTALL))
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    text = "\n".join(block for language, block in fenced if language in ("", "sh"))
     for flag in set(re.findall(r"(?<=\s)--?[a-z][a-z-]*", text)) - {"-c"}:
         assert flag in known, flag
 
