@@ -62,13 +62,9 @@ class Sequence:
 def order_of(prior: LevelPrior, classes: NDArray[np.uint8]) -> NDArray[np.int64]:
     """(tokens,) places in reading order, dearest token first; ties by `spread`."""
     rows, columns = classes.shape[1:]
-    cost = prior.costs.astype(np.int64)[classes].sum(0).ravel() if classes.size < CHUNK else _cost_in_strips(prior, classes)
-    return np.lexsort((spread(rows, columns), -cost))
-
-
-def _cost_in_strips(prior: LevelPrior, classes: NDArray[np.uint8]) -> NDArray[np.int64]:
     costs = prior.costs.astype(np.int64)
-    return np.concatenate([costs[classes[:, row]].sum(0) for row in range(classes.shape[1])])
+    cost = np.concatenate([costs[classes[:, row]].sum(0) for row in range(rows)])  # row by row, to bound memory
+    return np.lexsort((spread(rows, columns), -cost))
 
 
 def sequence_of(prior: Prior, layout: Layout, digits: tuple[NDArray[np.int8], ...]) -> Sequence:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bitstream.layout import BLOCK, Layout
+from bitstream.layout import BLOCK, Layout, Level
 from bitstream.prior import COST_UNIT, PRECISION, IntegerLayer, LevelPrior, Prior
 from codec.network import CLASSES, SCORE_RANGE, Network, Pyramid, logistic_tables
 from codec.photos import to_network
@@ -47,10 +47,14 @@ def quantize_prior(network: Network) -> Prior:
             quantize_layer(second, ACTIVATION_UNIT, ACTIVATION_UNIT),
             quantize_layer(last, ACTIVATION_UNIT, CLASSES / SCORE_RANGE, CLASSES / 2),
         )
-        start = logistic_tables(level.level).numpy()
-        signed = np.concatenate([start[:, :0:-1] / 2, start[:, :1], start[:, 1:] / 2], 1)
-        priors.append(LevelPrior(layers, *tables_from(signed)))
+        priors.append(LevelPrior(layers, *tables_from(signed_logistic(level.level))))
     return Prior(network.config.levels, tuple(priors))
+
+
+def signed_logistic(level: Level) -> np.ndarray:
+    """(classes, 2 limit + 1) probabilities of the digits -limit..limit before photos have been counted."""
+    absolute = logistic_tables(level).numpy()
+    return np.concatenate([absolute[:, :0:-1] / 2, absolute[:, :1], absolute[:, 1:] / 2], 1)
 
 
 def tables_from(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -84,10 +88,8 @@ def measure_tables(network: Network, photos: Tensor, rounds: int = 2) -> Prior:
                 counts[index] += np.bincount(place.ravel(), minlength=counts[index].size).reshape(counts[index].shape)
         fresh = []
         for part, seen, level in zip(prior.priors, counts, prior.levels, strict=True):
-            start = logistic_tables(level).numpy()
-            signed = np.concatenate([start[:, :0:-1] / 2, start[:, :1], start[:, 1:] / 2], 1)
             even = (seen + seen[:, ::-1]) / 2  # signs are even by symmetry of mirrored photos and inverted contrasts
-            frequencies, costs = tables_from(even + STARTING_DIGITS * signed)
+            frequencies, costs = tables_from(even + STARTING_DIGITS * signed_logistic(level))
             fresh.append(replace(part, frequencies=frequencies, costs=costs))
         prior = Prior(prior.levels, tuple(fresh))
     return prior
