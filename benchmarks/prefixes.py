@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.metrics import LPIPS, psnr
+from benchmarks.metrics import psnr
 from codec.api import Codec
 from codec.images import read_image, to_pixels
+from codec.lpips import LPIPS
 
 
 def main() -> None:

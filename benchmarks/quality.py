@@ -22,10 +22,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.metrics import LPIPS, Pixels, ms_ssim, psnr
+from benchmarks.metrics import ms_ssim, psnr
+from benchmarks.results import Pixels
 from codec.api import Codec
 from codec.images import read_image, to_pixels
 from codec.lengths import Target
+from codec.lpips import LPIPS
 
 BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits a pixel
 SCALES = (1.0, 0.75, 0.5, 0.35, 0.25, 0.125)

@@ -11,9 +11,10 @@ import pytest
 from conftest import PHOTO, ROOT, SHARED
 from PIL import Image, ImageFilter
 
-from benchmarks.metrics import LPIPS, ms_ssim, psnr
+from benchmarks.metrics import ms_ssim, psnr
 from benchmarks.quality import best_quality, classical_bytes, classical_row
 from bitstream.errors import ModelError
+from codec.lpips import LPIPS
 
 
 def run(module: str, *arguments: object) -> str:
@@ -47,7 +48,7 @@ def test_lpips_falls_with_likeness(photo):
 
 
 def test_a_file_that_is_no_lpips_is_refused(tmp_path):
-    with pytest.raises(ModelError, match="not a file of LPIPS weights"):
+    with pytest.raises(ModelError, match="LPIPS weights cannot be read from"):
         LPIPS(tmp_path / "none.npz")
 
 
