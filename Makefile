@@ -1,10 +1,11 @@
-# Two commands on a machine with Python 3.11 or later: `make demo` and `make test`.
+# Two commands on a machine with Python 3.11 or later: `make demo` and `make test`. Contributors to the benchmarks also run
+# `make test-learned`, which needs several gigabytes: compressai, torchvision and the build of torch that they pin.
 PYTHON ?= python3
 BIN := .venv/bin
 # The small CPU build of torch is enough for coding; set TORCH=torch for the newest build with CUDA.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test check clean
+.PHONY: demo test test-learned clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -25,5 +26,14 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
+.venv-learned/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-learned
+	.venv-learned/bin/pip install --quiet torch torchvision
+	.venv-learned/bin/pip install --quiet --editable ".[bench,dev]"
+	touch $@
+
+test-learned: .venv-learned/installed
+	.venv-learned/bin/python -m pytest -m learned
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .venv-learned demo

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+from pytorch_msssim import ms_ssim as torch_ms_ssim
 
 from benchmarks.results import Pixels
+
+SMALLEST_MS_SSIM = 161  # pixels of the shorter side: five scales of an 11x11 window
+SMALLEST_LPIPS = 31  # AlexNet's last stage has a place to look at
 
 
 def psnr(picture: Pixels, original: Pixels) -> float:
@@ -16,6 +19,7 @@ def psnr(picture: Pixels, original: Pixels) -> float:
 
 
 def ms_ssim(picture: Pixels, original: Pixels) -> float:
-    """MS-SSIM (Wang et al. 2003) on RGB, the mean of the channels. Both sides must be above 160 pixels."""
+    """MS-SSIM (Wang et al. 2003) on RGB, the mean of the channels, by the library that compressai's curves were made with.
+    Both sides must be at least SMALLEST_MS_SSIM."""
     x, y = (torch.from_numpy(p.astype(np.float32)).permute(2, 0, 1)[None] for p in (picture, original))
-    return float(multiscale_structural_similarity_index_measure(x, y, data_range=255.0))
+    return float(torch_ms_ssim(x, y, data_range=255.0))

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.codecs import Means, at_all_scales, make_coder
 from benchmarks.metrics import psnr
-from benchmarks.quality import classical_pictures
 from codec.api import Codec
 from codec.images import read_image, to_pixels
 
@@ -39,12 +39,12 @@ def main() -> None:
     codec = Codec(given.model)
     made = codec.compress(original, target_size=given.size)
     tessera = np.asarray(codec.decode(made.data))
-    candidates = classical_pictures(original, "webp", len(made.data))
-    data, webp = max(candidates, key=lambda found: psnr(found[1], original))
+    candidates = at_all_scales(make_coder("webp", Means()), original, len(made.data))
+    best, webp = max(candidates, key=lambda found: psnr(found[1], original))
     panels = [
         labelled(original, "original"),
         labelled(tessera, f"Tessera, {len(made.data)} bytes"),
-        labelled(webp, f"WebP at its best scale, {len(data)} bytes"),
+        labelled(webp, f"WebP at its best scale, {len(best.data)} bytes"),
     ]
     width, height = panels[0].size
     sheet = Image.new("RGB", (width * 3 + 16, height), "white")

@@ -22,6 +22,10 @@ class Metric:
     best: Callable[..., float]  # of several values: min or max
     json: str  # in the JSON that compressai's plot tool reads
 
+    @property
+    def arrow(self) -> str:
+        return "higher is better" if self.best is max else "lower is better"
+
 
 METRICS = {
     metric.key: metric

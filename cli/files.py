@@ -37,6 +37,11 @@ def read_input(path: str) -> bytes:
         raise FileError(msg) from error
 
 
+def read_lines(path: str) -> list[str]:
+    """The names in a file, one a line, or in standard input for '-'. Raises FileError."""
+    return [line for line in os.fsdecode(read_input(path)).split("\n") if line]
+
+
 def check_output(path: str, force: bool, source: str) -> None:
     """Raises FileError, before any work, where an output could not or should not be written."""
     if path == STANDARD:

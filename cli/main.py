@@ -12,6 +12,7 @@ import click
 
 from bitstream.errors import TesseraError
 from cli import options
+from cli.closer import bench
 from cli.files import STANDARD, FileError, check_output, human, read_input, write_output
 from cli.report import fail, name_of, reporting
 
@@ -284,6 +285,9 @@ def train(photos: tuple[str, ...], **given: Any) -> None:
         Run(photos=photos, recipe=recipe, **given).execute(lambda line: click.echo(line, err=True))
     except TesseraError as error:
         fail("train", error, verbose=False)
+
+
+main.add_command(bench)
 
 
 def _codec(model: str | None, device: str, max_pixels: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -74,3 +75,10 @@ reporting = _together(
     click.option("-v", "--verbose", is_flag=True, help="Say more; show tracebacks of errors."),
 )
 coding = _together(model, device, max_pixels)
+jobs = click.option(
+    "-j", "--jobs", type=click.IntRange(1), default=lambda: os.cpu_count() or 1, metavar="N", help="Threads.  [default: cores]"
+)
+inputs = _together(
+    click.option("-r", "--recursive", is_flag=True, help="Look into the folders of folders too."),
+    click.option("--files-from", metavar="FILE", help="Read more inputs from a file, one a line; '-' is standard input."),
+)

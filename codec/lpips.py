@@ -79,19 +79,26 @@ class LPIPS(nn.Module):
             out.append(x / (x.pow(2).sum(1, keepdim=True) + 1e-8).sqrt())
         return out
 
-    def forward(self, x: Tensor, reference: Tensor) -> Tensor:
-        """Two batches (B, 3, H, W) in [-1, 1] -> (B,)."""
+    def between(self, one: list[Tensor], other: list[Tensor]) -> Tensor:
+        """The distance (B,) of two batches by their features."""
         distances = []
-        for stage, (a, b) in enumerate(zip(self.features(x), self.features(reference), strict=True)):
+        for stage, (a, b) in enumerate(zip(one, other, strict=True)):
             weight = getattr(self, f"lin{stage}__weight").view(1, -1, 1, 1)
             distances.append(((a - b).pow(2) * weight).sum(1).mean((1, 2)))
         return torch.stack(distances).sum(0)
 
+    def forward(self, x: Tensor, reference: Tensor) -> Tensor:
+        """Two batches (B, 3, H, W) in [-1, 1] -> (B,)."""
+        return self.between(self.features(x), self.features(reference))
+
+    @torch.inference_mode()
+    def look(self, picture: NDArray[np.uint8]) -> list[Tensor]:
+        """The features of a picture (H, W, 3), uint8: to be kept where it is compared with many. Both sides must be at least
+        31 pixels, or AlexNet has nothing to look at."""
+        pixels = torch.from_numpy(picture.astype(np.float32)).to(self.shift.device)
+        return self.features(pixels.permute(2, 0, 1)[None] / 127.5 - 1)
+
     @torch.inference_mode()
     def distance(self, picture: NDArray[np.uint8], original: NDArray[np.uint8]) -> float:
-        """LPIPS of two pictures (H, W, 3), uint8. Both sides must be at least 31 pixels, or AlexNet has nothing to look at."""
-        device = self.shift.device
-        pair = (
-            torch.from_numpy(p.astype(np.float32)).to(device).permute(2, 0, 1)[None] / 127.5 - 1 for p in (picture, original)
-        )
-        return float(self(*pair))
+        """LPIPS of two pictures, as `look` takes them."""
+        return float(self.between(self.look(picture), self.look(original)))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -8,13 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PHOTO, ROOT, SHARED
+from conftest import PHOTO, ROOT
 from PIL import Image, ImageFilter
 
 from benchmarks.metrics import ms_ssim, psnr
-from benchmarks.quality import best_quality, classical_bytes, classical_row
-from bitstream.errors import ModelError
-from codec.lpips import LPIPS
 
 
 def run(module: str, *arguments: object) -> str:
@@ -38,42 +34,6 @@ def test_ms_ssim_falls_with_blur(photo):
     assert 1 > ms_ssim(blurred[0], original) > ms_ssim(blurred[1], original) > 0
 
 
-@pytest.mark.skipif(not (SHARED / "perceptual").exists(), reason="perceptual weights are not there")
-def test_lpips_falls_with_likeness(photo):
-    lpips = LPIPS(SHARED / "perceptual" / "lpips_alex.npz")
-    original = np.asarray(photo)
-    blurred = [np.asarray(photo.filter(ImageFilter.GaussianBlur(radius))) for radius in (1, 4)]
-    assert lpips.distance(original, original) == 0
-    assert 0.01 < lpips.distance(blurred[0], original) < lpips.distance(blurred[1], original) < 1
-
-
-def test_a_file_that_is_no_lpips_is_refused(tmp_path):
-    with pytest.raises(ModelError, match="LPIPS weights cannot be read from"):
-        LPIPS(tmp_path / "none.npz")
-
-
-@pytest.mark.parametrize("kind", ["webp", "jpeg"])
-def test_opponents_get_their_best_within_the_budget(photo, kind):
-    data = best_quality(photo, kind, 9000)
-    assert len(data) <= 9000
-    assert any(len(classical_bytes(photo, kind, quality)) == len(data) for quality in range(96))
-    row = classical_row(np.asarray(photo), kind, 0.3, None)
-    assert row["bpp"] <= 0.3
-
-    assert best_quality(photo, kind, 20) is None
-    assert classical_row(np.asarray(photo), kind, 0.0001, None) is None
-
-
-def test_quality_prints_a_table_and_writes_the_numbers(tmp_path):
-    printed = run("benchmarks.quality", PHOTO, "--budgets", 0.05, 0.2, "--opponents", "webp", "--json", tmp_path / "q.json")
-    assert printed.splitlines()[0] == "| bpp at most | 0.05 | 0.2 |"
-    assert [line.split(" | ")[0] for line in printed.splitlines()[2:]] == ["| tessera, bpp", "| tessera", "| webp"]
-    results = json.loads((tmp_path / "q.json").read_text())["results"]
-    low, high = results["tessera"]
-    assert low["bpp"] <= 0.05 < high["bpp"] <= 0.2
-    assert low["psnr"] < high["psnr"]
-
-
 def test_compare_prints_what_make_demo_shows(tmp_path, codec, photo):
     data = codec.encode(photo, target_size=2000)
     (tmp_path / "a.tsr").write_bytes(data)
@@ -92,11 +52,6 @@ def test_prefixes_say_by_how_much_quality_ever_falls(tmp_path):
     printed = run("benchmarks.prefixes", PHOTO, "--cuts", 5)
     assert len(printed.splitlines()) == 6
     assert re.search(r"largest fall of PSNR -?0\.0000 dB", printed)
-
-
-def test_speed_is_printed_for_each_quality():
-    printed = run("benchmarks.speed", PHOTO, "--quality", 30, "--device", "cpu")
-    assert re.search(r"quality 30: encode \d+\.\d\d, decode \d+\.\d\d\n", printed)
 
 
 def test_modules_are_not_too_long():

@@ -1,0 +1,257 @@
+"""What `tessera bench` does: from folders and names of codecs to results."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from PIL import Image
+
+from benchmarks.cache import Cache
+from benchmarks.codecs import NATIVE_NAMES, SCALED, SCALED_NAMES, SCALES, CodecMissingError, Coder, Means, make_coder
+from benchmarks.curves import delta
+from benchmarks.results import METRICS, Pixels, Results, Sample, Speed
+from benchmarks.study import BUDGETS, Source, Study, open_source, shown
+from benchmarks.timing import note, time_codec
+from bitstream.errors import ImageError, ModelError, TesseraError
+from codec import __version__
+from codec.images import MAX_PIXELS
+from codec.lpips import LPIPS
+
+NAMES = (*NATIVE_NAMES, *SCALED_NAMES)
+SPEED_BPP = 0.153  # rate at which speed is measured where no rates were asked for
+SPEED_PICTURES = 2
+ANCHORS = ("webp-scaled", "webp")  # in this order, where none is asked for
+LIBRARIES = ("torch", "numpy", "pillow", "pytorch-msssim", "bjontegaard", "compressai", "pillow-jxl-plugin", "constriction")
+
+
+class UsageError(TesseraError):
+    """What was asked for makes no sense."""
+
+    usage = True
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked for. Raises UsageError for what is unknown or contradicts itself."""
+
+    inputs: Sequence[str]
+    recursive: bool = False
+    codecs: Sequence[str] = ()  # none: all
+    budgets: Sequence[float] = BUDGETS
+    own_settings: bool = False
+    metrics: Sequence[str] = ()  # none: all
+    lpips_weights: str | None = None
+    anchor: str | None = None
+    means: Means = field(default_factory=Means)
+    cache: Path | None = None
+    jobs: int = 1
+    speed: bool = True
+    threads: int = 1
+    max_pixels: int = MAX_PIXELS
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        for what, given, known in (("codec", self.codecs, NAMES), ("metric", self.metrics, tuple(METRICS))):
+            if unknown := [name for name in given if name not in known]:
+                msg = f"unknown {what} {', '.join(map(repr, unknown))}: choose from {', '.join(known)}"
+                raise UsageError(msg)
+        if self.own_settings and (scaled := [name for name in self.codecs if name.endswith(SCALED)]):
+            msg = f"{', '.join(scaled)} need common rates: leave out --own-settings"
+            raise UsageError(msg)
+        if self.anchor is not None and self.anchor not in self.names:
+            msg = f"the anchor {self.anchor!r} is not among the codecs: choose from {', '.join(self.names)}"
+            raise UsageError(msg)
+        if not all(budget > 0 for budget in self.budgets):
+            msg = "rates are bits a pixel, above 0"
+            raise UsageError(msg)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The codecs to run, in a fixed order."""
+        wanted = [name for name in NAMES if not self.codecs or name in self.codecs]
+        return tuple(name for name in wanted if not (self.own_settings and name.endswith(SCALED)))
+
+
+def find_pictures(inputs: Iterable[str], recursive: bool) -> Iterator[tuple[str, Path]]:
+    """Name and path of each picture: files as they are, folders by the endings that Pillow knows. Raises ImageError."""
+    endings = Image.registered_extensions()
+    seen: set[str] = set()
+    for given in inputs:
+        root = Path(given)
+        if root.is_dir():
+            walk = root.rglob("*") if recursive else root.iterdir()
+            files = [path for path in sorted(walk) if path.suffix.lower() in endings and path.is_file()]
+            found = [(path.relative_to(root).as_posix(), path) for path in files]
+        else:
+            found = [(root.name, root)]
+        for name, path in found:
+            number = next(n for n in range(len(seen) + 1) if (f"{name} ({n + 1})" if n else name) not in seen)
+            unique = f"{name} ({number + 1})" if number else name
+            seen.add(unique)
+            yield unique, path
+    if not seen:
+        msg = "no pictures found: name pictures or a folder that holds some (-r looks into its folders too)"
+        raise ImageError(msg)
+
+
+@dataclass
+class Bench:
+    """One run: opened pictures, codecs that can run, and what could not."""
+
+    request: Request
+    sources: list[Source]
+    coders: list[Coder]
+    lpips: LPIPS | None
+    missing: dict[str, str]
+    failed: dict[str, str]
+
+    @classmethod
+    def prepare(cls, request: Request, say: Callable[[str], None]) -> Bench:
+        """Opens pictures and codecs; what cannot be had is said and left out. Raises TesseraError where nothing is left."""
+        failed, missing, sources, coders = {}, {}, [], []
+        for name, path in find_pictures(request.inputs, request.recursive):
+            try:
+                sources.append(open_source(path, name, request.max_pixels))
+            except ImageError as error:
+                failed[name] = str(error)
+                say(f"{path}: {error}")
+        if not sources:
+            msg = "none of the pictures could be read"
+            raise ImageError(msg)
+        for name in dict.fromkeys(name.removesuffix(SCALED) for name in request.names):
+            try:
+                coders.append(make_coder(name, request.means))
+            except CodecMissingError as error:
+                missing[name] = str(error)
+                if request.codecs:
+                    say(f"{name}: {error}")
+        if not coders:
+            msg = f"none of the codecs can run: {'; '.join(missing.values())}"
+            raise CodecMissingError(msg)
+        lpips = None
+        if not request.metrics or "lpips" in request.metrics:
+            try:
+                lpips = LPIPS(Path(request.lpips_weights) if request.lpips_weights else None)
+            except ModelError as error:
+                if request.lpips_weights:
+                    raise
+                missing["lpips"] = str(error)
+                say(f"LPIPS is left out: {error}")
+        return cls(request, sources, coders, lpips, missing, failed)
+
+    @property
+    def problems(self) -> bool:
+        """Whether something that was asked for by name could not be done."""
+        named = {name.removesuffix(SCALED) for name in self.request.codecs} | set(self.request.metrics)
+        return bool(self.failed or named & self.missing.keys())
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        wanted = self.request.metrics or tuple(METRICS)
+        return tuple(name for name in METRICS if name in wanted and (name != "lpips" or self.lpips))
+
+    def study(self) -> Study:
+        names = self.request.names
+        return Study(
+            self.sources,
+            self.coders,
+            frozenset(name.removesuffix(SCALED) for name in names if name.endswith(SCALED)),
+            frozenset(name for name in names if not name.endswith(SCALED)),
+            () if self.request.own_settings else tuple(sorted(set(self.request.budgets))),
+            self.metrics,
+            Cache(self.request.cache),
+            self.lpips,
+            self.request.jobs,
+        )
+
+    def run(self, study: Study, progress: Callable[[], None], say: Callable[[str], None]) -> Results:
+        """Measures quality on all pictures, then speed on a few of them."""
+        found = study.run(progress)
+        for name, reason in study.failed.items():
+            self.missing[name] = reason
+            say(f"{name}: {reason}")
+        series = study.series(found)
+        names = [s.name for s in series]
+        anchor = self.request.anchor or next((n for n in (*ANCHORS, *names) if n in names and n != "tessera"), "")
+        base = next((s for s in series if s.name == anchor), None)
+        others = [s for s in series if s is not base]
+        speeds, speed_note = self.speeds(say) if self.request.speed else ((), "")
+        return Results(
+            command=self.request.command or shlex.join(["tessera", "bench", *self.request.inputs]),
+            pictures=tuple(source.picture for source in self.sources),
+            metrics=self.metrics,
+            budgets=tuple(study.budgets),
+            series=tuple(series),
+            missing=self.missing,
+            failed=self.failed,
+            anchor=anchor,
+            deltas=tuple(delta(base, s, key, len(self.sources)) for s in others for key in self.metrics) if base else (),
+            speeds=speeds,
+            speed_note=speed_note,
+            versions=versions(),
+            settings=self.words(study),
+            samples=shown(found, series),
+        )
+
+    def speeds(self, say: Callable[[str], None]) -> tuple[tuple[Speed, ...], str]:
+        pictures = [source.pixels() for source in self.sources[:SPEED_PICTURES]]
+        budgets = [] if self.request.own_settings else sorted(self.request.budgets)
+        bpp = min(budgets, key=lambda budget: abs(budget - SPEED_BPP), default=SPEED_BPP)
+        speeds = []
+        with tempfile.TemporaryDirectory() as folder:
+            for coder in self.coders:
+                try:
+                    means = self.request.means
+                    speeds.append(time_codec(coder.name, means, pictures, bpp, self.request.threads, Path(folder)))
+                except TesseraError as error:
+                    say(str(error))
+        return tuple(speeds), note(self.request.threads, pictures, bpp)
+
+    def words(self, study: Study) -> dict[str, str]:
+        """How everything was done."""
+        words = {coder.title: coder.description for coder in self.coders}
+        if study.budgets:
+            words["Rates"] = (
+                "for every picture the best file of each codec that is no larger than the rate allows, header included"
+            )
+        else:
+            words["Rates"] = "each codec at fixed settings of its own, whole files"
+        if study.scaled and study.budgets:
+            scales = ", ".join(f"{scale:g}" for scale in SCALES)
+            words["Best scale"] = (
+                f"the picture is shrunk by a Lanczos filter, coded, decoded and enlarged by a bicubic one, at scales {scales}; "
+                "the best of them for each picture, rate and metric apart"
+            )
+        words["Metrics"] = (
+            "on RGB at the original size: PSNR over all channels; MS-SSIM by pytorch-msssim; LPIPS v0.1 on AlexNet"
+        )
+        words["BD-rate"] = (
+            "Bjontegaard's delta rate by piecewise cubic interpolation of mean curves, over the qualities both reach"
+        )
+        return words
+
+
+def decoded(bench: Bench) -> Callable[[str, str, Sample], Pixels]:
+    """How to get the picture of a sample back, at its original's size."""
+    from benchmarks.codecs import enlarge
+
+    coders = {coder.name: coder for coder in bench.coders}
+    sizes = {source.picture.name: (source.picture.width, source.picture.height) for source in bench.sources}
+    return lambda picture, name, sample: enlarge(coders[name.removesuffix(SCALED)].decode(sample.data), *sizes[picture])
+
+
+def versions() -> dict[str, str]:
+    """The software that the numbers depend on."""
+    found = {"tessera": __version__, "Python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,233 @@
+"""What a benchmark found, written down: tables for the terminal, JSON, CSV, a plot."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.curves import same_quality
+from benchmarks.results import METRICS, Point, Results, Series
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+REFERENCE = "tessera"
+# Wong, Nature Methods 8, 441 (2011): told apart with colour-blind eyes too. The page uses the same.
+COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a", "#8c6bb1", "#000000", "#a6761d")
+
+
+def json_of(series: Series, results: Results) -> dict:
+    """A codec's curve in the shape that compressai's plot tool reads, and after it how it came about."""
+    points = [point for point in series.points if point.pictures == len(results.pictures)]
+    curve: dict[str, list] = {"bpp": [point.bpp for point in points]}
+    for key in results.metrics:
+        if all(key in point.metrics for point in points):
+            curve[METRICS[key].json] = [point.metrics[key] for point in points]
+    for speed in results.speeds:
+        if speed.codec == series.name and points:
+            area = sum(p.width * p.height for p in results.pictures) / len(results.pictures) / 1e6
+            curve["encoding_time"] = [area / speed.encode] * len(points)  # seconds a picture, at the rate of `speed`
+            curve["decoding_time"] = [area / speed.decode] * len(points)
+    few = {p.label: p.pictures for p in series.points if p.pictures < len(results.pictures)}
+    return {
+        "name": series.title,
+        "description": series.description,
+        "results": curve,
+        "codec": series.name,
+        "labels": [point.label for point in points],
+        "pictures": len(results.pictures),
+        "too_few_pictures": few,
+        "bd_rate": {
+            METRICS[d.metric].json: {
+                "anchor": results.anchor,
+                "percent": d.percent,
+                "low": d.low,
+                "high": d.high,
+                "note": d.note,
+            }
+            for d in results.deltas
+            if d.codec == series.name
+        },
+        "speed": next((vars(speed) for speed in results.speeds if speed.codec == series.name), None),
+    }
+
+
+def write_json(results: Results, folder: Path) -> list[Path]:
+    """One file a codec, as compressai's plot tool takes them, and `study.json` with what holds for all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for series in results.series:
+        paths.append(folder / f"{series.name}.json")
+        paths[-1].write_text(json.dumps(json_of(series, results), indent=1) + "\n")
+    study = {
+        "command": results.command,
+        "pictures": [f"{p.name}, {p.width}x{p.height}" for p in results.pictures],
+        "budgets": results.budgets,
+        "missing": dict(results.missing),
+        "failed": dict(results.failed),
+        "speed": results.speed_note,
+        "versions": dict(results.versions),
+        "settings": dict(results.settings),
+    }
+    paths.append(folder / "study.json")
+    paths[-1].write_text(json.dumps(study, indent=1) + "\n")
+    return paths
+
+
+def csv_of(results: Results) -> str:
+    """Every sample: a picture, a codec, a rate; and the means, under the picture's name `mean`."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["picture", "codec", "point", "setting", "scale", "bytes", "bpp", *results.metrics])
+    for (picture, codec, label), s in results.samples.items():
+        values = [f"{s.metrics[key]:.6g}" if key in s.metrics else "" for key in results.metrics]
+        writer.writerow([picture, codec, label, s.setting, f"{s.scale:g}", len(s.data), f"{s.bpp:.6g}", *values])
+    for series in results.series:
+        for point in series.points:
+            values = [f"{point.metrics[key]:.6g}" if key in point.metrics else "" for key in results.metrics]
+            whole = f"{point.pictures} of {len(results.pictures)} pictures"
+            writer.writerow(["mean", series.name, point.label, whole, "", "", f"{point.bpp:.6g}", *values])
+    return stream.getvalue()
+
+
+def labels_of(results: Results) -> list[str]:
+    """The points that codecs have in common, lowest rate first; none where each ran at its own settings."""
+    return [f"{budget:g} bpp" for budget in results.budgets]
+
+
+def cell(point: Point | None, key: str, pictures: int) -> str:
+    """A mean; or how many pictures fitted, where not all did: a mean over the easy ones alone would flatter."""
+    if point is None:
+        return "-"
+    if point.pictures < pictures:
+        return f"{point.pictures} of {pictures}"
+    return f"{point.metrics[key]:.{METRICS[key].digits}f}" if key in point.metrics else "-"
+
+
+def new_table(*columns: str) -> Table:
+    """A table without rules: the first column to the left, numbers to the right."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place else "left", no_wrap=True)
+    return table
+
+
+def tables(results: Results) -> Iterator[tuple[str, Table, str]]:
+    """What the terminal shows: titles, tables, and remarks on them."""
+
+    pictures = len(results.pictures)
+    for key in results.metrics:
+        metric = METRICS[key]
+        unit = f", {metric.unit}" if metric.unit else ""
+        if results.budgets:
+            title = f"{metric.title}{unit}, at no more than so many bits a pixel ({metric.arrow})"
+            table = new_table("", *(f"{budget:g}" for budget in results.budgets))
+            for series in results.series:
+                row = [_find(series, label) for label in labels_of(results)]
+                table.add_row(series.title, *(cell(point, key, pictures) for point in row))
+        else:
+            title = f"{metric.title}{unit} at each codec's own settings ({metric.arrow})"
+            table = new_table("", "bpp", metric.title, "")
+            for series in results.series:
+                for point in series.points:
+                    table.add_row(series.title, f"{point.bpp:.4f}", cell(point, key, pictures), point.label)
+        yield title, table, ""
+    yield from _same_quality(results)
+    if results.deltas:
+        yield _deltas(results)
+    if results.speeds:
+        yield _speeds(results)
+
+
+def _find(series: Series, label: str) -> Point | None:
+    return next((point for point in series.points if point.label == label), None)
+
+
+def _same_quality(results: Results) -> Iterator[tuple[str, Table, str]]:
+    reference = next((series for series in results.series if series.name == REFERENCE), None)
+    for key in results.metrics if reference else ():
+        assert reference
+        rows = same_quality(results.series, reference, key, len(results.pictures))
+        if rows:
+            table = new_table("", *(f"{point.metrics[key]:.{METRICS[key].digits}f}" for point, _ in rows))
+            for place, series in enumerate(results.series):
+                ratios = [ratios[place] for _, ratios in rows]
+                table.add_row(series.title, *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios))
+            yield f"Bytes for the same {METRICS[key].title}, as a multiple of Tessera's", table, ""
+
+
+def _deltas(results: Results) -> tuple[str, Table, str]:
+    table = new_table("", *(METRICS[key].title for key in results.metrics))
+    found = {(delta.codec, delta.metric): delta for delta in results.deltas}
+    notes = []
+    for series in results.series:
+        cells = []
+        for key in results.metrics:
+            delta, digits = found.get((series.name, key)), METRICS[key].digits
+            if delta and delta.percent is not None:
+                cells.append(f"{delta.percent:+.1f} %  {delta.low:.{digits}f}..{delta.high:.{digits}f}")
+            else:
+                cells.append("-")
+                notes += [f"{series.title}, {METRICS[key].title}: {delta.note}"] if delta else []
+        if series.name != results.anchor:
+            table.add_row(series.title, *cells)
+    title = f"BD-rate against {results.titles()[results.anchor]} (negative is fewer bits), and the interval it holds for"
+    return title, table, "\n".join(notes)
+
+
+def _speeds(results: Results) -> tuple[str, Table, str]:
+    table = new_table("", "encode MP/s", "decode MP/s", "start-up s", "memory MB", "at")
+    for s in results.speeds:
+        values = (f"{s.encode:.2f}", f"{s.decode:.2f}", f"{s.startup:.2f}", f"{s.memory:.0f}")
+        table.add_row(results.titles().get(s.codec, s.codec), *values, s.setting)
+    return "Speed", table, results.speed_note
+
+
+def write_plot(results: Results, path: Path, overlays: Sequence[dict] = ()) -> None:
+    """A panel a metric, as PNG, SVG or PDF by the path's ending. `overlays` are curves in compressai's JSON."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    keys = results.metrics
+    figure, axes = plt.subplots(1, len(keys), figsize=(5.2 * len(keys), 4.6), layout="constrained", squeeze=False)
+    for key, axis in zip(keys, axes[0], strict=True):
+        metric = METRICS[key]
+        colours: dict[str, str] = {}
+        for series in results.series:
+            base = series.name.split("-scaled")[0]
+            colour = colours.setdefault(base, COLOURS[len(colours) % len(COLOURS)])
+            points = [p for p in series.points if p.pictures == len(results.pictures) and key in p.metrics]
+            own = series.name == REFERENCE
+            axis.plot(
+                [p.bpp for p in points], [p.metrics[key] for p in points], marker="o", markersize=4 if own else 3, color=colour,
+                linewidth=2.6 if own else 1.3, linestyle="--" if base != series.name else "-", label=series.title,
+                zorder=3 if own else 2,
+            )  # fmt: skip
+        for overlay in overlays:
+            if metric.json in overlay["results"]:
+                rates, values = overlay["results"]["bpp"], overlay["results"][metric.json]
+                axis.plot(rates, values, ":", linewidth=1.2, color="#444444", label=f"{overlay['name']} (published)")
+        axis.set_xscale("log")
+        axis.set_xlabel("bits a pixel")
+        axis.set_ylabel(f"{metric.title}{f' ({metric.unit})' if metric.unit else ''}, {metric.arrow}")
+        axis.grid(alpha=0.3, which="both")
+        axis.spines[["top", "right"]].set_visible(False)
+        ticks = list(results.budgets)
+        if ticks:
+            axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=45)
+            axis.minorticks_off()
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False, fontsize="small")
+    figure.suptitle(f"{len(results.pictures)} pictures, mean, whole files", fontsize="medium")
+    metadata = {"Date": None} if path.suffix == ".svg" else {}
+    figure.savefig(path, dpi=150, metadata=metadata)
+    plt.close(figure)

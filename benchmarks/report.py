@@ -1,0 +1,285 @@
+"""The page of a benchmark: one HTML file that needs no network, with curves, tables, and every picture side by side.
+
+The numbers are those of the real files. The pictures on the page are the decoded ones, encoded again as WebP so that the page
+stays small; they lie in it as JSON, a block a picture, and a browser turns into images only those that are looked at.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.results import METRICS, Delta, Picture, Pixels, Results, Sample, Series
+from bitstream.errors import TesseraError
+from cli.files import write_output
+
+HERE = Path(__file__).parent
+TESSERA, SCALED, ORIGINAL = "tessera", "-scaled", "original"
+COLOURS = 10  # of the style sheet
+RATES = 4  # at which pictures are shown
+LOW = 0.75  # share of the rates, lowest first, that these are spread over: above, codecs are hard to tell apart
+NEAR = 1.3  # codecs at settings of their own are shown together if their files differ by no more than this factor
+QUALITY = 80  # of the page's WebP: far above what is compared, and Kodak with every codec stays near 30 MB
+SIDE = 1280  # pixels: larger pictures are shown smaller
+THUMBNAIL = 160  # pixels
+LIMIT = 64_000_000  # bytes of pictures on a page; browsers open far larger ones slowly
+
+Decoded = Callable[[str, str, Sample], Pixels]
+
+
+def write_report(
+    results: Results,
+    path: Path,
+    original: Callable[[str], Pixels],
+    decoded: Decoded,
+    rates: int = RATES,
+    limit: int = LIMIT,
+    progress: Callable[[], None] = lambda: None,
+) -> None:
+    """Writes the page, whole or not at all.
+
+    `original` gives the pixels of a picture by its name; `decoded` those of a picture, codec and sample, at the original's
+    size. Pictures are shown at `rates` of the rates, and as many of them as fit `limit` bytes; `progress` is called after each.
+    Raises TesseraError where a library is missing, FileError where the page cannot be written.
+    """
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+        from markupsafe import Markup
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        msg = f'the page needs {error.name}: pip install "tessera-codec[bench]"'
+        raise TesseraError(msg) from error
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    gallery = Gallery(results, original, decoded, rates)
+    blocks = list(gallery.blocks(limit, progress))
+    shown = [block["picture"] for block in blocks]
+    page = environment.get_template("report.html").render(
+        results=results,
+        tables=Tables(results),
+        metrics=[METRICS[key] for key in results.metrics],
+        thumbnails=[(picture.name, block["thumbnail"]) for picture, block in zip(shown, blocks, strict=True)],
+        left_out=len(results.pictures) - len(shown),
+        quality=QUALITY,
+        side=SIDE if any(max(picture.width, picture.height) > SIDE for picture in shown) else None,
+        rates=[gallery.label(rate) for rate in gallery.rates],
+        data=Markup(in_script(page_data(results, gallery, shown))),
+        blocks=[Markup(in_script(block["data"])) for block in blocks],
+        style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
+        script=Markup((HERE / "report.js").read_text(encoding="utf-8")),
+        plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),
+    )
+    write_output(str(path), page.encode())
+
+
+def in_script(plain: Any) -> str:
+    """Plain data as JSON that may stand in a <script>: nothing in it can end the element."""
+    return json.dumps(plain, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Values as JSON has them: the PSNR of an exact copy is infinite, and becomes None."""
+    return {key: value if math.isfinite(value) else None for key, value in values.items()}
+
+
+def colour_of(results: Results, name: str) -> int:
+    """Place in the palette: Tessera has the first, the others follow in order, and the scaled share with their codec."""
+    base = name.removesuffix(SCALED)
+    others = dict.fromkeys(series.name.removesuffix(SCALED) for series in results.series)
+    others.pop(TESSERA, None)
+    return 0 if base == TESSERA else 1 + list(others).index(base) % (COLOURS - 1) if base in others else COLOURS - 1
+
+
+def page_data(results: Results, gallery: Gallery, shown: list[Picture]) -> dict[str, Any]:
+    """What the page's script needs, the pictures' blocks apart."""
+    whole = len(results.pictures)
+    return {
+        "metrics": [
+            {"key": key, "title": metric.title, "unit": metric.unit, "digits": metric.digits, "arrow": metric.arrow,
+             "high": metric.best is max}
+            for key, metric in ((key, METRICS[key]) for key in results.metrics)
+        ],
+        "series": [
+            {"name": series.name, "title": series.title, "colour": colour_of(results, series.name),
+             "dashed": series.name.endswith(SCALED), "bold": series.name == TESSERA,
+             "points": [{"label": p.label, "bpp": p.bpp} | finite(p.metrics) for p in series.points if p.pictures == whole]}
+            for series in results.series
+        ],
+        "pictures": [{"name": picture.name, "width": picture.width, "height": picture.height} for picture in shown],
+        "budgets": bool(results.budgets),
+        "start": gallery.start(),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The pictures of a page."""
+
+    results: Results
+    original: Callable[[str], Pixels]
+    decoded: Decoded
+    most: int  # rates
+
+    @cached_property
+    def rates(self) -> list[float]:
+        """The rates that pictures are shown at: of the common ones, or spread over the points of all codecs' own settings."""
+        rates = sorted(self.results.budgets or {float(f"{p.bpp:.2g}") for s in self.results.series for p in s.points})
+        if len(rates) > self.most:
+            places = np.linspace(0, max(self.most, math.ceil(LOW * len(rates))) - 1, self.most).round()
+            rates = [rates[int(place)] for place in places]
+        return rates
+
+    @staticmethod
+    def label(rate: float) -> str:
+        """The label of the points at a common rate."""
+        return f"{rate:g} bpp"
+
+    @cached_property
+    def _by_codec(self) -> dict[tuple[str, str], list[Sample]]:
+        samples: dict[tuple[str, str], list[Sample]] = {}
+        for (picture, codec, _), sample in self.results.samples.items():
+            samples.setdefault((picture, codec), []).append(sample)
+        return samples
+
+    def sample(self, picture: str, codec: str, rate: float) -> Sample | None:
+        """A codec's file at a common rate, or of its own settings the nearest to the rate, if one is near."""
+        if self.results.budgets:
+            return self.results.samples.get((picture, codec, self.label(rate)))
+        near = [(abs(math.log(s.bpp / rate)), s) for s in self._by_codec.get((picture, codec), ())]
+        return min((pair for pair in near if pair[0] <= math.log(NEAR)), key=lambda pair: pair[0], default=(0, None))[1]
+
+    def start(self) -> dict[str, Any]:
+        """What is shown first: Tessera on the left, the anchor or its downscaled variant on the right, at the lowest rate but
+        one where both have a file."""
+        names = [series.name for series in self.results.series]
+        first = self.results.pictures[0].name if self.results.pictures else ""
+        left = TESSERA if TESSERA in names else next(iter(names), ORIGINAL)
+        wanted = (self.results.anchor, self.results.anchor + SCALED, *(name for name in names if name.endswith(SCALED)), *names)
+        places = [*range(1, len(self.rates)), 0]
+        for right in dict.fromkeys(name for name in wanted if name in names and name != left):
+            for place in places[: len(self.rates)]:
+                if all(self.sample(first, name, self.rates[place]) for name in (left, right)):
+                    return {"left": left, "right": right, "rate": place}
+        return {"left": ORIGINAL, "right": left, "rate": 0}
+
+    def blocks(self, limit: int, progress: Callable[[], None]) -> Iterator[dict[str, Any]]:
+        """A block a picture, as many as fit `limit` bytes, and at least one."""
+        room = limit
+        for place, picture in enumerate(self.results.pictures):
+            block = self.block(picture)
+            room -= sum(map(len, block["data"]["images"]))
+            if place and room < 0:
+                return
+            yield block
+            progress()
+
+    def block(self, picture: Picture) -> dict[str, Any]:
+        """A picture's original and decoded images, and what is said about each. Equal files are decoded once."""
+        pixels = self.original(picture.name)
+        images = [as_webp(pixels, SIDE, QUALITY)]
+        places: dict[bytes, int] = {}
+        files = []
+        for rate in self.rates:
+            row = {}
+            for series in self.results.series:
+                sample = self.sample(picture.name, series.name, rate)
+                if sample is None:
+                    continue
+                if sample.data not in places:
+                    places[sample.data] = len(images)
+                    images.append(as_webp(self.decoded(picture.name, series.name, sample), SIDE, QUALITY))
+                row[series.name] = {
+                    "image": places[sample.data], "bytes": len(sample.data), "bpp": sample.bpp, "setting": sample.setting,
+                    "scale": sample.scale, "metrics": finite(sample.metrics),
+                }  # fmt: skip
+            files.append(row)
+        return {"picture": picture, "thumbnail": as_webp(pixels, THUMBNAIL, 70), "data": {"images": images, "files": files}}
+
+
+def as_webp(pixels: Pixels, side: int, quality: int) -> str:
+    """Pixels as a WebP file in base64, shrunk where a side is longer than `side` pixels."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    image.save(stream, "WEBP", quality=quality, method=4)
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table."""
+
+    text: str
+    best: bool = False
+    whole: bool = True  # False: a remark instead of a number
+    note: str = ""  # in small print below
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of a page, as texts."""
+
+    results: Results
+
+    def colour(self, name: str) -> int:
+        return colour_of(self.results, name)
+
+    def dashed(self, name: str) -> bool:
+        return name.endswith(SCALED)
+
+    @cached_property
+    def codecs(self) -> int:
+        """How many codecs there are, their downscaled variants not counted."""
+        return len({series.name.removesuffix(SCALED) for series in self.results.series})
+
+    @cached_property
+    def scaled(self) -> int:
+        return sum(self.dashed(series.name) for series in self.results.series)
+
+    def same_bytes(self, metric: str) -> list[tuple[Series, list[Cell]]]:
+        """A row a codec, a cell a rate; the best of each rate is marked."""
+        labels = [Gallery.label(rate) for rate in self.results.budgets]
+        rows = [(series, [self._at(series, label, metric) for label in labels]) for series in self.results.series]
+        for column in range(len(labels)):
+            numbers = [cells[column].text for _, cells in rows if cells[column].whole]
+            best = METRICS[metric].best(numbers, key=float, default="")
+            for _, cells in rows:
+                cells[column] = replace(cells[column], best=cells[column].whole and cells[column].text == best)
+        return rows
+
+    def _at(self, series: Series, label: str, metric: str) -> Cell:
+        point = next((point for point in series.points if point.label == label), None)
+        whole, fit = len(self.results.pictures), point.pictures if point else 0
+        if not point or fit < whole:
+            return Cell(f"{fit} of {whole} fit", whole=False)
+        if metric not in point.metrics:
+            return Cell("not measured", whole=False)
+        return Cell(f"{point.metrics[metric]:.{METRICS[metric].digits}f}")
+
+    def value(self, metric: str, values: Mapping[str, float]) -> str:
+        return f"{values[metric]:.{METRICS[metric].digits}f}" if metric in values else "not measured"
+
+    def deltas(self) -> list[tuple[Series, list[Cell]]]:
+        """A row a codec but the anchor, a cell a metric."""
+        found = {(delta.codec, delta.metric): delta for delta in self.results.deltas}
+        others = [series for series in self.results.series if series.name != self.results.anchor]
+        return [(series, [_delta(found.get((series.name, key)), key) for key in self.results.metrics]) for series in others]
+
+
+def _delta(delta: Delta | None, metric: str) -> Cell:
+    if delta is None or delta.percent is None or delta.low is None or delta.high is None:
+        return Cell("none", whole=False, note=delta.note if delta else "not measured")
+    digits = METRICS[metric].digits
+    over = f"over {delta.low:.{digits}f} to {delta.high:.{digits}f} {METRICS[metric].unit}".rstrip()
+    return Cell(f"{delta.percent:+.1f} %".replace("-", "\N{MINUS SIGN}"), best=delta.percent < 0, note=over)

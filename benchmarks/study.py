@@ -1,0 +1,250 @@
+"""The study: every picture through every codec at every rate, measured, kept in a cache, and summed up.
+
+Rates are common to all codecs: at each of them a codec makes the best file that is no larger, for every picture apart. With
+`own settings` each codec runs at fixed settings of its own instead, which is how published curves are made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.cache import Cache, key_of
+from benchmarks.codecs import SCALED, SCALES, CodecMissingError, Coder, Made, enlarge, shrink
+from benchmarks.metrics import SMALLEST_LPIPS, SMALLEST_MS_SSIM, ms_ssim, psnr
+from benchmarks.results import METRICS, Picture, Pixels, Point, Sample, Series
+from bitstream.errors import ImageError
+from codec.images import MAX_PIXELS, read_image, to_pixels
+from codec.lpips import LPIPS
+
+BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.25, 0.4, 0.7)  # bits a pixel
+METRICS_VERSION = 1  # to be raised when a metric's arithmetic changes, so that old results are not taken for new ones
+Found = dict[tuple[str, str, str], list[Sample]]  # (picture, codec, label) -> one a scale
+
+
+@dataclass(frozen=True)
+class Source:
+    """A picture to code."""
+
+    picture: Picture
+    digest: str  # of its pixels
+    max_pixels: int = MAX_PIXELS
+
+    def pixels(self) -> Pixels:
+        return _pixels(self.picture.path, self.max_pixels)
+
+
+@lru_cache(maxsize=4)
+def _pixels(path: str, max_pixels: int) -> Pixels:
+    """Transparency is laid on white: the codecs are compared on colours."""
+    try:
+        return to_pixels(read_image(Path(path).read_bytes(), max_pixels), background="white")
+    except OSError as error:
+        msg = f"cannot be read ({error.strerror}): check its permissions"
+        raise ImageError(msg) from error
+
+
+def open_source(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Source:
+    """Raises ImageError for what is no picture."""
+    pixels = _pixels(str(path), max_pixels)
+    height, width = pixels.shape[:2]
+    digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+    return Source(Picture(name, str(path), width, height), digest, max_pixels)
+
+
+@dataclass
+class Study:
+    """What to measure, and the means to do it."""
+
+    sources: Sequence[Source]
+    coders: Sequence[Coder]
+    scaled: frozenset[str]  # names of codecs that also run at their best scale
+    native: frozenset[str]  # names of codecs that run at the picture's own size
+    budgets: Sequence[float]  # bits a pixel; empty: each codec's own settings
+    metrics: tuple[str, ...]
+    cache: Cache
+    lpips: LPIPS | None = None
+    jobs: int = 1
+    failed: dict[str, str] = field(default_factory=dict)  # codec -> why it stopped in the middle
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _seen: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+
+    @cached_property
+    def _yardsticks(self) -> list[Any]:
+        """What the metrics' values depend on."""
+        weights = hashlib.sha256()
+        for value in self.lpips.state_dict().values() if self.lpips else ():
+            weights.update(value.cpu().numpy().tobytes())
+        return [METRICS_VERSION, version("pytorch-msssim"), weights.hexdigest()]
+
+    def tasks(self) -> list[tuple[Source, Coder, float]]:
+        """Pieces of work, picture by picture: a codec at a scale."""
+        out = []
+        for source in self.sources:
+            for coder in self.coders:
+                scales = SCALES if coder.name in self.scaled and self.budgets else (1.0,)
+                out += [(source, coder, scale) for scale in scales]
+        return out
+
+    def labels(self, coder: Coder) -> list[str]:
+        if self.budgets:
+            return [f"{budget:g} bpp" for budget in self.budgets]
+        return [f"quality {setting}" for setting in coder.settings]
+
+    def run(self, progress: Callable[[], None] = lambda: None) -> Found:
+        """Measures what the cache does not know. A codec that fails in the middle is left out, and `failed` says why."""
+        found: Found = {}
+        tasks = self.tasks()
+        with ThreadPoolExecutor(self.jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            try:
+                for (source, coder, _), samples in zip(tasks, pool.map(lambda task: self._safely(*task), tasks), strict=True):
+                    for label, sample in zip(self.labels(coder), samples, strict=False):
+                        if sample:
+                            found.setdefault((source.picture.name, coder.name, label), []).append(sample)
+                    progress()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        return {key: samples for key, samples in found.items() if key[1] not in self.failed}
+
+    def _safely(self, source: Source, coder: Coder, scale: float) -> list[Sample | None]:
+        if coder.name in self.failed:
+            return []
+        try:
+            return self.measure(source, coder, scale)
+        except CodecMissingError as error:
+            with self._lock:
+                self.failed[coder.name] = str(error)
+            return []
+
+    def measure(self, source: Source, coder: Coder, scale: float) -> list[Sample | None]:
+        """A picture through a codec at a scale: a sample for each label, from the cache as far as it knows them."""
+        labels = self.labels(coder)
+        keys = [key_of(source.digest, coder.description, scale, label, self._yardsticks) for label in labels]
+        known = [self.cache.get(key) for key in keys]
+        samples = [sample for _, sample in known]
+        todo = [place for place, (there, sample) in enumerate(known) if not there or (sample and self._lacks(source, sample))]
+        if not todo:
+            return samples
+        last: Sample | None = None
+        for place, made in zip(todo, self._make(source, coder, scale, todo), strict=True):
+            if made and last and last.data == made.data:  # a budget past all that the codec can use
+                samples[place] = last
+            else:
+                samples[place] = self._sample(source, coder, scale, made) if made else None
+            last = samples[place]
+            self.cache.put(keys[place], last)
+        return samples
+
+    def _make(self, source: Source, coder: Coder, scale: float, places: list[int]) -> Iterator[Made | None]:
+        small = shrink(source.pixels(), scale)
+        if self.budgets:
+            area = source.picture.width * source.picture.height
+            yield from coder.fit(small, [int(self.budgets[place] * area / 8) for place in places])
+        else:
+            for place in places:
+                setting = coder.settings[place]
+                yield Made(coder.encode(small, setting), f"quality {setting}", setting)
+
+    def _possible(self, source: Source) -> tuple[str, ...]:
+        """The metrics that a picture is large enough for."""
+        side = min(source.picture.width, source.picture.height)
+        least = {"ms_ssim": SMALLEST_MS_SSIM, "lpips": SMALLEST_LPIPS}
+        return tuple(name for name in self.metrics if side >= least.get(name, 1))
+
+    def _lacks(self, source: Source, sample: Sample) -> bool:
+        return any(name not in sample.metrics for name in self._possible(source))
+
+    def _sample(self, source: Source, coder: Coder, scale: float, made: Made) -> Sample:
+        original = source.pixels()
+        height, width = original.shape[:2]
+        picture = enlarge(coder.decode(made.data), width, height)
+        if picture.shape != original.shape:
+            msg = f"{coder.title} gave back {picture.shape[1]}x{picture.shape[0]} pixels for {width}x{height}: it is left out"
+            raise CodecMissingError(msg)
+        measures: dict[str, Callable[[], float]] = {
+            "psnr": lambda: psnr(picture, original),
+            "ms_ssim": lambda: ms_ssim(picture, original),
+            "lpips": lambda: self._distance(picture, source),
+        }
+        metrics = {name: measures[name]() for name in self._possible(source)}
+        return Sample(made.data, made.setting, scale, 8 * len(made.data) / (width * height), metrics)
+
+    def _distance(self, picture: Pixels, source: Source) -> float:
+        """LPIPS; what the network sees in an original is kept for the next of its samples."""
+        assert self.lpips
+        with self._lock:
+            features = self._seen.get(source.picture.path)
+        if features is None:
+            features = self.lpips.look(source.pixels())
+            with self._lock:
+                if len(self._seen) > 2 * self.jobs:
+                    self._seen.clear()
+                self._seen[source.picture.path] = features
+        return float(self.lpips.between(self.lpips.look(picture), features))
+
+    def series(self, found: Found) -> list[Series]:
+        """The mean curves of all codecs, the downscaled variants after their codec."""
+        out = []
+        for coder in self.coders:
+            if coder.name in self.failed:
+                continue
+            labels = self.labels(coder)
+            if coder.name in self.native:
+                points = tuple(self._point(found, coder.name, label, native) for label in labels)
+                out.append(Series(coder.name, coder.title, coder.description, tuple(p for p in points if p.pictures)))
+            if coder.name in self.scaled and self.budgets:
+                points = tuple(self._point(found, coder.name, label, best_of_scales) for label in labels)
+                text = f"{coder.description}, at the best of the scales {', '.join(f'{s:g}' for s in SCALES)}"
+                name, title = coder.name + SCALED, f"{coder.title}, best scale"
+                out.append(Series(name, title, text, tuple(p for p in points if p.pictures)))
+        return out
+
+    def _point(self, found: Found, name: str, label: str, choose: Callable[[list[Sample]], Mapping[str, float]]) -> Point:
+        rows = [choose(found.get((source.picture.name, name, label), [])) for source in self.sources]
+        rows = [row for row in rows if row]
+        names = [key for key in ("bpp", *METRICS) if rows and all(key in row for row in rows)]
+        means = {key: float(np.mean([row[key] for row in rows])) for key in names}
+        return Point(label, len(rows), means.pop("bpp", 0.0), means)
+
+
+def native(samples: list[Sample]) -> Mapping[str, float]:
+    """Rate and metrics of the sample at the picture's own size; nothing where there is none."""
+    return next(({"bpp": s.bpp, **s.metrics} for s in samples if s.scale == 1), {})
+
+
+def best_of_scales(samples: list[Sample]) -> Mapping[str, float]:
+    """The best of all scales for each metric apart, at the largest of their rates."""
+    if not samples:
+        return {}
+    best = {key: METRICS[key].best(s.metrics[key] for s in samples) for key in samples[0].metrics}
+    return {"bpp": max(s.bpp for s in samples), **best}
+
+
+def shown_of_scales(samples: list[Sample]) -> Sample:
+    """The sample to look at: the best by the first metric that there is, LPIPS if it was measured."""
+    key = next(name for name in METRICS if name in samples[0].metrics)
+    best = METRICS[key].best(sample.metrics[key] for sample in samples)
+    return next(sample for sample in samples if sample.metrics[key] == best)
+
+
+def shown(found: Found, series: Sequence[Series]) -> dict[tuple[str, str, str], Sample]:
+    """What a page shows of each picture, codec and label."""
+    names = {one.name for one in series}
+    out = {}
+    for (picture, codec, label), samples in found.items():
+        if codec in names and (own := [sample for sample in samples if sample.scale == 1]):
+            out[picture, codec, label] = own[0]
+        if codec + SCALED in names:
+            out[picture, codec + SCALED, label] = shown_of_scales(samples)
+    return out

@@ -1,0 +1,246 @@
+"""`tessera bench`: rate, quality and speed of Tessera and other codecs, and two closer looks at it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bitstream.errors import TesseraError
+from cli import options
+from cli.files import check_output, read_lines, write_output
+from cli.report import fail
+
+RUN = "run"
+
+
+class BenchGroup(click.Group):
+    """A group whose command `run` need not be named: `tessera bench photos/` is `tessera bench run photos/`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+            args = [RUN, *args]
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        self.commands[RUN].format_help(click.Context(self.commands[RUN], info_name=ctx.info_name, parent=ctx.parent), formatter)
+        formatter.write("\n")
+        self.format_commands(ctx, formatter)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name in self.commands if name != RUN]
+
+
+class Names(click.ParamType):
+    """Names with commas between them."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+class Numbers(click.ParamType):
+    """Numbers with commas between them."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        try:
+            return value if isinstance(value, tuple) else tuple(float(part) for part in value.split(",") if part.strip())
+        except ValueError:
+            self.fail(f"{value!r} are no numbers: write them with commas, as in 0.02,0.05", param, ctx)
+
+
+@click.group(cls=BenchGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def bench() -> None:
+    """Rate, quality and speed, against other codecs."""
+
+
+@bench.command(RUN)
+@click.argument("inputs", metavar="DIR|FILE...", nargs=-1)
+@options.inputs
+@click.option(
+    "--codecs",
+    type=Names(),
+    metavar="LIST",
+    default=(),
+    help="Which to run; default all: tessera, jpeg, webp, avif, jpeg2000, "
+    "jxl, the same but tessera with -scaled (best scale), and compressai's bmshj2018-factorized, bmshj2018-hyperprior, "
+    "mbt2018-mean, cheng2020-attn.",
+)
+@click.option(
+    "--bpp",
+    "budgets",
+    type=Numbers(),
+    metavar="LIST",
+    help="Rates that no file exceeds, bits a pixel.  [default: 0.0147,0.0244,0.0443,0.0806,0.153,0.25,0.4,0.7]",
+)
+@click.option(
+    "--own-settings", is_flag=True, help="Fixed settings of each codec instead of common rates, as published curves have."
+)
+@click.option("--metrics", type=Names(), metavar="LIST", default=(), help="Of lpips, psnr, ms_ssim; default all.")
+@click.option("--lpips-weights", metavar="NPZ", help="AlexNet and LPIPS weights; default: the torch cache.")
+@click.option("--compressai-weights", metavar="DIR", help="Weights of compressai's models; default: compressai's own hub.")
+@click.option("--anchor", metavar="CODEC", help="What BD-rates compare with.  [default: webp-scaled]")
+@click.option("--csv", "csv_path", metavar="PATH", help="Write every number; '-' is standard output.")
+@click.option("--json-dir", metavar="DIR", help="Write a JSON file a codec, as compressai's plot tool takes them.")
+@click.option("--plot", "plot_path", metavar="PATH", help="Draw the curves: .png, .svg or .pdf.")
+@click.option(
+    "--overlay", "overlays", metavar="JSON", multiple=True, help="Draw a published curve too, from compressai's JSON."
+)
+@click.option(
+    "--report", "page_path", metavar="HTML", help="Write a self-contained page: curves, tables, pictures side by side."
+)
+@click.option("--no-speed", is_flag=True, help="Leave out the measuring of speed.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Threads when measuring speed."
+)
+@click.option("--cache", metavar="DIR", help="Where results are kept for later runs.  [default: the user's cache]")
+@click.option("--no-cache", is_flag=True, help="Keep nothing.")
+@options.jobs
+@options.force
+@options.coding
+@options.reporting
+def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **given: Any) -> None:
+    """Measure rate, quality and speed of Tessera and other codecs on pictures.
+
+    Every file is counted whole. At each rate a codec makes its best file that is no larger. Results are kept, so that a run
+    that was interrupted goes on where it was.
+
+    \b
+    tessera bench photos/
+    tessera bench photos/ --codecs tessera,webp,webp-scaled --bpp 0.02,0.05,0.1 --report report.html
+    """
+    with failing(given["verbose"]):
+        outputs = [given[name] for name in ("csv_path", "plot_path", "page_path") if given[name]]
+        for path in outputs:
+            check_output(path, given["force"], "")
+        _refuse_two_streams(given)
+        problems = _run(_request((*inputs, *(read_lines(files_from) if files_from else ())), recursive, given), given)
+    sys.exit(1 if problems else 0)
+
+
+def _refuse_two_streams(given: dict[str, Any]) -> None:
+    if given["csv_path"] == "-" and given["as_json"]:
+        msg = "--json and --csv - both want standard output: name a file for one of them"
+        raise click.UsageError(msg)
+
+
+def _request(inputs: tuple[str, ...], recursive: bool, given: dict[str, Any]) -> Any:
+    from benchmarks.bench import BUDGETS, Request
+    from benchmarks.codecs import Means
+
+    if not inputs:
+        msg = "name pictures, or a folder of them"
+        raise click.UsageError(msg)
+    cache = None if given["no_cache"] else Path(given["cache"] or _user_cache())
+    return Request(
+        inputs, recursive, given["codecs"], given["budgets"] or BUDGETS, given["own_settings"], given["metrics"],
+        given["lpips_weights"], given["anchor"], Means(given["model"], given["device"], given["compressai_weights"]), cache,
+        given["jobs"], not given["no_speed"], given["threads"], given["max_pixels"], shlex.join(["tessera", *sys.argv[1:]]),
+    )  # fmt: skip
+
+
+def _user_cache() -> str:
+    return str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tessera" / "bench")
+
+
+def _run(request: Any, given: dict[str, Any]) -> bool:
+    from benchmarks import export
+    from benchmarks.bench import Bench, decoded
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
+    overlays = [_overlay(path) for path in given["overlays"]]
+    bench = Bench.prepare(request, say)
+    study = bench.study()
+    with progress(len(study.tasks()), given["quiet"], "measuring") as step:
+        results = bench.run(study, step, say)
+    if given["as_json"]:
+        for series in results.series:
+            click.echo(json.dumps(export.json_of(series, results)))
+    elif given["csv_path"] != "-" and not given["quiet"]:
+        show(_parts(results))
+    if given["csv_path"]:
+        write_output(given["csv_path"], export.csv_of(results).encode())
+    if given["json_dir"]:
+        export.write_json(results, Path(given["json_dir"]))
+    if given["plot_path"]:
+        export.write_plot(results, Path(given["plot_path"]), overlays)
+    if given["page_path"]:
+        from benchmarks.report import write_report
+
+        pictures = {source.picture.name: source for source in bench.sources}
+        write_report(results, Path(given["page_path"]), lambda name: pictures[name].pixels(), decoded(bench))
+    return bench.problems
+
+
+def _overlay(path: str) -> dict:
+    try:
+        curve = json.loads(Path(path).read_text())
+        curve["results"]["bpp"], curve["name"]  # both must be there
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = f"{path}: not a curve in compressai's JSON ({error})"
+        raise TesseraError(msg) from error
+    return curve
+
+
+def show(parts: Iterable[Any]) -> None:
+    """Tables and lines on standard output."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str))
+
+
+def _parts(results: Any) -> Iterator[Any]:
+    from benchmarks.export import tables
+
+    count = len(results.pictures)
+    yield f"{count} picture{'s' if count > 1 else ''}, whole files, means; 'n of {count}' where not all pictures fit\n"
+    for title, table, remarks in tables(results):
+        yield from (f"[bold]{title}[/bold]", table, f"{remarks}\n" if remarks else "")
+    yield from (f"left out: {name}: {reason}" for name, reason in results.missing.items())
+
+
+def find_all(inputs: tuple[str, ...], recursive: bool, files_from: str | None, max_pixels: int) -> list[Any]:
+    """Opened pictures. Raises ImageError for one that cannot be read."""
+    from benchmarks.bench import find_pictures
+    from benchmarks.study import open_source
+
+    names = (*inputs, *(read_lines(files_from) if files_from else ()))
+    return [open_source(path, name, max_pixels) for name, path in find_pictures(names, recursive)]
+
+
+@contextmanager
+def progress(total: int, quiet: bool, verb: str) -> Iterator[Callable[[], None]]:
+    """A bar on standard error, on a terminal only; without a total it shows that work goes on."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total or None)
+        yield lambda: bar.advance(task)
+
+
+@contextmanager
+def failing(verbose: bool) -> Iterator[None]:
+    """Ends a command whose work cannot go on with one line and an exit code."""
+    try:
+        yield
+    except (TesseraError, MemoryError) as error:
+        fail("bench", error, verbose)

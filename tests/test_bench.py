@@ -1,0 +1,381 @@
+"""`tessera bench` as a whole, on three small pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import ROOT, SHARED
+from PIL import Image
+
+from benchmarks.bench import Bench, Request, find_pictures
+from benchmarks.cache import Cache, key_of
+from benchmarks.codecs import PillowCoder
+from benchmarks.metrics import ms_ssim, psnr
+from benchmarks.results import Sample
+from cli.main import main
+
+CODECS = "tessera,jpeg,webp,webp-scaled,jpeg2000,jxl-scaled"
+LPIPS = SHARED / "perceptual" / "lpips_alex.npz"
+SIZES = {"a.png": (170, 180), "b.jpg": (64, 40), "sub/c.png": (200, 161)}  # the second is too small for MS-SSIM
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory, photo) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "sub").mkdir()
+    for place, (name, (width, height)) in enumerate(SIZES.items()):
+        left, top = 60 * place, 40 * place
+        photo.crop((left, top, left + width, top + height)).save(folder / name)
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def bench(*arguments):
+    return CliRunner().invoke(main, ["bench", *map(str, arguments)])
+
+
+def quick(pictures: Path, cache: Path, *arguments):
+    return bench(pictures, "-r", "--codecs", CODECS, "--bpp", "0.05,0.1,0.2,0.5,1", "--no-speed", "--cache", cache, *arguments)
+
+
+@pytest.fixture(scope="module")
+def done(pictures, cache, tmp_path_factory):
+    """A run with every output, and where they lie."""
+    out = tmp_path_factory.mktemp("out")
+    lpips = ["--lpips-weights", LPIPS] if LPIPS.exists() else []
+    result = quick(
+        pictures,
+        cache,
+        *lpips,
+        "--csv",
+        out / "b.csv",
+        "--json-dir",
+        out / "json",
+        "--plot",
+        out / "b.png",
+        "--report",
+        out / "b.html",
+    )
+    return result, out
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO((out / "b.csv").read_text())))
+
+
+def test_the_terminal_shows_every_table(done):
+    result, _ = done
+    assert result.exit_code == 0, result.output
+    shown = result.stdout
+    assert shown.startswith("3 pictures, whole files, means; 'n of 3' where not all pictures fit\n")
+    assert "PSNR, dB, at no more than so many bits a pixel (higher is better)" in shown
+    assert "BD-rate against WebP, best scale (negative is fewer bits), and the interval it holds for" in shown
+    assert re.search(r"^Tessera +\d\d\.\d\d +\d\d\.\d\d", shown, re.MULTILINE)
+    assert re.search(r"^JPEG +(-|\d of 3) +(-|\d of 3) ", shown, re.MULTILINE)
+
+
+def test_rates_are_sizes_on_disk_and_metrics_are_those_of_the_decoded_file(done, pictures, codec):
+    rows = rows_of(done[1])
+    row = next(r for r in rows if (r["picture"], r["codec"], r["point"]) == ("a.png", "tessera", "0.2 bpp"))
+    original = np.asarray(Image.open(pictures / "a.png"))
+    data = codec.encode(original, target_bpp=0.2)
+    assert int(row["bytes"]) == len(data)
+    assert float(row["bpp"]) == pytest.approx(8 * len(data) / (170 * 180), rel=1e-5)
+    picture = np.asarray(codec.decode(data))
+    assert float(row["psnr"]) == pytest.approx(psnr(picture, original), abs=0.01)
+    assert float(row["ms_ssim"]) == pytest.approx(ms_ssim(picture, original), abs=1e-3)
+
+
+def test_no_file_is_larger_than_its_rate_allows(done):
+    rows = [row for row in rows_of(done[1]) if row["picture"] != "mean"]
+    assert {row["codec"] for row in rows} == set(CODECS.split(","))
+    for row in rows:
+        assert float(row["bpp"]) <= float(row["point"].split()[0])
+
+
+def test_means_are_over_all_pictures_or_say_how_many(done):
+    rows = rows_of(done[1])
+    for mean in (row for row in rows if row["picture"] == "mean"):
+        same = [r for r in rows if (r["codec"], r["point"]) == (mean["codec"], mean["point"]) and r["picture"] != "mean"]
+        assert mean["setting"] == f"{len(same)} of 3 pictures"
+        if not mean["codec"].endswith("-scaled"):
+            assert float(mean["psnr"]) == pytest.approx(np.mean([float(r["psnr"]) for r in same]), abs=1e-3)
+
+
+def test_the_best_scale_is_no_worse_than_the_native_size(done):
+    rows = {(r["picture"], r["codec"], r["point"]): r for r in rows_of(done[1])}
+    compared = 0
+    for (picture, codec, point), row in rows.items():
+        scaled = rows.get((picture, f"{codec}-scaled", point))
+        if scaled and picture == "mean" and row["setting"] == scaled["setting"]:
+            compared += 1
+            assert float(scaled["psnr"]) >= float(row["psnr"])
+    assert compared
+
+
+def test_metrics_that_a_picture_is_too_small_for_are_left_out(done):
+    rows = rows_of(done[1])
+    assert all((row["ms_ssim"] == "") == (row["picture"] == "b.jpg") for row in rows if row["picture"] != "mean")
+
+
+def test_json_is_what_compressais_plot_tool_reads(done):
+    _, out = done
+    assert {path.stem for path in (out / "json").glob("*.json")} == {*CODECS.split(","), "study"}
+    plain = json.loads((out / "json" / "tessera.json").read_text())
+    curve = plain["results"]
+    assert plain["name"] == "Tessera"
+    assert len(curve["bpp"]) == len(curve["psnr-rgb"]) == 5
+    assert curve["bpp"] == sorted(curve["bpp"])
+    assert plain["bd_rate"]["psnr-rgb"]["anchor"] == "webp-scaled"
+    study = json.loads((out / "json" / "study.json").read_text())
+    assert study["pictures"] == [f"{name}, {w}x{h}" for name, (w, h) in sorted(SIZES.items())]
+    assert study["budgets"] == [0.05, 0.1, 0.2, 0.5, 1]
+
+
+def test_the_plot_is_a_picture_and_takes_published_curves(done, pictures, cache, tmp_path):
+    _, out = done
+    with Image.open(out / "b.png") as plot:
+        assert plot.width > 1000
+    overlay = tmp_path / "published.json"
+    overlay.write_text(json.dumps({"name": "BPG", "results": {"bpp": [0.1, 0.5], "psnr-rgb": [25, 30]}}))
+    again = quick(pictures, cache, "--metrics", "psnr", "--quiet", "--plot", tmp_path / "o.svg", "--overlay", overlay)
+    assert again.exit_code == 0, again.output
+    assert "BPG (published)" in (tmp_path / "o.svg").read_text()
+    overlay.write_text("{}")
+    bad = quick(pictures, cache, "--overlay", overlay)
+    assert (bad.exit_code, bad.stderr) == (1, f"Error: bench: {overlay}: not a curve in compressai's JSON ('results')\n")
+
+
+def test_the_page_holds_everything(done):
+    page = (done[1] / "b.html").read_text()
+    assert "sub/c.png" in page
+    assert "JPEG XL, best scale" in page
+
+
+def test_a_second_run_repeats_every_number_from_the_cache(done, pictures, cache, tmp_path, monkeypatch):
+    def forbidden(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(PillowCoder, "encode", forbidden)
+    lpips = ["--lpips-weights", LPIPS] if LPIPS.exists() else []
+    again = quick(pictures, cache, *lpips, "--csv", tmp_path / "b.csv")
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "b.csv").read_text() == (done[1] / "b.csv").read_text()
+
+
+def test_without_the_cache_the_numbers_are_the_same(done, pictures, tmp_path):
+    again = bench(
+        pictures / "a.png",
+        "--codecs",
+        "tessera,webp",
+        "--bpp",
+        "0.2,0.5",
+        "--metrics",
+        "psnr",
+        "--no-speed",
+        "--no-cache",
+        "--csv",
+        "-",
+    )
+    assert again.exit_code == 0, again.output
+    first = {(r["codec"], r["point"]): r for r in rows_of(done[1]) if r["picture"] == "a.png"}
+    fresh = [r for r in csv.DictReader(io.StringIO(again.stdout)) if r["picture"] == "a.png"]
+    assert len(fresh) == 4
+    for row in fresh:
+        assert row["psnr"] == first[row["codec"], row["point"]]["psnr"]
+        assert row["bytes"] == first[row["codec"], row["point"]]["bytes"]
+
+
+def test_an_interrupted_run_keeps_what_it_had(pictures, tmp_path, monkeypatch):
+    real = PillowCoder.encode
+
+    def failing(self, pixels, setting):
+        if pixels.shape[0] == 161:  # the last picture
+            raise KeyboardInterrupt
+        return real(self, pixels, setting)
+
+    arguments = (pictures, "-r", "--codecs", "jpeg", "--bpp", "1", "--no-speed", "-j", "1", "--cache", tmp_path)
+    monkeypatch.setattr(PillowCoder, "encode", failing)
+    assert bench(*arguments).exit_code != 0
+    counted = []
+    monkeypatch.setattr(PillowCoder, "encode", lambda self, p, s: counted.append(p.shape) or real(self, p, s))
+    assert bench(*arguments).exit_code == 0
+    assert set(counted) == {(161, 200, 3)}
+
+
+def test_own_settings_are_the_codecs(pictures):
+    result = bench(
+        pictures / "a.png", "--codecs", "webp", "--own-settings", "--no-speed", "--no-cache", "--metrics", "psnr", "--json"
+    )
+    assert result.exit_code == 0, result.output
+    plain = json.loads(result.stdout)
+    assert plain["labels"] == [f"quality {quality}" for quality in range(5, 100, 5)]
+    stream = io.BytesIO()
+    Image.open(pictures / "a.png").save(stream, "WEBP", method=6, quality=50)
+    assert plain["results"]["bpp"][9] == pytest.approx(8 * len(stream.getvalue()) / (170 * 180))
+
+
+def test_speed_is_measured_in_processes_of_their_own(pictures):
+    arguments = (pictures / "b.jpg", "--codecs", "tessera,webp", "--bpp", "0.5", "--metrics", "psnr", "--no-cache")
+    result = bench(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    tessera, webp = (json.loads(line) for line in result.stdout.splitlines())
+    for codec in (tessera, webp):
+        assert codec["speed"]["encode"] > 0
+        assert codec["speed"]["startup"] > 0
+        assert codec["results"]["encoding_time"][0] == pytest.approx(64 * 40 / 1e6 / codec["speed"]["encode"])
+    assert tessera["speed"]["memory"] > 2 * webp["speed"]["memory"] > 20  # a process of WebP holds no torch
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ((), 2, "Usage: main bench [OPTIONS] DIR|FILE..."),
+        (
+            ("EMPTY",),
+            1,
+            "Error: bench: no pictures found: name pictures or a folder that holds some (-r looks into its folders too)",
+        ),
+        (
+            ("DIR", "--codecs", "jpeg,gif"),
+            2,
+            "Error: bench: unknown codec 'gif': choose from tessera, jpeg, webp, avif, jpeg2000, jxl,",
+        ),
+        (("DIR", "--metrics", "vmaf"), 2, "Error: bench: unknown metric 'vmaf': choose from lpips, psnr, ms_ssim"),
+        (("DIR", "--bpp", "x"), 2, "'x' are no numbers: write them with commas, as in 0.02,0.05"),
+        (("DIR", "--bpp", "0"), 2, "rates are bits a pixel, above 0"),
+        (("DIR", "--codecs", "jpeg", "--anchor", "webp"), 2, "the anchor 'webp' is not among the codecs: choose from jpeg"),
+        (("DIR", "--own-settings", "--codecs", "webp-scaled"), 2, "webp-scaled need common rates: leave out --own-settings"),
+        (("DIR", "--json", "--csv", "-"), 2, "--json and --csv - both want standard output"),
+        (("DIR", "--plot", "notthere/p.png"), 1, "the folder of the output notthere/p.png does not exist: make it first"),
+        (("DIR", "--device", "cuda:7"), 2, "device 'cuda:7' is not there"),
+    ],
+)
+def test_wrong_requests_end_with_one_line(arguments, code, message, pictures, tmp_path):
+    places = {"DIR": pictures, "EMPTY": tmp_path}
+    result = bench(*(places.get(a, a) for a in arguments))
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_bad_picture_and_a_missing_codec_do_not_stop_the_rest(pictures, tmp_path, monkeypatch):
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG nothing")
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    result = bench(
+        pictures / "b.jpg",
+        tmp_path / "bad.png",
+        "--codecs",
+        "webp,jxl",
+        "--bpp",
+        "1",
+        "--metrics",
+        "psnr",
+        "--no-speed",
+        "--no-cache",
+    )
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        f"{tmp_path}/bad.png: not a picture of a format that Pillow knows: convert it to PNG first",
+        "jxl: JPEG XL needs pillow-jxl-plugin: pip install pillow-jxl-plugin",
+    ]
+    assert re.search(r"^WebP +\d\d\.\d\d$", result.stdout, re.MULTILINE)
+
+
+def test_an_output_is_not_replaced_unasked(pictures, tmp_path):
+    (tmp_path / "b.csv").write_text("mine")
+    arguments = (pictures / "b.jpg", "--codecs", "webp", "--bpp", "1", "--metrics", "psnr", "--no-speed", "--no-cache")
+    result = bench(*arguments, "--csv", tmp_path / "b.csv")
+    assert (result.exit_code, result.stderr) == (1, f"Error: bench: the output {tmp_path}/b.csv exists: use -f to replace it\n")
+    assert (tmp_path / "b.csv").read_text() == "mine"
+    assert bench(*arguments, "-f", "--csv", tmp_path / "b.csv").exit_code == 0
+    assert (tmp_path / "b.csv").read_text().startswith("picture,codec,")
+
+
+def test_pictures_are_found(pictures, tmp_path):
+    assert [name for name, _ in find_pictures([str(pictures)], recursive=False)] == ["a.png", "b.jpg"]
+    assert [name for name, _ in find_pictures([str(pictures)], recursive=True)] == ["a.png", "b.jpg", "sub/c.png"]
+    twice = [name for name, _ in find_pictures([str(pictures / "a.png"), str(pictures)], recursive=False)]
+    assert twice == ["a.png", "a.png (2)", "b.jpg"]
+
+
+def test_lpips_without_weights_is_left_out_aloud(pictures, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    said: list[str] = []
+    made = Bench.prepare(Request([str(pictures / "b.jpg")], codecs=["webp"]), said.append)
+    assert made.metrics == ("psnr", "ms_ssim")
+    assert len(said) == 1
+    assert said[0].startswith("LPIPS is left out: LPIPS weights cannot be read from the torch cache (")
+    assert not made.problems
+    assert Bench.prepare(Request([str(pictures / "b.jpg")], codecs=["webp"], metrics=["lpips", "psnr"]), said.append).problems
+
+
+def test_the_cache_gives_back_what_it_was_given(tmp_path):
+    cache = Cache(tmp_path / "new")
+    sample = Sample(bytes(range(256)), "quality 3", 0.5, 0.123, {"psnr": 31.4})
+    cache.put(key_of("a", 1), sample)
+    cache.put(key_of("b", 1), None)
+    cache.close()
+    again = Cache(tmp_path / "new")
+    assert again.get(key_of("a", 1)) == (True, sample)
+    assert again.get(key_of("b", 1)) == (True, None)
+    assert again.get(key_of("a", 2)) == (False, None)
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys; from cli.main import main; main(['bench', '-h'], standalone_mode=False); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "contribution" in done.stdout
+    assert "--report HTML" in done.stdout
+
+
+def test_contribution_draws_a_sheet_and_tells_its_numbers(pictures, tmp_path):
+    arguments = (
+        "contribution",
+        pictures / "b.jpg",
+        "-o",
+        tmp_path / "map.png",
+        "--draws",
+        "1",
+        "--places",
+        "0,3",
+        "--device",
+        "cpu",
+    )
+    result = bench(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["place"] for row in rows] == [0, 3]
+    assert all(0 < row["share"] <= 1 and row["largest"] >= row["mean"] > 0 for row in rows)
+    with Image.open(tmp_path / "map.png") as sheet:
+        assert sheet.width > 500
+    again = bench(*arguments)
+    assert (again.exit_code, again.stderr) == (1, f"Error: bench: the output {tmp_path}/map.png exists: use -f to replace it\n")
+    far = bench("contribution", pictures / "b.jpg", "-o", tmp_path / "far.png", "--places", "99999")
+    assert far.exit_code == 2
+    assert "there is no token 99999: this picture has 0 to " in far.stderr
+
+
+def test_recognition_without_a_classifier_ends_with_one_line(pictures, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    result = bench("recognition", pictures)
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("Error: bench: ")

@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import http.server
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.codecs import LEARNED_NAMES, CodecMissingError, Means, make_coder
+from benchmarks.learned import HEAD, ZOO, LearnedCoder, from_hub, pack, unpack, weights_in
+from bitstream.errors import FormatError, ImageError
+
+FACTORIZED, HYPERPRIOR = LEARNED_NAMES[:2]
+
+
+def learned(test):
+    """For tests that need compressai."""
+    there = pytest.mark.skipif(find_spec("compressai") is None, reason="compressai is not installed")
+    return pytest.mark.learned(there(test))
+
+
+def test_the_codecs_are_those_that_a_benchmark_names():
+    assert tuple(ZOO) == LEARNED_NAMES
+    assert [len(zoo.qualities) for zoo in ZOO.values()] == [8, 8, 8, 6]
+
+
+@pytest.mark.parametrize("name", LEARNED_NAMES)
+@pytest.mark.parametrize("lengths", [(1, 1), (127, 3), (128, 9), (20_000, 40)])
+def test_files_are_as_small_as_they_can_be_and_are_read_back(name, lengths):
+    strings = [bytes(range(1, 2)) * length for length in lengths[-ZOO[name].strings :]]
+    data = pack(name, 5, 101, 65535, strings)
+    assert unpack(name, data) == (5, 101, 65535, strings)
+    extra = 0 if len(strings) == 1 else 1 + (lengths[0] > 127) + (lengths[0] > 16_383)
+    assert len(data) == 5 + extra + sum(map(len, strings))
+
+
+def test_a_header_is_what_its_description_says():
+    assert pack(HYPERPRIOR, 3, 0x102, 0x304, [b"abc", b"d"]) == b"\x13\x01\x02\x03\x04\x03abcd"
+    assert pack(FACTORIZED, 8, 1, 2, [b"abc"]) == b"\x08\x00\x01\x00\x02abc"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "these 0 bytes are no file of bmshj2018-hyperprior"),
+        (b"\x13\0\1\0\1", "these 5 bytes are no file"),
+        (b"\x03\0\1\0\1\1ab", "no file of bmshj2018-hyperprior"),  # of the codec before it
+        (b"\x13\0\0\0\1\1ab", "no file"),  # no width
+        (b"\x13\0\1\0\0\1ab", "no file"),  # no height
+        (b"\x10\0\1\0\1\1ab", "has no quality 0"),
+        (b"\x19\0\1\0\1\1ab", "has no quality 9"),
+        (b"\x13\0\1\0\1\2ab", "a string in it has no end"),
+        (b"\x13\0\1\0\1\xff\xff\xff\xff\xff", "has no end"),
+    ],
+)
+def test_damaged_headers_are_refused(data, message):
+    with pytest.raises(FormatError, match=message):
+        LearnedCoder(HYPERPRIOR).decode(data)
+
+
+def test_sides_that_cannot_be_are_refused():
+    with pytest.raises(ImageError, match="65536x1 is too large for mbt2018-mean"):
+        pack("mbt2018-mean", 1, 65536, 1, [b"a", b"b"])
+    with pytest.raises(ImageError, match="60000x60000 is 3,600,000,000 pixels"):
+        unpack(FACTORIZED, pack(FACTORIZED, 1, 60000, 60000, [b"a"]))
+
+
+def test_weights_are_found_by_either_name(tmp_path):
+    for file in (
+        "bmshj2018-factorized-2.pth.tar",
+        "bmshj2018-factorized-prior-2-87279a02.pth.tar",
+        "bmshj2018-factorized-prior-3-5c6f152b.pth.tar",
+        "bmshj2018-factorized-ms-ssim-4-4f91b847.pth.tar",
+        "bmshj2018-factorized-9.pth.tar",
+        "cheng2020_attn-mse-6-730501f2.pth.tar",
+    ):
+        (tmp_path / file).write_bytes(b"")
+    found = weights_in(tmp_path, FACTORIZED)
+    assert {quality: path.name for quality, path in found.items()} == {
+        2: "bmshj2018-factorized-2.pth.tar",
+        3: "bmshj2018-factorized-prior-3-5c6f152b.pth.tar",
+    }
+    assert LearnedCoder(FACTORIZED, tmp_path).settings == (2, 3)
+    assert list(weights_in(tmp_path, "cheng2020-attn")) == [6]
+    assert LearnedCoder("cheng2020-attn").settings == (1, 2, 3, 4, 5, 6)
+
+
+def test_what_is_missing_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.learned.find_spec", lambda name: None)
+    with pytest.raises(CodecMissingError, match=r"compressai is not installed: pip install 'tessera-codec\[bench\]'"):
+        make_coder(FACTORIZED, Means())
+    monkeypatch.setattr("benchmarks.learned.find_spec", lambda name: object())
+    with pytest.raises(
+        CodecMissingError, match=r"no weights of mbt2018-mean in .*none: .* named as in mbt2018-mean-1.pth.tar or"
+    ):
+        make_coder("mbt2018-mean", Means(learned_weights=str(tmp_path / "none")))
+    (tmp_path / "mbt2018-mean-4.pth.tar").write_bytes(b"")
+    with pytest.raises(CodecMissingError, match="no weights of mbt2018-mean at quality 2 in"):
+        LearnedCoder("mbt2018-mean", tmp_path).encode(np.zeros((8, 8, 3), np.uint8), 2)
+
+
+def test_a_refused_download_is_an_error_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("benchmarks.learned.HUB", "http://127.0.0.1:9/v1")  # where nobody listens
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with pytest.raises(CodecMissingError, match=r"at quality 2 cannot be had .*: put http.*-2-87279a02.pth.tar into a folder"):
+        from_hub(FACTORIZED, 2)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """A server whose every file is 'abc'."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "3")
+        self.end_headers()
+        self.wfile.write(b"abc")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_download_is_kept_if_its_digest_is_right(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with http.server.HTTPServer(("127.0.0.1", 0), Hub) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        monkeypatch.setattr("benchmarks.learned.HUB", f"http://127.0.0.1:{hub.server_port}")
+        try:
+            with pytest.raises(CodecMissingError, match="invalid hash value"):
+                from_hub(FACTORIZED, 1)
+            monkeypatch.setitem(ZOO, FACTORIZED, replace(ZOO[FACTORIZED], digests=("ba7816bf",)))  # of abc
+            path = from_hub(FACTORIZED, 1)
+        finally:
+            hub.shutdown()
+    assert path.read_bytes() == b"abc"
+    assert from_hub(FACTORIZED, 1) == path  # from the cache, nobody is there any more
+    assert [each for each in tmp_path.rglob("*") if each.is_file()] == [path]
+
+
+# What follows needs compressai. The weights are random and small, and scaled so that there is something to code; what a coder
+# makes of them is held to compressai called directly, in another process.
+MAKE = """
+import sys
+import numpy as np, torch
+import torch.nn.functional as F
+from compressai.zoo.image import model_architectures, model_urls
+
+folder = sys.argv[1]
+sizes = {"bmshj2018-factorized": (8, 12), "bmshj2018-hyperprior": (8, 12), "mbt2018-mean": (8, 12), "cheng2020-attn": (8,)}
+x = torch.from_numpy(np.load(folder + "/x.npy")).permute(2, 0, 1)[None].float() / 255
+x = F.pad(x, (0, -x.shape[3] % 64, 0, -x.shape[2] % 64), mode="replicate")
+for place, (name, arguments) in enumerate(sizes.items()):
+    torch.manual_seed(place)
+    network = model_architectures[name](*arguments).eval()
+    last = [layer for layer in network.g_a if hasattr(layer, "weight") and layer.weight.ndim == 4][-1]
+    last.weight.data *= 30
+    plain = network.state_dict()
+    network.update()
+    state = network.state_dict()
+    torch.save(state if place % 2 else {"state_dict": state}, f"{folder}/{name}-1.pth.tar")
+    if place < 2:
+        torch.save(plain, f"{folder}/{name}-2.pth.tar")  # without the coder's tables
+    with torch.inference_mode():
+        made = network.compress(x)
+        drawn = network.decompress(**made)["x_hat"]
+    strings = [np.frombuffer(string, np.uint8) for (string,) in made["strings"]]
+    np.savez(f"{folder}/{name}.npz", *strings, x=(drawn[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+hub = {f"{name} {quality}": url for name in sizes for quality, url in model_urls[name]["mse"].items()}
+open(folder + "/hub.txt", "w").write("\\n".join(f"{key} {url}" for key, url in hub.items()))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, photo) -> Path:
+    path = tmp_path_factory.mktemp("weights")
+    np.save(path / "x.npy", np.asarray(photo.crop((300, 150, 401, 220))))
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", MAKE, str(path)], check=True, env=environment)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pixels(folder) -> np.ndarray:
+    return np.load(folder / "x.npy")
+
+
+@pytest.fixture(scope="module")
+def factorized(folder):
+    coder = LearnedCoder(FACTORIZED, folder)
+    yield coder
+    coder.close()
+
+
+@learned
+@pytest.mark.parametrize("name", LEARNED_NAMES)
+def test_a_coder_does_what_compressai_does(folder, pixels, name):
+    coder = make_coder(name, Means(learned_weights=str(folder)))
+    data = coder.encode(pixels, 1)
+    assert coder.encode(pixels, 1) == data
+    with np.load(folder / f"{name}.npz") as expected:
+        strings = [expected[f"arr_{place}"].tobytes() for place in range(ZOO[name].strings)]
+        assert unpack(name, data) == (1, 101, 70, strings)
+        drawn = coder.decode(data)
+        assert drawn.dtype == np.uint8
+        assert drawn.shape == (70, 101, 3)
+        assert np.array_equal(drawn, expected["x"][:70, :101])
+        assert drawn.std() > 0
+    coder.close()
+    assert "compressai" not in sys.modules
+
+
+@learned
+@pytest.mark.parametrize("size", [(1, 1), (1, 130), (64, 128), (65, 63)])
+def test_pictures_of_any_size_come_back_in_it(factorized, pixels, size):
+    small = np.resize(pixels, (*size, 3))
+    assert factorized.decode(factorized.encode(small, 1)).shape == (*size, 3)
+
+
+@learned
+def test_weights_without_tables_get_them(factorized, pixels):
+    assert factorized.settings == (1, 2)
+    assert factorized.encode(pixels, 2)[HEAD:] == factorized.encode(pixels, 1)[HEAD:]
+
+
+@learned
+def test_a_budget_is_met(factorized, pixels):
+    size = len(factorized.encode(pixels, 1))
+    made, none = factorized.fit(pixels, [size, size - 1])
+    assert len(made.data) == size
+    assert none is None
+
+
+@learned
+def test_the_description_changes_with_the_weights(factorized, folder, tmp_path):
+    (tmp_path / "bmshj2018-factorized-1.pth.tar").write_bytes((folder / "bmshj2018-factorized-1.pth.tar").read_bytes())
+    other = LearnedCoder(FACTORIZED, tmp_path)
+    assert factorized.description != other.description
+    assert "compressai 1." in other.description
+    assert "compressai's own weights" in LearnedCoder(FACTORIZED).description
+
+
+@learned
+def test_a_crash_is_an_error_of_one_call(factorized, pixels):
+    data = factorized.encode(pixels, 1)
+    with pytest.raises(CodecMissingError, match="the process of bmshj2018-factorized crashed"):
+        factorized._run(crash, 1)
+    assert factorized.encode(pixels, 1) == data
+
+
+def crash(name: str, path: Path) -> None:
+    os.abort()
+
+
+@learned
+def test_bytes_that_nobody_wrote_do_no_harm(factorized, pixels):
+    """compressai's decoder reads past the end of its string: it makes things up, or crashes."""
+    data = factorized.encode(pixels, 1)
+    huge = pack(FACTORIZED, 1, 4000, 4000, [b"\xff" * 8])
+    for damaged in (huge, data[: HEAD + 4], data[:HEAD] + b"\xff" * 9):
+        try:
+            assert factorized.decode(damaged).shape[2] == 3
+        except CodecMissingError as error:
+            assert "crashed" in str(error) or "failed with" in str(error)
+    assert factorized.encode(pixels, 1) == data
+
+
+@learned
+@pytest.mark.parametrize("content", [b"no weights", b""])
+def test_files_that_are_no_weights_are_refused_by_name(tmp_path, content):
+    (tmp_path / "mbt2018-mean-1.pth.tar").write_bytes(content)
+    with pytest.raises(CodecMissingError, match=r"mbt2018-mean failed with the weights mbt2018-mean-1.pth.tar \(\w+: "):
+        make_coder("mbt2018-mean", Means(learned_weights=str(tmp_path)))
+
+
+@learned
+def test_weights_of_another_codec_are_refused(tmp_path, folder):
+    (tmp_path / "cheng2020-attn-1.pth.tar").write_bytes((folder / "mbt2018-mean-1.pth.tar").read_bytes())
+    with pytest.raises(CodecMissingError, match=r"cheng2020-attn failed with the weights cheng2020-attn-1.pth.tar \(KeyError"):
+        make_coder("cheng2020-attn", Means(learned_weights=str(tmp_path)))
+
+
+@learned
+def test_our_names_of_the_hubs_files_are_compressais(folder):
+    from benchmarks.learned import HUB
+
+    ours = [f"{name} {q} {HUB}/{zoo.hub_name(q)}" for name, zoo in ZOO.items() for q in zoo.qualities]
+    assert (folder / "hub.txt").read_text().splitlines() == ours

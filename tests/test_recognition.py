@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor, nn
+
+from benchmarks import recognition as recognition_module
+from benchmarks.recognition import Classifier, load_classifier, recognition
+from bitstream.errors import ModelError, TesseraError
+from cli.main import main
+from codec.lengths import UsageError
+
+WEIGHTS = "mobilenet_v3_small-047dcff4.pth"
+
+
+def learned(test):
+    """For tests that need torchvision."""
+    there = pytest.mark.skipif(find_spec("torchvision") is None, reason="torchvision is not installed")
+    return pytest.mark.learned(there(test))
+
+
+class Contrast(nn.Module):
+    """Classes are steps of contrast: class k is a picture whose values spread by k / 50."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -(x.flatten(1).std(1, correction=0)[:, None] - torch.arange(50) / 50).abs()
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return Classifier("contrast", Contrast(), lambda picture: picture / 255)
+
+
+def step(pixels: np.ndarray) -> int:
+    return round(float(pixels.std() / 255 * 50))
+
+
+def neighbours(pixels: np.ndarray) -> set[int]:
+    return set(np.abs(np.arange(50) / 50 - pixels.std() / 255).argsort()[:5].tolist())
+
+
+@pytest.fixture(scope="module")
+def pictures(photo) -> list[np.ndarray]:
+    boxes = [(0, 0, 256, 256), (200, 100, 330, 260), (300, 200, 320, 230), (344, 144, 600, 400)]
+    return [np.asarray(photo.crop(box)) for box in boxes]
+
+
+def test_the_likeliest_classes_come_first(classifier, pictures):
+    seen = classifier.likeliest(pictures[0])
+    assert seen[0] == step(pictures[0])
+    assert set(seen) == neighbours(pictures[0])
+    few = Classifier("two", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)), lambda x: x / 255)
+    assert sorted(few.likeliest(pictures[0])) == [0, 1]
+
+
+def test_agreement_is_what_its_definition_says(codec, classifier, pictures):
+    steps = []
+    rows = recognition(codec, iter(pictures), classifier, [1365, 1, 149, 1], lambda: steps.append(1))
+    assert [row.tokens for row in rows] == [1, 149, 1365]
+    assert len(steps) == len(pictures)
+    for row in rows:
+        files = [codec.encode(pixels, tokens=row.tokens) for pixels in pictures]
+        drawn = [np.asarray(codec.decode(data)) for data in files]
+        sizes = [pixels.shape[0] * pixels.shape[1] for pixels in pictures]
+        pairs = list(zip(pictures, drawn, strict=True))
+        assert row.bpp == pytest.approx(np.mean([8 * len(data) / size for data, size in zip(files, sizes, strict=True)]))
+        assert row.top1 == np.mean([step(a) == step(b) for a, b in pairs])
+        assert row.top5 == np.mean([step(a) in neighbours(b) for a, b in pairs])
+    assert rows[0].top1 <= rows[0].top5 < 1  # one token keeps no contrast
+    assert rows[2].top1 >= 0.5
+    assert rows[2].top5 == 1
+
+
+def test_nothing_to_look_at_and_impossible_lengths_are_refused(codec, classifier, pictures):
+    with pytest.raises(TesseraError, match="no pictures to recognise: name some"):
+        recognition(codec, [], classifier, [10])
+    with pytest.raises(UsageError, match="tokens 0 is out of range"):
+        recognition(codec, pictures, classifier, [10, 0])
+
+
+def test_without_torchvision_the_next_step_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(TesseraError, match=r"recognition needs torchvision \(.*\): pip install 'tessera-codec\[bench\]'"):
+        load_classifier()
+
+
+@learned
+@pytest.mark.parametrize("name", ["mobilenet", "fcn_resnet50", "raft_large", "r3d_18", "", "load_state_dict_from_url"])
+def test_names_that_are_no_classifiers_are_refused(name):
+    with pytest.raises(UsageError, match=f"'{name}' is no classifier of torchvision: choose from alexnet, .*vit_l_32"):
+        load_classifier(name)
+
+
+@learned
+def test_missing_weights_are_said_with_file_and_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(
+        ModelError, match=f"weights of mobilenet_v3_small are not there: put http.*/{WEIGHTS} into {tmp_path}/hub/"
+    ):
+        load_classifier()
+    with pytest.raises(ModelError, match=rf"the weights {tmp_path}/a.pth are not there: put http.*/{WEIGHTS} into {tmp_path}$"):
+        load_classifier("mobilenet_v3_small", tmp_path / "a.pth")
+
+
+@learned
+@pytest.mark.parametrize("content", [b"", b"no weights", None])
+def test_files_that_are_no_weights_are_refused(tmp_path, content):
+    path = tmp_path / "a.pth"
+    path.write_bytes(content) if content is not None else torch.save({"features.0.weight": torch.zeros(3)}, path)
+    with pytest.raises(ModelError, match=rf"{path} does not hold weights of mobilenet_v3_small \(\w+: .*{WEIGHTS} has them"):
+        load_classifier("mobilenet_v3_small", path)
+
+
+@learned
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "googlenet"])
+def test_a_classifier_is_torchvisions_with_its_own_preprocessing(tmp_path, monkeypatch, pictures, name):
+    """Held to what torchvision makes of the same file in the torch cache."""
+    import torchvision.models as models
+
+    best = models.get_model_weights(name).DEFAULT
+    torch.manual_seed(0)
+    extra = {"init_weights": False} if name == "googlenet" else {}
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(models.get_model(name, weights=None, **extra).state_dict(), folder / best.url.rsplit("/", 1)[-1])
+    monkeypatch.setattr(type(best), "get_state_dict", lambda *_, **__: torch.load(next(folder.iterdir()), weights_only=True))
+    network = models.get_model(name, weights=best).eval()
+    loaded = load_classifier(name)
+    for pixels in pictures:
+        with torch.inference_mode():
+            picture = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+            scores = network(best.transforms()(picture)[None])[0]
+            assert torch.allclose(loaded.network(loaded.prepare(picture)[None])[0], scores)
+        assert loaded.likeliest(pixels) == scores.topk(5).indices.tolist()
+
+
+@learned
+def test_the_command_prints_a_table(tmp_path, photo, monkeypatch):
+    models = recognition_module._torchvision_models()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    url = models.get_model_weights("squeezenet1_1").DEFAULT.url
+    torch.save(models.get_model("squeezenet1_1", weights=None).state_dict(), cache / Path(url).name)
+    photo.crop((0, 0, 100, 80)).save(tmp_path / "a.png")
+    arguments = ["bench", "recognition", str(tmp_path / "a.png"), "--classifier", "squeezenet1_1", "--tokens", "300,20"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0] == "squeezenet1_1 on 1 pictures: agreement with its verdict on the original"
+    assert lines[1].split() == ["tokens", "a", "block", "bpp", "top-1", "top-5"]
+    assert [line.split()[0] for line in lines[2:]] == ["20", "300"]
