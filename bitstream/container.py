@@ -7,7 +7,8 @@ in a file before it was checked.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from bitstream.errors import FormatError
 
@@ -19,6 +20,7 @@ HAS_SECTIONS = 0x04  # flags: the two lowest bits say how many bytes a side take
 SIDE_BYTES = (1, 2, 4)
 CRC_BYTES = 3
 SECTION_NAMES = {1: "icc", 2: "exif", 3: "xmp", 4: "alpha"}  # readers skip those that they do not know
+Sections: TypeAlias = tuple[tuple[int, bytes], ...]  # (type, content)
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class File:
     stream_id: bytes  # the first two bytes of the fingerprint of the model that tokens belong to
     length: int  # tokens in the payload
     payload: bytes
-    sections: tuple[tuple[int, bytes], ...] = field(default=())  # (type, content)
+    sections: Sections = ()
     whole: bool = True  # the checksum holds; False for a cut or damaged file
     header_bytes: int = 0  # all that comes before the sections
 
@@ -118,7 +120,7 @@ def read_file(data: bytes) -> File:
     return File(width, height, data[3 : 3 + STREAM_ID_BYTES], length, data[start:], sections, whole, body)
 
 
-def _read_sections(data: bytes, at: int) -> tuple[tuple[tuple[int, bytes], ...], int]:
+def _read_sections(data: bytes, at: int) -> tuple[Sections, int]:
     """The sections at `at`, and where the payload begins."""
     sections: list[tuple[int, bytes]] = []
     while at < len(data):

@@ -12,8 +12,8 @@ from bitstream.coder import encode_tokens, sequence_of
 from bitstream.container import File, read_file, write_file
 from bitstream.errors import FormatError
 from bitstream.layout import Layout
-from codec.api import read_tokens
 from codec.images import check_size
+from codec.stages import read_tokens
 from codec.weights import DEFAULT, model_for, open_model
 
 

@@ -44,6 +44,11 @@ class Target:
                 msg = f"{label} {value:g} is out of range: {low} to {high}" if high else f"{label} {value:g} is too small"
                 raise UsageError(msg)
 
+    @property
+    def draws(self) -> bool:
+        """Whether pictures must be drawn, by the network, to find the length."""
+        return False
+
     def budget(self, width: int, height: int) -> int | None:
         """Bytes that the whole file may take, or None where the target is no size."""
         if self.target_bpp is not None:
@@ -56,6 +61,9 @@ class Target:
             return layout.length_of(self.tokens)
         quality = DEFAULT_QUALITY if self.quality is None else self.quality
         return layout.length_of(block_tokens_of_quality(quality))
+
+
+DEFAULT_TARGET = Target()
 
 
 def block_tokens_of_quality(quality: float) -> float:
