@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from bitstream.errors import ImageError
 
 MAX_PIXELS = 500_000_000
+_OPENING = threading.Lock()
 
 
 def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
@@ -21,25 +23,41 @@ def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
         raise ImageError(msg)
 
 
-def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """A picture from the bytes of its file; its size is checked before its pixels are read. Raises ImageError."""
+def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """A picture from the bytes of its file, of which only the header has been read; its size is checked. Raises ImageError."""
     try:
-        with warnings.catch_warnings():
+        with _OPENING, warnings.catch_warnings():  # Pillow's limit, and Python's list of warnings, are the whole process's
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is our limit
             limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
             try:
                 image = Image.open(io.BytesIO(data))
             finally:
                 Image.MAX_IMAGE_PIXELS = limit
-        check_size(*image.size, max_pixels)
-        image.load()
     except UnidentifiedImageError as error:
         msg = "not a picture of a format that Pillow knows: convert it to PNG first"
         raise ImageError(msg) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        msg = f"the picture cannot be read ({error}): it may be cut or damaged"
-        raise ImageError(msg) from error
+        raise _unreadable(error) from error
+    check_size(*image.size, max_pixels)
     return image
+
+
+def load_image(image: Image.Image) -> Image.Image:
+    """Reads the pixels of an opened picture. Raises ImageError."""
+    try:
+        image.load()
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise _unreadable(error) from error
+    return image
+
+
+def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """`open_image`, then `load_image`."""
+    return load_image(open_image(data, max_pixels))
+
+
+def _unreadable(error: Exception) -> ImageError:
+    return ImageError(f"the picture cannot be read ({error}): it may be cut or damaged")
 
 
 def to_pixels(image: Image.Image | NDArray[np.uint8], background: str | None = None) -> NDArray[np.uint8]:
