@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from functools import cached_property
@@ -40,6 +41,7 @@ class Codec:
         self.tile = tile
         self.max_pixels = max_pixels
         self._chosen = model
+        self._loading = threading.Lock()  # threads that come at once load a network once
         self._networks: dict[bytes, Any] = {}
         self._models: dict[bytes, Model] = {}
 
@@ -55,9 +57,10 @@ class Codec:
         return open_model(self._chosen or DEFAULT)
 
     def _network(self, model: Model) -> Any:
-        if model.stream_id not in self._networks:
-            self._networks[model.stream_id] = model.network(self.device)
-        return self._networks[model.stream_id]
+        with self._loading:
+            if model.stream_id not in self._networks:
+                self._networks[model.stream_id] = model.network(self.device)
+            return self._networks[model.stream_id]
 
     def _model_of(self, file: File) -> Model:
         """The model that wrote a file. Raises ModelError if it is not there, or is not the one that was named."""
