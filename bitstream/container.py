@@ -1,4 +1,4 @@
-"""The .tsr file: header, sections, payload. FORMAT.md, section 2.
+"""The .tsr file: header, sections, payload. FORMAT.md, sections 1 and 2.
 
 Reading is in steps, cheapest check first: magic and version, then sizes, then the checksum; no array is made from a number
 in a file before it was checked.
@@ -25,7 +25,7 @@ Sections: TypeAlias = tuple[tuple[int, bytes], ...]  # (type, content)
 
 @dataclass(frozen=True)
 class File:
-    """What a .tsr file says: see FORMAT.md, section 2."""
+    """What a .tsr file says."""
 
     width: int
     height: int
@@ -121,16 +121,19 @@ def read_file(data: bytes) -> File:
 
 
 def _read_sections(data: bytes, at: int) -> tuple[Sections, int]:
-    """The sections at `at`, and where the payload begins."""
-    sections: list[tuple[int, bytes]] = []
+    """The sections at `at`, and where the payload begins. Each type is there once at most, so there are at most 255."""
+    sections: dict[int, bytes] = {}
     while at < len(data):
         kind = data[at]
         if kind == 0:
-            return tuple(sections), at + 1
+            return tuple(sections.items()), at + 1
+        if kind in sections:
+            msg = f"two sections of type {kind}: the file is damaged"
+            raise FormatError(msg)
         size, at = read_number(data, at + 1)
         if at + size > len(data):
             break
-        sections.append((kind, data[at : at + size]))
+        sections[kind] = data[at : at + size]
         at += size
     msg = "the file ends inside its sections, before the picture begins"
     raise FormatError(msg)

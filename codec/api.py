@@ -16,13 +16,13 @@ from bitstream.coder import Sequence, encode_tokens, fit_tokens, sequence_of
 from bitstream.container import File, Sections, read_file, write_file
 from bitstream.errors import ModelError
 from bitstream.layout import Layout
-from codec.images import MAX_PIXELS, check_size, to_pixels
+from codec.images import KEEP, MAX_PIXELS, check_size, prepare, restore
 from codec.lengths import DEFAULT_TARGET, Target, TargetError
+from codec.sections import ALPHA, LABELS, from_sections
 from codec.stages import Decoded, Encoded, PictureOptions, Prepared, Read, read_tokens
 from codec.weights import DEFAULT, Model, model_for, open_model
 
 DEFAULT_EFFORT = 3  # one pass of the network
-KEEP = PictureOptions()
 
 
 class Codec:
@@ -75,12 +75,10 @@ class Codec:
         return self._models[file.stream_id]
 
     def prepare(self, image: Image.Image | NDArray[np.uint8], options: PictureOptions = KEEP) -> Prepared:
-        """A picture, or pixels (H, W, 3) uint8 -> what the network wants. No network.
+        """A picture, or pixels (H, W, 3) uint8 -> what the network wants, and what its file keeps besides. No network.
 
         Raises ImageError for a picture that cannot be coded or is too large."""
-        width, height = (image.shape[1::-1] if image.ndim == 3 else (0, 0)) if isinstance(image, np.ndarray) else image.size
-        check_size(width, height, self.max_pixels)
-        return Prepared(to_pixels(image, options.background))
+        return prepare(image, options, self.max_pixels)
 
     def sequences(
         self, prepared: Iterable[Prepared], target: Target = DEFAULT_TARGET, effort: int = DEFAULT_EFFORT
@@ -132,6 +130,8 @@ class Codec:
         data = write_file(file)
         if budget is not None and len(data) > budget:
             msg = f"a {layout.width}x{layout.height} picture does not fit {budget} bytes: the smallest file has {len(data)}"
+            if sections:
+                msg += f", {file.section_bytes} of them for its {_listed(sections)}: leave that out with {_remedy(sections)}"
             raise TargetError(msg)
         return Encoded(data, read_file(data), layout.block_tokens_of(length))
 
@@ -163,8 +163,10 @@ class Codec:
         return [done[place] for place in range(len(files))]
 
     def finish(self, pixels: NDArray[np.uint8], file: File) -> Image.Image:
-        """The picture with what its file keeps beside colours. No network."""
-        return Image.fromarray(pixels)
+        """The picture, RGB, or RGBA where its file has transparency; profile, EXIF and XMP are in its `info`. No network.
+
+        Raises FormatError for damaged sections."""
+        return restore(pixels, from_sections(file.sections, file.width, file.height))
 
     def compress(self, image: Image.Image | NDArray[np.uint8], **options: Any) -> Encoded:
         """A picture -> its file and what it came to. Options: at most one of those of `codec.lengths.Target`; any of those of
@@ -216,3 +218,14 @@ class Codec:
     def decode_batch(self, blobs: Iterable[bytes], **options: Any) -> list[Image.Image]:
         """The inverse of `encode_batch`, with the options of `decode`."""
         return [made.image for made in self.decompress_batch(blobs, **options)]
+
+
+def _listed(sections: Sections) -> str:
+    return " and ".join(LABELS[kind] for kind, _ in sections)
+
+
+def _remedy(sections: Sections) -> str:
+    """The options that leave these sections out."""
+    kinds = {kind for kind, _ in sections}
+    options = ["--strip"] if kinds - {ALPHA} else []
+    return " and ".join([*options, "--background white"] if ALPHA in kinds else options)

@@ -19,6 +19,7 @@ from bitstream.container import File, Sections
 from bitstream.errors import FormatError, TruncatedError
 from bitstream.layout import Layout
 from bitstream.prior import Prior
+from codec.lengths import UsageError
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class PictureOptions:
     background: str | None = None  # a CSS colour that transparency is laid on, instead of being kept
     strip: bool = False  # keep no profile; colours become sRGB
     keep_exif: bool = False  # keep EXIF and XMP
+
+    def __post_init__(self) -> None:
+        if self.strip and self.keep_exif:
+            msg = "strip and keep exif contradict each other: give one of them"
+            raise UsageError(msg)
 
 
 @dataclass(frozen=True)
