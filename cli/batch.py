@@ -133,6 +133,8 @@ class Batch:
         self._bar = stack.enter_context(Bar(len(self._plan.jobs)))
 
     def _do(self, jobs: tuple[Job, ...]) -> None:
+        if not self._plan.single:
+            os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy, not yet imported, leaves the cores to the pipeline
         sweep(self._plan.folders)
         with closing(self._work.run(jobs, self._writer)) as outcomes:
             for outcome in outcomes:

@@ -57,13 +57,12 @@ class Colour(click.ParamType):
     name = "colour"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from bitstream.errors import ImageError
-        from codec.images import parse_colour
+        from PIL import ImageColor
 
         try:
-            parse_colour(value)
-        except ImageError as error:
-            self.fail(str(error), param, ctx)
+            ImageColor.getcolor(value, "RGBA")
+        except ValueError:
+            self.fail(f"{value!r} is no colour: use a name such as white, or #rrggbb", param, ctx)
         return value
 
 

@@ -7,6 +7,8 @@ thread only hands jobs on, so that it can answer a signal at once.
     for outcome in encode_all(names, lambda: codec, load, store, limits=Limits(threads=4)):
         ...  # outcome.job, outcome.made or outcome.error, in the order in which they are finished
 
+NumPy's own threads only get in the way of these: set OPENBLAS_NUM_THREADS to 1 before NumPy is imported.
+
 One bad picture does not stop the rest: its outcome carries the error. Whoever reads the outcomes may stop at any of them.
 """
 
@@ -40,8 +42,8 @@ Admit: TypeAlias = Callable[[int], None]
 PIXEL_BYTES = 150  # that a picture takes in the network, about, for each of its pixels
 ROOM = 32_000_000  # pixels in memory at once where there is memory enough
 SMALL = 512 * 512  # pixels of a picture that batches are thought for
-CPU_BATCH = 4
-WORKERS = 4  # network calls at once on a CPU, at most: while one is busy with integers, others use the float units
+WORKERS = 4  # network calls at once on a CPU, at most: on few threads each they wait less for each other than one on many
+CPU_BATCH = 1  # pictures a network call there: more were 5 to 10 % slower, since they leave the cache
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Outcome(Generic[Job, Made]):
     job: Job
     made: Made | None
     error: Exception | None
-    seconds: float  # from the start of reading to the end of writing
+    seconds: float  # of work: reading, its share of the network calls that it was in, writing
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def encode_all(
     jobs: Sequence[Job],
     codec: Callable[[], Codec],
     load: Callable[[Job], bytes],
-    store: Callable[[Job, Encoded], None],
+    store: Callable[[Job, Encoded], object],
     *,
     options: PictureOptions | None = None,
     target: Target = DEFAULT_TARGET,
@@ -138,7 +140,7 @@ def encode_all(
     def alike(item: tuple[int, Prepared]) -> Hashable:
         return _blocks(item[1].width, item[1].height)
 
-    yield from _Flow(Stages(read, compute, write, alike, once), bounds).run(jobs)
+    yield from overlap(jobs, Stages(read, compute, write, alike, once), bounds)
 
 
 def decode_all(
@@ -172,7 +174,12 @@ def decode_all(
     def alike(item: tuple[int, Read]) -> Hashable:
         return item[1].file.stream_id, _blocks(item[1].file.width, item[1].file.height)
 
-    yield from _Flow(Stages(read, compute, write, alike, once), bounds).run(jobs)
+    yield from overlap(jobs, Stages(read, compute, write, alike, once), bounds)
+
+
+def overlap(jobs: Sequence[Job], stages: Stages[Job, Made], limits: Limits) -> Generator[Outcome[Job, Made], None, None]:
+    """Takes each job through all stages; yields how it ended, in the order in which they are finished."""
+    yield from _Flow(stages, limits).run(jobs)
 
 
 def _blocks(width: int, height: int) -> tuple[int, int]:
@@ -227,8 +234,8 @@ class _Carried(Generic[Job]):
     """A job on its way."""
 
     job: Job
-    start: float
     item: Any = None
+    seconds: float = 0.0  # worked on it so far
     pixels: int = 0  # that it has let into memory
 
 
@@ -241,16 +248,13 @@ class _Flow(Generic[Job, Made]):
         self._gate = _Gate(limits.pixels or _room())
         self._readers = ThreadPoolExecutor(limits.threads, "read")
         self._writers = ThreadPoolExecutor(limits.threads, "write")
-        self._computers: _Computers[Job] | None = (
-            None  # made when there is something to compute: how many depends on the device
-        )
+        self._computers: _Computers | None = None  # how many depends on the device, which a first picture asks for
         self._reading: dict[Future[None], _Carried[Job]] = {}
         self._ready: deque[_Carried[Job]] = deque()
-        self._computing: dict[Future[list[Any]], list[_Carried[Job]]] = {}
-        self._writing: dict[Future[Made], _Carried[Job]] = {}
+        self._computing: dict[Future[tuple[list[Any], float]], list[_Carried[Job]]] = {}
+        self._writing: dict[Future[tuple[Made, float]], _Carried[Job]] = {}
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Outcome[Job, Made]]:
-        """Yields the outcome of each job, in the order in which they are finished."""
         waiting = deque(jobs)
         finished = False
         try:
@@ -273,7 +277,7 @@ class _Flow(Generic[Job, Made]):
     def _start_reading(self, waiting: deque[Job]) -> None:
         ahead = self._limits.threads + (self._computers.ahead if self._computers else 0)
         while waiting and len(self._reading) + len(self._ready) < ahead:
-            carried = _Carried(waiting.popleft(), time.perf_counter())
+            carried = _Carried(waiting.popleft())
             self._reading[self._readers.submit(self._read, carried)] = carried
 
     def _read(self, carried: _Carried[Job]) -> None:
@@ -281,7 +285,7 @@ class _Flow(Generic[Job, Made]):
             self._gate.enter(pixels)
             carried.pixels += pixels
 
-        carried.item = self._stages.read(carried.job, admit)
+        carried.item, carried.seconds = _timed(self._stages.read, carried.job, admit)
 
     def _start_computing(self, jobs: int) -> None:
         if self._ready and self._computers is None:
@@ -293,8 +297,8 @@ class _Flow(Generic[Job, Made]):
 
     def _compute(self, batch: list[_Carried[Job]]) -> None:
         assert self._computers
-        items = [carried.item for carried in batch]
-        self._computing[self._computers.submit(items, len(self._computing))] = batch
+        submitted = self._computers.submit([carried.item for carried in batch], sum(carried.pixels for carried in batch))
+        self._computing[submitted] = batch
 
     def _alike(self, most: int) -> list[_Carried[Job]]:
         """Takes the picture that has waited longest, and others that can share its network call."""
@@ -314,7 +318,10 @@ class _Flow(Generic[Job, Made]):
             else:
                 self._ready.append(carried)
         elif future in self._writing:
-            yield self._end(self._writing.pop(future), None if error else future.result(), error)
+            carried = self._writing.pop(future)
+            made, seconds = (None, 0.0) if error else future.result()
+            carried.seconds += seconds
+            yield self._end(carried, made, error)
         else:
             batch = self._computing.pop(future)
             if error and len(batch) > 1:  # one of them is to blame: each on its own
@@ -323,24 +330,27 @@ class _Flow(Generic[Job, Made]):
             elif error:
                 yield self._end(batch[0], error=error)
             else:
-                for carried, computed in zip(batch, future.result(), strict=True):
-                    written = self._writers.submit(self._stages.write, carried.job, carried.item, computed)
+                results, seconds = future.result()
+                for carried, computed in zip(batch, results, strict=True):
+                    carried.seconds += seconds / len(batch)
+                    written = self._writers.submit(_timed, self._stages.write, carried.job, carried.item, computed)
                     self._writing[written] = carried
 
     def _end(self, carried: _Carried[Job], made: Made | None = None, error: Exception | None = None) -> Outcome[Job, Made]:
         self._gate.leave(carried.pixels)
-        return Outcome(carried.job, made, error, time.perf_counter() - carried.start)
+        return Outcome(carried.job, made, error, carried.seconds)
 
 
-class _Computers(Generic[Job]):
+class _Computers:
     """The threads that run the network: one on a GPU, and on a CPU some that share its cores."""
 
     def __init__(self, compute: Callable[[list[Any]], list[Any]], codec: Codec, limits: Limits, jobs: int) -> None:
         import torch
 
         self._compute = compute
-        self._threads = torch.get_num_threads()
-        self._count = min(self._threads, WORKERS, jobs) if codec.device.type == "cpu" else 1
+        self._cores = torch.get_num_threads()
+        self._count = min(self._cores, WORKERS, jobs) if codec.device.type == "cpu" else 1
+        self._large = (limits.pixels or _room()) // 2
         self._pool = ThreadPoolExecutor(self._count, "compute")
         self.batch = limits.batch or _usual_batch(codec.device)
         self.ahead = 2 * self._count * self.batch  # pictures that should be read before they are needed
@@ -348,17 +358,17 @@ class _Computers(Generic[Job]):
     def free(self, busy: int) -> bool:
         return busy < self._count
 
-    def submit(self, items: list[Any], busy: int) -> Future[list[Any]]:
-        """Computes in a thread, on a fair share of the cores: all of them for a picture that has the memory to itself."""
-        return self._pool.submit(self._run, items, max(1, self._threads // min(self._count, busy + 1)))
+    def submit(self, items: list[Any], pixels: int) -> Future[tuple[list[Any], float]]:
+        """Computes in a thread, on its share of the cores, or on all where no other large picture fits into memory."""
+        return self._pool.submit(self._run, items, self._cores if pixels > self._large else self._cores // self._count)
 
-    def _run(self, items: list[Any], threads: int) -> list[Any]:
+    def _run(self, items: list[Any], threads: int) -> tuple[list[Any], float]:
         import torch
 
         torch.get_num_threads()  # a thread's first call sets its number to the last one set anywhere
         torch.set_num_threads(threads)
         try:
-            return self._compute(items)
+            return _timed(self._compute, items)
         except RuntimeError as error:
             if isinstance(error, torch.cuda.OutOfMemoryError) or "allocate memory" in str(error):
                 raise MemoryError from error
@@ -368,7 +378,14 @@ class _Computers(Generic[Job]):
         import torch
 
         self._pool.shutdown(wait=wait, cancel_futures=True)
-        torch.set_num_threads(self._threads)
+        torch.set_num_threads(self._cores)
+
+
+def _timed(call: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """What a call returns, and the seconds that it took."""
+    start = time.perf_counter()
+    result = call(*arguments)
+    return result, time.perf_counter() - start
 
 
 def _reason(future: Future[Any]) -> Exception | None:
