@@ -67,15 +67,18 @@ def order_of(prior: LevelPrior, classes: NDArray[np.uint8]) -> NDArray[np.int64]
     return np.lexsort((spread(rows, columns), -cost))
 
 
-def sequence_of(prior: Prior, layout: Layout, digits: tuple[NDArray[np.int8], ...]) -> Sequence:
-    """Puts the digits of all levels, (D, n, m) each, into the order they are sent."""
-    symbols, classes = [], []
+def sequence_of(
+    prior: Prior, layout: Layout, digits: tuple[NDArray[np.int8], ...], classes: tuple[NDArray[np.uint8], ...] | None = None
+) -> Sequence:
+    """Puts the digits of all levels, (D, n, m) each, into the order they are sent. `classes`, what the prior says of them, are
+    computed where they are not at hand."""
+    sent, under = [], []
     for index in range(len(prior.levels)):
-        chosen = prior.classes(index, prior.context(layout, index, list(digits[:index])))
+        chosen = classes[index] if classes else prior.classes(index, prior.context(layout, index, list(digits[:index])))
         order = order_of(prior.priors[index], chosen)
-        symbols.append(in_order(digits[index], order))
-        classes.append(in_order(chosen, order))
-    return Sequence(prior, tuple(symbols), tuple(classes))
+        sent.append(in_order(digits[index], order))
+        under.append(in_order(chosen, order))
+    return Sequence(prior, tuple(sent), tuple(under))
 
 
 def in_order(grid: NDArray, order: NDArray[np.int64]) -> NDArray:

@@ -97,8 +97,8 @@ class Codec:
         for places in together(layouts):
             group = [layouts[place] for place in places]
             latents = encode_pixels(network, group, [pictures[place] for place in places], self.device, self.tile)
-            for place, layout, digits in zip(places, group, tokenize_batch(network, prior, group, latents), strict=True):
-                done[place] = sequence_of(prior, layout, digits)
+            for place, layout, tokens in zip(places, group, tokenize_batch(network, prior, group, latents), strict=True):
+                done[place] = sequence_of(prior, layout, *tokens)
         return [(layout, done[place]) for place, layout in enumerate(layouts)]
 
     def sequence(self, image: Image.Image | NDArray[np.uint8]) -> tuple[Layout, Sequence]:

@@ -20,6 +20,7 @@ from bitstream.prior import PRECISION, STRIP, Prior
 from codec.network import Network, Pyramid
 
 Digits: TypeAlias = tuple[NDArray[np.int8], ...]  # (D, n, m) of a picture, a level each
+Classes: TypeAlias = tuple[NDArray[np.uint8], ...]  # of each digit, likewise
 
 
 def on_canvas(grids: Sequence[NDArray], layouts: Sequence[Layout], index: int, device: torch.device) -> Tensor:
@@ -58,10 +59,12 @@ def round_digits(raw: Tensor, classes: NDArray[np.uint8], bits: Tensor, level: P
 
 
 @torch.inference_mode()
-def tokenize_batch(network: Network, prior: Prior, layouts: Sequence[Layout], latents: Tensor) -> list[Digits]:
-    """Latents (B, C, h, w) of canvases of one size -> for each picture the digits (D, n, m) of all its tokens, a level each."""
+def tokenize_batch(network: Network, prior: Prior, layouts: Sequence[Layout], latents: Tensor) -> list[tuple[Digits, Classes]]:
+    """Latents (B, C, h, w) of canvases of one size -> for each picture the digits (D, n, m) of all its tokens, a level each,
+    and the classes that the prior puts them in."""
     decoded, known = blank(network, layouts, latents.device)
     digits: list[list[NDArray[np.int8]]] = [[] for _ in layouts]
+    classes: list[list[NDArray[np.uint8]]] = [[] for _ in layouts]
     for index, level in enumerate(network.levels):
         assert isinstance(level, Pyramid)
         predicted = level.predict(decoded, known)
@@ -69,17 +72,17 @@ def tokenize_batch(network: Network, prior: Prior, layouts: Sequence[Layout], la
         bits = price_table(prior, index).to(raw.device)
         for place, (layout, so_far) in enumerate(zip(layouts, digits, strict=True)):
             rows, columns = layout.grids[index]
-            classes = prior.classes(index, prior.context(layout, index, so_far))
-            so_far.append(round_digits(raw[place, :, :rows, :columns], classes, bits, level))
+            classes[place].append(prior.classes(index, prior.context(layout, index, so_far)))
+            so_far.append(round_digits(raw[place, :, :rows, :columns], classes[place][-1], bits, level))
         keep = [np.ones((1, *layout.grids[index]), np.bool_) for layout in layouts]
         chosen = on_canvas([so_far[-1] for so_far in digits], layouts, index, raw.device)
         decoded, known = level.update(decoded, known, predicted, chosen, on_canvas(keep, layouts, index, raw.device))
-    return [tuple(so_far) for so_far in digits]
+    return [(tuple(so_far), tuple(chosen)) for so_far, chosen in zip(digits, classes, strict=True)]
 
 
 def tokenize(network: Network, prior: Prior, layout: Layout, latents: Tensor) -> Digits:
-    """`tokenize_batch` for one picture: latents (1, C, h, w)."""
-    return tokenize_batch(network, prior, [layout], latents)[0]
+    """The digits of `tokenize_batch` for one picture: latents (1, C, h, w)."""
+    return tokenize_batch(network, prior, [layout], latents)[0][0]
 
 
 @torch.inference_mode()
