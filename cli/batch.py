@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.files import MISSING, STANDARD, FileError, Writer, human, printable, read_input, sweep
 from cli.plan import Job, Kind, Plan
-from cli.report import Interrupted, Saying, exit_code, message_of, name_of, out_name, put, record, say
+from cli.report import STANDARD_OUTPUT, Interrupted, Saying, exit_code, fail, message_of, name_of, out_name, put, record, say
 
 if TYPE_CHECKING:
     from cli.progress import Bar
@@ -46,6 +46,7 @@ class Work:
     kind: Kind
     run: Callable[[tuple[Job, ...], Writer], Generator[Outcome[Job, Any], None, None]]
     tell: Callable[[Job, Any], Told]
+    hopeless: tuple[type[Exception], ...] = ()  # errors after which no other file will fare better
 
 
 @dataclass
@@ -119,6 +120,8 @@ class Batch:
                 (self._pretend if dry else self._do)(ready)
         except Interrupted as stopped:
             self._end_at_once(stopped)
+        except FileError as error:  # nobody takes what is to be said
+            fail(STANDARD_OUTPUT, error, self._saying.verbose)
         if not (self._plan.single or self._saying.quiet or dry):
             say(self._tally.line(self._work.verb))
         return self._code
@@ -142,7 +145,7 @@ class Batch:
                     self._skipped(outcome.job)
                 elif outcome.error:
                     self._failed(outcome.job, outcome.error, outcome.seconds)
-                    if exit_code(outcome.error) == 2:  # the request is wrong, whatever the file
+                    if exit_code(outcome.error) == 2 or isinstance(outcome.error, self._work.hopeless):
                         break
                 else:
                     self._done(outcome.job, self._work.tell(outcome.job, outcome.made), outcome.seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bitstream.errors import TesseraError
+from bitstream.errors import ModelError, TesseraError
 from cli import options
 from cli.batch import Batch, Told, Work, load
 from cli.files import Writer, human
@@ -161,28 +162,32 @@ def _work(request: Request, target: dict[str, Any]) -> Work:
     def tell(_: Job, made: Compressed) -> Told:
         return _told(made, request, target)
 
-    return Work("encoded", KIND, run, tell)
+    return Work("encoded", KIND, run, tell, hopeless=(ModelError,))
 
 
 def _codec(request: Request) -> Any:
     from codec.api import Codec
 
-    return Codec(request.model, request.device, max_pixels=request.max_pixels)
+    return Codec(request.model, request.device, max_pixels=request.max_pixels, lpips_weights=request.lpips_weights)
 
 
 def _told(made: Compressed, request: Request, target: dict[str, Any]) -> Told:
     from codec.lengths import quality_of_block_tokens
 
     encoded, file = made.encoded, made.encoded.file
+    measured = encoded.measured if encoded.measured is not None and math.isfinite(encoded.measured) else None
     values = {
         "width": file.width, "height": file.height, "bytes": len(encoded.data), "bpp": round(encoded.bpp, 5),
         "tokens": round(encoded.tokens, 2), "quality": round(quality_of_block_tokens(encoded.tokens), 1),
-        "model": made.model, "reached": encoded.reached, "notes": list(encoded.notes),
+        "model": made.model, "reached": encoded.reached, "measured": measured, "notes": list(encoded.notes),
     }  # fmt: skip
     line = f"{human(made.bytes_in)} -> {human(len(encoded.data))}  {encoded.bpp:.4f} bpp  {encoded.tokens:.0f} tokens a block"
     warning = None
-    if not encoded.reached:
-        wanted = next(f"--{name.replace('_', '-')} {value:g}" for name, value in target.items())
-        warning = f"{wanted} cannot be reached: this is the best there is"
-    told = (made.bytes_in, len(encoded.data), file.width * file.height)
-    return Told(line, values, *told, encoded.notes, warning, request.strict)
+    if encoded.measured is not None:
+        found = f"{encoded.measured:.2f} dB" if "target_psnr" in target else f"LPIPS {encoded.measured:.4f}"
+        line += f"  {found}"
+        wanted = "".join(f"--{name.replace('_', '-')} {value:g}" for name, value in target.items())
+        warning = None if encoded.reached else f"{wanted} is out of reach: the best is {found}"
+    return Told(
+        line, values, made.bytes_in, len(encoded.data), file.width * file.height, encoded.notes, warning, request.strict
+    )

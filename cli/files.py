@@ -45,7 +45,8 @@ def read_input(path: str) -> bytes:
 
 def _read_standard() -> bytes:
     if sys.stdin is None or sys.stdin.isatty():
-        msg = "standard input is a terminal: pipe a file into it, or name one"
+        state = "closed" if sys.stdin is None else "a terminal"
+        msg = f"standard input is {state}: pipe a file into it, or name one"
         raise FileError(msg)
     return sys.stdin.buffer.read()
 
@@ -61,7 +62,8 @@ def check_output(path: str, force: bool, source: str, *, makes_folders: bool = F
     """Raises FileError, before any work, where an output could not or should not be written."""
     if path == STANDARD:
         if sys.stdout is None or sys.stdout.isatty():
-            msg = "standard output is a terminal, which binary data would garble: use -o FILE, or pipe it on"
+            state = "closed" if sys.stdout is None else "a terminal, which binary data would garble"
+            msg = f"standard output is {state}: use -o FILE, or pipe it on"
             raise FileError(msg)
         return
     try:

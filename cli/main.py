@@ -13,15 +13,9 @@ from cli.decode import decode
 from cli.encode import encode
 from cli.info import info, tokens
 from cli.models import models
+from cli.options import Ordered
 from cli.report import Interrupted
 from cli.train import train
-
-
-class Ordered(click.Group):
-    """Lists commands in the order in which people meet them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:

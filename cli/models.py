@@ -21,7 +21,7 @@ def bundled() -> list[Path]:
     return sorted(FOLDER.glob("*.safetensors"))
 
 
-@click.group()
+@click.group(cls=options.Ordered)
 def models() -> None:
     """Say which models there are, and whether a model file is sound.
 

@@ -94,6 +94,13 @@ class Device(click.ParamType):
         return [CompletionItem(name) for name in ("auto", "cpu", "cuda") if name.startswith(incomplete)]
 
 
+class Ordered(click.Group):
+    """Lists commands in the order in which people meet them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
 def gather(group: type[Group], given: dict[str, Any]) -> Group:
     """Takes out of what click gives a command the values that belong to a dataclass, and makes it of them."""
     return group(**{field.name: given.pop(field.name) for field in fields(group) if field.name in given})  # type: ignore[arg-type]
@@ -109,9 +116,7 @@ def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Com
 
 
 sources = click.argument("sources", metavar="IN...", nargs=-1, type=Name())
-output = click.option(
-    "-o", "--output", type=Name(), metavar="PATH", help="Where to write; '-' is standard output. Default: beside the input."
-)
+output = click.option("-o", "--output", type=Name(), metavar="PATH", help="Where to write; '-' is standard output.")
 force = click.option("-f", "--force", is_flag=True, help="Replace an output that exists.")
 skip_existing = click.option("--skip-existing", is_flag=True, help="Leave an output that exists and is whole.")
 model = click.option(

@@ -19,8 +19,7 @@ from cli.files import printable, write_standard
 FIELDS = (
     "input", "output", "status", "width", "height", "bytes", "bpp", "tokens", "quality", "model", "seconds", "error",
 )  # fmt: skip
-INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
-TERMINATED = 143  # and after SIGTERM
+STANDARD_OUTPUT = "standard output"
 
 
 class Interrupted(SystemExit):
@@ -107,7 +106,7 @@ def name_of(path: str) -> str:
 
 
 def out_name(path: str) -> str:
-    return "standard output" if path == "-" else path
+    return STANDARD_OUTPUT if path == "-" else path
 
 
 def message_of(error: BaseException | None) -> str | None:

@@ -348,6 +348,7 @@ class _Computers:
         import torch
 
         self._compute = compute
+        self._set_threads = torch.set_num_threads
         self._cores = torch.get_num_threads()
         self._count = min(self._cores, WORKERS, jobs) if codec.device.type == "cpu" else 1
         self._large = (limits.pixels or _room()) // 2
@@ -366,7 +367,7 @@ class _Computers:
         import torch
 
         torch.get_num_threads()  # a thread's first call sets its number to the last one set anywhere
-        torch.set_num_threads(threads)
+        self._set_threads(threads)
         try:
             return _timed(self._compute, items)
         except RuntimeError as error:
@@ -375,10 +376,8 @@ class _Computers:
             raise
 
     def close(self, wait: bool) -> None:
-        import torch
-
         self._pool.shutdown(wait=wait, cancel_futures=True)
-        torch.set_num_threads(self._cores)
+        self._set_threads(self._cores)
 
 
 def _timed(call: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
