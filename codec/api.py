@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bitstream.coder import Sequence, encode_tokens, fit_tokens, sequence_of
+from bitstream.coder import Sequence, Tokens, encode_tokens, first_tokens, fit_tokens, sequence_of
 from bitstream.container import File, Sections, read_file, write_file
 from bitstream.errors import ModelError
 from bitstream.layout import Layout
@@ -20,9 +22,14 @@ from codec.images import KEEP, MAX_PIXELS, check_size, prepare, restore
 from codec.lengths import DEFAULT_TARGET, Target, TargetError
 from codec.sections import ALPHA, LABELS, from_sections
 from codec.stages import Decoded, Encoded, PictureOptions, Prepared, Read, read_tokens
+from codec.targets import Found, psnr, shortest
 from codec.weights import DEFAULT, Model, model_for, open_model
 
+if TYPE_CHECKING:
+    from codec.lpips import LPIPS
+
 DEFAULT_EFFORT = 3  # one pass of the network
+LPIPS_SIDE = 31  # pixels that AlexNet needs to have anything to look at
 
 
 class Codec:
@@ -30,16 +37,24 @@ class Codec:
 
     `model` is a bundled model's name or the path of a model file; by default pictures are encoded with the standard model,
     and files decoded with the one that wrote them. `device` is 'auto', 'cpu', 'cuda' or 'cuda:N'. `tile` is the side in
-    pixels of the tiles that a picture is worked on in; by default only those above 16 megapixels are cut."""
+    pixels of the tiles that a picture is worked on in; by default only those above 16 megapixels are cut. `lpips_weights` is
+    the .npz that a target of LPIPS needs; without it they are looked for where torch and torchmetrics keep them."""
 
     def __init__(
-        self, model: str | None = None, device: str = "auto", *, tile: int | None = None, max_pixels: int = MAX_PIXELS
+        self,
+        model: str | None = None,
+        device: str = "auto",
+        *,
+        tile: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+        lpips_weights: str | os.PathLike[str] | None = None,
     ) -> None:
         from codec.device import pick_device
 
         self.device = pick_device(device)
         self.tile = tile
         self.max_pixels = max_pixels
+        self.lpips_weights = Path(lpips_weights) if lpips_weights is not None else None
         self._chosen = model
         self._loading = threading.Lock()  # threads that come at once load a network once
         self._networks: dict[bytes, Any] = {}
@@ -116,16 +131,14 @@ class Codec:
         """The file that a target asks for. Raises TargetError where not even one token fits.
 
         No network, but where `target.draws`: such a target is looked for by drawing, and compared with `pixels` (H, W, 3)."""
-        empty = File(layout.width, layout.height, self.model.stream_id, layout.tokens, b"", sections)
         budget = target.budget(layout.width, layout.height)
-        if budget is None:
-            length = target.length(layout)
-            payload = encode_tokens(sequence, length)
-        else:
-            header = len(write_file(empty))
+        found = self._search(layout, sequence, target, pixels) if target.draws else None
+        if budget is not None:
+            header = len(write_file(File(layout.width, layout.height, self.model.stream_id, layout.tokens, b"", sections)))
             length, payload = fit_tokens(sequence, budget - header) if budget >= header else (0, b"")
-            if length < 1:
-                length, payload = 1, encode_tokens(sequence, 1)
+        if budget is None or length < 1:
+            length = max(1, found.length if found else target.length(layout))
+            payload = encode_tokens(sequence, length)
         file = File(layout.width, layout.height, self.model.stream_id, length, payload, sections)
         data = write_file(file)
         if budget is not None and len(data) > budget:
@@ -133,7 +146,34 @@ class Codec:
             if sections:
                 msg += f", {file.section_bytes} of them for its {_listed(sections)}: leave that out with {_remedy(sections)}"
             raise TargetError(msg)
-        return Encoded(data, read_file(data), layout.block_tokens_of(length))
+        made = Encoded(data, read_file(data), layout.block_tokens_of(length))
+        return replace(made, reached=found.reached, measured=found.value) if found else made
+
+    def _search(self, layout: Layout, sequence: Sequence, target: Target, original: NDArray[np.uint8] | None) -> Found:
+        """The length that a target of quality asks for, by drawing. Raises TargetError where LPIPS cannot be measured."""
+        if original is None:
+            msg = "a target of quality is looked for by comparing: give the picture's pixels"
+            raise TypeError(msg)
+
+        def draw(length: int) -> NDArray[np.uint8]:
+            return self._pixels(self.model, [layout], [first_tokens(sequence, layout, length)])[0]
+
+        bits = sequence.bits().cumsum()
+        if target.target_psnr is not None:
+            return shortest(lambda length: psnr(draw(length), original), target.target_psnr, bits, higher_is_better=True)
+        assert target.target_lpips is not None
+        if min(layout.width, layout.height) < LPIPS_SIDE:
+            msg = f"LPIPS looks at sides of {LPIPS_SIDE} pixels and more, not {layout.width}x{layout.height}: use target psnr"
+            raise TargetError(msg)
+        with self._loading:
+            distance = self._lpips.distance
+        return shortest(lambda length: distance(draw(length), original), target.target_lpips, bits, higher_is_better=False)
+
+    @cached_property
+    def _lpips(self) -> LPIPS:
+        from codec.lpips import LPIPS
+
+        return LPIPS(self.lpips_weights).to(self.device).requires_grad_(False)
 
     def read(self, data: bytes, *, allow_partial: bool = False, tokens: float | None = None) -> Read:
         """The tokens of a file, at most `tokens` a block; a cut file needs `allow_partial`. No network.
@@ -147,20 +187,27 @@ class Codec:
     def draw(self, read: Iterable[Read]) -> list[NDArray[np.uint8]]:
         """Pixels (H, W, 3) of each. This is the network's part; pictures of one model and equally large canvases share its
         calls."""
-        from codec.tiles import decode_pixels, together
-        from codec.tokens import detokenize_batch
+        from codec.tiles import together
 
         files = list(read)
         done: dict[int, NDArray[np.uint8]] = {}
         for stream_id in dict.fromkeys(part.file.stream_id for part in files):
             mine = [place for place, part in enumerate(files) if part.file.stream_id == stream_id]
-            network = self._network(self._model_of(files[mine[0]].file))
+            model = self._model_of(files[mine[0]].file)
             for group in together([files[place].layout for place in mine]):
                 places = [mine[index] for index in group]
-                layouts = [files[place].layout for place in places]
-                latents, known = detokenize_batch(network, layouts, [files[place].tokens for place in places], self.device)
-                done |= zip(places, decode_pixels(network, layouts, latents, known, self.tile), strict=True)
+                layouts, tokens = [files[place].layout for place in places], [files[place].tokens for place in places]
+                done |= zip(places, self._pixels(model, layouts, tokens), strict=True)
         return [done[place] for place in range(len(files))]
+
+    def _pixels(self, model: Model, layouts: list[Layout], tokens: list[Tokens]) -> list[NDArray[np.uint8]]:
+        """Pixels (H, W, 3) of pictures whose canvases are of one size."""
+        from codec.tiles import decode_pixels
+        from codec.tokens import detokenize_batch
+
+        network = self._network(model)
+        latents, known = detokenize_batch(network, layouts, tokens, self.device)
+        return decode_pixels(network, layouts, latents, known, self.tile)
 
     def finish(self, pixels: NDArray[np.uint8], file: File) -> Image.Image:
         """The picture, RGB, or RGBA where its file has transparency; profile, EXIF and XMP are in its `info`. No network.

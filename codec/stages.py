@@ -61,6 +61,7 @@ class Encoded:
     file: File
     tokens: float  # a block of 256x256 pixels
     reached: bool = True  # whether the target was; a size always is, or there is an error
+    measured: float | None = None  # PSNR in dB, or LPIPS, where the target is one
     notes: tuple[str, ...] = ()  # of `Prepared`
 
     @property
