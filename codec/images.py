@@ -198,10 +198,5 @@ def restore(pixels: NDArray[np.uint8], extras: Extras) -> Image.Image:
     """The inverse of `prepare`, as far as a file keeps it: pixels (H, W, 3) and what a file had besides -> RGB or RGBA, with
     the entries of `info` that Pillow's own plugins set."""
     image = Image.fromarray(pixels if extras.alpha is None else np.dstack([pixels, extras.alpha]))
-    if extras.icc:
-        image.info["icc_profile"] = extras.icc
-    if extras.exif:
-        image.info["exif"] = b"Exif\0\0" + extras.exif
-    if extras.xmp:
-        image.info["xmp"] = extras.xmp
+    image.info.update(extras.info)
     return image

@@ -31,6 +31,13 @@ class Extras:
     xmp: bytes | None = None
     alpha: NDArray[np.uint8] | None = None  # (H, W)
 
+    @property
+    def info(self) -> dict[str | tuple[int, int], bytes]:
+        """Profile, EXIF and XMP under the names that Pillow's own plugins give them in an image's `info`."""
+        named: dict[str | tuple[int, int], bytes | None]  # Pillow's type of `info`
+        named = {"icc_profile": self.icc, "exif": self.exif and b"Exif\0\0" + self.exif, "xmp": self.xmp}
+        return {name: content for name, content in named.items() if content}
+
 
 def _filters(preset: int) -> list[dict[str, int]]:
     return [{"id": lzma.FILTER_LZMA2, "preset": preset, "dict_size": DICTIONARY, "lc": 0, "lp": 0, "pb": 0}]
