@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.files import MISSING, STANDARD, FileError, Writer, human, printable, read_input, sweep
 from cli.plan import Job, Kind, Plan
-from cli.report import STANDARD_OUTPUT, Interrupted, Saying, exit_code, fail, message_of, name_of, out_name, put, record, say
+from cli.report import Interrupted, Saying, exit_code, message_of, name_of, out_name, put, record, say
 
 if TYPE_CHECKING:
     from cli.progress import Bar
@@ -120,8 +120,6 @@ class Batch:
                 (self._pretend if dry else self._do)(ready)
         except Interrupted as stopped:
             self._end_at_once(stopped)
-        except FileError as error:  # nobody takes what is to be said
-            fail(STANDARD_OUTPUT, error, self._saying.verbose)
         if not (self._plan.single or self._saying.quiet or dry):
             say(self._tally.line(self._work.verb))
         return self._code

@@ -128,11 +128,9 @@ def encode(**given: Any) -> None:
     """
     saying, wanted, request = options.gather(Saying, given), options.gather(Wanted, given), options.gather(Request, given)
     goal = options.gather(Goal, given)
+    options.refuse_two(vars(goal))
+    options.refuse_two({"strip": request.strip, "keep_exif": request.keep_exif})
     target = {name: value for name, value in vars(goal).items() if value is not None}
-    if len(target) > 1:
-        names = " and ".join(f"--{name.replace('_', '-')}" for name in target)
-        msg = f"{names} contradict each other: give one of them"
-        raise click.UsageError(msg)
     plan = make_plan(wanted, KIND, saying.as_json)
     raise SystemExit(Batch(plan, _work(request, target), saying).run(wanted.dry_run))
 

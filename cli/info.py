@@ -108,9 +108,7 @@ def tokens(source: str, output: str | None, back: bool, model: str | None, max_p
     """
     saying = options.gather(Saying, given)
     force, skip_existing = given["force"], given["skip_existing"]
-    if force and skip_existing:
-        msg = "--force and --skip-existing contradict each other: give one of them"
-        raise click.UsageError(msg)
+    options.refuse_two({"force": force, "skip_existing": skip_existing})
     output = output or (STANDARD if source == STANDARD else renamed(source, ENDING if back else ".npz"))
     with reporting(source, output, saying.as_json, saying.quiet, saying.verbose) as report:
         if output == STANDARD and saying.as_json:

@@ -5,17 +5,30 @@ from __future__ import annotations
 
 import signal
 from types import FrameType
+from typing import Any
 
 import click
 
+from bitstream.errors import TesseraError
 from cli.completion import completion
 from cli.decode import decode
 from cli.encode import encode
 from cli.info import info, tokens
 from cli.models import models
 from cli.options import Ordered
-from cli.report import Interrupted
+from cli.report import Failed, Interrupted, exit_code, say
 from cli.train import train
+
+
+class Tessera(Ordered):
+    """The whole command. Errors that no command has told of, as where nobody reads standard output, are one line, too."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TesseraError as error:
+            say(f"Error: {error}")
+            raise Failed(exit_code(error)) from error
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -34,7 +47,7 @@ def _interrupt(number: int, _: FrameType | None) -> None:
     raise Interrupted(128 + number)
 
 
-@click.group(cls=Ordered, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Tessera, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
     "-V", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Tool, format and model."
 )

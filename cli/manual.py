@@ -52,9 +52,14 @@ def manual() -> str:
     return "\n".join(lines) + TAIL
 
 
+def _context(command: click.Command, name: str) -> click.Context:
+    """As commands have it when they run: they remember what help is called in the first one that they see."""
+    return click.Context(command, info_name=name, **main.context_settings)
+
+
 def _commands(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
     """All commands below a group, with their whole names."""
-    context = click.Context(group, info_name=name)
+    context = _context(group, name)
     for child in group.list_commands(context):
         command = group.get_command(context, child)
         assert command is not None
@@ -65,12 +70,12 @@ def _commands(group: click.Group, name: str) -> Iterator[tuple[str, click.Comman
 
 
 def _synopsis(name: str, command: click.Command) -> str:
-    pieces = command.collect_usage_pieces(click.Context(command, info_name=name))
+    pieces = command.collect_usage_pieces(_context(command, name))
     return " ".join([rf"\fB{_escape(name)}\fR", *(rf"\fI{_escape(piece)}\fR" for piece in pieces)])
 
 
 def _options(command: click.Command, name: str) -> Iterator[str]:
-    context = click.Context(command, info_name=name)
+    context = _context(command, name)
     for parameter in command.params:
         described = parameter.get_help_record(context)
         if isinstance(parameter, click.Option) and described:

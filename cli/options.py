@@ -106,6 +106,14 @@ def gather(group: type[Group], given: dict[str, Any]) -> Group:
     return group(**{field.name: given.pop(field.name) for field in fields(group) if field.name in given})  # type: ignore[arg-type]
 
 
+def refuse_two(given: dict[str, Any]) -> None:
+    """Raises UsageError where more than one of these options has a value."""
+    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value not in (None, False)]
+    if len(names) > 1:
+        msg = f"{' and '.join(names)} contradict each other: give one of them"
+        raise click.UsageError(msg)
+
+
 def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         for option in reversed(options):

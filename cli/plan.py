@@ -11,6 +11,7 @@ import click
 
 from bitstream.errors import TesseraError
 from cli.files import STANDARD, FileError, check_output, read_lines
+from cli.options import refuse_two
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,8 @@ def _refuse_contradictions(wanted: Wanted) -> None:
     if wanted.files_from == STANDARD and STANDARD in wanted.sources:
         msg = "'-' and --files-from - both want standard input: name a file for one of them"
         raise click.UsageError(msg)
-    for one, other in (("output", "output_dir"), ("force", "skip_existing")):
-        if getattr(wanted, one) and getattr(wanted, other):
-            msg = f"--{one} and --{other.replace('_', '-')} contradict each other: give one of them"
-            raise click.UsageError(msg)
+    refuse_two({"output": wanted.output, "output_dir": wanted.output_dir})
+    refuse_two({"force": wanted.force, "skip_existing": wanted.skip_existing})
     if wanted.output_dir == STANDARD or (wanted.output_dir and STANDARD in wanted.sources):
         msg = "--output-dir is for files with names: use -o for standard input or output"
         raise click.UsageError(msg)

@@ -19,7 +19,6 @@ from cli.files import printable, write_standard
 FIELDS = (
     "input", "output", "status", "width", "height", "bytes", "bpp", "tokens", "quality", "model", "seconds", "error",
 )  # fmt: skip
-STANDARD_OUTPUT = "standard output"
 
 
 class Interrupted(SystemExit):
@@ -106,7 +105,7 @@ def name_of(path: str) -> str:
 
 
 def out_name(path: str) -> str:
-    return STANDARD_OUTPUT if path == "-" else path
+    return "standard output" if path == "-" else path
 
 
 def message_of(error: BaseException | None) -> str | None:

@@ -259,8 +259,8 @@ class _Flow(Generic[Job, Made]):
         finished = False
         try:
             while True:
-                self._start_reading(waiting)
                 self._start_computing(len(jobs))
+                self._start_reading(waiting)
                 moving: list[Future[Any]] = [*self._reading, *self._computing, *self._writing]
                 if not moving:
                     break
@@ -274,6 +274,14 @@ class _Flow(Generic[Job, Made]):
             if self._computers:
                 self._computers.close(wait=finished)
 
+    def _start_computing(self, jobs: int) -> None:
+        if self._ready and self._computers is None:
+            self._computers = _Computers(self._stages.compute, self._stages.codec(), self._limits, jobs)
+        while self._ready and self._computers and self._computers.free(len(self._computing)):
+            if len(self._writing) >= 2 * self._limits.threads:  # writing is what is slow
+                break
+            self._compute(self._alike(self._computers.batch))
+
     def _start_reading(self, waiting: deque[Job]) -> None:
         ahead = self._limits.threads + (self._computers.ahead if self._computers else 0)
         while waiting and len(self._reading) + len(self._ready) < ahead:
@@ -286,14 +294,6 @@ class _Flow(Generic[Job, Made]):
             carried.pixels += pixels
 
         carried.item, carried.seconds = _timed(self._stages.read, carried.job, admit)
-
-    def _start_computing(self, jobs: int) -> None:
-        if self._ready and self._computers is None:
-            self._computers = _Computers(self._stages.compute, self._stages.codec(), self._limits, jobs)
-        while self._ready and self._computers and self._computers.free(len(self._computing)):
-            if len(self._writing) >= 2 * self._limits.threads:  # writing is what is slow
-                break
-            self._compute(self._alike(self._computers.batch))
 
     def _compute(self, batch: list[_Carried[Job]]) -> None:
         assert self._computers
