@@ -84,7 +84,8 @@ def contribution(
     network = codec.model.network(codec.device)
 
     def draw(known: Tokens) -> NDArray[np.int16]:
-        return decode_pixels(network, layout, *detokenize(network, layout, known, codec.device), codec.tile).astype(np.int16)
+        latents, mask = detokenize(network, layout, known, codec.device)
+        return decode_pixels(network, [layout], latents, mask, codec.tile)[0].astype(np.int16)
 
     before = draw(sent)
     out = []

@@ -45,6 +45,7 @@ class Sequence:
     prior: Prior
     symbols: tuple[NDArray[np.int8], ...]  # (tokens, D) digits, a level each
     classes: tuple[NDArray[np.uint8], ...]  # (tokens, D)
+    orders: tuple[NDArray[np.int64], ...]  # (tokens,) places of tokens in reading order
 
     def bits(self) -> NDArray[np.float64]:
         """(tokens,) cost of each token under the tables."""
@@ -67,15 +68,31 @@ def order_of(prior: LevelPrior, classes: NDArray[np.uint8]) -> NDArray[np.int64]
     return np.lexsort((spread(rows, columns), -cost))
 
 
-def sequence_of(prior: Prior, layout: Layout, digits: tuple[NDArray[np.int8], ...]) -> Sequence:
-    """Puts the digits of all levels, (D, n, m) each, into the order they are sent."""
-    symbols, classes = [], []
+def sequence_of(
+    prior: Prior, layout: Layout, digits: tuple[NDArray[np.int8], ...], classes: tuple[NDArray[np.uint8], ...] | None = None
+) -> Sequence:
+    """Puts the digits of all levels, (D, n, m) each, into the order they are sent. `classes`, what the prior says of them, are
+    computed where they are not at hand."""
+    sent, under, orders = [], [], []
     for index in range(len(prior.levels)):
-        chosen = prior.classes(index, prior.context(layout, index, list(digits[:index])))
+        chosen = classes[index] if classes else prior.classes(index, prior.context(layout, index, list(digits[:index])))
         order = order_of(prior.priors[index], chosen)
-        symbols.append(in_order(digits[index], order))
-        classes.append(in_order(chosen, order))
-    return Sequence(prior, tuple(symbols), tuple(classes))
+        sent.append(in_order(digits[index], order))
+        under.append(in_order(chosen, order))
+        orders.append(order)
+    return Sequence(prior, tuple(sent), tuple(under), tuple(orders))
+
+
+def first_tokens(sequence: Sequence, layout: Layout, length: int) -> Tokens:
+    """What `decode_tokens` reads of the first `length` tokens."""
+    digits, known = [], []
+    parts = zip(layout.grids, layout.split(length), sequence.symbols, sequence.orders, strict=True)
+    for (rows, columns), kept, symbols, order in parts:
+        digits.append(np.zeros((symbols.shape[1], rows, columns), np.int8))
+        known.append(np.zeros((rows, columns), np.bool_))
+        digits[-1].reshape(symbols.shape[1], -1)[:, order[:kept]] = symbols[:kept].T
+        known[-1].ravel()[order[:kept]] = True
+    return Tokens(tuple(digits), tuple(known))
 
 
 def in_order(grid: NDArray, order: NDArray[np.int64]) -> NDArray:

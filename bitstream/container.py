@@ -1,4 +1,4 @@
-"""The .tsr file: header, sections, payload. FORMAT.md, section 2.
+"""The .tsr file: header, sections, payload. FORMAT.md, sections 1 and 2.
 
 Reading is in steps, cheapest check first: magic and version, then sizes, then the checksum; no array is made from a number
 in a file before it was checked.
@@ -7,7 +7,8 @@ in a file before it was checked.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from bitstream.errors import FormatError
 
@@ -19,18 +20,19 @@ HAS_SECTIONS = 0x04  # flags: the two lowest bits say how many bytes a side take
 SIDE_BYTES = (1, 2, 4)
 CRC_BYTES = 3
 SECTION_NAMES = {1: "icc", 2: "exif", 3: "xmp", 4: "alpha"}  # readers skip those that they do not know
+Sections: TypeAlias = tuple[tuple[int, bytes], ...]  # (type, content)
 
 
 @dataclass(frozen=True)
 class File:
-    """What a .tsr file says: see FORMAT.md, section 2."""
+    """What a .tsr file says."""
 
     width: int
     height: int
     stream_id: bytes  # the first two bytes of the fingerprint of the model that tokens belong to
     length: int  # tokens in the payload
     payload: bytes
-    sections: tuple[tuple[int, bytes], ...] = field(default=())  # (type, content)
+    sections: Sections = ()
     whole: bool = True  # the checksum holds; False for a cut or damaged file
     header_bytes: int = 0  # all that comes before the sections
 
@@ -118,17 +120,20 @@ def read_file(data: bytes) -> File:
     return File(width, height, data[3 : 3 + STREAM_ID_BYTES], length, data[start:], sections, whole, body)
 
 
-def _read_sections(data: bytes, at: int) -> tuple[tuple[tuple[int, bytes], ...], int]:
-    """The sections at `at`, and where the payload begins."""
-    sections: list[tuple[int, bytes]] = []
+def _read_sections(data: bytes, at: int) -> tuple[Sections, int]:
+    """The sections at `at`, and where the payload begins. Each type is there once at most, so there are at most 255."""
+    sections: dict[int, bytes] = {}
     while at < len(data):
         kind = data[at]
         if kind == 0:
-            return tuple(sections), at + 1
+            return tuple(sections.items()), at + 1
+        if kind in sections:
+            msg = f"two sections of type {kind}: the file is damaged"
+            raise FormatError(msg)
         size, at = read_number(data, at + 1)
         if at + size > len(data):
             break
-        sections.append((kind, data[at : at + size]))
+        sections[kind] = data[at : at + size]
         at += size
     msg = "the file ends inside its sections, before the picture begins"
     raise FormatError(msg)

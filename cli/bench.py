@@ -16,7 +16,7 @@ import click
 from bitstream.errors import TesseraError
 from cli import options
 from cli.files import check_output, read_lines, write_output
-from cli.report import fail
+from cli.report import fail, say
 
 RUN = "run"
 
@@ -33,9 +33,6 @@ class BenchGroup(click.Group):
         self.commands[RUN].format_help(click.Context(self.commands[RUN], info_name=ctx.info_name, parent=ctx.parent), formatter)
         formatter.write("\n")
         self.format_commands(ctx, formatter)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name in self.commands if name != RUN]
 
 
 class Names(click.ParamType):
@@ -156,9 +153,6 @@ def _user_cache() -> str:
 def _run(request: Any, given: dict[str, Any]) -> bool:
     from benchmarks import export
     from benchmarks.bench import Bench, decoded
-
-    def say(line: str) -> None:
-        click.echo(line, err=True)
 
     overlays = [_overlay(path) for path in given["overlays"]]
     bench = Bench.prepare(request, say)

@@ -11,6 +11,7 @@ import click
 from cli import options
 from cli.bench import Numbers, bench, failing, find_all, progress, show
 from cli.files import check_output, human, read_input, write_output
+from cli.report import say
 
 LENGTHS = (21.0, 85.0, 213.0, 341.0, 469.0, 725.0, 1365.0)
 LONGEST = 4096  # pixels a side of a picture whose contributions are drawn: each map decodes it several times
@@ -68,7 +69,7 @@ def contribution(source: str, output: str | None, places: tuple[float, ...] | No
                 row = {"place": one.place, "level": one.level, "row": one.row, "column": one.column, "share": one.share}
                 click.echo(json.dumps(row | {"mean": float(one.change.mean()), "largest": float(one.change.max())}))
         elif not quiet:
-            click.echo(f"{source} -> {target}  {len(made)} tokens  {human(len(stream.getvalue()))}", err=True)
+            say(f"{source} -> {target}  {len(made)} tokens  {human(len(stream.getvalue()))}")
 
 
 @bench.command()

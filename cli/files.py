@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
-import tempfile
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 from bitstream.errors import TesseraError
 
+try:
+    import fcntl
+except ImportError:  # Windows, where leftovers of killed runs stay
+    fcntl = None  # type: ignore[assignment]
+
 STANDARD = "-"
+MISSING = "no such file: check the name"
+TEMPORARY = re.compile(r"\.tessera-[0-9a-f]{16}\.tmp")  # what a killed run may leave behind
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class FileError(TesseraError):
@@ -19,85 +29,195 @@ class FileError(TesseraError):
 
 def read_input(path: str) -> bytes:
     """All bytes of a file, or of standard input for '-'. Raises FileError."""
-    if path == STANDARD:
-        if sys.stdin is None or sys.stdin.isatty():
-            msg = "standard input is a terminal: pipe a file into it, or name one"
-            raise FileError(msg)
-        return sys.stdin.buffer.read()
     try:
+        if path == STANDARD:
+            return _read_standard()
         if os.path.isdir(path):
             msg = "is a folder: name a file in it"
             raise FileError(msg)
         return Path(path).read_bytes()
     except FileNotFoundError as error:
-        msg = "no such file: check the name"
-        raise FileError(msg) from error
+        raise FileError(MISSING) from error
     except OSError as error:
         msg = f"cannot be read ({error.strerror}): check its permissions"
         raise FileError(msg) from error
 
 
+def _read_standard() -> bytes:
+    if sys.stdin is None or sys.stdin.isatty():
+        state = "closed" if sys.stdin is None else "a terminal"
+        msg = f"standard input is {state}: pipe a file into it, or name one"
+        raise FileError(msg)
+    return sys.stdin.buffer.read()
+
+
 def read_lines(path: str) -> list[str]:
-    """The names in a file, one a line, or in standard input for '-'. Raises FileError."""
-    return [line for line in os.fsdecode(read_input(path)).split("\n") if line]
+    """The names in a file, or in standard input for '-': one a line, or with zero bytes between them, as `find -print0` has
+    them, so that names with line breaks can be told. Raises FileError."""
+    data = read_input(path)
+    return [os.fsdecode(name) for name in data.split(b"\0" if b"\0" in data else b"\n") if name]
 
 
-def check_output(path: str, force: bool, source: str) -> None:
+def check_output(path: str, force: bool, source: str, *, makes_folders: bool = False) -> None:
     """Raises FileError, before any work, where an output could not or should not be written."""
     if path == STANDARD:
         if sys.stdout is None or sys.stdout.isatty():
-            msg = "standard output is a terminal, which binary data would garble: use -o FILE, or pipe it on"
+            state = "closed" if sys.stdout is None else "a terminal, which binary data would garble"
+            msg = f"standard output is {state}: use -o FILE, or pipe it on"
             raise FileError(msg)
         return
+    try:
+        problem = _problem(path, force, source, makes_folders)
+    except OSError as error:
+        problem = f"the output {path} cannot be written ({error.strerror}): name another"
+    if problem:
+        raise FileError(problem)
+
+
+def _problem(path: str, force: bool, source: str, makes_folders: bool) -> str | None:
     target = Path(path)
     if target.is_dir():
-        msg = f"the output {path} is a folder: name a file"
-        raise FileError(msg)
-    if not target.parent.is_dir():
-        msg = f"the folder of the output {path} does not exist: make it first"
-        raise FileError(msg)
+        return f"the output {path} is a folder: name a file"
+    if not makes_folders and not target.parent.is_dir():
+        return f"the folder of the output {path} does not exist: make it first"
     if target.exists() and source != STANDARD and os.path.exists(source) and os.path.samefile(target, source):
-        msg = f"the output {path} is the input: name another file"
-        raise FileError(msg)
-    if target.exists() and not force:
-        msg = f"the output {path} exists: use -f to replace it"
-        raise FileError(msg)
+        return f"the output {path} is the input: name another file"
+    if target.is_file() and not force:  # a device or a named pipe loses nothing
+        return f"the output {path} exists: use -f to replace it"
+    return None
+
+
+class Writer:
+    """Writes files whole or not at all, from any thread.
+
+    A file is made under another name in the same folder and then renamed. The temporary is locked while its writer lives, so
+    that `sweep` can tell those whose writer was killed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._temporaries: set[Path] = set()
+        self._ended = False
+
+    def write(self, path: str, data: bytes) -> None:
+        """Writes a file, or standard output for '-'; makes the folder that it lies in. Raises FileError."""
+        if path == STANDARD:
+            write_standard(data)
+            return
+        target = Path(os.path.realpath(path))  # a link is followed, not replaced
+        try:
+            before = target.stat() if target.exists() else None
+            if before and not stat.S_ISREG(before.st_mode):  # a device or a named pipe
+                target.write_bytes(data)
+                return
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._replace(target, data, before)
+        except OSError as error:
+            msg = f"cannot write {path} ({error.strerror}): check space and permissions"
+            raise FileError(msg) from error
+
+    def _replace(self, target: Path, data: bytes, before: os.stat_result | None) -> None:
+        temporary, handle = self._make(target.parent)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                if before:
+                    os.chmod(temporary, stat.S_IMODE(before.st_mode))
+                stream.write(data)
+                stream.flush()
+                with self._lock:
+                    self._refuse_after_end()
+                    os.replace(temporary, target)
+                    self._temporaries.discard(temporary)
+        except BaseException:
+            self._remove(temporary)
+            raise
+
+    def _make(self, folder: Path) -> tuple[Path, int]:
+        """A new temporary, open and locked."""
+        while True:
+            path = folder / f".tessera-{os.urandom(8).hex()}.tmp"
+            with self._lock:
+                self._refuse_after_end()
+                handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+                self._temporaries.add(path)
+            if _lock(handle) is not False and os.fstat(handle).st_nlink:
+                return path, handle
+            os.close(handle)  # another run took it for a leftover before it was locked
+            self._remove(path)
+
+    def _refuse_after_end(self) -> None:
+        if self._ended:
+            msg = "the run has ended"
+            raise FileError(msg)
+
+    def _remove(self, temporary: Path) -> None:
+        with self._lock:
+            if temporary in self._temporaries:
+                self._temporaries.discard(temporary)
+                temporary.unlink(missing_ok=True)
+
+    def end(self) -> None:
+        """Ends all writing at once: temporaries are removed, and no further output appears."""
+        with self._lock:
+            self._ended = True
+            for temporary in list(self._temporaries):
+                self._remove(temporary)
 
 
 def write_output(path: str, data: bytes) -> None:
-    """Writes a file whole or not at all, or to standard output for '-'. Raises FileError."""
-    if path == STANDARD:
-        try:
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
-        except BrokenPipeError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it at exit is silent
-            msg = "standard output was closed before all was written: let the reader read to the end"
-            raise FileError(msg) from error
-        return
-    target = Path(os.path.realpath(path))  # a link is followed, not replaced
+    """Writes one file whole or not at all, or standard output for '-'. Raises FileError."""
+    Writer().write(path, data)
+
+
+def write_standard(data: bytes) -> None:
+    """Writes to standard output. Raises FileError, also where the reader has gone or the disk is full."""
     try:
-        if target.exists() and not stat.S_ISREG(target.stat().st_mode):  # a device or a named pipe
-            target.write_bytes(data)
-            return
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-            os.chmod(temporary, target.stat().st_mode if target.exists() else 0o666 & ~_umask())
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
     except OSError as error:
-        msg = f"cannot write {path} ({error.strerror}): check space and permissions"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it at exit is silent
+        if isinstance(error, BrokenPipeError):
+            msg = "standard output was closed before all was written: let the reader read to the end"
+        else:
+            msg = f"cannot write to standard output ({error.strerror}): check space and permissions"
         raise FileError(msg) from error
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def sweep(folders: Iterable[str]) -> None:
+    """Removes the temporaries of killed runs from folders. One that a living run is writing is locked, and left alone."""
+    if fcntl is None:
+        return
+    for folder in folders:
+        try:
+            leftovers = [entry.path for entry in os.scandir(folder) if TEMPORARY.fullmatch(entry.name)]
+        except OSError:  # whether the folder can be written to is found out later
+            continue
+        for path in leftovers:
+            _remove_unlocked(path)
+
+
+def _remove_unlocked(path: str) -> None:
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:  # gone, or not ours to touch
+        return
+    try:
+        if stat.S_ISREG(os.fstat(handle).st_mode) and _lock(handle) is True:
+            Path(path).unlink(missing_ok=True)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool | None:
+    """Locks an open file; False where someone else has, None where there are no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (AttributeError, OSError):
+        return None
+    return True
 
 
 def human(size: float) -> str:
@@ -105,3 +225,15 @@ def human(size: float) -> str:
     if size < 1000:
         return f"{size:.0f} B"
     return f"{size / 1000:.1f} kB" if size < 1_000_000 else f"{size / 1_000_000:.2f} MB"
+
+
+def printable(text: str) -> str:
+    """Text as it can be shown on one line of any terminal. What a file's name may hold besides is escaped: bytes that are no
+    text, control characters, marks that turn the direction of writing."""
+    return UNPRINTABLE.sub(lambda found: _escaped(ord(found[0])), text)
+
+
+def _escaped(code: int) -> str:
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8, as Python hands it on
+        return f"\\x{code - 0xDC00:02x}"
+    return repr(chr(code))[1:-1]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from typing import Any
+from dataclasses import fields
+from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 Command = Callable[..., Any]
+Group = TypeVar("Group")
 UNITS = {
     "": 1,
     "b": 1,
@@ -48,6 +51,69 @@ class Pixels(click.ParamType):
         return int(float(match[1]) * UNITS[match[2]])
 
 
+class Colour(click.ParamType):
+    """A colour as CSS writes it."""
+
+    name = "colour"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from PIL import ImageColor
+
+        try:
+            ImageColor.getcolor(value, "RGBA")
+        except ValueError:
+            self.fail(f"{value!r} is no colour: use a name such as white, or #rrggbb", param, ctx)
+        return value
+
+
+class Name(click.Path):
+    """A file or folder, which need not be there: what is wrong with it is said in our own words, when it is used."""
+
+    def __init__(self) -> None:
+        super().__init__(readable=False, allow_dash=True)
+
+
+class Model(click.ParamType):
+    """A bundled model's name, or the path of a model file."""
+
+    name = "model"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from cli.models import bundled
+
+        names = [CompletionItem(path.stem) for path in bundled() if path.stem.startswith(incomplete)]
+        return [*names, CompletionItem(incomplete, type="file")]
+
+
+class Device(click.ParamType):
+    """Where to compute; whether it is there is found out when torch is loaded."""
+
+    name = "device"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(name) for name in ("auto", "cpu", "cuda") if name.startswith(incomplete)]
+
+
+class Ordered(click.Group):
+    """Lists commands in the order in which people meet them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+def gather(group: type[Group], given: dict[str, Any]) -> Group:
+    """Takes out of what click gives a command the values that belong to a dataclass, and makes it of them."""
+    return group(**{field.name: given.pop(field.name) for field in fields(group) if field.name in given})  # type: ignore[arg-type]
+
+
+def refuse_two(given: dict[str, Any]) -> None:
+    """Raises UsageError where more than one of these options has a value."""
+    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value not in (None, False)]
+    if len(names) > 1:
+        msg = f"{' and '.join(names)} contradict each other: give one of them"
+        raise click.UsageError(msg)
+
+
 def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         for option in reversed(options):
@@ -57,14 +123,19 @@ def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Com
     return decorate
 
 
-output = click.option("-o", "--output", metavar="PATH", help="Where to write; '-' is standard output.")
+sources = click.argument("sources", metavar="IN...", nargs=-1, type=Name())
+output = click.option("-o", "--output", type=Name(), metavar="PATH", help="Where to write; '-' is standard output.")
 force = click.option("-f", "--force", is_flag=True, help="Replace an output that exists.")
+skip_existing = click.option("--skip-existing", is_flag=True, help="Leave an output that exists and is whole.")
 model = click.option(
     "--model",
+    type=Model(),
     metavar="NAME|PATH",
     help="A bundled model's name, or a model file. Default: standard; for a file, the one that wrote it.",
 )
-device = click.option("--device", metavar="auto|cpu|cuda[:N]", default="auto", show_default=True, help="Where to compute.")
+device = click.option(
+    "--device", type=Device(), metavar="auto|cpu|cuda[:N]", default="auto", show_default=True, help="Where to compute."
+)
 max_pixels = click.option(
     "--max-pixels", type=Pixels(), metavar="N", default="500M", show_default=True, help="Refuse larger pictures."
 )
@@ -78,7 +149,27 @@ coding = _together(model, device, max_pixels)
 jobs = click.option(
     "-j", "--jobs", type=click.IntRange(1), default=lambda: os.cpu_count() or 1, metavar="N", help="Threads.  [default: cores]"
 )
+batch = click.option(
+    "--batch", type=click.IntRange(1), metavar="N", help="Pictures a network call.  [default: what suits device and memory]"
+)
 inputs = _together(
     click.option("-r", "--recursive", is_flag=True, help="Look into the folders of folders too."),
-    click.option("--files-from", metavar="FILE", help="Read more inputs from a file, one a line; '-' is standard input."),
+    click.option(
+        "--files-from",
+        type=Name(),
+        metavar="FILE",
+        help="Read more inputs from a file, one a line or as `find -print0` has them; '-' is standard input.",
+    ),
+)
+outputs = _together(
+    output,
+    click.option(
+        "--output-dir",
+        type=Name(),
+        metavar="DIR",
+        help="Write below a folder: files under their own names, what lies in a folder as it lies there.",
+    ),
+    force,
+    skip_existing,
+    click.option("-n", "--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
 )

@@ -9,15 +9,33 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from bitstream.errors import TesseraError
+from cli.files import printable, write_standard
 
 FIELDS = (
     "input", "output", "status", "width", "height", "bytes", "bpp", "tokens", "quality", "model", "seconds", "error",
 )  # fmt: skip
+
+
+class Interrupted(SystemExit):
+    """Ctrl-C, or a request to end: raised in the main thread by the signal's handler. Its code is the exit code."""
+
+
+class Failed(SystemExit):
+    """A file failed, and what there is to say of it was said."""
+
+
+@dataclass(frozen=True)
+class Saying:
+    """How much is said, and to whom."""
+
+    as_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
 
 
 @dataclass
@@ -27,6 +45,7 @@ class Report:
     source: str
     values: dict[str, Any] = field(default_factory=dict)
     line: str = ""
+    status: str = "done"
 
 
 @contextmanager
@@ -35,35 +54,66 @@ def reporting(source: str, output: str | None, as_json: bool, quiet: bool, verbo
     where the command line itself asked for what is not there."""
     report = Report(source)
     start = time.perf_counter()
-    error: BaseException | None = None
+    error: Exception | None = None
     try:
         yield report
     except (TesseraError, MemoryError) as caught:
         error = caught
     if as_json:
-        given = {"input": source, "output": output, "status": "failed" if error else "done"}
-        given |= report.values | {"seconds": round(time.perf_counter() - start, 3), "error": _message(error)}
-        extra = {key: value for key, value in given.items() if key not in FIELDS}
-        click.echo(json.dumps({key: given.get(key) for key in FIELDS} | extra))
+        put(record(source, output, "failed" if error else report.status, report.values, time.perf_counter() - start, error))
     elif report.line and not error and not quiet:
-        click.echo(f"{report.line}  {time.perf_counter() - start:.2f} s", err=True)
+        say(f"{report.line}  {time.perf_counter() - start:.2f} s")
     if error:
         fail(source, error, verbose)
 
 
-def fail(source: str, error: BaseException, verbose: bool) -> None:
-    """One line on standard error, and the end."""
+def record(
+    source: str, output: str | None, status: str, values: dict[str, Any], seconds: float | None, error: Exception | None
+) -> str:
+    """One file's JSON object: all of FIELDS, then what a command has besides."""
+    given = {"input": source, "output": output, "status": status} | values
+    given |= {"seconds": None if seconds is None else round(seconds, 3), "error": message_of(error)}
+    extra = {key: value for key, value in given.items() if key not in FIELDS}
+    return json.dumps({key: given.get(key) for key in FIELDS} | extra)
+
+
+def say(text: str) -> None:
+    """One line on standard error."""
+    click.echo(printable(text), err=True)
+
+
+def put(text: str) -> None:
+    """One line on standard output. Raises FileError where it cannot be written."""
+    write_standard(f"{text}\n".encode(sys.stdout.encoding or "utf-8", "backslashreplace"))
+
+
+def fail(source: str, error: BaseException, verbose: bool) -> NoReturn:
+    """One line on standard error, and the end. Raises Failed."""
     if verbose:
         traceback.print_exception(error)
-    click.echo(f"Error: {name_of(source)}: {_message(error)}", err=True)
-    sys.exit(2 if isinstance(error, TesseraError) and error.usage else 1)
+    say(f"Error: {name_of(source)}: {message_of(error)}")
+    raise Failed(exit_code(error))
+
+
+def exit_code(error: BaseException) -> int:
+    """1 for a file's failure, 2 where the request itself made no sense."""
+    return 2 if isinstance(error, TesseraError) and error.usage else 1
 
 
 def name_of(path: str) -> str:
     return "standard input" if path == "-" else path
 
 
-def _message(error: BaseException | None) -> str | None:
+def out_name(path: str) -> str:
+    return "standard output" if path == "-" else path
+
+
+def message_of(error: BaseException | None) -> str | None:
+    """What a person is told: cause and next step, on one line."""
+    if error is None:
+        return None
     if isinstance(error, MemoryError):
-        return "not enough memory: try a smaller picture"
-    return str(error) if error else None
+        return "not enough memory: try a smaller picture, or a smaller --batch"
+    if isinstance(error, TesseraError):
+        return str(error)
+    return f"{type(error).__name__}: {error} (a fault of tessera's: please report it, with what -v shows)"

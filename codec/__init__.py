@@ -45,11 +45,14 @@ def _shared() -> Codec:
 def encode(image: Image.Image | NDArray[np.uint8], **options: Any) -> bytes:
     """A picture, or pixels (H, W, 3) uint8 -> the bytes of a .tsr file.
 
-    Options: at most one of `quality` (0..100, default 50), `tokens` (a block of 256x256 pixels), `target_size` (bytes) and
-    `target_bpp`; `background`, a colour to lay transparency on. Raises TesseraError and its children."""
+    Options: at most one of `quality` (0..100, default 50), `tokens` (a block of 256x256 pixels), `target_size` (bytes),
+    `target_bpp`, `target_psnr` (dB) and `target_lpips`; `background`, a colour to lay transparency on; `strip` and `keep_exif`,
+    less or more of what the picture carries; `effort`, 0..9. Raises TesseraError and its children."""
     return _shared().encode(image, **options)
 
 
 def decode(data: bytes, **options: Any) -> Image.Image:
-    """The inverse of `encode`. Options: `allow_partial` for a cut file, `tokens`, at most so many a block."""
+    """The inverse of `encode`: RGB, or RGBA where the picture had transparency; profile, EXIF and XMP are in its `info`.
+
+    Options: `allow_partial` for a cut file, `tokens`, at most so many a block. Raises TesseraError and its children."""
     return _shared().decode(data, **options)

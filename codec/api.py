@@ -2,72 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import fields, replace
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bitstream.coder import Sequence, Tokens, decode_tokens, encode_tokens, fit_tokens, sequence_of
-from bitstream.container import File, read_file, write_file
-from bitstream.errors import FormatError, ModelError, TruncatedError
+from bitstream.coder import Sequence, Tokens, encode_tokens, first_tokens, fit_tokens, sequence_of
+from bitstream.container import File, Sections, read_file, write_file
+from bitstream.errors import ModelError
 from bitstream.layout import Layout
-from bitstream.prior import Prior
-from codec.images import MAX_PIXELS, check_size, to_pixels
-from codec.lengths import Target, TargetError
+from codec.images import KEEP, MAX_PIXELS, check_size, prepare, restore
+from codec.lengths import DEFAULT_TARGET, Target, TargetError
+from codec.sections import ALPHA, LABELS, from_sections
+from codec.stages import Decoded, Encoded, PictureOptions, Prepared, Read, read_tokens
+from codec.targets import Found, psnr, shortest
 from codec.weights import DEFAULT, Model, model_for, open_model
 
+if TYPE_CHECKING:
+    from codec.lpips import LPIPS
 
-@dataclass(frozen=True)
-class Encoded:
-    """A picture's bytes, and what they came to."""
-
-    data: bytes
-    file: File
-    tokens: float  # a block of 256x256 pixels
-
-    @property
-    def bpp(self) -> float:
-        """Bits a pixel of the whole file."""
-        return 8 * len(self.data) / (self.file.width * self.file.height)
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """A picture, and how much of its file went into it."""
-
-    image: Image.Image
-    file: File
-    tokens: float  # a block of 256x256 pixels
-    partial: bool  # tokens were missing because the file is cut
-    model: str  # its name
-
-
-def read_tokens(file: File, prior: Prior, allow_partial: bool = False, tokens: float | None = None) -> tuple[Layout, Tokens]:
-    """The tokens of a file, at most `tokens` a block, without torch.
-
-    Raises TruncatedError for a cut file unless `allow_partial`, and FormatError for a damaged one: a file whose checksum is
-    wrong is cut if its tokens run out, and damaged if they do not."""
-    layout = Layout(prior.levels, file.width, file.height)
-    if file.length > layout.tokens:
-        msg = f"{file.length} tokens for a picture that has {layout.tokens}: the file is damaged"
-        raise FormatError(msg)
-    length = file.length if tokens is None or not file.whole else min(file.length, layout.length_of(tokens))
-    read = decode_tokens(prior, layout, file.payload, length, partial=not file.whole)
-    if file.whole:
-        return layout, read
-    if read.length == file.length:
-        msg = "the checksum is wrong: the file is damaged, get it again"
-        raise FormatError(msg)
-    if not allow_partial:
-        msg = f"the file is cut short: {read.length} of {file.length} tokens are there; decode them with --allow-partial"
-        raise TruncatedError(msg)
-    if tokens is not None:
-        read = decode_tokens(prior, layout, file.payload, min(read.length, layout.length_of(tokens)), partial=True)
-    return layout, read
+DEFAULT_EFFORT = 3  # one pass of the network
+LPIPS_SIDE = 31  # pixels that AlexNet needs to have anything to look at
 
 
 class Codec:
@@ -75,17 +37,26 @@ class Codec:
 
     `model` is a bundled model's name or the path of a model file; by default pictures are encoded with the standard model,
     and files decoded with the one that wrote them. `device` is 'auto', 'cpu', 'cuda' or 'cuda:N'. `tile` is the side in
-    pixels of the tiles that a picture is worked on in; by default only those above 16 megapixels are cut."""
+    pixels of the tiles that a picture is worked on in; by default only those above 16 megapixels are cut. `lpips_weights` is
+    the .npz that a target of LPIPS needs; without it they are looked for where torch and torchmetrics keep them."""
 
     def __init__(
-        self, model: str | None = None, device: str = "auto", *, tile: int | None = None, max_pixels: int = MAX_PIXELS
+        self,
+        model: str | None = None,
+        device: str = "auto",
+        *,
+        tile: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+        lpips_weights: str | os.PathLike[str] | None = None,
     ) -> None:
         from codec.device import pick_device
 
         self.device = pick_device(device)
         self.tile = tile
         self.max_pixels = max_pixels
+        self.lpips_weights = Path(lpips_weights) if lpips_weights is not None else None
         self._chosen = model
+        self._loading = threading.Lock()  # threads that come at once load a network once
         self._networks: dict[bytes, Any] = {}
         self._models: dict[bytes, Model] = {}
 
@@ -101,9 +72,10 @@ class Codec:
         return open_model(self._chosen or DEFAULT)
 
     def _network(self, model: Model) -> Any:
-        if model.stream_id not in self._networks:
-            self._networks[model.stream_id] = model.network(self.device)
-        return self._networks[model.stream_id]
+        with self._loading:
+            if model.stream_id not in self._networks:
+                self._networks[model.stream_id] = model.network(self.device)
+            return self._networks[model.stream_id]
 
     def _model_of(self, file: File) -> Model:
         """The model that wrote a file. Raises ModelError if it is not there, or is not the one that was named."""
@@ -117,61 +89,166 @@ class Codec:
             self._models[file.stream_id] = model_for(file.stream_id)
         return self._models[file.stream_id]
 
-    def sequence(self, image: Image.Image | NDArray[np.uint8], background: str | None = None) -> tuple[Layout, Sequence]:
-        """All tokens of a picture: one encoding, of which every rate is a prefix."""
-        from codec.tiles import encode_pixels
-        from codec.tokens import tokenize
+    def prepare(self, image: Image.Image | NDArray[np.uint8], options: PictureOptions = KEEP) -> Prepared:
+        """A picture, or pixels (H, W, 3) uint8 -> what the network wants, and what its file keeps besides. No network.
 
-        pixels = to_pixels(image, background)
-        height, width = pixels.shape[:2]
-        check_size(width, height, self.max_pixels)
+        Raises ImageError for a picture that cannot be coded or is too large."""
+        return prepare(image, options, self.max_pixels)
+
+    def sequences(
+        self, prepared: Iterable[Prepared], target: Target = DEFAULT_TARGET, effort: int = DEFAULT_EFFORT
+    ) -> list[tuple[Layout, Sequence]]:
+        """All tokens of each picture: one encoding, of which every rate is a prefix. This is the network's part.
+
+        Pictures whose canvases (whole blocks of 256x256 pixels) are equally large share network calls. With an `effort` above
+        the default, tokens are refined for the length that `target` asks for."""
+        from codec.tiles import encode_pixels, together
+        from codec.tokens import tokenize_batch
+
+        pictures = [part.pixels for part in prepared]
         network, prior = self._network(self.model), self.model.prior
-        layout = Layout(prior.levels, width, height)
-        latents = encode_pixels(network, layout, pixels, self.device, self.tile)
-        return layout, sequence_of(prior, layout, tokenize(network, prior, layout, latents))
+        layouts = [Layout(prior.levels, picture.shape[1], picture.shape[0]) for picture in pictures]
+        done: dict[int, Sequence] = {}
+        for places in together(layouts):
+            group = [layouts[place] for place in places]
+            latents = encode_pixels(network, group, [pictures[place] for place in places], self.device, self.tile)
+            for place, layout, tokens in zip(places, group, tokenize_batch(network, prior, group, latents), strict=True):
+                done[place] = sequence_of(prior, layout, *tokens)
+        return [(layout, done[place]) for place, layout in enumerate(layouts)]
 
-    def cut(self, layout: Layout, sequence: Sequence, target: Target) -> Encoded:
-        """The file that a target asks for. Raises TargetError where not even one token fits."""
-        empty = File(layout.width, layout.height, self.model.stream_id, layout.tokens, b"")
+    def sequence(self, image: Image.Image | NDArray[np.uint8]) -> tuple[Layout, Sequence]:
+        """`sequences` of one picture."""
+        return self.sequences([self.prepare(image)])[0]
+
+    def cut(
+        self,
+        layout: Layout,
+        sequence: Sequence,
+        target: Target,
+        sections: Sections = (),
+        pixels: NDArray[np.uint8] | None = None,
+    ) -> Encoded:
+        """The file that a target asks for. Raises TargetError where not even one token fits.
+
+        No network, but where `target.draws`: such a target is looked for by drawing, and compared with `pixels` (H, W, 3)."""
         budget = target.budget(layout.width, layout.height)
-        if budget is None:
-            length = target.length(layout)
-            payload = encode_tokens(sequence, length)
-        else:
-            header = len(write_file(empty))
+        found = self._search(layout, sequence, target, pixels) if target.draws else None
+        if budget is not None:
+            header = len(write_file(File(layout.width, layout.height, self.model.stream_id, layout.tokens, b"", sections)))
             length, payload = fit_tokens(sequence, budget - header) if budget >= header else (0, b"")
-            if length < 1:
-                length, payload = 1, encode_tokens(sequence, 1)
-        file = File(layout.width, layout.height, self.model.stream_id, length, payload)
+        if budget is None or length < 1:
+            length = max(1, found.length if found else target.length(layout))
+            payload = encode_tokens(sequence, length)
+        file = File(layout.width, layout.height, self.model.stream_id, length, payload, sections)
         data = write_file(file)
         if budget is not None and len(data) > budget:
             msg = f"a {layout.width}x{layout.height} picture does not fit {budget} bytes: the smallest file has {len(data)}"
+            if sections:
+                msg += f", {file.section_bytes} of them for its {_listed(sections)}: leave that out with {_remedy(sections)}"
             raise TargetError(msg)
-        return Encoded(data, read_file(data), layout.block_tokens_of(length))
+        made = Encoded(data, read_file(data), layout.block_tokens_of(length))
+        return replace(made, reached=found.reached, measured=found.value) if found else made
 
-    def compress(self, image: Image.Image | NDArray[np.uint8], *, background: str | None = None, **target: Any) -> Encoded:
-        """A picture -> its file and what it came to. `target` is at most one of quality, tokens, target_size and target_bpp,
-        as in `codec.lengths.Target`; `background` is a colour that transparency is laid on.
+    def _search(self, layout: Layout, sequence: Sequence, target: Target, original: NDArray[np.uint8] | None) -> Found:
+        """The length that a target of quality asks for, by drawing. Raises TargetError where LPIPS cannot be measured."""
+        if original is None:
+            msg = "a target of quality is looked for by comparing: give the picture's pixels"
+            raise TypeError(msg)
+
+        def draw(length: int) -> NDArray[np.uint8]:
+            return self._pixels(self.model, [layout], [first_tokens(sequence, layout, length)])[0]
+
+        bits = sequence.bits().cumsum()
+        if target.target_psnr is not None:
+            return shortest(lambda length: psnr(draw(length), original), target.target_psnr, bits, higher_is_better=True)
+        assert target.target_lpips is not None
+        if min(layout.width, layout.height) < LPIPS_SIDE:
+            msg = f"LPIPS looks at sides of {LPIPS_SIDE} pixels and more, not {layout.width}x{layout.height}: use target psnr"
+            raise TargetError(msg)
+        with self._loading:
+            distance = self._lpips.distance
+        return shortest(lambda length: distance(draw(length), original), target.target_lpips, bits, higher_is_better=False)
+
+    @cached_property
+    def _lpips(self) -> LPIPS:
+        from codec.lpips import LPIPS
+
+        return LPIPS(self.lpips_weights).to(self.device).requires_grad_(False)
+
+    def read(self, data: bytes, *, allow_partial: bool = False, tokens: float | None = None) -> Read:
+        """The tokens of a file, at most `tokens` a block; a cut file needs `allow_partial`. No network.
+
+        Raises FormatError, TruncatedError, ModelError or ImageError."""
+        file = read_file(data)
+        check_size(file.width, file.height, self.max_pixels)
+        model = self._model_of(file)
+        return Read(file, *read_tokens(file, model.prior, allow_partial, tokens), model.name)
+
+    def draw(self, read: Iterable[Read]) -> list[NDArray[np.uint8]]:
+        """Pixels (H, W, 3) of each. This is the network's part; pictures of one model and equally large canvases share its
+        calls."""
+        from codec.tiles import together
+
+        files = list(read)
+        done: dict[int, NDArray[np.uint8]] = {}
+        for stream_id in dict.fromkeys(part.file.stream_id for part in files):
+            mine = [place for place, part in enumerate(files) if part.file.stream_id == stream_id]
+            model = self._model_of(files[mine[0]].file)
+            for group in together([files[place].layout for place in mine]):
+                places = [mine[index] for index in group]
+                layouts, tokens = [files[place].layout for place in places], [files[place].tokens for place in places]
+                done |= zip(places, self._pixels(model, layouts, tokens), strict=True)
+        return [done[place] for place in range(len(files))]
+
+    def _pixels(self, model: Model, layouts: list[Layout], tokens: list[Tokens]) -> list[NDArray[np.uint8]]:
+        """Pixels (H, W, 3) of pictures whose canvases are of one size."""
+        from codec.tiles import decode_pixels
+        from codec.tokens import detokenize_batch
+
+        network = self._network(model)
+        latents, known = detokenize_batch(network, layouts, tokens, self.device)
+        return decode_pixels(network, layouts, latents, known, self.tile)
+
+    def finish(self, pixels: NDArray[np.uint8], file: File) -> Image.Image:
+        """The picture, RGB, or RGBA where its file has transparency; profile, EXIF and XMP are in its `info`. No network.
+
+        Raises FormatError for damaged sections."""
+        return restore(pixels, from_sections(file.sections, file.width, file.height))
+
+    def compress(self, image: Image.Image | NDArray[np.uint8], **options: Any) -> Encoded:
+        """A picture -> its file and what it came to. Options: at most one of those of `codec.lengths.Target`; any of those of
+        `PictureOptions`; `effort`, 0..9.
 
         Raises ImageError for a picture that cannot be coded, TargetError for a target that cannot be met."""
-        wanted = Target(**target)
-        return self.cut(*self.sequence(image, background), wanted)
+        return self.compress_batch([image], **options)[0]
+
+    def compress_batch(
+        self, images: Iterable[Image.Image | NDArray[np.uint8]], effort: int = DEFAULT_EFFORT, **options: Any
+    ) -> list[Encoded]:
+        """`compress` for many pictures: all are in memory at once, and those of like size share network calls."""
+        kept = {field.name: options.pop(field.name) for field in fields(PictureOptions) if field.name in options}
+        target = Target(**options)
+        prepared = [self.prepare(image, PictureOptions(**kept)) for image in images]
+        made = []
+        for part, (layout, sequence) in zip(prepared, self.sequences(prepared, target, effort), strict=True):
+            made.append(replace(self.cut(layout, sequence, target, part.sections, part.pixels), notes=part.notes))
+        return made
 
     def decompress(self, data: bytes, *, allow_partial: bool = False, tokens: float | None = None) -> Decoded:
         """The inverse of `compress`, with at most `tokens` a block; a cut file needs `allow_partial`.
 
         Raises FormatError, TruncatedError, ModelError or ImageError."""
-        from codec.tiles import decode_pixels
-        from codec.tokens import detokenize
+        return self.decompress_batch([data], allow_partial=allow_partial, tokens=tokens)[0]
 
-        file = read_file(data)
-        check_size(file.width, file.height, self.max_pixels)
-        model = self._model_of(file)
-        layout, read = read_tokens(file, model.prior, allow_partial, tokens)
-        network = self._network(model)
-        latents, known = detokenize(network, layout, read, self.device)
-        pixels = decode_pixels(network, layout, latents, known, self.tile)
-        return Decoded(Image.fromarray(pixels), file, layout.block_tokens_of(read.length), not file.whole, model.name)
+    def decompress_batch(
+        self, blobs: Iterable[bytes], *, allow_partial: bool = False, tokens: float | None = None
+    ) -> list[Decoded]:
+        """`decompress` for many files at once."""
+        read = [self.read(data, allow_partial=allow_partial, tokens=tokens) for data in blobs]
+        return [
+            Decoded(self.finish(pixels, part.file), part.file, part.block_tokens, part.partial, part.model)
+            for part, pixels in zip(read, self.draw(read), strict=True)
+        ]
 
     def encode(self, image: Image.Image | NDArray[np.uint8], **options: Any) -> bytes:
         """A picture, or pixels (H, W, 3) uint8 -> the bytes of its file, with the options of `compress`."""
@@ -183,8 +260,19 @@ class Codec:
 
     def encode_batch(self, images: Iterable[Image.Image | NDArray[np.uint8]], **options: Any) -> list[bytes]:
         """Many pictures -> their files, with the options of `encode`."""
-        return [self.encode(image, **options) for image in images]
+        return [made.data for made in self.compress_batch(images, **options)]
 
     def decode_batch(self, blobs: Iterable[bytes], **options: Any) -> list[Image.Image]:
         """The inverse of `encode_batch`, with the options of `decode`."""
-        return [self.decode(data, **options) for data in blobs]
+        return [made.image for made in self.decompress_batch(blobs, **options)]
+
+
+def _listed(sections: Sections) -> str:
+    return " and ".join(LABELS[kind] for kind, _ in sections)
+
+
+def _remedy(sections: Sections) -> str:
+    """The options that leave these sections out."""
+    kinds = {kind for kind, _ in sections}
+    options = ["--strip"] if kinds - {ALPHA} else []
+    return " and ".join([*options, "--background white"] if ALPHA in kinds else options)

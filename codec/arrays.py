@@ -12,17 +12,17 @@ from bitstream.coder import encode_tokens, sequence_of
 from bitstream.container import File, read_file, write_file
 from bitstream.errors import FormatError
 from bitstream.layout import Layout
-from codec.api import read_tokens
-from codec.images import check_size
+from codec.images import MAX_PIXELS, check_size
+from codec.stages import read_tokens
 from codec.weights import DEFAULT, model_for, open_model
 
 
-def file_to_npz(data: bytes, model: str | None = None) -> tuple[bytes, int, int, int]:
+def file_to_npz(data: bytes, model: str | None = None, max_pixels: int = MAX_PIXELS) -> tuple[bytes, int, int, int]:
     """A .tsr file -> an .npz of its tokens, width, height and length.
 
     Arrays: `digits_I` int8 (D, n, m) and `known_I` bool (n, m) for each level I, `size` (width, height)."""
     file = read_file(data)
-    check_size(file.width, file.height)
+    check_size(file.width, file.height, max_pixels)
     chosen = open_model(model) if model else model_for(file.stream_id)
     _, read = read_tokens(file, chosen.prior)
     arrays: dict[str, NDArray] = {"size": np.array([file.width, file.height])}
@@ -33,7 +33,7 @@ def file_to_npz(data: bytes, model: str | None = None) -> tuple[bytes, int, int,
     return stream.getvalue(), file.width, file.height, read.length
 
 
-def npz_to_file(data: bytes, model: str | None = None) -> tuple[bytes, int, int, int]:
+def npz_to_file(data: bytes, model: str | None = None, max_pixels: int = MAX_PIXELS) -> tuple[bytes, int, int, int]:
     """The inverse of `file_to_npz`. The known tokens must be the first of the sequence, as they are in any file.
 
     Raises FormatError for arrays that are missing, of another shape, or out of range."""
@@ -42,7 +42,7 @@ def npz_to_file(data: bytes, model: str | None = None) -> tuple[bytes, int, int,
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             width, height = (int(side) for side in arrays["size"])
-            check_size(width, height)
+            check_size(width, height, max_pixels)
             layout = Layout(prior.levels, width, height)
             digits = tuple(arrays[f"digits_{i}"] for i in range(len(prior.levels)))
             length = int(sum(arrays[f"known_{i}"].sum() for i in range(len(prior.levels))))

@@ -1,17 +1,35 @@
-"""Pictures as people have them, and pixels as the network wants them: uint8 (H, W, 3), RGB."""
+"""Pictures as people have them, and what the codec makes of them: pixels (H, W, 3), RGB, and what to keep besides. No torch."""
 
 from __future__ import annotations
 
+import importlib
 import io
-import warnings
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageColor, ImageOps, UnidentifiedImageError
 
-from bitstream.errors import ImageError
+from bitstream.errors import ImageError, TesseraError
+from codec.alpha import fill_hidden, split
+from codec.colours import to_rgb
+from codec.sections import Extras, to_sections
+from codec.stages import PictureOptions, Prepared
 
 MAX_PIXELS = 500_000_000
+_OPENING = threading.Lock()
+# Kinds of files that Pillow may read with help: how they begin, the module that helps, and the package it comes in.
+HELPERS = (
+    (re.compile(rb"....ftyp(avif|avis)", re.DOTALL), "pillow_avif", "AVIF", "pillow-avif-plugin"),
+    (re.compile(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL), "pillow_heif", "HEIC", "pillow-heif"),
+    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), "pillow_jxl", "JPEG XL", "pillow-jxl-plugin"),
+)
+OTHER_PICTURES = ("MPO", "PSD")  # formats whose further frames are previews, gain maps or layers, not moments of an animation
+TIFF_NOTES = (270, 271, 272, 305, 306, 315, 33432, 34665, 34853)  # a TIFF's tags about the picture, not about the file
+KEEP = PictureOptions()
 
 
 def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
@@ -21,49 +39,150 @@ def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
         raise ImageError(msg)
 
 
-def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """A picture from the bytes of its file; its size is checked before its pixels are read. Raises ImageError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is our limit
-            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            try:
-                image = Image.open(io.BytesIO(data))
-            finally:
-                Image.MAX_IMAGE_PIXELS = limit
-        check_size(*image.size, max_pixels)
-        image.load()
-    except UnidentifiedImageError as error:
-        msg = "not a picture of a format that Pillow knows: convert it to PNG first"
-        raise ImageError(msg) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        msg = f"the picture cannot be read ({error}): it may be cut or damaged"
-        raise ImageError(msg) from error
+def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """A picture from the bytes of its file, of which only the header has been read; its size is checked. Raises ImageError."""
+    helper = next((helper for helper in HELPERS if helper[0].match(data)), None)
+    if helper:
+        _import_helper(helper[1])
+    with _reading(), _OPENING:  # Pillow's limit is the whole process's; ours is max_pixels
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(io.BytesIO(data))
+        except UnidentifiedImageError as error:
+            msg = "not a picture of a format that Pillow knows: convert it to PNG first"
+            if helper:
+                msg = f"{helper[2]} cannot be read, or it is damaged: install {helper[3]}, or convert it to PNG first"
+            raise ImageError(msg) from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    check_size(*image.size, max_pixels)
     return image
 
 
-def to_pixels(image: Image.Image | NDArray[np.uint8], background: str | None = None) -> NDArray[np.uint8]:
-    """A picture -> pixels (H, W, 3). EXIF orientation is applied; transparency is laid on `background`, a CSS colour.
+def load_image(image: Image.Image) -> Image.Image:
+    """Reads the pixels of an opened picture. Raises ImageError."""
+    with _reading():
+        image.load()
+    return image
 
-    Raises ImageError for transparency without a background, and for arrays of another shape or type."""
+
+def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """`open_image`, then `load_image`."""
+    return load_image(open_image(data, max_pixels))
+
+
+def _import_helper(module: str) -> None:
+    """Lets Pillow read one format more, where the package for it is installed."""
+    with suppress(ImportError):
+        register = getattr(importlib.import_module(module), "register_heif_opener", None)
+        if register:
+            register()
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Damaged pictures raise whatever Pillow's plugins happen to run into: it all means the same."""
+    try:
+        yield
+    except (TesseraError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        msg = f"the picture cannot be read ({reason}): it may be cut or damaged"
+        raise ImageError(msg) from error
+
+
+def prepare(image: Image.Image | NDArray[np.uint8], options: PictureOptions = KEEP, max_pixels: int = MAX_PIXELS) -> Prepared:
+    """A picture, or an array (H, W, 3) uint8 -> pixels for the network, sections for the file, and notes for people.
+
+    Raises ImageError for a picture that is too large or cannot be coded, and for arrays of another shape or type."""
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             msg = f"an array of {image.dtype} {image.shape}: give uint8 (height, width, 3)"
             raise ImageError(msg)
-        return image
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode == "I":
-        deep = np.asarray(image).astype(np.int64)
-        return np.repeat((deep.clip(0, 65535) // 257).astype(np.uint8)[..., None], 3, 2)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        if np.asarray(image.getchannel("A")).min() < 255:
-            if background is None:
-                msg = "the picture has transparency, which cannot be kept yet: lay it on a colour with --background white"
-                raise ImageError(msg)
-            canvas = Image.new("RGBA", image.size, parse_colour(background))
-            image = Image.alpha_composite(canvas, image)
-    return np.asarray(image.convert("RGB"))
+        check_size(image.shape[1], image.shape[0], max_pixels)
+        return Prepared(image)
+    check_size(*image.size, max_pixels)
+    with _reading():
+        image.load()
+        notes = _frame_notes(image)
+        profile, xmp = image.info.get("icc_profile") or None, _xmp_of(image)
+        image, exif, damage = _upright(image)
+        colours, alpha = split(image)
+        rgb, profile, remarks = to_rgb(colours, profile, options.strip)
+    if alpha is not None and options.background is not None:
+        rgb, alpha = _flatten(rgb, alpha, options.background), None
+    pixels = np.asarray(rgb)
+    if alpha is not None:
+        pixels = fill_hidden(pixels, alpha)
+    extras = Extras(profile, exif if options.keep_exif else None, xmp if options.keep_exif else None, alpha)
+    return Prepared(pixels, to_sections(extras), (*notes, *damage, *remarks))
+
+
+def to_pixels(image: Image.Image | NDArray[np.uint8], background: str | None = None) -> NDArray[np.uint8]:
+    """The pixels (H, W, 3) alone of `prepare`."""
+    return prepare(image, PictureOptions(background=background)).pixels
+
+
+def _frame_notes(image: Image.Image) -> list[str]:
+    frames = getattr(image, "n_frames", 1)
+    if frames < 2 or image.format in OTHER_PICTURES:
+        return []
+    return [f"first of {frames} frames" if image.tell() == 0 else f"frame {image.tell() + 1} of {frames}"]
+
+
+def _upright(image: Image.Image) -> tuple[Image.Image, bytes | None, list[str]]:
+    """The picture turned as its EXIF says, and that EXIF; neither where it is damaged, and a note of it."""
+    try:
+        exif = _exif_of(image)
+        if image.format == "JXL" and not getattr(image, "jpeg", True):  # its own header turned it; EXIF says nothing new
+            return image, exif, []
+        return ImageOps.exif_transpose(image), exif, []
+    except Exception as error:  # the parser's errors are as open a set as those of pictures
+        return image, None, [f"its EXIF is damaged and was left out ({type(error).__name__})"]
+
+
+def _exif_of(image: Image.Image) -> bytes | None:
+    """EXIF from its TIFF header on, saying that the picture stands upright."""
+    exif = image.info.get("exif")
+    if not exif:  # TIFF files have their notes among the tags of the file itself
+        tags = image.getexif()
+        kept = Image.Exif()
+        for tag in TIFF_NOTES:
+            if value := tags.get_ifd(tag) if tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo) else tags.get(tag):
+                kept[tag] = value
+        exif = kept.tobytes() if len(kept) else b""
+    return upright_exif(exif.removeprefix(b"Exif\0\0"))
+
+
+def upright_exif(exif: bytes) -> bytes | None:
+    """EXIF with its orientation set to 1, all else as it was: offsets in it, such as those of a camera's own notes, hold.
+    None for what is no EXIF."""
+    order = {b"II": "little", b"MM": "big"}.get(exif[:2])
+    if order is None:
+        return None
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(exif[at : at + size], order)  # type: ignore[arg-type]
+
+    first = number(4, 4)
+    for at in range(first + 2, first + 2 + 12 * number(first, 2), 12):
+        if number(at, 2) == ExifTags.Base.Orientation and at + 12 <= len(exif):
+            return exif[: at + 8] + (1).to_bytes(2, order) + exif[at + 10 :]  # type: ignore[arg-type]
+    return exif
+
+
+def _xmp_of(image: Image.Image) -> bytes | None:
+    """XMP, saying that the picture stands upright."""
+    xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or None
+    if isinstance(xmp, str):
+        xmp = xmp.encode()
+    return re.sub(rb"(tiff:Orientation(?:=[\"']|>))\d", rb"\g<1>1", xmp) if xmp else None
+
+
+def _flatten(rgb: Image.Image, alpha: NDArray[np.uint8], background: str) -> Image.Image:
+    canvas = Image.new("RGB", rgb.size, parse_colour(background)[:3])
+    return Image.composite(rgb, canvas, Image.fromarray(alpha))
 
 
 def parse_colour(name: str) -> tuple[int, ...]:
@@ -73,3 +192,11 @@ def parse_colour(name: str) -> tuple[int, ...]:
     except ValueError as error:
         msg = f"{name!r} is no colour: use a name such as white, or #rrggbb"
         raise ImageError(msg) from error
+
+
+def restore(pixels: NDArray[np.uint8], extras: Extras) -> Image.Image:
+    """The inverse of `prepare`, as far as a file keeps it: pixels (H, W, 3) and what a file had besides -> RGB or RGBA, with
+    the entries of `info` that Pillow's own plugins set."""
+    image = Image.fromarray(pixels if extras.alpha is None else np.dstack([pixels, extras.alpha]))
+    image.info.update(extras.info)
+    return image

@@ -11,6 +11,14 @@ from bitstream.layout import Layout
 
 QUALITY_STOPS = ((0, 21), (25, 213), (50, 469), (75, 725), (100, 1365))  # quality, tokens a block; straight in between
 DEFAULT_QUALITY = 50
+RANGES: dict[str, tuple[float, float | None]] = {
+    "quality": (0, 100),
+    "tokens": (1, 1365),
+    "target_size": (1, None),
+    "target_bpp": (0, None),
+    "target_psnr": (0, None),
+    "target_lpips": (0, None),
+}
 
 
 class TargetError(TesseraError):
@@ -31,18 +39,26 @@ class Target:
     tokens: float | None = None  # a block of 256x256 pixels, 1..1365
     target_size: int | None = None  # bytes of the whole file, at most
     target_bpp: float | None = None  # bits a pixel of the whole file, at most
+    target_psnr: float | None = None  # dB, at least
+    target_lpips: float | None = None  # at most
 
     def __post_init__(self) -> None:
         given = [name for name, value in vars(self).items() if value is not None]
         if len(given) > 1:
-            msg = f"give one of quality, tokens, target size and target bpp, not {' and '.join(given)}"
+            names = [name.replace("_", " ") for name in vars(self)]
+            msg = f"give one of {', '.join(names[:-1])} and {names[-1]}, not {' and '.join(given)}"
             raise UsageError(msg)
-        for name, low, high in (("quality", 0, 100), ("tokens", 1, 1365), ("target_size", 1, None), ("target_bpp", 0, None)):
+        for name, (low, high) in RANGES.items():
             value = vars(self)[name]
-            if value is not None and not (low <= value and (high is None or value <= high)):
+            if value is not None and not (low <= value and (high is None or value <= high)):  # not a number is out, too
                 label = name.replace("_", " ")
                 msg = f"{label} {value:g} is out of range: {low} to {high}" if high else f"{label} {value:g} is too small"
                 raise UsageError(msg)
+
+    @property
+    def draws(self) -> bool:
+        """Whether pictures must be drawn, by the network, to find the length."""
+        return self.target_psnr is not None or self.target_lpips is not None
 
     def budget(self, width: int, height: int) -> int | None:
         """Bytes that the whole file may take, or None where the target is no size."""
@@ -56,6 +72,9 @@ class Target:
             return layout.length_of(self.tokens)
         quality = DEFAULT_QUALITY if self.quality is None else self.quality
         return layout.length_of(block_tokens_of_quality(quality))
+
+
+DEFAULT_TARGET = Target()
 
 
 def block_tokens_of_quality(quality: float) -> float:

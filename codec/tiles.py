@@ -5,14 +5,14 @@ A tile is computed with a halo that covers the reach of the network, so that its
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitstream.layout import BLOCK_CELLS, CELL, Layout
+from bitstream.layout import BLOCK, BLOCK_CELLS, CELL, Layout
 from codec.network import Network
 
 WHOLE_PIXELS = 16_000_000  # a canvas up to this is computed in one piece
@@ -39,18 +39,38 @@ def tile_cells(layout: Layout, tile: int | None) -> int:
     return max(2, tile // CELL // 2 * 2)  # even, because of the decoder's 1/32 branch
 
 
+def together(layouts: Sequence[Layout]) -> Iterator[list[int]]:
+    """Places of pictures that can share network calls: their canvases are of one size, and do not hold more pixels than a
+    picture may that is computed in one piece."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for place, layout in enumerate(layouts):
+        groups.setdefault(layout.blocks, []).append(place)
+    for (rows, columns), places in groups.items():
+        most = max(1, WHOLE_PIXELS // (rows * columns * BLOCK**2))
+        for start in range(0, len(places), most):
+            yield places[start : start + most]
+
+
 @torch.inference_mode()
 def encode_pixels(
-    network: Network, layout: Layout, pixels: NDArray[np.uint8], device: torch.device, tile: int | None = None
+    network: Network,
+    layouts: Sequence[Layout],
+    pixels: Sequence[NDArray[np.uint8]],
+    device: torch.device,
+    tile: int | None = None,
 ) -> Tensor:
-    """Pixels (H, W, 3) -> latents (1, C, h, w) of the canvas, the picture's last row and column repeated to its edge."""
-    rows, columns = (count * BLOCK_CELLS for count in layout.blocks)
-    latents = torch.empty(1, network.config.channels, rows, columns, device=device)
-    for ys, xs, inner_ys, inner_xs in tiles(rows, columns, tile_cells(layout, tile), network.encoder.reach):
-        y = np.arange(ys.start * CELL, ys.stop * CELL).clip(max=layout.height - 1)
-        x = np.arange(xs.start * CELL, xs.stop * CELL).clip(max=layout.width - 1)
-        part = torch.from_numpy(pixels[y[:, None], x]).to(device)
-        part = part.permute(2, 0, 1)[None].float().div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
+    """Pixels (H, W, 3) of pictures whose canvases are of one size -> latents (B, C, h, w) of the canvases, each picture's last
+    row and column repeated to its edge."""
+    rows, columns = (count * BLOCK_CELLS for count in layouts[0].blocks)
+    latents = torch.empty(len(layouts), network.config.channels, rows, columns, device=device)
+    for ys, xs, inner_ys, inner_xs in tiles(rows, columns, tile_cells(layouts[0], tile), network.encoder.reach):
+        y, x = (np.arange(part.start * CELL, part.stop * CELL) for part in (ys, xs))
+        parts = [
+            picture[y.clip(max=layout.height - 1)[:, None], x.clip(max=layout.width - 1)]
+            for layout, picture in zip(layouts, pixels, strict=True)
+        ]
+        part = torch.from_numpy(np.stack(parts)).to(device).permute(0, 3, 1, 2)
+        part = part.float().div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
         out = network.encoder(part)[:, :, inner_ys, inner_xs]
         top, left = ys.start + inner_ys.start, xs.start + inner_xs.start
         latents[:, :, top : top + out.shape[2], left : left + out.shape[3]] = out
@@ -59,21 +79,20 @@ def encode_pixels(
 
 @torch.inference_mode()
 def decode_pixels(
-    network: Network, layout: Layout, latents: Tensor, known: Tensor, tile: int | None = None
-) -> NDArray[np.uint8]:
-    """The inverse of `encode_pixels`: latents (1, C, h, w) and map of known tokens (1, 1, h, w) -> pixels (H, W, 3)."""
-    rows, columns = layout.cells  # tiles that lie outside the picture are not computed
+    network: Network, layouts: Sequence[Layout], latents: Tensor, known: Tensor, tile: int | None = None
+) -> list[NDArray[np.uint8]]:
+    """The inverse of `encode_pixels`: latents (B, C, h, w) and map of known tokens (B, 1, h, w) -> pixels (H, W, 3) each."""
     halo = network.decoder.reach
-    pixels = np.empty((layout.height, layout.width, 3), np.uint8)
+    pictures = [np.empty((layout.height, layout.width, 3), np.uint8) for layout in layouts]
     canvas_rows, canvas_columns = latents.shape[2:]
-    for ys, xs, inner_ys, inner_xs in tiles(canvas_rows, canvas_columns, tile_cells(layout, tile), halo):
-        top, left = ys.start + inner_ys.start, xs.start + inner_xs.start
-        if top >= rows or left >= columns:
+    for ys, xs, inner_ys, inner_xs in tiles(canvas_rows, canvas_columns, tile_cells(layouts[0], tile), halo):
+        top, left = (ys.start + inner_ys.start) * CELL, (xs.start + inner_xs.start) * CELL
+        if all(top >= layout.height or left >= layout.width for layout in layouts):  # nothing to see there
             continue
         part = network.decoder(latents[:, :, ys, xs], known[:, :, ys, xs])
-        part = part[0, :, inner_ys.start * CELL : inner_ys.stop * CELL, inner_xs.start * CELL : inner_xs.stop * CELL]
-        part = part[:, : layout.height - top * CELL, : layout.width - left * CELL]
-        levels = part.mul(127.5).add_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-        out = levels.permute(1, 2, 0).cpu().numpy()
-        pixels[top * CELL : top * CELL + out.shape[0], left * CELL : left * CELL + out.shape[1]] = out
-    return pixels
+        part = part[:, :, inner_ys.start * CELL : inner_ys.stop * CELL, inner_xs.start * CELL : inner_xs.stop * CELL]
+        levels = part.mul(127.5).add_(127.5).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        for layout, picture, drawn in zip(layouts, pictures, levels, strict=True):
+            inside = drawn[: max(0, layout.height - top), : max(0, layout.width - left)]
+            picture[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    return pictures

@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeAlias
+
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,20 +19,26 @@ from bitstream.layout import BLOCK_CELLS, Layout
 from bitstream.prior import PRECISION, STRIP, Prior
 from codec.network import Network, Pyramid
 
-
-def on_canvas(grid: NDArray, layout: Layout, index: int, device: torch.device) -> Tensor:
-    """Coded tokens (D, n, m) -> float (1, D, blocks x side, blocks x side), zero where tokens lie outside the picture."""
-    side = layout.levels[index].side
-    rows, columns = (count * side for count in layout.blocks)
-    tensor = torch.from_numpy(np.ascontiguousarray(grid)).to(device).float()
-    return F.pad(tensor, (0, columns - grid.shape[2], 0, rows - grid.shape[1]))[None]
+Digits: TypeAlias = tuple[NDArray[np.int8], ...]  # (D, n, m) of a picture, a level each
+Classes: TypeAlias = tuple[NDArray[np.uint8], ...]  # of each digit, likewise
 
 
-def blank(network: Network, layout: Layout, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Latents (1, C, h, w) and map of known tokens (1, 1, h, w) before the first level."""
-    rows, columns = (count * BLOCK_CELLS for count in layout.blocks)
-    latents = torch.zeros(1, network.config.channels, rows, columns, device=device)
-    return latents, torch.zeros(1, 1, rows, columns, device=device)
+def on_canvas(grids: Sequence[NDArray], layouts: Sequence[Layout], index: int, device: torch.device) -> Tensor:
+    """Coded tokens (D, n, m), a picture each -> float (B, D, blocks x side, blocks x side), zero where tokens lie outside the
+    picture."""
+    side = layouts[0].levels[index].side
+    rows, columns = (count * side for count in layouts[0].blocks)
+    canvas = np.zeros((len(grids), len(grids[0]), rows, columns), np.float32)
+    for out, grid in zip(canvas, grids, strict=True):
+        out[:, : grid.shape[1], : grid.shape[2]] = grid
+    return torch.from_numpy(canvas).to(device)
+
+
+def blank(network: Network, layouts: Sequence[Layout], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Latents (B, C, h, w) and map of known tokens (B, 1, h, w) before the first level."""
+    rows, columns = (count * BLOCK_CELLS for count in layouts[0].blocks)
+    latents = torch.zeros(len(layouts), network.config.channels, rows, columns, device=device)
+    return latents, torch.zeros(len(layouts), 1, rows, columns, device=device)
 
 
 def price_table(prior: Prior, index: int) -> Tensor:
@@ -51,31 +59,49 @@ def round_digits(raw: Tensor, classes: NDArray[np.uint8], bits: Tensor, level: P
 
 
 @torch.inference_mode()
-def tokenize(network: Network, prior: Prior, layout: Layout, latents: Tensor) -> tuple[NDArray[np.int8], ...]:
-    """Latents (1, C, h, w) of a whole canvas -> digits (D, n, m) of all tokens, a level each."""
-    decoded, known = blank(network, layout, latents.device)
-    digits: list[NDArray[np.int8]] = []
+def tokenize_batch(network: Network, prior: Prior, layouts: Sequence[Layout], latents: Tensor) -> list[tuple[Digits, Classes]]:
+    """Latents (B, C, h, w) of canvases of one size -> for each picture the digits (D, n, m) of all its tokens, a level each,
+    and the classes that the prior puts them in."""
+    decoded, known = blank(network, layouts, latents.device)
+    digits: list[list[NDArray[np.int8]]] = [[] for _ in layouts]
+    classes: list[list[NDArray[np.uint8]]] = [[] for _ in layouts]
     for index, level in enumerate(network.levels):
         assert isinstance(level, Pyramid)
-        rows, columns = layout.grids[index]
         predicted = level.predict(decoded, known)
-        raw = level.analyse(latents - predicted)[0, :, :rows, :columns]
-        classes = prior.classes(index, prior.context(layout, index, digits))
-        digits.append(round_digits(raw, classes, price_table(prior, index).to(raw.device), level))
-        keep = on_canvas(np.ones((1, rows, columns), np.bool_), layout, index, raw.device)
-        decoded, known = level.update(decoded, known, predicted, on_canvas(digits[-1], layout, index, raw.device), keep)
-    return tuple(digits)
+        raw = level.analyse(latents - predicted)
+        bits = price_table(prior, index).to(raw.device)
+        for place, (layout, so_far) in enumerate(zip(layouts, digits, strict=True)):
+            rows, columns = layout.grids[index]
+            classes[place].append(prior.classes(index, prior.context(layout, index, so_far)))
+            so_far.append(round_digits(raw[place, :, :rows, :columns], classes[place][-1], bits, level))
+        keep = [np.ones((1, *layout.grids[index]), np.bool_) for layout in layouts]
+        chosen = on_canvas([so_far[-1] for so_far in digits], layouts, index, raw.device)
+        decoded, known = level.update(decoded, known, predicted, chosen, on_canvas(keep, layouts, index, raw.device))
+    return [(tuple(so_far), tuple(chosen)) for so_far, chosen in zip(digits, classes, strict=True)]
+
+
+def tokenize(network: Network, prior: Prior, layout: Layout, latents: Tensor) -> Digits:
+    """The digits of `tokenize_batch` for one picture: latents (1, C, h, w)."""
+    return tokenize_batch(network, prior, [layout], latents)[0][0]
 
 
 @torch.inference_mode()
-def detokenize(network: Network, layout: Layout, tokens: Tokens, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Tokens -> latents (1, C, h, w) and map of known tokens (1, 1, h, w) of the whole canvas."""
-    decoded, known = blank(network, layout, device)
+def detokenize_batch(
+    network: Network, layouts: Sequence[Layout], tokens: Sequence[Tokens], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Tokens of pictures whose canvases are of one size -> latents (B, C, h, w) and map of known tokens (B, 1, h, w)."""
+    decoded, known = blank(network, layouts, device)
     for index, level in enumerate(network.levels):
         assert isinstance(level, Pyramid)
-        if not tokens.known[index].any():
+        if not any(part.known[index].any() for part in tokens):
             break
         predicted = level.predict(decoded, known)
-        keep = on_canvas(tokens.known[index][None], layout, index, device)
-        decoded, known = level.update(decoded, known, predicted, on_canvas(tokens.digits[index], layout, index, device), keep)
+        keep = on_canvas([part.known[index][None] for part in tokens], layouts, index, device)
+        digits = on_canvas([part.digits[index] for part in tokens], layouts, index, device)
+        decoded, known = level.update(decoded, known, predicted, digits, keep)
     return decoded, known
+
+
+def detokenize(network: Network, layout: Layout, tokens: Tokens, device: torch.device) -> tuple[Tensor, Tensor]:
+    """`detokenize_batch` for one picture."""
+    return detokenize_batch(network, [layout], [tokens], device)

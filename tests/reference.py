@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+import lzma
 import zlib
 
 import numpy as np
 
 
-def read_header(data: bytes) -> tuple[int, int, int, bytes]:
-    """Width, height, length and payload of a file without sections; the checksum must hold."""
+def read_header(data: bytes, sections: bool = False) -> tuple:
+    """Width, height, length and payload of a file whose checksum must hold; with `sections`, these by type as well."""
     assert data[:2] == b"\xd4T"
     assert data[2] >> 4 == 1
-    assert data[2] & 0x0C == 0
+    assert data[2] & 0x0C == (4 if sections else 0)
     size = (1, 2, 4)[data[2] & 3]
     width, height = (1 + int.from_bytes(data[5 + i * size : 5 + (i + 1) * size], "big") for i in (0, 1))
-    at, length = 5 + 2 * size, 0
+    length, at = read_number(data, 5 + 2 * size)
+    assert zlib.crc32(data[:at] + data[at + 3 :]) % 2**24 == int.from_bytes(data[at : at + 3], "big")
+    at += 3
+    if not sections:
+        return width, height, length, data[at:]
+    found = {}
+    while data[at]:
+        kind = data[at]
+        size, at = read_number(data, at + 1)
+        found[kind] = data[at : at + size]
+        at += size
+    return width, height, length, data[at + 1 :], found
+
+
+def read_number(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
     while True:
-        length = length * 128 + data[at] % 128
+        value = value * 128 + data[at] % 128
         at += 1
         if data[at - 1] < 128:
-            break
-    assert zlib.crc32(data[:at] + data[at + 3 :]) % 2**24 == int.from_bytes(data[at : at + 3], "big")
-    return width, height, length, data[at + 3 :]
+            return value, at
+
+
+def unpack(content: bytes) -> bytes:
+    return lzma.decompress(content, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 2**20}])
 
 
 def ceil(a: int, b: int) -> int:

@@ -133,7 +133,6 @@ def test_cut_files(folder, tmp_path):
         (("encode", "{dir}", "-o", "{none}"), 1, "Error: {dir}: is a folder: name a file in it\n"),
         (("encode", "{text}"), 1, "Error: {text}: not a picture of a format that Pillow knows: convert it to PNG first\n"),
         (("encode", "{half}"), 1, "cut or damaged"),
-        (("encode", "{clear}"), 1, "--background"),
         (("encode", "{a}.png", "-o", "{a}.png"), 1, "is the input: name another file"),
         (("encode", "{a}.png"), 1, "Error: {a}.png: the output {a}.tsr exists: use -f to replace it\n"),
         (("encode", "{a}.png", "-o", "{none}/x/y.tsr"), 1, "does not exist: make it first"),

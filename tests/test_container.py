@@ -25,7 +25,7 @@ def test_header_of_a_block_takes_12_bytes():
     st.integers(1, 1 << 24),
     st.integers(0, (1 << 28) - 1),
     st.binary(max_size=40),
-    st.lists(st.tuples(st.integers(1, 255), st.binary(max_size=300)), max_size=4),
+    st.lists(st.tuples(st.integers(1, 255), st.binary(max_size=300)), max_size=4, unique_by=lambda section: section[0]),
 )
 def test_reads_what_was_written(width, height, length, payload, sections):
     file = read_file(write_file(File(width, height, b"ab", length, payload, tuple(sections))))
@@ -84,6 +84,11 @@ def test_a_file_that_ends_in_its_sections_is_refused():
     for size in range(11, len(data) - 3):
         with pytest.raises(FormatError):
             read_file(data[:size])
+
+
+def test_a_type_of_section_is_there_once():
+    with pytest.raises(FormatError, match="two sections of type 7"):
+        read_file(write_file(File(9, 9, b"ab", 3, b"pay", ((7, b"one"), (8, b""), (7, b"two")))))
 
 
 @pytest.mark.parametrize(("width", "height"), [(0, 5), (5, 0), (1 << 25, 1)])

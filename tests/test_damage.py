@@ -7,8 +7,8 @@ import pytest
 
 from bitstream.container import File, read_file, write_file
 from bitstream.errors import FormatError, ImageError, ModelError, TruncatedError
-from codec.api import read_tokens
 from codec.images import check_size
+from codec.stages import read_tokens
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from bitstream.container import read_file
-from codec.api import read_tokens
 from codec.arrays import npz_to_file
+from codec.stages import read_tokens
 from codec.weights import model_for, open_model
 
 FOLDER = Path(__file__).parent / "golden"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from conftest import PHOTO, ROOT
 from PIL import Image
@@ -81,9 +82,15 @@ def test_quality_table_is_the_codes():
     assert table == list(QUALITY_STOPS)
 
 
+def options_of(command: click.Command) -> set[str]:
+    """Those of a command and of all below it."""
+    below = command.commands.values() if isinstance(command, click.Group) else ()
+    own = {option for parameter in command.params for option in parameter.opts}
+    return own.union(*(options_of(child) for child in below))
+
+
 def test_flags_that_the_readme_uses_exist():
-    known = {option for command in main.commands.values() for parameter in command.params for option in parameter.opts}
-    known |= {option for parameter in main.params for option in parameter.opts}
+    known = options_of(main)
     fenced = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
     text = "\n".join(block for language, block in fenced if language in ("", "sh"))
     for flag in set(re.findall(r"(?<=\s)--?[a-z][a-z-]*", text)) - {"-c"}:

@@ -1,0 +1,124 @@
+"""How near the encoding of a folder comes to what the network alone can do, and in how much memory.
+
+python -m benchmarks.pipeline photos/ --limit 300
+
+Both code the same pictures in turns, some at a time, so that whatever else the machine does slows both. The network alone is
+given pixels that were read beforehand, in the same threads and batches, and its tokens are thrown away; the pipeline reads
+files and writes files. A processor second is one of work on one core, which other work on the machine does not lengthen much.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bitstream.layout import Layout
+from codec.api import Codec
+from codec.images import read_image
+from codec.pipeline import Limits, Stages, encode_all, overlap
+from codec.stages import Prepared
+from codec.tiles import encode_pixels, together
+from codec.tokens import tokenize_batch
+
+
+@dataclass
+class Clock:
+    """Pixels, and the seconds that they took by the clock and of the processor."""
+
+    pixels: int = 0
+    seconds: float = 0.0
+    work: float = 0.0
+
+    def time(self, pixels: int, call: Callable[[], None]) -> None:
+        seconds, work = time.perf_counter(), time.process_time()
+        call()
+        self.seconds += time.perf_counter() - seconds
+        self.work += time.process_time() - work
+        self.pixels += pixels
+
+    def __str__(self) -> str:
+        return f"{self.pixels / 1e6 / self.seconds:.3f} MP/s, {self.pixels / 1e6 / self.work:.3f} MP a processor second"
+
+
+def network_alone(codec: Codec, pictures: list[Prepared], limits: Limits) -> None:
+    """Pixels to digits: encoder and levels, with the integer prior that rounding asks for."""
+    network, prior = codec._network(codec.model), codec.model.prior
+
+    def compute(items: list[Prepared]) -> list[Any]:
+        layouts = [Layout(prior.levels, item.width, item.height) for item in items]
+        for places in together(layouts):
+            group = [layouts[place] for place in places]
+            latents = encode_pixels(network, group, [items[place].pixels for place in places], codec.device, codec.tile)
+            tokenize_batch(network, prior, group, latents)
+        return items
+
+    def alike(item: Prepared) -> tuple[int, int]:
+        return Layout(prior.levels, item.width, item.height).blocks
+
+    stages = Stages(lambda picture, _: picture, compute, lambda *_: None, alike, lambda: codec)
+    _drain(overlap(pictures, stages, limits))
+
+
+def whole_pipeline(codec: Codec, files: list[Path], folder: Path, limits: Limits) -> None:
+    """Files to files."""
+    _drain(
+        encode_all(
+            files,
+            lambda: codec,
+            lambda path: path.read_bytes(),
+            lambda path, made: (folder / f"{path.stem}.tsr").write_bytes(made.data),
+            limits=limits,
+        )
+    )
+
+
+def _drain(outcomes: Any) -> None:
+    for outcome in outcomes:
+        if outcome.error:
+            raise outcome.error
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="pictures")
+    parser.add_argument("--limit", type=int, help="only so many pictures")
+    parser.add_argument("--turn", type=int, default=50, help="pictures a turn")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--batch", type=int, help="pictures a network call")
+    parser.add_argument("--jobs", type=int, help="reading and writing threads")
+    given = parser.parse_args()
+    files = sorted(path for path in given.folder.iterdir() if path.is_file())[: given.limit]
+    codec = Codec(device=given.device)
+    limits = Limits(batch=given.batch, **({"threads": given.jobs} if given.jobs else {}))
+    alone, whole = Clock(), Clock()
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        whole_pipeline(codec, files[:4], folder, limits)  # warm-up
+        for start in range(0, len(files), given.turn):
+            turn = files[start : start + given.turn]
+            pictures = [codec.prepare(read_image(path.read_bytes())) for path in turn]
+            pixels = sum(picture.width * picture.height for picture in pictures)
+            alone.time(pixels, lambda pictures=pictures: network_alone(codec, pictures, limits))  # type: ignore[misc]
+            del pictures
+            whole.time(pixels, lambda turn=turn: whole_pipeline(codec, turn, folder, limits))  # type: ignore[misc]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    sys.stdout.write(
+        f"{codec.device}, {torch.get_num_threads()} threads, {len(files)} pictures, {whole.pixels / 1e6:.1f} MP\n"
+        f"network alone:  {alone}\n"
+        f"whole pipeline: {whole}\n"
+        f"share: {alone.seconds / whole.seconds:.0%} by the clock, {alone.work / whole.work:.0%} of processor time\n"
+        f"peak memory: {peak:.0f} MB\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""Runs a plan: shows progress, says how each file went, sums up, and ends at once when interrupted."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cli.files import MISSING, STANDARD, FileError, Writer, human, printable, read_input, sweep
+from cli.plan import Job, Kind, Plan
+from cli.report import Interrupted, Saying, exit_code, message_of, name_of, out_name, put, record, say
+
+if TYPE_CHECKING:
+    from cli.progress import Bar
+    from codec.pipeline import Outcome
+
+
+class Skipped(Exception):  # noqa: N818 (nothing went wrong)
+    """The output is there and whole."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What there is to say of a file that is done."""
+
+    line: str
+    values: dict[str, Any]
+    bytes_in: int
+    bytes_out: int
+    pixels: int
+    notes: tuple[str, ...] = ()
+    warning: str | None = None  # what was asked for and not reached
+    strict: bool = False  # whether a warning counts as a failure
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a command does with the jobs of a plan."""
+
+    verb: str  # for the sums: encoded, decoded
+    kind: Kind
+    run: Callable[[tuple[Job, ...], Writer], Generator[Outcome[Job, Any], None, None]]
+    tell: Callable[[Job, Any], Told]
+    hopeless: tuple[type[Exception], ...] = ()  # errors after which no other file will fare better
+
+
+@dataclass
+class Tally:
+    """Sums over a batch."""
+
+    done: int = 0
+    skipped: int = 0
+    failed: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    pixels: int = 0
+    start: float = field(default_factory=time.perf_counter)
+
+    def add(self, told: Told) -> None:
+        self.done += 1
+        self.bytes_in += told.bytes_in
+        self.bytes_out += told.bytes_out
+        self.pixels += told.pixels
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+    def speed(self) -> str:
+        """What the bar shows."""
+        return f"{self.done / self.seconds:.1f}/s  {self._megapixels}  {self._bytes}"
+
+    def line(self, verb: str) -> str:
+        """What a batch ends with."""
+        counts = f"{self.done} {verb}, {self.skipped} skipped, {self.failed} failed"
+        return f"{counts}  {self._bytes}  {self._megapixels}  {self.seconds:.2f} s"
+
+    @property
+    def _megapixels(self) -> str:
+        return f"{self.pixels / 1e6 / self.seconds:.2f} MP/s"
+
+    @property
+    def _bytes(self) -> str:
+        return f"{human(self.bytes_in)} -> {human(self.bytes_out)}"
+
+
+def load(job: Job, kind: Kind) -> bytes:
+    """A job's input. Raises Skipped where its output is there and whole, FileError where it cannot be read."""
+    if job.exists and kind.whole(job.output):
+        raise Skipped
+    return read_input(job.source)
+
+
+class Batch:
+    """One run of a plan."""
+
+    def __init__(self, plan: Plan, work: Work, saying: Saying) -> None:
+        self._plan = plan
+        self._work = work
+        self._saying = saying
+        self._tally = Tally()
+        self._writer = Writer()
+        self._bar: Bar | None = None
+        self._code = 0
+
+    def run(self, dry: bool = False) -> int:
+        """Does all jobs, or only says what would be done. Returns the exit code."""
+        try:
+            with ExitStack() as stack:
+                self._show_progress(stack)
+                for job in self._plan.jobs:
+                    if job.error:
+                        self._failed(job, job.error)
+                ready = tuple(job for job in self._plan.jobs if not job.error)
+                (self._pretend if dry else self._do)(ready)
+        except Interrupted as stopped:
+            self._end_at_once(stopped)
+        if not (self._plan.single or self._saying.quiet or dry):
+            say(self._tally.line(self._work.verb))
+        return self._code
+
+    def _show_progress(self, stack: ExitStack) -> None:
+        garbled = self._saying.as_json and sys.stdout is not None and sys.stdout.isatty()
+        if self._plan.single or self._saying.quiet or garbled or sys.stderr is None or not sys.stderr.isatty():
+            return
+        from cli.progress import Bar
+
+        stack.callback(setattr, self, "_bar", None)
+        self._bar = stack.enter_context(Bar(len(self._plan.jobs)))
+
+    def _do(self, jobs: tuple[Job, ...]) -> None:
+        if not self._plan.single:
+            os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy, not yet imported, leaves the cores to the pipeline
+        sweep(self._plan.folders)
+        with closing(self._work.run(jobs, self._writer)) as outcomes:
+            for outcome in outcomes:
+                if isinstance(outcome.error, Skipped):
+                    self._skipped(outcome.job)
+                elif outcome.error:
+                    self._failed(outcome.job, outcome.error, outcome.seconds)
+                    if exit_code(outcome.error) == 2 or isinstance(outcome.error, self._work.hopeless):
+                        break
+                else:
+                    self._done(outcome.job, self._work.tell(outcome.job, outcome.made), outcome.seconds)
+
+    def _pretend(self, jobs: tuple[Job, ...]) -> None:
+        for job in jobs:
+            if job.source != STANDARD and not os.path.exists(job.source):
+                self._failed(job, FileError(MISSING))
+            elif job.exists and self._work.kind.whole(job.output):
+                self._skipped(job)
+            else:
+                self._tell(job, "planned", f"{name_of(job.source)} -> {out_name(job.output)}  not done: --dry-run")
+
+    def _done(self, job: Job, told: Told, seconds: float) -> None:
+        self._tally.add(told)
+        line = f"{name_of(job.source)} -> {out_name(job.output)}  {told.line}  {seconds:.2f} s"
+        self._tell(job, "done", line, told.values, seconds)
+        for note in told.notes:
+            self._say(f"Note: {name_of(job.source)}: {note}")
+        if told.warning and told.strict:
+            self._code = 1
+        if told.warning:
+            self._say(f"{'Error' if told.strict else 'Warning'}: {name_of(job.source)}: {told.warning}", even_if_quiet=True)
+
+    def _skipped(self, job: Job) -> None:
+        self._tally.skipped += 1
+        self._tell(job, "skipped", f"{name_of(job.source)} -> {out_name(job.output)}  skipped: it is there, and whole")
+
+    def _failed(self, job: Job, error: Exception, seconds: float | None = None) -> None:
+        self._tally.failed += 1
+        self._code = max(self._code, exit_code(error))
+        self._tell(job, "failed", None, {}, seconds, error)
+        if self._saying.verbose:
+            for line in "".join(traceback.format_exception(error)).splitlines():
+                self._say(line, even_if_quiet=True)
+        self._say(f"Error: {name_of(job.source)}: {message_of(error)}", even_if_quiet=True)
+
+    def _tell(
+        self,
+        job: Job,
+        status: str,
+        line: str | None,
+        values: dict[str, Any] | None = None,
+        seconds: float | None = None,
+        error: Exception | None = None,
+    ) -> None:
+        if self._saying.as_json:
+            put(record(job.source, job.output or None, status, values or {}, seconds, error))
+        elif line:
+            self._say(line)
+        if self._bar:
+            self._bar.advance(self._tally.speed())
+
+    def _say(self, line: str, even_if_quiet: bool = False) -> None:
+        if self._saying.quiet and not even_if_quiet:
+            return
+        if self._bar:
+            self._bar.say(printable(line))
+        else:
+            say(line)
+
+    def _end_at_once(self, stopped: Interrupted) -> None:
+        """Leaves nothing half-written, and does not wait for what threads are computing."""
+        self._writer.end()
+        if not (self._plan.single or self._saying.quiet):
+            say(f"Interrupted: {self._tally.line(self._work.verb)}; go on with --skip-existing")
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(AttributeError, OSError, ValueError):
+                stream.flush()
+        os._exit(int(str(stopped.code)))

@@ -1,0 +1,191 @@
+"""`tessera encode`: pictures to .tsr files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bitstream.errors import ModelError, TesseraError
+from cli import options
+from cli.batch import Batch, Told, Work, load
+from cli.files import Writer, human
+from cli.plan import Job, Kind, Wanted, make_plan
+from cli.report import Saying
+
+if TYPE_CHECKING:
+    from codec.pipeline import Compressed, Outcome
+
+ENDING = ".tsr"
+NO_PHOTOS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "TSR", "WMF")  # films, drawings, data, and what is encoded already
+
+
+@dataclass(frozen=True)
+class Goal:
+    """How large or how good a file should be: at most one of these."""
+
+    quality: float | None
+    tokens: float | None
+    target_size: int | None
+    target_bpp: float | None
+    target_psnr: float | None
+    target_lpips: float | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """All else that is asked of an encoder."""
+
+    lpips_weights: str | None
+    strict: bool
+    effort: int
+    strip: bool
+    keep_exif: bool
+    background: str | None
+    model: str | None
+    device: str
+    max_pixels: int
+    jobs: int
+    batch: int | None
+
+
+def photo_endings() -> frozenset[str]:
+    """Endings of the pictures that Pillow reads."""
+    from PIL import Image
+
+    Image.init()
+    known = Image.registered_extensions().items()
+    return frozenset(ending for ending, name in known if name in Image.OPEN and name not in NO_PHOTOS)
+
+
+def is_whole(path: str) -> bool:
+    """Whether a .tsr file is all there: its header can be read and its checksum holds."""
+    from bitstream.container import read_file
+
+    try:
+        return read_file(Path(path).read_bytes()).whole
+    except (TesseraError, OSError):
+        return False
+
+
+@click.command()
+@options.sources
+@options.outputs
+@options.inputs
+@click.option(
+    "-q", "--quality", type=click.FloatRange(0, 100), metavar="0-100", help="Higher is better and larger. Default: 50."
+)
+@click.option(
+    "--tokens", type=click.FloatRange(1, 1365), metavar="N", help="Keep N tokens a block of 256x256 pixels, 1 to 1365."
+)
+@click.option(
+    "--target-size", type=options.Size(), metavar="SIZE", help="The best picture in so many bytes: 4k, 1500. Never larger."
+)
+@click.option(
+    "--target-bpp",
+    type=click.FloatRange(0, min_open=True),
+    metavar="X",
+    help="The best picture in so many bits a pixel. Never larger.",
+)
+@click.option("--target-psnr", type=click.FloatRange(0), metavar="DB", help="The smallest file with at least this PSNR.")
+@click.option(
+    "--target-lpips", type=click.FloatRange(0), metavar="X", help="The smallest file with at most this LPIPS (AlexNet)."
+)
+@click.option("--lpips-weights", type=options.Name(), metavar="PATH", help="AlexNet's and LPIPS's weights, for --target-lpips.")
+@click.option("--strict", is_flag=True, help="Exit with 1 where a PSNR or LPIPS cannot be reached; the best file is written.")
+@click.option(
+    "-e",
+    "--effort",
+    type=click.IntRange(0, 9),
+    default=3,
+    show_default=True,
+    metavar="0-9",
+    help="Above 3, the tokens are refined for this very picture: slower, smaller.",
+)
+@click.option("--strip", is_flag=True, help="Keep no colour profile; colours become sRGB.")
+@click.option("--keep-exif", is_flag=True, help="Keep EXIF and XMP.")
+@click.option(
+    "--background",
+    type=options.Colour(),
+    metavar="COLOR",
+    help="Lay transparency on this colour: white, '#204060'. Without it, transparency is kept.",
+)
+@options.jobs
+@options.batch
+@options.coding
+@options.reporting
+def encode(**given: Any) -> None:
+    """Compress pictures: files, folders, or '-' for standard input.
+
+    \b
+    tessera encode photo.jpg -q 75
+    tessera encode photo.png -o photo.tsr --target-bpp 0.05
+    tessera encode -r photos/ --output-dir small/ --skip-existing
+    """
+    saying, wanted, request = options.gather(Saying, given), options.gather(Wanted, given), options.gather(Request, given)
+    goal = options.gather(Goal, given)
+    options.refuse_two(vars(goal))
+    options.refuse_two({"strip": request.strip, "keep_exif": request.keep_exif})
+    target = {name: value for name, value in vars(goal).items() if value is not None}
+    plan = make_plan(wanted, KIND, saying.as_json)
+    raise SystemExit(Batch(plan, _work(request, target), saying).run(wanted.dry_run))
+
+
+KIND = Kind(photo_endings, ENDING, is_whole)
+
+
+def _work(request: Request, target: dict[str, Any]) -> Work:
+    """What is done with the jobs of a plan, once they are known."""
+
+    def run(jobs: tuple[Job, ...], writer: Writer) -> Generator[Outcome[Job, Compressed], None, None]:
+        from codec.lengths import Target
+        from codec.pipeline import Limits, encode_all
+        from codec.stages import PictureOptions
+
+        return encode_all(
+            jobs,
+            lambda: _codec(request),
+            lambda job: load(job, KIND),
+            lambda job, made: writer.write(job.output, made.data),
+            options=PictureOptions(**{field.name: getattr(request, field.name) for field in fields(PictureOptions)}),
+            target=Target(**target),
+            effort=request.effort,
+            limits=Limits(request.jobs, request.batch, max_pixels=request.max_pixels),
+        )
+
+    def tell(_: Job, made: Compressed) -> Told:
+        return _told(made, request, target)
+
+    return Work("encoded", KIND, run, tell, hopeless=(ModelError,))
+
+
+def _codec(request: Request) -> Any:
+    from codec.api import Codec
+
+    return Codec(request.model, request.device, max_pixels=request.max_pixels, lpips_weights=request.lpips_weights)
+
+
+def _told(made: Compressed, request: Request, target: dict[str, Any]) -> Told:
+    from codec.lengths import quality_of_block_tokens
+
+    encoded, file = made.encoded, made.encoded.file
+    measured = encoded.measured if encoded.measured is not None and math.isfinite(encoded.measured) else None
+    values = {
+        "width": file.width, "height": file.height, "bytes": len(encoded.data), "bpp": round(encoded.bpp, 5),
+        "tokens": round(encoded.tokens, 2), "quality": round(quality_of_block_tokens(encoded.tokens), 1),
+        "model": made.model, "reached": encoded.reached, "measured": measured, "notes": list(encoded.notes),
+    }  # fmt: skip
+    line = f"{human(made.bytes_in)} -> {human(len(encoded.data))}  {encoded.bpp:.4f} bpp  {encoded.tokens:.0f} tokens a block"
+    warning = None
+    if encoded.measured is not None:
+        found = f"{encoded.measured:.2f} dB" if "target_psnr" in target else f"LPIPS {encoded.measured:.4f}"
+        line += f"  {found}"
+        wanted = "".join(f"--{name.replace('_', '-')} {value:g}" for name, value in target.items())
+        warning = None if encoded.reached else f"{wanted} is out of reach: the best is {found}"
+    return Told(
+        line, values, made.bytes_in, len(encoded.data), file.width * file.height, encoded.notes, warning, request.strict
+    )

@@ -1,0 +1,136 @@
+"""`tessera info` and `tessera tokens`: what files hold, without drawing anything."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bitstream.errors import ModelError, TruncatedError
+from cli import options
+from cli.encode import ENDING, is_whole
+from cli.files import STANDARD, FileError, check_output, human, printable, read_input, write_output
+from cli.plan import renamed
+from cli.report import Failed, Report, Saying, name_of, out_name, put, reporting
+
+if TYPE_CHECKING:
+    from bitstream.container import File
+
+
+@click.command()
+@click.argument("sources", metavar="FILE...", nargs=-1, required=True, type=options.Name())
+@options.allow_partial
+@options.max_pixels
+@options.reporting
+def info(sources: tuple[str, ...], allow_partial: bool, max_pixels: int, **given: Any) -> None:
+    """Say what .tsr files hold, from their headers alone.
+
+    \b
+    tessera info photo.tsr
+    tessera info *.tsr --json
+    """
+    saying = options.gather(Saying, given)
+    code = 0
+    for source in sources:
+        try:
+            with reporting(source, None, saying.as_json, saying.quiet, saying.verbose) as report:
+                _inspect(report, read_input(source), allow_partial, max_pixels, show=not (saying.as_json or saying.quiet))
+        except Failed:
+            code = 1
+    raise SystemExit(code)
+
+
+def _inspect(report: Report, data: bytes, allow_partial: bool, max_pixels: int, show: bool) -> None:
+    from bitstream.container import VERSION, read_file
+    from codec.images import check_size
+
+    file = read_file(data)
+    bpp = 8 * len(data) / (file.width * file.height)
+    report.values = {
+        "width": file.width, "height": file.height, "bytes": len(data), "bpp": round(bpp, 5), **_of_model(file),
+        "format": VERSION, "stream_id": file.stream_id.hex(), "whole": file.whole, "length": file.length,
+        "header_bytes": file.header_bytes, "section_bytes": file.section_bytes, "payload_bytes": len(file.payload),
+        "sections": [{"type": kind, "name": _section(kind), "bytes": len(content)} for kind, content in file.sections],
+    }  # fmt: skip
+    if show:
+        listed = "".join(f", {part['name']} {human(part['bytes'])}" for part in report.values["sections"])
+        put(
+            f"{printable(name_of(report.source))}: {file.width}x{file.height}, {file.length} tokens, {human(len(data))} "
+            f"({bpp:.4f} bpp: header {file.header_bytes} B{listed}, tokens {human(len(file.payload))}), format {VERSION}, "
+            f"stream id {file.stream_id.hex()}, {'whole' if file.whole else 'cut or damaged'}"
+        )
+    check_size(file.width, file.height, max_pixels)
+    if not (file.whole or allow_partial):
+        msg = "the checksum is wrong: the file is cut or damaged; decode what there is with --allow-partial"
+        raise TruncatedError(msg)
+
+
+def _section(kind: int) -> str:
+    from bitstream.container import SECTION_NAMES
+
+    return SECTION_NAMES.get(kind, f"unknown {kind}")
+
+
+def _of_model(file: File) -> dict[str, Any]:
+    """What only the model that wrote a file can tell of it; nothing where it is not installed."""
+    from bitstream.layout import Layout
+    from codec.lengths import quality_of_block_tokens
+    from codec.weights import model_for
+
+    try:
+        model = model_for(file.stream_id)
+    except ModelError:
+        return {}
+    tokens = Layout(model.config.levels, file.width, file.height).block_tokens_of(file.length)
+    return {"tokens": round(tokens, 2), "quality": round(quality_of_block_tokens(tokens), 1), "model": model.name}
+
+
+@click.command()
+@click.argument("source", metavar="FILE", type=options.Name())
+@options.output
+@click.option("--back", is_flag=True, help="The other way: an .npz of tokens to a .tsr file.")
+@options.model
+@options.max_pixels
+@options.force
+@options.skip_existing
+@options.reporting
+def tokens(source: str, output: str | None, back: bool, model: str | None, max_pixels: int, **given: Any) -> None:
+    """Take the tokens out of a .tsr file as arrays, or put them back, without drawing anything.
+
+    The .npz holds digits_I (digits, rows, columns) and known_I (rows, columns) for each level I, and size (width, height).
+
+    \b
+    tessera tokens photo.tsr -o photo.npz
+    tessera tokens photo.npz --back -o photo.tsr
+    """
+    saying = options.gather(Saying, given)
+    force, skip_existing = given["force"], given["skip_existing"]
+    options.refuse_two({"force": force, "skip_existing": skip_existing})
+    output = output or (STANDARD if source == STANDARD else renamed(source, ENDING if back else ".npz"))
+    with reporting(source, output, saying.as_json, saying.quiet, saying.verbose) as report:
+        if output == STANDARD and saying.as_json:
+            msg = "--json and -o - both want standard output: name an output file"
+            raise FileError(msg)
+        check_output(output, force or skip_existing, source)
+        if skip_existing and os.path.exists(output) and (is_whole if back else _is_archive)(output):
+            report.status = "skipped"
+            report.line = f"{name_of(source)} -> {out_name(output)}  skipped: it is there, and whole"
+            return
+        from codec.arrays import file_to_npz, npz_to_file
+
+        made, width, height, length = (npz_to_file if back else file_to_npz)(read_input(source), model, max_pixels)
+        write_output(output, made)
+        report.values = {"width": width, "height": height, "bytes": len(made), "length": length}
+        report.line = f"{name_of(source)} -> {out_name(output)}  {width}x{height}  {length} tokens  {human(len(made))}"
+
+
+def _is_archive(path: str) -> bool:
+    """Whether all of an .npz can be read."""
+    try:
+        with zipfile.ZipFile(Path(path)) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False

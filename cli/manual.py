@@ -1,0 +1,103 @@
+"""The manual page, made from the commands' own help.
+
+python -m cli.manual docs/tessera.1
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from cli.main import main
+from codec import __version__
+
+TAIL = r"""
+.SH EXIT STATUS
+.TP
+.B 0
+All was done.
+.TP
+.B 1
+A file failed, or was not reached under \fB\-\-strict\fR. The others were done.
+.TP
+.B 2
+The command line was wrong, and nothing was done.
+.TP
+.B 130
+Interrupted. No output is half-written; the same command with \fB\-\-skip\-existing\fR goes on.
+.SH ENVIRONMENT
+.TP
+.B NO_COLOR
+Where it is set, progress is shown without colours.
+.SH FILES
+Outputs are written under names such as \fI.tessera\-0123456789abcdef.tmp\fR in their own folder and then renamed. A killed
+run may leave such a file behind; the next one that writes there removes it.
+"""
+
+
+def manual() -> str:
+    """The page, in the language of man(7)."""
+    lines = [f'.TH TESSERA 1 "" "tessera {__version__}" "User Commands"', ".SH NAME", r"tessera \- learned image codec"]
+    lines += [".SH SYNOPSIS", r"\fBtessera\fR [\fB\-h\fR|\fB\-V\fR]"]
+    commands = list(_commands(main, "tessera"))
+    for name, command in commands:
+        lines += [".br", _synopsis(name, command)]
+    lines += [".SH DESCRIPTION", *_text(main.help or ""), ".SH COMMANDS"]
+    for name, command in commands:
+        lines += [f".SS {_escape(name)}", *_text(command.help or ""), *_options(command, name)]
+    return "\n".join(lines) + TAIL
+
+
+def _context(command: click.Command, name: str) -> click.Context:
+    """As commands have it when they run: they remember what help is called in the first one that they see."""
+    return click.Context(command, info_name=name, **main.context_settings)
+
+
+def _commands(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
+    """All commands below a group, with their whole names."""
+    context = _context(group, name)
+    for child in group.list_commands(context):
+        command = group.get_command(context, child)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from _commands(command, f"{name} {child}")
+        else:
+            yield f"{name} {child}", command
+
+
+def _synopsis(name: str, command: click.Command) -> str:
+    pieces = command.collect_usage_pieces(_context(command, name))
+    return " ".join([rf"\fB{_escape(name)}\fR", *(rf"\fI{_escape(piece)}\fR" for piece in pieces)])
+
+
+def _options(command: click.Command, name: str) -> Iterator[str]:
+    context = _context(command, name)
+    for parameter in command.params:
+        described = parameter.get_help_record(context)
+        if isinstance(parameter, click.Option) and described:
+            yield from (".TP", rf"\fB{_escape(described[0])}\fR", _escape(described[1]))
+
+
+def _text(text: str) -> Iterator[str]:
+    """Help as click has it: paragraphs, of which those that begin with a backspace keep their lines."""
+    for number, paragraph in enumerate(inspect.cleandoc(text).split("\n\n")):
+        if number:
+            yield ".PP"
+        if paragraph.startswith("\b\n"):
+            yield from (".nf", *map(_escape, paragraph.splitlines()[1:]), ".fi")
+        else:
+            yield _escape(" ".join(paragraph.split()))
+
+
+def _escape(text: str) -> str:
+    """Text that man(7) takes for nothing else."""
+    plain = text.replace("\\", r"\e").replace("-", r"\-")
+    return rf"\&{plain}" if plain[:1] in (".", "'") else plain
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(manual())

@@ -1,0 +1,98 @@
+"""`tessera models`: which models are there, where they lie, and whether they are sound."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bitstream.errors import TesseraError
+from cli import options
+from cli.files import human, printable
+from cli.report import Failed, Saying, fail, put, reporting
+
+FOLDER = Path(__file__).parent.parent / "codec" / "models"
+
+
+def bundled() -> list[Path]:
+    """Files of the bundled models."""
+    return sorted(FOLDER.glob("*.safetensors"))
+
+
+@click.group(cls=options.Ordered)
+def models() -> None:
+    """Say which models there are, and whether a model file is sound.
+
+    \b
+    tessera models list
+    tessera models check mine.safetensors
+    """
+
+
+@models.command("list")
+@options.reporting
+def list_models(**given: Any) -> None:
+    """List the bundled models: name, stream id, size.
+
+    \b
+    tessera models list
+    tessera models list --json
+    """
+    saying = options.gather(Saying, given)
+    for path in bundled():
+        try:
+            told = _described(str(path))
+        except TesseraError as error:
+            fail(str(path), error, saying.verbose)
+        put(json.dumps(told) if saying.as_json else f"{told['name']}  stream id {told['stream_id']}  {human(told['bytes'])}")
+
+
+@models.command()
+@click.argument("name", metavar="[NAME]", default="standard", type=options.Model())
+def path(name: str) -> None:
+    """Print where a model's file lies.
+
+    \b
+    tessera models path
+    tessera encode photo.jpg --model "$(tessera models path)"
+    """
+    try:
+        put(printable(_described(name)["path"]))
+    except TesseraError as error:
+        fail(name, error, verbose=False)
+
+
+@models.command()
+@click.argument("names", metavar="NAME|PATH...", nargs=-1, type=options.Model())
+@options.reporting
+def check(names: tuple[str, ...], **given: Any) -> None:
+    """Verify model files, or all bundled ones: what a model's tokens mean must hash to the stream id that it states.
+
+    \b
+    tessera models check
+    tessera models check mine.safetensors
+    """
+    from codec.weights import open_model
+
+    saying = options.gather(Saying, given)
+    code = 0
+    for name in names or [path.stem for path in bundled()]:
+        try:
+            with reporting(name, None, saying.as_json, saying.quiet, saying.verbose) as report:
+                told = _described(name)
+                report.values = {"model": told["name"], "stream_id": told["stream_id"], "bytes": told["bytes"]}
+                open_model(name).check()
+                report.line = f"{told['path']}: stream id {told['stream_id']}, sound"
+        except Failed:
+            code = 1
+    raise SystemExit(code)
+
+
+def _described(name: str) -> dict[str, Any]:
+    from codec.weights import open_model
+
+    model = open_model(name)
+    size = model.path.stat().st_size
+    return {"name": model.name, "stream_id": model.stream_id.hex(), "bytes": size, "path": str(model.path)}

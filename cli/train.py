@@ -1,0 +1,61 @@
+"""`tessera train`: photographs to a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bitstream.errors import TesseraError
+from cli import options
+from cli.report import fail
+
+
+@click.command()
+@click.argument("photos", metavar="PHOTOS...", nargs=-1, required=True, type=click.Path(exists=True))
+@options.output
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), metavar="N", help="Length of the schedule.  [default: 60]")
+@click.option("--steps", type=click.IntRange(1), metavar="N", help="Its length in steps instead, so that runs repeat exactly.")
+@click.option(
+    "--state", metavar="DIR", default=".data/train", show_default=True, help="Checkpoint and logs; a run found there goes on."
+)
+@click.option("--init", metavar="MODEL", help="Start from a model instead of from the KLT of the photos.")
+@click.option("--restart", is_flag=True, help="Start a new schedule from the checkpoint's weights.")
+@click.option("--vgg", metavar="FILE", help="VGG19 features (.npz) for the perceptual loss; without it, squared error alone.")
+@click.option("--perceptual", type=float, metavar="W", help="Weight of the perceptual loss.")
+@click.option("--patch", type=click.IntRange(16, 256), metavar="PIXELS", help="Side of the window it looks at.")
+@click.option("--rate", type=float, metavar="LR", help="Highest learning rate.")
+@click.option("--batch", type=click.IntRange(1), metavar="N", help="Crops a step.")
+@click.option("--slope", type=float, metavar="S", help="Multiplies what a bit is worth.")
+@click.option("--average", type=float, metavar="DECAY", help="Decay of the moving average that ships.")
+@click.option("--seed", type=int, metavar="N", help="Of the random crops and lengths.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Processor threads (default: cores).")
+@click.option(
+    "--tables",
+    "table_photos",
+    type=click.IntRange(1),
+    default=400,
+    show_default=True,
+    metavar="N",
+    help="Photos that the prior's tables are measured on.",
+)
+@options.device
+def train(photos: tuple[str, ...], **given: Any) -> None:
+    """Train a model on photographs (folders, tar files, pictures), or go on where a run stopped.
+
+    SIGTERM and Ctrl-C end a run with a checkpoint. With -o, the end writes a model file: its prior in integers, the
+    prior's tables measured on the photos.
+
+    \b
+    tessera train photos/ --vgg vgg19.npz --minutes 600 -o mine.safetensors
+    tessera encode a.jpg --model mine.safetensors
+    """
+    from codec.training import TrainingConfig
+    from codec.training_run import Run
+
+    recipe = {name: given.pop(name) for name in TrainingConfig.__dataclass_fields__ if name in given}
+    recipe = {name: value for name, value in recipe.items() if value is not None}
+    try:
+        Run(photos=photos, recipe=recipe, **given).execute(lambda line: click.echo(line, err=True))
+    except TesseraError as error:
+        fail("train", error, verbose=False)

@@ -1,0 +1,96 @@
+"""What a file keeps beside its tokens: colour profile, EXIF, XMP and alpha plane. FORMAT.md, section 2. No torch.
+
+Contents are LZMA2 streams: against zlib and PNG they saved 12 % of a profile and 30-45 % of an alpha plane, in files where a
+thousand bytes make a picture.
+"""
+
+from __future__ import annotations
+
+import lzma
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitstream.container import Sections
+from bitstream.errors import FormatError, ImageError
+
+ICC, EXIF, XMP, ALPHA = 1, 2, 3, 4
+LABELS = {ICC: "colour profile", EXIF: "EXIF", XMP: "XMP", ALPHA: "transparency"}
+CONTENT_MAX = 1 << 24  # bytes that a profile, EXIF or XMP unpacks to
+DICTIONARY = 1 << 20  # bytes; part of the format
+THOROUGH_MAX = 1 << 22  # bytes that are worth LZMA's slowest search
+
+
+@dataclass(frozen=True)
+class Extras:
+    """The contents of sections, unpacked."""
+
+    icc: bytes | None = None
+    exif: bytes | None = None  # from its TIFF header on
+    xmp: bytes | None = None
+    alpha: NDArray[np.uint8] | None = None  # (H, W)
+
+    @property
+    def info(self) -> dict[str | tuple[int, int], bytes]:
+        """Profile, EXIF and XMP under the names that Pillow's own plugins give them in an image's `info`."""
+        named: dict[str | tuple[int, int], bytes | None]  # Pillow's type of `info`
+        named = {"icc_profile": self.icc, "exif": self.exif and b"Exif\0\0" + self.exif, "xmp": self.xmp}
+        return {name: content for name, content in named.items() if content}
+
+
+def _filters(preset: int) -> list[dict[str, int]]:
+    return [{"id": lzma.FILTER_LZMA2, "preset": preset, "dict_size": DICTIONARY, "lc": 0, "lp": 0, "pb": 0}]
+
+
+def pack(content: bytes) -> bytes:
+    """Bytes -> a raw LZMA2 stream."""
+    preset = 9 | lzma.PRESET_EXTREME if len(content) <= THOROUGH_MAX else 6
+    return lzma.compress(content, lzma.FORMAT_RAW, filters=_filters(preset))
+
+
+def unpack(packed: bytes, most: int, label: str) -> bytes:
+    """The inverse of `pack`. Raises FormatError for what is no such stream, or holds more than `most` bytes: those beyond are
+    never unpacked."""
+    stream = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_filters(0))
+    try:
+        content = stream.decompress(packed, most + 1)
+    except (lzma.LZMAError, EOFError) as error:
+        msg = f"the {label} is damaged ({error})"
+        raise FormatError(msg) from error
+    if len(content) > most:
+        msg = f"the {label} unpacks to more than {most:,} bytes: the file is damaged"
+        raise FormatError(msg)
+    if not stream.eof or stream.unused_data:
+        msg = f"the {label} does not end where its section does: the file is damaged"
+        raise FormatError(msg)
+    return content
+
+
+def to_sections(extras: Extras) -> Sections:
+    """The sections that keep what there is. Raises ImageError for more than a section may hold."""
+    contents = {ICC: extras.icc, EXIF: extras.exif, XMP: extras.xmp}
+    for kind, content in contents.items():
+        if content and len(content) > CONTENT_MAX:
+            drop = "use --strip" if kind == ICC else "leave out --keep-exif"
+            msg = f"the {LABELS[kind]} has {len(content):,} bytes, and a file holds {CONTENT_MAX:,}: {drop}"
+            raise ImageError(msg)
+    if extras.alpha is not None:
+        contents[ALPHA] = extras.alpha.tobytes()
+    return tuple((kind, pack(content)) for kind, content in contents.items() if content)
+
+
+def from_sections(sections: Sections, width: int, height: int) -> Extras:
+    """The inverse of `to_sections`, for a picture of so many pixels; types that are not known are skipped.
+
+    Raises FormatError for damaged contents."""
+    packed = dict(sections)
+    content = {kind: unpack(packed[kind], CONTENT_MAX, LABELS[kind]) for kind in (ICC, EXIF, XMP) if kind in packed}
+    alpha = None
+    if ALPHA in packed:
+        plane = unpack(packed[ALPHA], width * height, LABELS[ALPHA])
+        if len(plane) != width * height:
+            msg = f"the transparency has {len(plane):,} values for {width}x{height} pixels: the file is damaged"
+            raise FormatError(msg)
+        alpha = np.frombuffer(plane, np.uint8).reshape(height, width)
+    return Extras(content.get(ICC), content.get(EXIF), content.get(XMP), alpha)

@@ -1,0 +1,125 @@
+"""What passes between the stages of coding, so that a pipeline can overlap them.
+
+    encoding: prepare (no network) -> sequences (network, several pictures) -> cut (no network, but for some targets)
+    decoding: read (no network) -> draw (network, several pictures) -> finish (no network)
+
+The stages are methods of `codec.api.Codec`. Free of torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bitstream.coder import Tokens, decode_tokens
+from bitstream.container import File, Sections
+from bitstream.errors import FormatError, TruncatedError
+from bitstream.layout import Layout
+from bitstream.prior import Prior
+from codec.lengths import UsageError
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """What of a picture is kept beside its colours."""
+
+    background: str | None = None  # a CSS colour that transparency is laid on, instead of being kept
+    strip: bool = False  # keep no profile; colours become sRGB
+    keep_exif: bool = False  # keep EXIF and XMP
+
+    def __post_init__(self) -> None:
+        if self.strip and self.keep_exif:
+            msg = "strip and keep exif contradict each other: give one of them"
+            raise UsageError(msg)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A picture as the network wants it, and what its file keeps besides."""
+
+    pixels: NDArray[np.uint8]  # (H, W, 3)
+    sections: Sections = ()
+    notes: tuple[str, ...] = ()  # what a person should hear, such as 'first of 12 frames'
+
+    @property
+    def width(self) -> int:
+        return self.pixels.shape[1]
+
+    @property
+    def height(self) -> int:
+        return self.pixels.shape[0]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A picture's bytes, and what they came to."""
+
+    data: bytes
+    file: File
+    tokens: float  # a block of 256x256 pixels
+    reached: bool = True  # whether the target was; a size always is, or there is an error
+    measured: float | None = None  # PSNR in dB, or LPIPS, where the target is one
+    notes: tuple[str, ...] = ()  # of `Prepared`
+
+    @property
+    def bpp(self) -> float:
+        """Bits a pixel of the whole file."""
+        return 8 * len(self.data) / (self.file.width * self.file.height)
+
+
+@dataclass(frozen=True)
+class Read:
+    """What was read of a file: all but its pixels."""
+
+    file: File
+    layout: Layout
+    tokens: Tokens
+    model: str  # its name
+
+    @property
+    def block_tokens(self) -> float:
+        """Tokens a block of 256x256 pixels."""
+        return self.layout.block_tokens_of(self.tokens.length)
+
+    @property
+    def partial(self) -> bool:
+        """Whether tokens are missing because the file is cut."""
+        return not self.file.whole
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A picture, and how much of its file went into it."""
+
+    image: Image.Image
+    file: File
+    tokens: float  # a block of 256x256 pixels
+    partial: bool  # tokens were missing because the file is cut
+    model: str  # its name
+
+
+def read_tokens(file: File, prior: Prior, allow_partial: bool = False, tokens: float | None = None) -> tuple[Layout, Tokens]:
+    """The tokens of a file, at most `tokens` a block, without torch.
+
+    Raises TruncatedError for a cut file unless `allow_partial`, and FormatError for a damaged one: a file whose checksum is
+    wrong is cut if its tokens run out, and damaged if they do not."""
+    layout = Layout(prior.levels, file.width, file.height)
+    if file.length > layout.tokens:
+        msg = f"{file.length} tokens for a picture that has {layout.tokens}: the file is damaged"
+        raise FormatError(msg)
+    length = file.length if tokens is None or not file.whole else min(file.length, layout.length_of(tokens))
+    read = decode_tokens(prior, layout, file.payload, length, partial=not file.whole)
+    if file.whole:
+        return layout, read
+    if read.length == file.length:
+        msg = "the checksum is wrong: the file is damaged, get it again"
+        raise FormatError(msg)
+    if not allow_partial:
+        msg = f"the file is cut short: {read.length} of {file.length} tokens are there; decode them with --allow-partial"
+        raise TruncatedError(msg)
+    if tokens is not None:
+        read = decode_tokens(prior, layout, file.payload, min(read.length, layout.length_of(tokens)), partial=True)
+    return layout, read

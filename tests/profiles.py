@@ -1,0 +1,60 @@
+"""Colour profiles (ICC.1) whose effect can be seen, made by hand: they are small, and no system needs to have them."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from functools import cache
+
+from PIL import Image, ImageCms
+
+
+@cache
+def srgb() -> bytes:
+    """Made once, since it says when."""
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def red_and_green_swapped() -> bytes:
+    """sRGB with the names of its red and green primaries exchanged in the table of tags."""
+    profile = srgb()
+    return profile.replace(b"rXYZ", b"tmp!", 1).replace(b"gXYZ", b"rXYZ", 1).replace(b"tmp!", b"gXYZ", 1)
+
+
+def linear_grey() -> bytes:
+    """Grey values that are amounts of light: much brighter than they look as sRGB."""
+    return _profile(b"mntr", b"GRAY", b"XYZ ", {b"kTRC": b"curv" + bytes(8), b"wtpt": b"XYZ " + bytes(4) + D50})
+
+
+def cyan_and_magenta_swapped() -> bytes:
+    """CMYK as Pillow thinks of it without a profile, but for the first two inks."""
+    table = b""
+    for c, m, y, k in itertools.product((0, 1), repeat=4):
+        red, green, blue = (255 * (1 - ink) * (1 - k) for ink in (m, c, y))
+        table += _lab((red, green, blue))
+    straight = bytes(range(256))
+    matrix = struct.pack(">9i", *(65536 if i in (0, 4, 8) else 0 for i in range(9)))
+    lut = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + matrix + straight * 4 + table + straight * 3
+    return _profile(b"prtr", b"CMYK", b"Lab ", {b"A2B0": lut, b"wtpt": b"XYZ " + bytes(4) + D50})
+
+
+def _lab(rgb: tuple[int, ...]) -> bytes:
+    """sRGB -> Lab in 8 bits each, a and b about 128, as a lut8 has them."""
+    spaces = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    transform = ImageCms.buildTransform(*spaces, "RGB", "LAB")
+    return bytes(ImageCms.applyTransform(Image.new("RGB", (1, 1), rgb), transform).getpixel((0, 0)))
+
+
+D50 = struct.pack(">3I", 0xF6D6, 0x10000, 0xD32D)
+
+
+def _profile(kind: bytes, space: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
+    tags = {b"desc": b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(78), **tags}
+    at, table, body = 132 + 12 * len(tags), b"", b""
+    for name, content in tags.items():
+        content += bytes(-len(content) % 4)
+        table += name + struct.pack(">2I", at + len(body), len(content))
+        body += content
+    head = struct.pack(">I4s4s4s4s4s", at + len(body), b"", b"\x02\x40\0\0", kind, space, connection)
+    head += struct.pack(">6H4s", 2024, 1, 1, 0, 0, 0, b"acsp") + bytes(28) + D50
+    return head + bytes(128 - len(head)) + struct.pack(">I", len(tags)) + table + body

@@ -1,0 +1,162 @@
+"""What a file keeps beside its tokens comes back exactly; what is damaged there is refused, and bounded."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import tracemalloc
+
+import numpy as np
+import profiles
+import pytest
+import reference
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from bitstream.container import File, read_file, write_file
+from bitstream.errors import FormatError, ImageError
+from codec.images import restore
+from codec.lengths import TargetError
+from codec.sections import ALPHA, CONTENT_MAX, EXIF, ICC, Extras, from_sections, pack, to_sections, unpack
+
+ALPHA_PLANE = np.arange(60 * 90).reshape(60, 90).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def clear(photo) -> Image.Image:
+    """A photo with transparency, a profile, EXIF and XMP."""
+    image = photo.crop((200, 100, 290, 160))
+    image.putalpha(Image.fromarray(ALPHA_PLANE))
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    image.info |= {"icc_profile": profiles.srgb(), "exif": exif.tobytes(), "xmp": b"<x/>"}
+    return image
+
+
+@given(st.binary(max_size=3000), st.binary(max_size=300), st.binary(max_size=300), st.integers(1, 40), st.integers(1, 40))
+def test_sections_invert(icc, exif, xmp, width, height):
+    alpha = np.random.default_rng(width * height).integers(0, 256, (height, width)).astype(np.uint8)
+    for plane in (alpha, None):
+        extras = Extras(icc or None, exif or None, xmp or None, plane)
+        again = from_sections(to_sections(extras), width, height)
+        assert (again.icc, again.exif, again.xmp) == (extras.icc, extras.exif, extras.xmp)
+        assert (again.alpha is None) == (plane is None)
+        assert plane is None or np.array_equal(again.alpha, plane)
+
+
+def test_a_file_gives_back_what_it_was_given(codec, clear):
+    data = codec.encode(clear, keep_exif=True, quality=75)
+    again = codec.decode(data)
+    assert again.mode == "RGBA"
+    assert np.array_equal(np.asarray(again.getchannel("A")), ALPHA_PLANE)
+    assert again.info == {"icc_profile": profiles.srgb(), "exif": clear.info["exif"], "xmp": b"<x/>"}
+    assert again.getexif()[0x010F] == "Maker"
+    stream = io.BytesIO()
+    again.save(stream, "PNG")
+    assert Image.open(stream).info["icc_profile"] == profiles.srgb()
+    seen = ALPHA_PLANE > 0
+    error = np.asarray(again.convert("RGB")).astype(int)[seen] - np.asarray(clear.convert("RGB"))[seen]
+    assert np.sqrt(np.square(error).mean()) < 30
+    plain = codec.decode(codec.encode(clear.convert("RGB"), strip=True))
+    assert plain.mode == "RGB"
+    assert plain.info == {}
+
+
+def test_bytes_are_as_the_specification_says(codec, clear):
+    """The reader in reference.py shares no code with the codec."""
+    data = codec.encode(clear, keep_exif=True, tokens=5)
+    width, height, _, _, sections = reference.read_header(data, sections=True)
+    assert list(sections) == [1, 2, 3, 4]
+    unpacked = {kind: reference.unpack(content) for kind, content in sections.items()}
+    assert unpacked[1] == profiles.srgb()
+    assert unpacked[2] == clear.info["exif"].removeprefix(b"Exif\0\0")
+    assert unpacked[3] == b"<x/>"
+    assert unpacked[4] == ALPHA_PLANE.tobytes()
+    assert (width, height) == clear.size
+
+
+def test_readers_skip_types_that_they_do_not_know(codec, clear):
+    file = read_file(codec.encode(clear.convert("RGB"), strip=True, tokens=30))
+    later = write_file(File(file.width, file.height, file.stream_id, file.length, file.payload, ((99, b"news"),)))
+    assert np.array_equal(np.asarray(codec.decode(later)), np.asarray(codec.decode(write_file(file))))
+
+
+def test_a_target_counts_sections(codec, clear):
+    full = codec.compress(clear, target_size=1000)
+    assert 980 < len(full.data) <= 1000
+    assert full.file.section_bytes > 400
+    bare = codec.compress(clear, target_size=1000, strip=True)
+    assert bare.tokens > full.tokens
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, r"for its colour profile and transparency: leave that out with --strip and --background white"),
+        ({"strip": True}, r"for its transparency: leave that out with --background white"),
+        ({"background": "white"}, r"for its colour profile: leave that out with --strip"),
+        ({"background": "white", "keep_exif": True}, r"for its colour profile and EXIF and XMP: leave that out with --strip"),
+    ],
+)
+def test_sections_that_do_not_fit_are_named(codec, clear, options, said):
+    with pytest.raises(TargetError, match=rf"does not fit 80 bytes: the smallest file has \d+, \d+ of them {said}"):
+        codec.encode(clear, target_size=80, **options)
+
+
+def test_a_cut_in_the_picture_keeps_sections(codec, clear):
+    made = codec.compress(clear, quality=75)
+    cut = made.data[: made.file.header_bytes + made.file.section_bytes + 40]
+    part = codec.decompress(cut, allow_partial=True)
+    assert part.partial
+    assert np.array_equal(np.asarray(part.image.getchannel("A")), ALPHA_PLANE)
+
+
+@pytest.mark.parametrize("kind", [ICC, EXIF, ALPHA])
+def test_damaged_contents_are_refused(kind):
+    good = pack(ALPHA_PLANE.tobytes())
+    for content in (b"", b"\x01", good[:-1], good[:50], good + b"\0", bytes(40), b"\xff" * 40, pack(b"") + good):
+        with pytest.raises(FormatError, match="damaged"):
+            from_sections(((kind, content),), 90, 60)
+    read = from_sections(((kind, good),), 90, 60)
+    whole = [part for part in (read.icc, read.exif, read.xmp, read.alpha) if part is not None]
+    assert [bytes(part) for part in whole] == [ALPHA_PLANE.tobytes()]
+
+
+@pytest.mark.parametrize("size", [(91, 60), (90, 61), (89, 60), (1, 1)])
+def test_transparency_has_the_size_of_the_picture(size):
+    with pytest.raises(FormatError, match=r"transparency (unpacks to more than|has 5,400 values)"):
+        from_sections(((ALPHA, pack(ALPHA_PLANE.tobytes())),), *size)
+
+
+def test_bombs_are_not_unpacked():
+    bomb = lzma.compress(
+        bytes(1 << 26), lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": 1 << 20}]
+    )
+    assert len(bomb) < 20_000
+    tracemalloc.start()
+    for kind, size in ((ICC, CONTENT_MAX), (ALPHA, 10_000)):
+        with pytest.raises(FormatError, match=f"unpacks to more than {size:,} bytes"):
+            from_sections(((kind, bomb),), 100, 100)
+    assert tracemalloc.get_traced_memory()[1] < 3 * CONTENT_MAX
+    tracemalloc.stop()
+
+
+def test_streams_of_another_dictionary_are_no_way_around_the_limit():
+    """The dictionary is the reader's, whatever the writer used: 64 MiB of distance cannot be asked for."""
+    far = np.random.default_rng(0).bytes(5 << 18)
+    wide = lzma.compress(far + far, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": 1 << 23}])
+    with pytest.raises(FormatError, match="damaged"):
+        unpack(wide, 1 << 23, "colour profile")
+
+
+def test_contents_too_large_for_a_file_are_refused():
+    with pytest.raises(ImageError, match=r"colour profile has 16,777,217 bytes, and a file holds 16,777,216: use --strip"):
+        to_sections(Extras(icc=bytes(CONTENT_MAX + 1)))
+    with pytest.raises(ImageError, match="leave out --keep-exif"):
+        to_sections(Extras(exif=bytes(CONTENT_MAX + 1)))
+
+
+def test_pixels_without_extras_are_plain():
+    image = restore(np.zeros((2, 3, 3), np.uint8), Extras())
+    assert (image.mode, image.size, image.info) == ("RGB", (3, 2), {})

@@ -1,0 +1,155 @@
+"""Targets of quality and effort: what is returned, and what is said where it cannot be."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from conftest import SHARED
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitstream.coder import decode_tokens, encode_tokens, first_tokens
+from bitstream.errors import ModelError
+from codec.api import Codec
+from codec.lengths import Target, TargetError
+from codec.targets import CLOSE, psnr, shortest
+
+LPIPS_WEIGHTS = SHARED / "perceptual" / "lpips_alex.npz"
+
+
+@pytest.fixture(scope="module")
+def small(photo):
+    return photo.crop((200, 80, 328, 208))
+
+
+@given(
+    st.lists(st.floats(0.01, 20), min_size=1, max_size=300),
+    st.lists(st.floats(0.01, 5), min_size=1, max_size=300),
+    st.floats(0, 60),
+    st.booleans(),
+)
+def test_the_search_finds_what_it_says(rises, costs, wanted, higher_is_better):
+    """On any rising curve: the target is reached, and a length at most 0.5 % smaller misses it."""
+    count = min(len(rises), len(costs))
+    curve, bits = np.cumsum(rises[:count]), np.cumsum(costs[:count])
+    drawn = []
+
+    def measure(length):
+        drawn.append(length)
+        return curve[length - 1] if higher_is_better else -curve[length - 1]
+
+    found = shortest(measure, wanted if higher_is_better else -wanted, bits, higher_is_better=higher_is_better)
+    assert len(drawn) == len(set(drawn))
+    assert found.reached == (curve[-1] >= wanted)
+    assert abs(found.value) == curve[found.length - 1]
+    if not found.reached:
+        assert found.length == count
+        return
+    assert curve[found.length - 1] >= wanted
+    best = int(np.searchsorted(curve, wanted)) + 1
+    assert best <= found.length
+    assert bits[found.length - 1] <= CLOSE * bits[max(0, best - 2)] or found.length == best
+    assert len(drawn) <= 60
+
+
+def test_a_curve_that_is_not_straight_takes_few_drawings():
+    bits = np.linspace(50, 300_000, 8000)
+    drawn = []
+
+    def measure(length):
+        drawn.append(length)
+        return math.inf if length == 8000 else 12 + 5 * math.log10(bits[length - 1]) + math.sin(length / 50)
+
+    found = shortest(measure, 30, bits, higher_is_better=True)
+    assert found.reached
+    assert found.value >= 30
+    assert len(drawn) <= 12
+
+
+@pytest.mark.parametrize("wanted", [18, 22, 26])
+def test_target_psnr(codec, small, wanted):
+    original = np.asarray(small)
+    made = codec.compress(small, target_psnr=wanted)
+    assert made.reached
+    assert psnr(np.asarray(codec.decode(made.data)), original) == pytest.approx(made.measured)
+    assert wanted <= made.measured < wanted + 0.5
+    layout, sequence = codec.sequence(small)
+    bits = sequence.bits().cumsum()
+    for length in range(1, made.file.length):  # nothing that is much smaller would do, not even by chance
+        if bits[length - 1] < 0.97 * bits[made.file.length - 1] and length % 7 == 0:
+            shorter = codec.cut(layout, sequence, Target(tokens=layout.block_tokens_of(length))).data
+            assert psnr(np.asarray(codec.decode(shorter)), original) < wanted
+
+
+def test_a_target_out_of_reach_gives_the_best(codec, small):
+    made = codec.compress(small, target_psnr=70)
+    assert not made.reached
+    assert made.data == codec.encode(small, quality=100)
+    assert made.measured == pytest.approx(psnr(np.asarray(codec.decode(made.data)), np.asarray(small)))
+
+
+def test_a_target_that_anything_reaches_gives_one_token(codec, small):
+    made = codec.compress(small, target_psnr=3)
+    assert made.reached
+    assert made.file.length == 1
+
+
+def test_sizes_are_not_measured(codec, small):
+    made = codec.compress(small, target_size=300)
+    assert made.reached
+    assert made.measured is None
+
+
+@pytest.mark.skipif(not LPIPS_WEIGHTS.exists(), reason="the weights of LPIPS are not there")
+def test_target_lpips(small):
+    from codec.lpips import LPIPS
+
+    codec = Codec(device="cpu", lpips_weights=LPIPS_WEIGHTS)
+    made = codec.compress(small, target_lpips=0.4)
+    assert made.reached
+    distance = LPIPS(LPIPS_WEIGHTS).distance(np.asarray(codec.decode(made.data)), np.asarray(small))
+    assert distance == pytest.approx(made.measured, abs=1e-4)
+    assert 0.37 < distance <= 0.4
+    never = codec.compress(small, target_lpips=0)
+    assert not never.reached
+    assert never.tokens == 1365
+    with pytest.raises(TargetError, match=r"31 pixels and more, not 30x128: use target psnr"):
+        codec.compress(small.crop((0, 0, 30, 128)), target_lpips=0.4)
+
+
+def test_missing_weights_of_lpips_are_said(small, tmp_path):
+    with pytest.raises(ModelError, match=r"LPIPS weights cannot be read from .*none.npz"):
+        Codec(device="cpu", lpips_weights=tmp_path / "none.npz").compress(small, target_lpips=0.4)
+
+
+def test_a_target_of_quality_needs_pixels(codec, small):
+    layout, sequence = codec.sequence(small)
+    with pytest.raises(TypeError, match="give the picture's pixels"):
+        codec.cut(layout, sequence, Target(target_psnr=20))
+
+
+@pytest.mark.parametrize(
+    "options", [{"target_psnr": -1}, {"target_lpips": -0.1}, {"target_psnr": math.nan}, {"quality": math.nan}]
+)
+def test_targets_that_make_no_sense(options):
+    with pytest.raises(TargetError, match=r"is too small|out of range"):
+        Target(**options)
+
+
+def test_psnr_of_equal_pictures_is_infinite():
+    black = np.zeros((4, 4, 3), np.uint8)
+    assert psnr(black, black) == math.inf
+    assert psnr(black, black + 255) == 0
+    assert psnr(black, black + 16) == pytest.approx(20 * math.log10(255 / 16))
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.8, 1])
+def test_first_tokens_are_what_a_file_has(codec, small, share):
+    layout, sequence = codec.sequence(small)
+    length = round(share * layout.tokens)
+    expected = decode_tokens(codec.model.prior, layout, encode_tokens(sequence, length), length)
+    tokens = first_tokens(sequence, layout, length)
+    for ours, theirs in zip((*tokens.digits, *tokens.known), (*expected.digits, *expected.known), strict=True):
+        assert np.array_equal(ours, theirs)
