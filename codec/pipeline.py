@@ -39,7 +39,7 @@ Job = TypeVar("Job")
 Made = TypeVar("Made")
 Admit: TypeAlias = Callable[[int], None]
 
-PIXEL_BYTES = 150  # that a picture takes in the network, about, for each of its pixels
+PIXEL_BYTES = 60  # that coding a picture takes, about, for each of its pixels
 ROOM = 32_000_000  # pixels in memory at once where there is memory enough
 SMALL = 512 * 512  # pixels of a picture that batches are thought for
 WORKERS = 4  # network calls at once on a CPU, at most: on few threads each they wait less for each other than one on many
@@ -290,10 +290,12 @@ class _Flow(Generic[Job, Made]):
 
     def _read(self, carried: _Carried[Job]) -> None:
         def admit(pixels: int) -> None:
-            self._gate.enter(pixels)
+            _, waited = _timed(self._gate.enter, pixels)
             carried.pixels += pixels
+            carried.seconds -= waited
 
-        carried.item, carried.seconds = _timed(self._stages.read, carried.job, admit)
+        carried.item, seconds = _timed(self._stages.read, carried.job, admit)
+        carried.seconds += seconds
 
     def _compute(self, batch: list[_Carried[Job]]) -> None:
         assert self._computers
