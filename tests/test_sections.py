@@ -10,7 +10,7 @@ import numpy as np
 import profiles
 import pytest
 import reference
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -34,6 +34,7 @@ def clear(photo) -> Image.Image:
     return image
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.binary(max_size=3000), st.binary(max_size=300), st.binary(max_size=300), st.integers(1, 40), st.integers(1, 40))
 def test_sections_invert(icc, exif, xmp, width, height):
     alpha = np.random.default_rng(width * height).integers(0, 256, (height, width)).astype(np.uint8)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from conftest import SHARED
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitstream.coder import decode_tokens, encode_tokens, first_tokens
@@ -24,6 +24,7 @@ def small(photo):
     return photo.crop((200, 80, 328, 208))
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(0.01, 20), min_size=1, max_size=300),
     st.lists(st.floats(0.01, 5), min_size=1, max_size=300),
