@@ -162,12 +162,14 @@ class Codec:
         No network, but where `target.draws`: such a target is looked for by drawing, and compared with `pixels` (H, W, 3)."""
         budget = target.budget(layout.width, layout.height)
         found = self._search(layout, sequence, target, pixels) if target.draws else None
-        if budget is not None:
+        if budget is None:
+            length = found.length if found else target.length(layout)
+            payload = encode_tokens(sequence, length)
+        else:
             header = len(write_file(File(layout.width, layout.height, self.model.stream_id, layout.tokens, b"", sections)))
             length, payload = fit_tokens(sequence, budget - header) if budget >= header else (0, b"")
-        if budget is None or length < 1:
-            length = max(1, found.length if found else target.length(layout))
-            payload = encode_tokens(sequence, length)
+            if length < 1:
+                length, payload = 1, encode_tokens(sequence, 1)
         file = File(layout.width, layout.height, self.model.stream_id, length, payload, sections)
         data = write_file(file)
         if budget is not None and len(data) > budget:

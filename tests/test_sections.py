@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import lzma
+import re
 import tracemalloc
 
 import numpy as np
@@ -101,8 +102,10 @@ def test_a_target_counts_sections(codec, clear):
     ],
 )
 def test_sections_that_do_not_fit_are_named(codec, clear, options, said):
-    with pytest.raises(TargetError, match=rf"does not fit 80 bytes: the smallest file has \d+, \d+ of them {said}"):
+    with pytest.raises(TargetError, match=rf"does not fit 80 bytes: the smallest file has (\d+), \d+ of them {said}") as caught:
         codec.encode(clear, target_size=80, **options)
+    smallest = int(re.search(r"has (\d+)", str(caught.value))[1])
+    assert len(codec.encode(clear, target_size=smallest, **options)) == smallest
 
 
 def test_a_cut_in_the_picture_keeps_sections(codec, clear):
