@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import platform
 import shlex
+import signal
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_context
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from benchmarks.cache import Cache
@@ -26,6 +31,7 @@ from codec.lpips import LPIPS
 NAMES = (*NATIVE_NAMES, *SCALED_NAMES)
 SPEED_BPP = 0.153  # rate at which speed is measured where no rates were asked for
 SPEED_PICTURES = 2
+LEAST_TASKS = 8  # that processes of their own, which take seconds to start, are worth
 ANCHORS = ("webp-scaled", "webp")  # in this order, where none is asked for
 LIBRARIES = ("torch", "numpy", "pillow", "pytorch-msssim", "bjontegaard", "compressai", "pillow-jxl-plugin", "constriction")
 
@@ -167,12 +173,27 @@ class Bench:
             self.metrics,
             Cache(self.request.cache),
             self.lpips,
-            self.request.jobs,
         )
+
+    def measured(self, study: Study) -> Iterator[tuple[list[Sample | None], str]]:
+        """What each task found, in order. Several jobs are as many processes, since most encoders hold Python's lock."""
+        places = range(len(study.tasks()))
+        if self.request.jobs == 1 or len(places) < LEAST_TASKS:
+            torch.set_num_threads(1)  # the same numbers with any number of jobs
+            yield from map(study.try_task, places)
+            return
+        pool = ProcessPoolExecutor(self.request.jobs, get_context("spawn"), _start, (self.request,))
+        try:
+            yield from pool.map(_try_task, places)
+        except BrokenProcessPool as error:
+            msg = "a process of the benchmark crashed: run it again, it goes on where it was; -j 1 shows where"
+            raise TesseraError(msg) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def run(self, study: Study, progress: Callable[[], None], say: Callable[[str], None]) -> Results:
         """Measures quality on all pictures, then speed on a few of them."""
-        found = study.run(progress)
+        found = study.run(self.measured(study), progress)
         for name, reason in study.failed.items():
             self.missing[name] = reason
             say(f"{name}: {reason}")
@@ -235,6 +256,20 @@ class Bench:
             "Bjontegaard's delta rate by piecewise cubic interpolation of mean curves, over the qualities both reach"
         )
         return words
+
+
+_worker: Study  # of a process that measures
+
+
+def _start(request: Request) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt ends it without a traceback
+    torch.set_num_threads(1)
+    _worker = Bench.prepare(request, lambda line: None).study()
+
+
+def _try_task(place: int) -> tuple[list[Sample | None], str]:
+    return _worker.try_task(place)
 
 
 def decoded(bench: Bench) -> Callable[[str, str, Sample], Pixels]:

@@ -7,9 +7,7 @@ Rates are common to all codecs: at each of them a codec makes the best file that
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from importlib.metadata import version
@@ -74,9 +72,7 @@ class Study:
     metrics: tuple[str, ...]
     cache: Cache
     lpips: LPIPS | None = None
-    jobs: int = 1
     failed: dict[str, str] = field(default_factory=dict)  # codec -> why it stopped in the middle
-    _lock: threading.Lock = field(default_factory=threading.Lock)
     _seen: dict[str, list[torch.Tensor]] = field(default_factory=dict)
 
     @cached_property
@@ -101,31 +97,29 @@ class Study:
             return [f"{budget:g} bpp" for budget in self.budgets]
         return [f"quality {setting}" for setting in coder.settings]
 
-    def run(self, progress: Callable[[], None] = lambda: None) -> Found:
-        """Measures what the cache does not know. A codec that fails in the middle is left out, and `failed` says why."""
+    def run(self, measured: Iterable[tuple[list[Sample | None], str]], progress: Callable[[], None] = lambda: None) -> Found:
+        """Gathers what `try_task` found for each of the tasks, in their order. A codec that fails in the middle is left out;
+        `failed` says why."""
         found: Found = {}
-        tasks = self.tasks()
-        with ThreadPoolExecutor(self.jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            try:
-                for (source, coder, _), samples in zip(tasks, pool.map(lambda task: self._safely(*task), tasks), strict=True):
-                    for label, sample in zip(self.labels(coder), samples, strict=False):
-                        if sample:
-                            found.setdefault((source.picture.name, coder.name, label), []).append(sample)
-                    progress()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        for (source, coder, _), (samples, problem) in zip(self.tasks(), measured, strict=True):
+            if problem:
+                self.failed[coder.name] = problem
+            for label, sample in zip(self.labels(coder), samples, strict=False):
+                if sample:
+                    found.setdefault((source.picture.name, coder.name, label), []).append(sample)
+            progress()
         return {key: samples for key, samples in found.items() if key[1] not in self.failed}
 
-    def _safely(self, source: Source, coder: Coder, scale: float) -> list[Sample | None]:
+    def try_task(self, place: int) -> tuple[list[Sample | None], str]:
+        """The samples of a task, or why its codec failed."""
+        source, coder, scale = self.tasks()[place]
         if coder.name in self.failed:
-            return []
+            return [], self.failed[coder.name]
         try:
-            return self.measure(source, coder, scale)
+            return self.measure(source, coder, scale), ""
         except CodecMissingError as error:
-            with self._lock:
-                self.failed[coder.name] = str(error)
-            return []
+            self.failed[coder.name] = str(error)
+            return [], str(error)
 
     def measure(self, source: Source, coder: Coder, scale: float) -> list[Sample | None]:
         """A picture through a codec at a scale: a sample for each label, from the cache as far as it knows them."""
@@ -183,15 +177,9 @@ class Study:
     def _distance(self, picture: Pixels, source: Source) -> float:
         """LPIPS; what the network sees in an original is kept for the next of its samples."""
         assert self.lpips
-        with self._lock:
-            features = self._seen.get(source.picture.path)
-        if features is None:
-            features = self.lpips.look(source.pixels())
-            with self._lock:
-                if len(self._seen) > 2 * self.jobs:
-                    self._seen.clear()
-                self._seen[source.picture.path] = features
-        return float(self.lpips.between(self.lpips.look(picture), features))
+        if source.digest not in self._seen:
+            self._seen = {source.digest: self.lpips.look(source.pixels())}
+        return float(self.lpips.between(self.lpips.look(picture), self._seen[source.digest]))
 
     def series(self, found: Found) -> list[Series]:
         """The mean curves of all codecs, the downscaled variants after their codec."""

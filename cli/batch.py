@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 import traceback
@@ -207,6 +208,8 @@ class Batch:
 
     def _end_at_once(self, stopped: Interrupted) -> None:
         """Leaves nothing half-written, and does not wait for what threads are computing."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         self._writer.end()
         if not (self._plan.single or self._saying.quiet):
             say(f"Interrupted: {self._tally.line(self._work.verb)}; go on with --skip-existing")

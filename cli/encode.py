@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 ENDING = ".tsr"
 NO_PHOTOS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "TSR", "WMF")  # films, drawings, data, and what is encoded already
 
+HELPED = frozenset((".avif", ".heic", ".heif", ".jxl"))  # read with a package more, which the error names where it is missing
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -54,12 +56,12 @@ class Request:
 
 
 def photo_endings() -> frozenset[str]:
-    """Endings of the pictures that Pillow reads."""
+    """Endings of the pictures that Pillow reads, some with help."""
     from PIL import Image
 
     Image.init()
     known = Image.registered_extensions().items()
-    return frozenset(ending for ending, name in known if name in Image.OPEN and name not in NO_PHOTOS)
+    return HELPED.union(ending for ending, name in known if name in Image.OPEN and name not in NO_PHOTOS)
 
 
 def is_whole(path: str) -> bool:

@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -78,8 +78,9 @@ def record(
 
 
 def say(text: str) -> None:
-    """One line on standard error."""
-    click.echo(printable(text), err=True)
+    """One line on standard error, if anyone is there to read it."""
+    with suppress(OSError):
+        click.echo(printable(text), err=True)
 
 
 def put(text: str) -> None:

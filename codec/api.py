@@ -19,16 +19,17 @@ from bitstream.container import File, Sections, read_file, write_file
 from bitstream.errors import ModelError
 from bitstream.layout import Layout
 from codec.images import KEEP, MAX_PIXELS, check_size, prepare, restore
-from codec.lengths import DEFAULT_TARGET, Target, TargetError
+from codec.lengths import DEFAULT_EFFORT, DEFAULT_TARGET, Target, TargetError, steps_of_effort
 from codec.sections import ALPHA, LABELS, from_sections
 from codec.stages import Decoded, Encoded, PictureOptions, Prepared, Read, read_tokens
 from codec.targets import Found, psnr, shortest
 from codec.weights import DEFAULT, Model, model_for, open_model
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from codec.lpips import LPIPS
 
-DEFAULT_EFFORT = 3  # one pass of the network
 LPIPS_SIDE = 31  # pixels that AlexNet needs to have anything to look at
 
 
@@ -101,20 +102,48 @@ class Codec:
         """All tokens of each picture: one encoding, of which every rate is a prefix. This is the network's part.
 
         Pictures whose canvases (whole blocks of 256x256 pixels) are equally large share network calls. With an `effort` above
-        the default, tokens are refined for the length that `target` asks for."""
+        the default of 3, tokens are refined for the length that `target` asks for; below it nothing is faster."""
         from codec.tiles import encode_pixels, together
         from codec.tokens import tokenize_batch
 
-        pictures = [part.pixels for part in prepared]
+        steps, wanted = steps_of_effort(effort), list(prepared)
+        pictures = [part.pixels for part in wanted]
         network, prior = self._network(self.model), self.model.prior
         layouts = [Layout(prior.levels, picture.shape[1], picture.shape[0]) for picture in pictures]
         done: dict[int, Sequence] = {}
         for places in together(layouts):
             group = [layouts[place] for place in places]
             latents = encode_pixels(network, group, [pictures[place] for place in places], self.device, self.tile)
-            for place, layout, tokens in zip(places, group, tokenize_batch(network, prior, group, latents), strict=True):
+            coded = tokenize_batch(network, prior, group, latents)
+            for row, (place, layout, tokens) in enumerate(zip(places, group, coded, strict=True)):
                 done[place] = sequence_of(prior, layout, *tokens)
+                if steps:
+                    done[place] = self._refined(wanted[place], layout, done[place], latents[row : row + 1], target, steps)
         return [(layout, done[place]) for place, layout in enumerate(layouts)]
+
+    def _refined(
+        self, part: Prepared, layout: Layout, sequence: Sequence, latents: Tensor, target: Target, steps: int
+    ) -> Sequence:
+        """A better sequence for the length that a target asks for, from the picture's latents (1, C, h, w)."""
+        from codec.refine import goal_of, refine
+        from codec.tokens import tokenize_batch
+
+        try:
+            length = self.cut(layout, sequence, target, part.sections, part.pixels).file.length
+        except TargetError:  # it will be raised when the sequence is cut
+            return sequence
+
+        def squared_error(length: int) -> float:
+            drawn = self._pixels(self.model, [layout], [first_tokens(sequence, layout, length)])[0]
+            return float(np.square(drawn.astype(np.float32) - part.pixels).sum(dtype=np.float64))
+
+        sized = target.budget(layout.width, layout.height) is not None
+        goal = goal_of(layout, sequence, length, squared_error, sized)
+        if goal is None:
+            return sequence
+        network, prior = self._network(self.model), self.model.prior
+        better = refine(network, prior, layout, part.pixels, latents, goal, steps)
+        return sequence_of(prior, layout, *tokenize_batch(network, prior, [layout], better)[0])
 
     def sequence(self, image: Image.Image | NDArray[np.uint8]) -> tuple[Layout, Sequence]:
         """`sequences` of one picture."""
@@ -133,12 +162,14 @@ class Codec:
         No network, but where `target.draws`: such a target is looked for by drawing, and compared with `pixels` (H, W, 3)."""
         budget = target.budget(layout.width, layout.height)
         found = self._search(layout, sequence, target, pixels) if target.draws else None
-        if budget is not None:
+        if budget is None:
+            length = found.length if found else target.length(layout)
+            payload = encode_tokens(sequence, length)
+        else:
             header = len(write_file(File(layout.width, layout.height, self.model.stream_id, layout.tokens, b"", sections)))
             length, payload = fit_tokens(sequence, budget - header) if budget >= header else (0, b"")
-        if budget is None or length < 1:
-            length = max(1, found.length if found else target.length(layout))
-            payload = encode_tokens(sequence, length)
+            if length < 1:
+                length, payload = 1, encode_tokens(sequence, 1)
         file = File(layout.width, layout.height, self.model.stream_id, length, payload, sections)
         data = write_file(file)
         if budget is not None and len(data) > budget:

@@ -8,13 +8,15 @@ import zipfile
 import numpy as np
 from numpy.typing import NDArray
 
-from bitstream.coder import encode_tokens, sequence_of
-from bitstream.container import File, read_file, write_file
-from bitstream.errors import FormatError
+from bitstream.coder import encode_tokens, first_tokens, sequence_of
+from bitstream.container import SIDE_MAX, File, read_file, write_file
+from bitstream.errors import FormatError, TesseraError
 from bitstream.layout import Layout
 from codec.images import MAX_PIXELS, check_size
 from codec.stages import read_tokens
 from codec.weights import DEFAULT, model_for, open_model
+
+NPY_HEADER = 256  # bytes that NumPy puts before an array, at most, where it has few dimensions
 
 
 def file_to_npz(data: bytes, model: str | None = None, max_pixels: int = MAX_PIXELS) -> tuple[bytes, int, int, int]:
@@ -36,22 +38,52 @@ def file_to_npz(data: bytes, model: str | None = None, max_pixels: int = MAX_PIX
 def npz_to_file(data: bytes, model: str | None = None, max_pixels: int = MAX_PIXELS) -> tuple[bytes, int, int, int]:
     """The inverse of `file_to_npz`. The known tokens must be the first of the sequence, as they are in any file.
 
-    Raises FormatError for arrays that are missing, of another shape, or out of range."""
+    Raises FormatError for arrays that are missing, of another shape, or out of range, and ImageError for too large a picture;
+    no array is unpacked before its size was checked."""
     chosen = open_model(model or DEFAULT)
     prior = chosen.prior
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            width, height = (int(side) for side in arrays["size"])
+        with zipfile.ZipFile(io.BytesIO(data)) as arrays:
+            width, height = (int(side) for side in _array(arrays, "size", (2,), "integer"))
+            if not 0 < width <= SIDE_MAX or not 0 < height <= SIDE_MAX:
+                msg = f"size is {width}x{height}: sides are 1 to {SIDE_MAX} pixels"
+                raise FormatError(msg)
             check_size(width, height, max_pixels)
             layout = Layout(prior.levels, width, height)
-            digits = tuple(arrays[f"digits_{i}"] for i in range(len(prior.levels)))
-            length = int(sum(arrays[f"known_{i}"].sum() for i in range(len(prior.levels))))
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+            shapes = [(level.digits, *grid) for level, grid in zip(prior.levels, layout.grids, strict=True)]
+            digits = tuple(_array(arrays, f"digits_{i}", shape, "int8") for i, shape in enumerate(shapes))
+            known = tuple(_array(arrays, f"known_{i}", shape[1:], "bool") for i, shape in enumerate(shapes))
+    except TesseraError:
+        raise
+    except Exception as error:  # what the readers of zip and npy run into has no common name
         msg = f"not an .npz of tokens ({error})"
         raise FormatError(msg) from error
-    for index, (level, grid, array) in enumerate(zip(prior.levels, layout.grids, digits, strict=True)):
-        if array.shape != (level.digits, *grid) or array.dtype != np.int8 or np.abs(array.astype(int)).max() > level.limit:
-            msg = f"digits_{index} is {array.dtype} {array.shape}: int8 {(level.digits, *grid)} within {level.limit} is needed"
+    for index, (level, array) in enumerate(zip(prior.levels, digits, strict=True)):
+        if np.abs(array.astype(np.int16)).max() > level.limit:
+            msg = f"digits_{index} has digits beyond {level.limit}, which no file holds"
             raise FormatError(msg)
-    payload = encode_tokens(sequence_of(prior, layout, digits), length)
+    sequence = sequence_of(prior, layout, digits)
+    length = int(sum(part.sum() for part in known))
+    first = first_tokens(sequence, layout, length)
+    if not all(map(np.array_equal, known, first.known)):
+        msg = f"the {length} known tokens are not the first {length} of the sequence: a file holds no others"
+        raise FormatError(msg)
+    payload = encode_tokens(sequence, length)
     return write_file(File(width, height, chosen.stream_id, length, payload)), width, height, length
+
+
+def _array(arrays: zipfile.ZipFile, name: str, shape: tuple[int, ...], kind: str) -> NDArray:
+    """An array of an .npz, if it is of that shape and type. Raises FormatError, KeyError, or what NumPy raises."""
+    entry = arrays.getinfo(f"{name}.npy")
+    expected = 8 * shape[0] if kind == "integer" else int(np.prod(shape, dtype=np.int64))
+    if entry.file_size > expected + NPY_HEADER:
+        msg = f"{name} has {entry.file_size:,} bytes, and {kind} {shape} takes {expected:,}"
+        raise FormatError(msg)
+    with arrays.open(entry) as stream:  # with a number of bytes: without one, zipfile unpacks more than the entry says
+        content = io.BytesIO(stream.read(entry.file_size + 1))
+    array = np.lib.format.read_array(content, allow_pickle=False)
+    fits = np.issubdtype(array.dtype, np.integer) if kind == "integer" else array.dtype == np.dtype(kind)
+    if array.shape != shape or not fits:
+        msg = f"{name} is {array.dtype} {array.shape}: {kind} {shape} is needed"
+        raise FormatError(msg)
+    return array

@@ -11,6 +11,8 @@ from bitstream.layout import Layout
 
 QUALITY_STOPS = ((0, 21), (25, 213), (50, 469), (75, 725), (100, 1365))  # quality, tokens a block; straight in between
 DEFAULT_QUALITY = 50
+DEFAULT_EFFORT = 3  # one pass of the network
+EFFORT_STEPS = {4: 4, 5: 8, 6: 16, 7: 32, 8: 64, 9: 128}  # of refinement; none up to the default, which is as fast as it gets
 RANGES: dict[str, tuple[float, float | None]] = {
     "quality": (0, 100),
     "tokens": (1, 1365),
@@ -87,3 +89,11 @@ def quality_of_block_tokens(tokens: float) -> float:
     """The inverse of `block_tokens_of_quality`; 0 and 100 beyond the ends."""
     qualities, stops = zip(*QUALITY_STOPS, strict=True)
     return float(np.interp(tokens, stops, qualities))
+
+
+def steps_of_effort(effort: int) -> int:
+    """Steps of refinement that an effort 0..9 stands for. Raises UsageError for another."""
+    if effort not in range(10):
+        msg = f"effort {effort} is out of range: 0 to 9"
+        raise UsageError(msg)
+    return EFFORT_STEPS.get(effort, 0)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from bitstream.container import File, read_file
 from bitstream.layout import BLOCK
 from codec.images import MAX_PIXELS, check_size, open_image
-from codec.lengths import DEFAULT_TARGET, Target
+from codec.lengths import DEFAULT_EFFORT, DEFAULT_TARGET, Target, steps_of_effort
 from codec.stages import Encoded, PictureOptions, Prepared, Read
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ Job = TypeVar("Job")
 Made = TypeVar("Made")
 Admit: TypeAlias = Callable[[int], None]
 
-PIXEL_BYTES = 150  # that a picture takes in the network, about, for each of its pixels
+PIXEL_BYTES = 60  # that coding a picture takes, about, for each of its pixels
+REFINING = 7  # times as much, where an effort asks for gradients
 ROOM = 32_000_000  # pixels in memory at once where there is memory enough
 SMALL = 512 * 512  # pixels of a picture that batches are thought for
 WORKERS = 4  # network calls at once on a CPU, at most: on few threads each they wait less for each other than one on many
@@ -106,25 +107,25 @@ def encode_all(
     *,
     options: PictureOptions | None = None,
     target: Target = DEFAULT_TARGET,
-    effort: int | None = None,
+    effort: int = DEFAULT_EFFORT,
     limits: Limits | None = None,
 ) -> Generator[Outcome[Job, Compressed], None, None]:
     """Encodes a picture a job: `load` gives the bytes of its file, `store` takes those made; both run in several threads.
 
     `codec` is asked for when the first picture was found readable."""
     chosen = options or PictureOptions()
-    refine = {} if effort is None else {"effort": effort}
+    weight = REFINING if steps_of_effort(effort) else 1
     once, bounds = _Once(codec), limits or Limits()
 
     def read(job: Job, admit: Admit) -> tuple[int, Prepared]:
         data = load(job)
         image = open_image(data, bounds.max_pixels)
-        admit(image.width * image.height)
+        admit(weight * image.width * image.height)
         return len(data), once().prepare(image, chosen)
 
     def compute(items: list[tuple[int, Prepared]]) -> list[Any]:
         pictures = [prepared for _, prepared in items]
-        made = once().sequences(pictures, target, **refine)
+        made = once().sequences(pictures, target, effort)
         return [cut(*pair) for pair in zip(pictures, made, strict=True)] if target.draws else made
 
     def cut(prepared: Prepared, made: Any) -> Encoded:
@@ -290,10 +291,12 @@ class _Flow(Generic[Job, Made]):
 
     def _read(self, carried: _Carried[Job]) -> None:
         def admit(pixels: int) -> None:
-            self._gate.enter(pixels)
+            _, waited = _timed(self._gate.enter, pixels)
             carried.pixels += pixels
+            carried.seconds -= waited
 
-        carried.item, carried.seconds = _timed(self._stages.read, carried.job, admit)
+        carried.item, seconds = _timed(self._stages.read, carried.job, admit)
+        carried.seconds += seconds
 
     def _compute(self, batch: list[_Carried[Job]]) -> None:
         assert self._computers

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,79 @@ def test_info_reads_headers(folder):
     told = json.loads(run("info", folder / "a.tsr", "--json").stdout)
     assert told["header_bytes"] + told["section_bytes"] + told["payload_bytes"] == told["bytes"]
     assert told["whole"] is True
+
+
+def test_info_shows_every_section_by_type_and_size(folder, tmp_path):
+    file = read_file((folder / "a.tsr").read_bytes())
+    sections = ((1, b"profile"), (9, b"of a later release"), (4, bytes(1000)))
+    (tmp_path / "b.tsr").write_bytes(write_file(replace(file, sections=sections)))
+    told = json.loads(run("info", tmp_path / "b.tsr", "--json").stdout)
+    assert told["sections"] == [
+        {"type": 1, "name": "icc", "bytes": 7},
+        {"type": 9, "name": "unknown 9", "bytes": 18},
+        {"type": 4, "name": "alpha", "bytes": 1000},
+    ]
+    assert told["header_bytes"] + told["section_bytes"] + told["payload_bytes"] == told["bytes"]
+    assert told["quality"] == pytest.approx(50, abs=1)
+    assert ", icc 7 B, unknown 9 18 B, alpha 1.0 kB, tokens " in run("info", tmp_path / "b.tsr").stdout
+
+
+def test_info_of_several_files_goes_on_after_a_bad_one(folder, tmp_path):
+    alien = tmp_path / "alien.tsr"
+    alien.write_bytes(write_file(File(20, 10, b"\x00\x01", 3, b"abc")))
+    said = run("info", tmp_path / "none.tsr", folder / "a.png", alien, folder / "a.tsr", "--json")
+    assert said.exit_code == 1
+    told = [json.loads(line) for line in said.stdout.splitlines()]
+    assert [line["status"] for line in told] == ["failed", "failed", "done", "done"]
+    assert [told[2][name] for name in ("width", "height", "stream_id", "model", "tokens")] == [20, 10, "0001", None, None]
+    assert run("info", alien, folder / "a.tsr").exit_code == 0
+
+
+def test_larger_pictures_than_allowed_are_refused_by_every_command(folder, tmp_path):
+    assert run("tokens", folder / "a.tsr", "-o", tmp_path / "a.npz", "--max-pixels", "30k").exit_code == 0
+    for command, source, output in (
+        ("encode", folder / "a.png", "x.tsr"),
+        ("decode", folder / "a.tsr", "x.png"),
+        ("tokens", folder / "a.tsr", "x.npz"),
+        ("tokens", tmp_path / "a.npz", "x.tsr"),
+        ("info", folder / "a.tsr", None),
+    ):
+        flags = [*(["-o", tmp_path / output] if output else []), *(["--back"] if source.suffix == ".npz" else [])]
+        said = run(command, source, "--max-pixels", "29999", *flags)
+        assert said.exit_code == 1
+        assert "200x150 is 30,000 pixels, more than 29,999: raise --max-pixels to allow it" in said.stderr
+        assert not output or not (tmp_path / output).exists()
+
+
+def test_tokens_are_skipped_where_they_are_whole(folder, tmp_path):
+    def tokens(*flags: object) -> dict:
+        said = run("tokens", *flags, "--skip-existing", "--json")
+        assert said.exit_code == 0
+        return json.loads(said.stdout)
+
+    arrays, again = tmp_path / "a.npz", tmp_path / "a.tsr"
+    assert tokens(folder / "a.tsr", "-o", arrays)["status"] == "done"
+    assert tokens(folder / "a.tsr", "-o", arrays)["status"] == "skipped"
+    whole = arrays.read_bytes()
+    arrays.write_bytes(whole[:-30])
+    assert tokens(folder / "a.tsr", "-o", arrays)["status"] == "done"
+    assert arrays.read_bytes() == whole
+    assert tokens(arrays, "--back", "-o", again)["status"] == "done"
+    assert tokens(arrays, "--back", "-o", again)["status"] == "skipped"
+    assert run("tokens", folder / "a.tsr", "-o", arrays).exit_code == 1
+
+
+def test_quiet_says_nothing_but_errors(folder, tmp_path):
+    for arguments in (
+        ("encode", folder / "a.png", "-o", tmp_path / "a.tsr"),
+        ("encode", folder / "a.png", folder / "a.png", "--output-dir", tmp_path / "out"),
+        ("decode", folder / "a.tsr", "-o", tmp_path / "b.png"),
+        ("info", folder / "a.tsr"),
+        ("tokens", folder / "a.tsr", "-o", tmp_path / "a.npz"),
+    ):
+        said = run(*arguments, "--quiet")
+        assert (said.exit_code, said.output) == (0, "")
+    assert run("info", tmp_path / "none.tsr", "--quiet").stderr == f"Error: {tmp_path}/none.tsr: no such file: check the name\n"
 
 
 def test_cut_files(folder, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -221,3 +222,21 @@ def test_larger_pictures_than_allowed_are_refused_before_they_are_read(codec, ph
 
     assert run(max_pixels=1200) is None
     assert "40x30 is 1,200 pixels, more than 1,199" in str(run(max_pixels=1199))
+
+
+def test_the_benchmark_says_rates_shares_and_memory(photo, tmp_path, monkeypatch, capsys):
+    from benchmarks.pipeline import main
+
+    for number in range(3):
+        photo.crop((number, 0, number + 60, 40)).save(tmp_path / f"{number}.png")
+    monkeypatch.setattr("sys.argv", ["pipeline", str(tmp_path), "--turn", "2", "--device", "cpu"])
+    main()
+    said = capsys.readouterr().out
+    assert "3 pictures, 0.0 MP\n" in said
+    for pattern in (
+        r"network alone: +[\d.]+ MP/s",
+        r"whole pipeline: +[\d.]+ MP/s",
+        r"share: \d+% by the clock",
+        r"memory: \d+ MB",
+    ):
+        assert re.search(pattern, said)

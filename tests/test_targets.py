@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from conftest import SHARED
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitstream.coder import decode_tokens, encode_tokens, first_tokens
@@ -24,6 +24,7 @@ def small(photo):
     return photo.crop((200, 80, 328, 208))
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(0.01, 20), min_size=1, max_size=300),
     st.lists(st.floats(0.01, 5), min_size=1, max_size=300),
@@ -153,3 +154,94 @@ def test_first_tokens_are_what_a_file_has(codec, small, share):
     tokens = first_tokens(sequence, layout, length)
     for ours, theirs in zip((*tokens.digits, *tokens.known), (*expected.digits, *expected.known), strict=True):
         assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("target", [{"target_size": 250}, {"target_size": 900}])
+def test_effort_makes_better_pictures_of_the_same_bytes(codec, small, target):
+    original = np.asarray(small)
+    plain, refined = (codec.compress(small, effort=effort, **target) for effort in (3, 6))
+    assert len(refined.data) <= target["target_size"]
+    gain = psnr(np.asarray(codec.decode(refined.data)), original) - psnr(np.asarray(codec.decode(plain.data)), original)
+    assert gain > 0.05
+    assert codec.encode(small, effort=6, **target) == refined.data  # the same every time
+
+
+def test_effort_at_a_length_is_worth_its_bits(codec, small):
+    """Error and bits, weighed by what a bit buys there, go down together."""
+    original = np.asarray(small).astype(float)
+    plain, refined = (codec.compress(small, effort=effort, tokens=500) for effort in (3, 5))
+    assert refined.file.length == plain.file.length
+    layout, sequence = codec.sequence(small)
+    short, long = (codec.cut(layout, sequence, Target(tokens=tokens)) for tokens in (400, 625))
+    errors = [np.square(np.asarray(codec.decode(made.data)) - original).sum() for made in (plain, refined, short, long)]
+    slope = (errors[2] - errors[3]) / (len(long.data) - len(short.data))
+    assert errors[1] + slope * len(refined.data) < errors[0] + slope * len(plain.data)
+
+
+def test_effort_up_to_the_default_is_the_same(codec, small):
+    assert len({codec.encode(small, effort=effort) for effort in range(4)}) == 1
+
+
+def test_effort_with_a_target_of_quality(codec, small):
+    plain, refined = (codec.compress(small, effort=effort, target_psnr=22) for effort in (3, 5))
+    assert refined.reached
+    assert refined.measured >= 22
+    assert len(refined.data) < len(plain.data)
+
+
+def test_effort_where_there_is_nothing_to_gain(codec, small):
+    for image in (small.crop((0, 0, 1, 1)), small.resize((1, 1)).resize((40, 30))):
+        assert codec.decode(codec.encode(image, effort=4, tokens=1)).size == image.size
+        assert codec.decode(codec.encode(image, effort=4)).size == image.size
+    with pytest.raises(TargetError, match="does not fit 9 bytes"):
+        codec.encode(small, target_size=9, effort=4)
+
+
+@pytest.mark.parametrize("effort", [-1, 10, 3.5])
+def test_effort_out_of_range(codec, small, effort):
+    with pytest.raises(TargetError, match=r"effort .* is out of range: 0 to 9"):
+        codec.encode(small, effort=effort)
+
+
+def test_tiles_do_not_change_a_step(codec, photo, monkeypatch):
+    """The error's gradient, gathered tile by tile, is that of the whole picture."""
+    import torch
+
+    from codec import refine
+    from codec.tiles import encode_pixels
+
+    image = np.asarray(photo.resize((1000, 300)))
+    network, prior = codec._network(codec.model), codec.model.prior
+    layout, _ = codec.sequence(image)
+    latents = encode_pixels(network, [layout], [image], codec.device).clone()
+    original = torch.tensor(image).permute(2, 0, 1)[None].float() / 127.5 - 1
+    goal = refine.Goal(1e-3, length=3000)
+    walked = refine.walk(network, prior, layout, latents, goal, torch.Generator())
+    whole = refine._error(network, layout, walked, original, True)
+    monkeypatch.setattr(refine, "TILE", 256)
+    tiled = refine._error(network, layout, walked, original, True)
+    assert tiled[0] == pytest.approx(whole[0], rel=1e-4)
+    assert float((tiled[1] - whole[1]).abs().max()) < 1e-3 * float(whole[1].abs().max())
+
+
+def test_the_walk_codes_as_the_codec_does(codec, small):
+    import torch
+
+    from codec import refine
+    from codec.tiles import encode_pixels
+
+    network, prior = codec._network(codec.model), codec.model.prior
+    layout, sequence = codec.sequence(small)
+    latents = encode_pixels(network, [layout], [np.asarray(small)], codec.device).clone()
+    spent = sequence.bits().cumsum()
+    for length in (5, 200, layout.tokens):
+        by_length = refine.walk(network, prior, layout, latents, refine.Goal(1.0, length=length), torch.Generator())
+        assert float(by_length.bits) == pytest.approx(spent[length - 1], rel=1e-4)
+        by_bits = refine.walk(
+            network, prior, layout, latents, refine.Goal(1.0, bits=spent[length - 1] + 0.1), torch.Generator()
+        )
+        assert torch.equal(by_bits.known, by_length.known)
+        drawn = network.decoder(by_length.latents, by_length.known)[0, :, : small.height, : small.width]
+        expected = np.asarray(codec.decode(codec.cut(layout, sequence, Target(tokens=layout.block_tokens_of(length))).data))
+        pixels = drawn.detach().mul(127.5).add(127.5).round().clamp(0, 255).permute(1, 2, 0).numpy()
+        assert np.abs(pixels - expected).max() <= 1

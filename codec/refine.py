@@ -1,0 +1,154 @@
+"""Effort: the latents of one picture, refined by gradient through the frozen decoder and prior, for the length that is wanted.
+
+What the encoder gives is good for all pictures and all lengths; this picture at this length can do better. Each step codes the
+latents as they will be coded, draws them, and moves them against the gradient of
+
+    squared error + slope x bits
+
+where the slope is what a bit buys around the wanted length. Rounding passes gradients straight through; a digit's price pulls
+with the slope of its table (as in training). The best step is kept, so that the sum never gets worse. The file's format, and
+the time to decode it, are the same. Figures are in MODEL.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bitstream.coder import Sequence, order_of
+from bitstream.layout import CELL, Layout
+from bitstream.prior import Prior
+from codec.network import Network, Pyramid
+from codec.tiles import tile_cells, tiles
+from codec.tokens import blank, on_canvas, price_table
+
+RATE = 0.014  # of Adam, in latent units, for one step; it falls with the root of their number
+AROUND = (0.8, 1.25)  # times the length: what is compared to learn what a bit buys
+TILE = 2048  # pixels; of one tile, with its halo, a step holds the decoder's activations: about 400 bytes a pixel
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a picture is refined for: so many tokens, or as many as so many bits hold."""
+
+    slope: float  # squared error of pixels in [-1, 1], over the whole picture, that a bit is worth
+    length: int | None = None
+    bits: float | None = None
+
+
+def goal_of(layout: Layout, sequence: Sequence, length: int, squared_error: Callable[[int], float], sized: bool) -> Goal | None:
+    """The goal of a picture that would be cut to `length` tokens; with `sized` its bytes are what counts, not its tokens. None
+    where more tokens bring nothing. `squared_error` draws so many tokens, and is that of pixels 0..255 in all."""
+    bits = sequence.bits().cumsum()
+    shorter, longer = (min(layout.tokens, max(1, round(factor * length))) for factor in AROUND)
+    gain = (squared_error(shorter) - squared_error(longer)) / 127.5**2
+    cost = float(bits[longer - 1] - bits[shorter - 1])
+    if gain <= 0 or cost <= 0:
+        return None
+    return Goal(gain / cost, bits=float(bits[length - 1])) if sized else Goal(gain / cost, length=length)
+
+
+@dataclass(frozen=True)
+class Walked:
+    """What became of latents on their way through all levels up to the goal."""
+
+    latents: Tensor  # (1, C, h, w)
+    known: Tensor  # (1, 1, h, w)
+    bits: Tensor  # ()
+
+
+def refine(
+    network: Network, prior: Prior, layout: Layout, pixels: NDArray[np.uint8], latents: Tensor, goal: Goal, steps: int
+) -> Tensor:
+    """Latents (1, C, h, w) of a canvas with the picture (H, W, 3) -> better ones."""
+    original = torch.tensor(pixels, device=latents.device).permute(2, 0, 1)[None].float().div(127.5).sub(1)
+    moved = latents.clone().requires_grad_(True)
+    rate = RATE * steps**-0.5
+    optimizer = torch.optim.Adam([moved], betas=(0.9, 0.99))
+    dither = torch.Generator(latents.device).manual_seed(0)  # the same picture is refined alike each time
+    best, lowest = latents, float("inf")
+    for step in range(steps + 1):
+        walked = walk(network, prior, layout, moved, goal, dither)
+        error, gradient = _error(network, layout, walked, original, step < steps)
+        loss = error + goal.slope * float(walked.bits.detach())
+        if loss < lowest:
+            best, lowest = moved.detach().clone(), loss
+        if step < steps:
+            optimizer.zero_grad()
+            torch.autograd.backward([walked.latents, goal.slope * walked.bits], [gradient, None])
+            optimizer.param_groups[0]["lr"] = rate * 0.5 * (1 + np.cos(np.pi * step / (steps + 1)))
+            optimizer.step()
+    return best
+
+
+def walk(network: Network, prior: Prior, layout: Layout, latents: Tensor, goal: Goal, dither: torch.Generator) -> Walked:
+    """Codes latents (1, C, h, w) as `codec.tokens.tokenize` does, as far as the goal goes, with gradients."""
+    decoded, known = blank(network, [layout], latents.device)
+    digits: list[NDArray[np.int8]] = []
+    bits = latents.new_zeros(())
+    lengths = layout.split(layout.tokens if goal.length is None else goal.length)
+    left = float("inf") if goal.bits is None else goal.bits
+    for index, level in enumerate(network.levels):
+        assert isinstance(level, Pyramid)
+        rows, columns = layout.grids[index]
+        predicted = level.predict(decoded, known)
+        raw = level.analyse(latents - predicted)
+        inside = raw[0, :, :rows, :columns]
+        classes = prior.classes(index, prior.context(layout, index, digits))
+        sent, price = _round(level, inside, torch.from_numpy(classes).to(raw.device).long(), price_table(prior, index), dither)
+        order = order_of(prior.priors[index], classes)
+        spent = price.detach().sum(0).flatten().cpu().numpy()[order].cumsum()
+        count = min(lengths[index], int(np.searchsorted(spent, left, side="right")))
+        left -= float(spent[count - 1]) if count else 0.0
+        keep = np.zeros((1, rows, columns), np.bool_)
+        keep.ravel()[order[:count]] = True
+        digits.append(sent.detach().to(torch.int8).cpu().numpy() * keep)
+        bits = bits + (price * torch.from_numpy(keep).to(price.device)).sum()
+        through = torch.nn.functional.pad(sent, (0, raw.shape[3] - columns, 0, raw.shape[2] - rows))[None]
+        decoded, known = level.update(decoded, known, predicted, through, on_canvas([keep], [layout], index, raw.device))
+        if count < rows * columns:
+            break
+    return Walked(decoded, known, bits)
+
+
+def _round(level: Pyramid, raw: Tensor, classes: Tensor, table: Tensor, dither: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Digits before rounding (D, n, m), and their classes -> digits to send, with the gradient of `raw`, and the bits of each,
+    with the gradient of its price at a dithered place."""
+    bits = table.to(raw.device)
+    width, limit = bits.shape[1], level.level.limit
+    with torch.no_grad():
+        sent = level.round(raw, classes, bits)
+        row = classes * width
+        price = bits.flatten()[row + sent.abs().long()]
+        dithered = (raw + torch.rand(raw.shape, generator=dither, device=raw.device) - 0.5).abs()
+        below = dithered.floor().clamp(max=width - 2).long()
+        rise = (bits.flatten()[row + below + 1] - bits.flatten()[row + below]).clamp(min=0)
+    magnitude = raw.abs()
+    reach = raw.clamp(-limit - 0.5, limit + 0.5)  # past its limit a digit does not follow, and neither does its gradient
+    return reach + (sent - reach).detach(), price + rise * (magnitude - magnitude.detach())
+
+
+def _error(network: Network, layout: Layout, walked: Walked, original: Tensor, learn: bool) -> tuple[float, Tensor]:
+    """Squared error of the picture that is drawn, in all, and its gradient in the latents; by tiles, so that the decoder's
+    activations are held for one of them at a time."""
+    gradient = torch.zeros_like(walked.latents)
+    total = 0.0
+    rows, columns = gradient.shape[2:]
+    for ys, xs, inner_ys, inner_xs in tiles(rows, columns, tile_cells(layout, TILE), network.decoder.reach):
+        top, left = (ys.start + inner_ys.start) * CELL, (xs.start + inner_xs.start) * CELL
+        if top >= layout.height or left >= layout.width:
+            continue
+        part = walked.latents[:, :, ys, xs].detach().requires_grad_(learn)
+        drawn = network.decoder(part, walked.known[:, :, ys, xs])
+        drawn = drawn[:, :, inner_ys.start * CELL : inner_ys.stop * CELL, inner_xs.start * CELL : inner_xs.stop * CELL]
+        wanted = original[:, :, top : top + drawn.shape[2], left : left + drawn.shape[3]]
+        error = (drawn[:, :, : wanted.shape[2], : wanted.shape[3]].clamp(-1, 1) - wanted).pow(2).sum()
+        total += float(error.detach())
+        if learn:
+            gradient[:, :, ys, xs] += torch.autograd.grad(error, part)[0]
+    return total, gradient

@@ -1,0 +1,112 @@
+"""What must hold for any bytes at all, and the means to notice where it does not."""
+
+from __future__ import annotations
+
+import io
+import resource
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import codec.pillow  # registers .tsr
+from bitstream.errors import TesseraError
+from codec.api import Codec
+
+CORPUS = Path(__file__).parent / "corpus"
+FINDINGS = Path(__file__).parent / "findings"
+MAX_PIXELS = 1 << 17  # a picture may cost what its pixels cost, so the limit is what keeps a small file cheap
+SECONDS = 1.0  # of processor time, for all that is done to one input
+MEMORY = 100 << 20  # bytes above what the process had when it was warm
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that must not be."""
+
+    kind: str  # crash, hang, memory, exception or silent
+    detail: str
+    data: bytes
+
+
+def corpus() -> list[bytes]:
+    """The files that mutations start from, in order of their names."""
+    return [path.read_bytes() for path in sorted(CORPUS.glob("*.tsr"))]
+
+
+class Checker:
+    """Does to bytes what users do, and says what went wrong."""
+
+    def __init__(self) -> None:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns above, and refuses twice as much
+        self.codec = Codec(device="cpu", max_pixels=MAX_PIXELS)
+        self.known = {*corpus()}
+        for data in self.known:  # warm: weights, tables and buffers are there before anything is measured
+            self.check(data, forged=False, draw=True)
+        self.base = peak()
+
+    def check(self, data: bytes, *, forged: bool, draw: bool) -> list[Finding]:
+        """All that is wrong with what these bytes do. `forged` ones have a right checksum and may say anything; others must be
+        refused, or told apart from whole files. `draw` takes longer and runs the network."""
+        findings = []
+        start = time.process_time()
+        for step in (self._read, self._partial, self._pillow, *([self._decode] if draw else [])):
+            try:
+                if trouble := step(data, forged, draw):
+                    findings.append(Finding("silent", trouble, data))
+            except MemoryError as error:
+                findings.append(Finding("memory", f"{step.__name__}: {error!r}", data))
+            except Exception as error:  # whatever it is, it should not have left
+                findings.append(Finding("exception", f"{step.__name__}: {error!r}", data))
+        if (spent := time.process_time() - start) > SECONDS:
+            findings.append(Finding("hang", f"{spent:.1f} s", data))
+        if hasattr(self, "base") and (risen := peak() - self.base) > MEMORY:
+            findings.append(Finding("memory", f"{risen >> 20} MiB above the base", data))
+            self.base = peak()
+        return findings
+
+    def _read(self, data: bytes, forged: bool, draw: bool) -> str | None:
+        try:
+            read = self.codec.read(data)
+            self.codec.finish(np.zeros((read.file.height, read.file.width, 3), np.uint8), read.file)
+        except TesseraError:
+            return None
+        return None if forged or data in self.known else "changed bytes were read without an error"
+
+    def _partial(self, data: bytes, forged: bool, draw: bool) -> str | None:
+        try:
+            read = self.codec.read(data, allow_partial=True)
+        except TesseraError:
+            return None
+        if forged or data in self.known:
+            return None
+        told = read.partial and read.tokens.length < read.file.length
+        return None if told else "changed bytes count as a whole file"
+
+    def _pillow(self, data: bytes, forged: bool, draw: bool) -> str | None:
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                if draw:
+                    image.load()
+        except (OSError, Image.DecompressionBombError):
+            return None
+        ours = image.format == codec.pillow.FORMAT
+        return "changed bytes were drawn by Pillow" if ours and draw and not forged and data not in self.known else None
+
+    def _decode(self, data: bytes, forged: bool, draw: bool) -> str | None:
+        try:
+            made = self.codec.decompress(data, allow_partial=True)
+        except TesseraError:
+            return None
+        if made.image.size != (made.file.width, made.file.height):
+            return f"a picture of {made.image.size} for {made.file.width}x{made.file.height}"
+        return None
+
+
+def peak() -> int:
+    """Bytes of memory that this process has had at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

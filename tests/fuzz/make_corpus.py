@@ -1,0 +1,49 @@
+"""Makes the files that mutations start from: small pictures of every kind of file. Only for a new standard model.
+
+python -m tests.fuzz.make_corpus
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from bitstream.container import write_file
+from codec.api import Codec
+from tests import profiles
+from tests.fuzz.check import CORPUS
+
+PHOTO = Path(__file__).parent.parent.parent / "docs" / "photo.webp"
+
+
+def main() -> None:
+    photo = Image.open(PHOTO).convert("RGB")
+    codec = Codec(device="cpu")
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    carrying = photo.crop((300, 200, 320, 216))
+    carrying.putalpha(Image.fromarray((np.arange(320).reshape(16, 20) % 256).astype(np.uint8)))
+    carrying.info |= {"icc_profile": profiles.linear_grey().replace(b"GRAY", b"RGB "), "exif": exif.tobytes(), "xmp": b"<x/>"}
+    made = {
+        "pixel": codec.compress(photo.crop((300, 200, 301, 201)), quality=100),
+        "cell": codec.compress(photo.crop((300, 200, 316, 216)), quality=100),
+        "one-token": codec.compress(photo.crop((300, 200, 330, 220)), tokens=1),
+        "wide": codec.compress(photo.crop((100, 160, 400, 170)), quality=50),
+        "large-side": codec.compress(photo.resize((600, 4)), quality=25),
+        "patch": codec.compress(photo.crop((280, 180, 330, 220)), quality=100),
+        "block": codec.compress(photo.crop((200, 80, 300, 170)), tokens=60),
+        "carrying": codec.compress(carrying, keep_exif=True, quality=60),
+        "clear": codec.compress(Image.new("RGBA", (30, 20), (200, 100, 50, 77)), quality=30),
+    }
+    files = {name: encoded.data for name, encoded in made.items()}
+    files["later"] = write_file(replace(made["cell"].file, sections=((99, b"news"), (200, b""))))
+    CORPUS.mkdir(exist_ok=True)
+    for name, data in files.items():
+        (CORPUS / f"{name}.tsr").write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()

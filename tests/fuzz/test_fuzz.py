@@ -1,0 +1,110 @@
+"""A short run of the fuzzer, all inputs that ever found something, and proof that it would notice."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bitstream import container
+from bitstream.container import read_file
+from codec.api import Codec
+from codec.stages import Read
+from tests.fuzz.check import FINDINGS, Checker, Finding, corpus
+from tests.fuzz.mutate import FORGED, PLAIN, mutation
+from tests.fuzz.run import run
+
+COUNT = 400
+
+
+@pytest.fixture(scope="module")
+def checker():
+    before = Image.MAX_IMAGE_PIXELS
+    yield Checker()
+    Image.MAX_IMAGE_PIXELS = before
+
+
+def test_mutations_are_the_same_in_every_run():
+    files = corpus()
+    assert len(files) >= 10
+    first, second = ([mutation(files, 7, index) for index in range(200)] for _ in range(2))
+    assert first == second
+    assert first != [mutation(files, 8, index) for index in range(200)]
+    assert len({data for data, _ in first}) > 150
+
+
+def test_forged_files_have_a_right_checksum():
+    rng = np.random.default_rng(0)
+    whole = 0
+    for data in corpus() * 5:
+        for forge in FORGED:
+            forged = forge(data, rng)
+            try:
+                whole += read_file(forged).whole
+            except container.FormatError:
+                continue
+    assert whole > 0.6 * 5 * len(corpus()) * len(FORGED)
+    assert len(set(PLAIN)) == 8
+
+
+def test_nothing_but_our_errors_leaves(checker):
+    files = corpus()
+    findings = []
+    for index in range(COUNT):
+        data, forged = mutation(files, 0, index)
+        findings += checker.check(data, forged=forged, draw=index % 100 == 0)
+    assert findings == []
+
+
+@pytest.mark.parametrize("path", sorted(FINDINGS.glob("*.bin")), ids=lambda path: path.stem)
+def test_what_was_found_stays_mended(checker, path):
+    assert checker.check(path.read_bytes(), forged=True, draw=True) == []
+
+
+def kinds(findings: list[Finding]) -> set[str]:
+    return {finding.kind for finding in findings}
+
+
+def test_an_error_of_another_kind_is_noticed(checker, monkeypatch):
+    def broken(*_: object, **__: object) -> Read:
+        msg = "planted"
+        raise KeyError(msg)
+
+    monkeypatch.setattr(Codec, "read", broken)
+    assert kinds(checker.check(corpus()[0], forged=False, draw=False)) == {"exception"}
+
+
+def test_a_silent_wrong_decode_is_noticed(checker, monkeypatch):
+    data = next(data for data in corpus() if len(data) > 60)
+    changed = data[:-3] + bytes([data[-3] ^ 4]) + data[-2:]
+    assert checker.check(changed, forged=False, draw=False) == []
+    stands = read_file(changed).header_bytes
+    monkeypatch.setattr(container, "_checksum", lambda head, body: changed[stands - container.CRC_BYTES : stands])
+    assert kinds(checker.check(changed, forged=False, draw=False)) == {"silent"}
+
+
+def test_slowness_and_hunger_are_noticed(checker, monkeypatch):
+    read = Codec.read
+    held = []
+
+    def slow(self: Codec, *given: object, **options: object) -> Read:
+        end = time.process_time() + 0.6
+        while time.process_time() < end:
+            pass
+        return read(self, *given, **options)
+
+    def hungry(self: Codec, *given: object, **options: object) -> Read:
+        held.append(np.ones(300 << 20, np.uint8))
+        held.clear()
+        return read(self, *given, **options)
+
+    monkeypatch.setattr(Codec, "read", slow)
+    assert kinds(checker.check(corpus()[0], forged=False, draw=False)) == {"hang"}
+    monkeypatch.setattr(Codec, "read", hungry)
+    assert "memory" in kinds(checker.check(corpus()[0], forged=False, draw=False))
+
+
+def test_the_runner_counts_from_another_process():
+    assert run(0, 20, say=False) == []
