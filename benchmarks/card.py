@@ -64,7 +64,7 @@ def delta_table(folder: Path) -> Iterator[str]:
         for key, metric in METRICS.items():
             found = delta(anchor, tessera, key, pictures)
             ends = f"{found.low:.{metric.digits}f} to {found.high:.{metric.digits}f}" if found.percent is not None else ""
-            cells.append(f"{found.percent:+.0f} % ({ends})" if ends else "no overlap")
+            cells.append(f"{found.percent:+.0f} % ({ends})" if ends else "no number")
         yield f"| {anchor.title} | " + " | ".join(cells) + " |"
 
 

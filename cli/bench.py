@@ -191,19 +191,22 @@ def _overlay(path: str) -> dict:
 def show(parts: Iterable[Any]) -> None:
     """Tables and lines on standard output."""
     from rich.console import Console
+    from rich.text import Text
 
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     for part in parts:
-        console.print(part, soft_wrap=isinstance(part, str))
+        console.print(part, soft_wrap=isinstance(part, str | Text), markup=False)  # a path may hold what looks like markup
 
 
 def _parts(results: Any) -> Iterator[Any]:
+    from rich.text import Text
+
     from benchmarks.export import tables
 
     count = len(results.pictures)
     yield f"{count} picture{'s' if count > 1 else ''}, whole files, means; 'n of {count}' where not all pictures fit\n"
     for title, table, remarks in tables(results):
-        yield from (f"[bold]{title}[/bold]", table, f"{remarks}\n" if remarks else "")
+        yield from (Text(title, "bold"), table, f"{remarks}\n" if remarks else "")
     yield from (f"left out: {name}: {reason}" for name, reason in results.missing.items())
 
 

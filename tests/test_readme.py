@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from conftest import PHOTO, ROOT
 from PIL import Image
 
+from benchmarks.card import delta_table, rate_table
 from cli.main import main
 from codec.config import NetworkConfig
 from codec.lengths import QUALITY_STOPS
@@ -141,3 +143,16 @@ def macs_per_pixel(network: Network) -> float:
         network.decoder(*detokenize(network, layout, Tokens(digits, known), device))
     assert total > 0
     return total / 65536
+
+
+@pytest.mark.parametrize("name", ["README.md", "MODEL.md"])
+def test_tables_of_quality_are_those_of_the_benchmark(name):
+    text = (ROOT / name).read_text()
+    folder = ROOT / "benchmarks" / "kodak"
+    for table in (rate_table(folder), delta_table(folder)):
+        assert "\n".join(table) in text
+
+
+def test_the_benchmark_is_of_the_shipped_model():
+    study = json.loads((ROOT / "benchmarks" / "kodak" / "tessera.json").read_text())
+    assert open_model().metadata["fingerprint"][:16] in study["description"]
