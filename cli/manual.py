@@ -5,8 +5,8 @@ python -m cli.manual docs/tessera.1
 
 from __future__ import annotations
 
+import argparse
 import inspect
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,4 +100,6 @@ def _escape(text: str) -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(manual())
+    parser = argparse.ArgumentParser(description="Writes the manual page.")
+    parser.add_argument("path", type=Path)
+    parser.parse_args().path.write_text(manual())
