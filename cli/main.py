@@ -4,6 +4,7 @@ that draw pictures, and all else only when it is used, so that help comes at onc
 from __future__ import annotations
 
 import signal
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -52,7 +53,8 @@ def _interrupt(number: int, _: FrameType | None) -> None:
 @click.option(
     "-V", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Tool, format and model."
 )
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Tessera compresses photographs far below the sizes at which JPEG and WebP fall apart.
 
     \b
@@ -63,7 +65,8 @@ def main() -> None:
     tessera encode - -o - <a.png | tessera decode - -o - >b.png
     """
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+        before = signal.signal(number, _interrupt)
+        ctx.call_on_close(partial(signal.signal, number, before))  # who calls this from Python has handlers of his own
 
 
 for command in (encode, decode, info, tokens, bench, models, train, completion):

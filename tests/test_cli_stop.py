@@ -93,6 +93,12 @@ def test_a_request_to_end_is_heard_too(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_call_from_python_leaves_handlers_as_they_were():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert CliRunner().invoke(main, ["completion", "bash"]).exit_code == 0
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
 def test_progress_is_shown_on_a_terminal_only(pictures, tmp_path):
     for path in sorted(pictures.iterdir())[3:]:
         path.unlink()
