@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from bitstream.errors import ImageError, TesseraError
+from bitstream.layout import BLOCK
 from codec.alpha import fill_hidden, split
 from codec.colours import to_rgb
 from codec.sections import Extras, to_sections
 from codec.stages import PictureOptions, Prepared
 
 MAX_PIXELS = 500_000_000
+THIN = 4  # times the limit of pixels that whole blocks may have: a picture of 65535x1 is worked on as 16 million pixels
 _OPENING = threading.Lock()
 # Kinds of files that Pillow may read with help: how they begin, the module that helps, and the package it comes in.
 HELPERS = (
@@ -33,9 +35,16 @@ KEEP = PictureOptions()
 
 
 def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
-    """Raises ImageError for a picture with more pixels than allowed."""
+    """Raises ImageError for a picture with more pixels than allowed, or so thin that its whole blocks have THIN times as many."""
     if width * height > max_pixels:
         msg = f"{width}x{height} is {width * height:,} pixels, more than {max_pixels:,}: raise --max-pixels to allow it"
+        raise ImageError(msg)
+    blocks = -(-width // BLOCK) * -(-height // BLOCK)
+    if blocks > 1 and blocks * BLOCK**2 > THIN * max_pixels:
+        msg = (
+            f"{width}x{height} is thin, and costs what {blocks * BLOCK**2:,} pixels cost, more than {THIN} times {max_pixels:,}: "
+            "raise --max-pixels to allow it"
+        )
         raise ImageError(msg)
 
 

@@ -20,6 +20,7 @@ from PIL import Image, ImageFile
 
 from bitstream.container import MAGIC, read_file
 from bitstream.errors import TesseraError
+from codec.images import check_size
 from codec.lengths import Target
 from codec.sections import ALPHA, from_sections
 from codec.stages import PictureOptions
@@ -65,6 +66,8 @@ class TesseraImageFile(ImageFile.ImageFile):
     def load(self) -> Image.core.PixelAccess | None:
         if self._bytes is not None:
             try:
+                if Image.MAX_IMAGE_PIXELS is not None:  # Pillow refuses twice as many, and knows nothing of blocks
+                    check_size(*self.size, 2 * Image.MAX_IMAGE_PIXELS)
                 drawn = _shared().decode(self._bytes, allow_partial=ImageFile.LOAD_TRUNCATED_IMAGES)
             except TesseraError as error:
                 raise OSError(str(error)) from error

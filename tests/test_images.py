@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, TiffImagePlugin, features
 
 from bitstream.errors import ImageError
-from codec.images import HELPERS, _import_helper, open_image, prepare, read_image, to_pixels, upright_exif
+from codec.images import HELPERS, _import_helper, check_size, open_image, prepare, read_image, to_pixels, upright_exif
 from codec.lengths import UsageError
 from codec.sections import Extras, from_sections
 from codec.stages import PictureOptions, Prepared
@@ -409,3 +409,14 @@ def test_pixels_alone(small):
     image, alpha = half_clear(small)
     assert np.array_equal(to_pixels(image)[alpha > 0], np.asarray(small)[alpha > 0])
     assert np.array_equal(to_pixels(image, "white"), prepare(image, PictureOptions(background="white")).pixels)
+
+
+def test_thin_pictures_count_with_their_whole_blocks():
+    check_size(65535, 1, 4_200_000)  # 256 blocks of 65,536 pixels are four times as many
+    with pytest.raises(
+        ImageError, match=r"65535x1 is thin, and costs what 16,777,216 pixels cost, more than 4 times 4,190,000: "
+    ):
+        check_size(65535, 1, 4_190_000)
+    check_size(100, 100, 10_000)  # a single block is never too thin
+    check_size(3000, 1)
+    check_size(16_000, 16_000)
