@@ -35,15 +35,15 @@ KEEP = PictureOptions()
 
 
 def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
-    """Raises ImageError for a picture with more pixels than allowed, or so thin that its whole blocks have THIN times as many."""
+    """Raises ImageError for a picture with more pixels than allowed, or so thin that its blocks have THIN times as many."""
     if width * height > max_pixels:
         msg = f"{width}x{height} is {width * height:,} pixels, more than {max_pixels:,}: raise --max-pixels to allow it"
         raise ImageError(msg)
     blocks = -(-width // BLOCK) * -(-height // BLOCK)
     if blocks > 1 and blocks * BLOCK**2 > THIN * max_pixels:
         msg = (
-            f"{width}x{height} is thin, and costs what {blocks * BLOCK**2:,} pixels cost, more than {THIN} times {max_pixels:,}: "
-            "raise --max-pixels to allow it"
+            f"{width}x{height} is thin, and costs what {blocks * BLOCK**2:,} pixels cost, "
+            f"more than {THIN} times {max_pixels:,}: raise --max-pixels to allow it"
         )
         raise ImageError(msg)
 
