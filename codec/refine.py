@@ -7,7 +7,7 @@ latents as they will be coded, draws them, and moves them against the gradient o
 
 where the slope is what a bit buys around the wanted length. Rounding passes gradients straight through; a digit's price pulls
 with the slope of its table (as in training). The best step is kept, so that the sum never gets worse. The file's format, and
-the time to decode it, are the same. Figures are in MODEL.md.
+the time to decode it, are the same.
 """
 
 from __future__ import annotations
