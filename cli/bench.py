@@ -19,6 +19,7 @@ from cli.files import check_output, read_lines, write_output
 from cli.report import fail, say
 
 RUN = "run"
+PLOTS = (".png", ".svg", ".pdf")
 
 
 class BenchGroup(click.Group):
@@ -121,6 +122,9 @@ def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **give
         for path in outputs:
             check_output(path, given["force"], "")
         _refuse_two_streams(given)
+        if given["plot_path"] and not given["plot_path"].lower().endswith(PLOTS):
+            msg = f"{given['plot_path']!r} is no name for a plot: let it end with {', '.join(PLOTS)}"
+            raise click.UsageError(msg)
         problems = _run(_request((*inputs, *(read_lines(files_from) if files_from else ())), recursive, given), given)
     sys.exit(1 if problems else 0)
 
@@ -241,3 +245,5 @@ def failing(verbose: bool) -> Iterator[None]:
         yield
     except (TesseraError, MemoryError) as error:
         fail("bench", error, verbose)
+    except ModuleNotFoundError as error:
+        fail("bench", TesseraError(f"needs {error.name}, which is not installed: pip install 'tessera-codec[report]'"), verbose)

@@ -262,6 +262,7 @@ def test_speed_is_measured_in_processes_of_their_own(pictures):
         (("DIR", "--own-settings", "--codecs", "webp-scaled"), 2, "webp-scaled need common rates: leave out --own-settings"),
         (("DIR", "--json", "--csv", "-"), 2, "--json and --csv - both want standard output"),
         (("DIR", "--plot", "notthere/p.png"), 1, "the folder of the output notthere/p.png does not exist: make it first"),
+        (("DIR", "--plot", "curves.xls"), 2, "'curves.xls' is no name for a plot: let it end with .png, .svg, .pdf"),
         (("DIR", "--device", "cuda:7"), 2, "device 'cuda:7' is not there"),
     ],
 )
@@ -379,3 +380,12 @@ def test_recognition_without_a_classifier_ends_with_one_line(pictures, tmp_path,
     assert result.exit_code == 1
     assert len(result.stderr.splitlines()) == 1
     assert result.stderr.startswith("Error: bench: ")
+
+
+def test_without_what_it_needs_the_next_step_is_said(pictures, monkeypatch):
+    monkeypatch.setitem(sys.modules, "benchmarks.bench", None)
+    result = bench(pictures)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert re.fullmatch(
+        r"Error: bench: needs .+, which is not installed: pip install 'tessera-codec\[report\]'\n", result.stderr
+    )
