@@ -51,17 +51,20 @@ def list_models(**given: Any) -> None:
 
 @models.command()
 @click.argument("name", metavar="[NAME]", default="standard", type=options.Model())
-def path(name: str) -> None:
+@options.reporting
+def path(name: str, **given: Any) -> None:
     """Print where a model's file lies.
 
     \b
     tessera models path
     tessera encode photo.jpg --model "$(tessera models path)"
     """
+    saying = options.gather(Saying, given)
     try:
-        put(printable(_described(name)["path"]))
+        told = _described(name)
     except TesseraError as error:
-        fail(name, error, verbose=False)
+        fail(name, error, saying.verbose)
+    put(json.dumps(told) if saying.as_json else printable(told["path"]))
 
 
 @models.command()

@@ -6,9 +6,8 @@ from typing import Any
 
 import click
 
-from bitstream.errors import TesseraError
 from cli import options
-from cli.report import fail
+from cli.report import Saying, reporting, say
 
 
 @click.command()
@@ -40,6 +39,7 @@ from cli.report import fail
     help="Photos that the prior's tables are measured on.",
 )
 @options.device
+@options.reporting
 def train(photos: tuple[str, ...], **given: Any) -> None:
     """Train a model on photographs (folders, tar files, pictures), or go on where a run stopped.
 
@@ -53,9 +53,15 @@ def train(photos: tuple[str, ...], **given: Any) -> None:
     from codec.training import TrainingConfig
     from codec.training_run import Run
 
+    saying = options.gather(Saying, given)
     recipe = {name: given.pop(name) for name in TrainingConfig.__dataclass_fields__ if name in given}
     recipe = {name: value for name, value in recipe.items() if value is not None}
-    try:
-        Run(photos=photos, recipe=recipe, **given).execute(lambda line: click.echo(line, err=True))
-    except TesseraError as error:
-        fail("train", error, verbose=False)
+    with reporting("train", given["output"], saying.as_json, saying.quiet, saying.verbose) as report:
+        model = Run(photos=photos, recipe=recipe, **given).execute((lambda _: None) if saying.quiet else say)
+        report.values["input"] = ", ".join(photos)
+        if model:
+            card = model.metadata["card"]
+            told = {"stream_id": model.stream_id.hex(), "crops": card["crops"], "minutes": card["minutes"]}
+            report.values |= {"model": model.name, "bytes": model.path.stat().st_size} | told
+            spent = f"{card['crops']} crops in {card['minutes']:.0f} minutes"
+            report.line = f"{model.path}: {spent}, stream id {told['stream_id']}"

@@ -37,8 +37,8 @@ class Run:
     device: str
     recipe: dict[str, Any]  # what differs from `TrainingConfig`
 
-    def execute(self, report: Callable[[str], None]) -> None:
-        """Trains as far as the schedule goes; with `output`, writes the model file. Raises TesseraError."""
+    def execute(self, report: Callable[[str], None]) -> Model | None:
+        """Trains as far as the schedule goes; with `output`, writes the model file and returns it. Raises TesseraError."""
         if self.threads:
             torch.set_num_threads(self.threads)
         device = pick_device(self.device)
@@ -49,10 +49,9 @@ class Run:
         if perceptual is None:
             report("no --vgg given: training on squared error alone, pictures will be smoother")
         train(trainer, crops, held_out, perceptual, Path(self.state), report)
-        if self.output:
-            model = export(trainer, crops[:: max(1, len(crops) // self.table_photos)][: self.table_photos], Path(self.output))
-            spent = f"{trainer.total_crops} crops in {trainer.total_minutes:.0f} minutes"
-            report(f"{self.output}: {spent}, stream id {model.stream_id.hex()}")
+        if not self.output:
+            return None
+        return export(trainer, crops[:: max(1, len(crops) // self.table_photos)][: self.table_photos], Path(self.output))
 
     def start(self, crops: torch.Tensor, device: torch.device, report: Callable[[str], None]) -> Trainer:
         """The run found in `state`; or a new one, from a model or from the KLT of the photos."""
