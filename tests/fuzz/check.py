@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 import resource
+import tempfile
 import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from click.testing import CliRunner
 from PIL import Image
 
 import codec.pillow  # registers .tsr
 from bitstream.errors import TesseraError
+from cli.main import main
 from codec.api import Codec
 
 CORPUS = Path(__file__).parent / "corpus"
 FINDINGS = Path(__file__).parent / "findings"
 MAX_PIXELS = 1 << 17  # a picture may cost what its pixels cost, so the limit is what keeps a small file cheap
 SECONDS = 1.0  # of processor time, for all that is done to one input
+COMMANDS = (("info", "--json", "--allow-partial"), ("tokens",), ("decode", "--allow-partial", "--format", "ppm"))
 MEMORY = 100 << 20  # bytes above what the process had when it was warm
 
 
@@ -54,7 +60,7 @@ class Checker:
         refused, or told apart from whole files. `draw` takes longer and runs the network."""
         findings = []
         start = time.process_time()
-        for step in (self._read, self._partial, self._pillow, *([self._decode] if draw else [])):
+        for step in (self._read, self._partial, self._pillow, *([self._decode, self._commands] if draw else [])):
             try:
                 if trouble := step(data, forged, draw):
                     findings.append(Finding("silent", trouble, data))
@@ -104,6 +110,22 @@ class Checker:
             return None
         if made.image.size != (made.file.width, made.file.height):
             return f"a picture of {made.image.size} for {made.file.width}x{made.file.height}"
+        return None
+
+    def _commands(self, data: bytes, forged: bool, draw: bool) -> str | None:
+        with tempfile.TemporaryDirectory() as folder:
+            for name, *flags in COMMANDS:
+                out = Path(folder) / name
+                output = [] if name == "info" else ["-o", str(out)]
+                said = CliRunner().invoke(main, [name, "-", *flags, *output, "--max-pixels", str(MAX_PIXELS)], input=data)
+                if said.exception and not isinstance(said.exception, SystemExit):
+                    raise said.exception
+                if said.exit_code == 0:
+                    whole = name != "decode" and not (name == "info" and json.loads(said.stdout)["whole"] is False)
+                    if whole and not forged and data not in self.known:
+                        return f"tessera {name} took changed bytes for a whole file"
+                elif said.exit_code != 1 or out.exists() or not re.fullmatch(r"Error: standard input: .+\n", said.stderr):
+                    return f"tessera {name} ended with {said.exit_code}, {said.stderr!r}"
         return None
 
 

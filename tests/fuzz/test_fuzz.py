@@ -76,6 +76,16 @@ def test_an_error_of_another_kind_is_noticed(checker, monkeypatch):
     assert kinds(checker.check(corpus()[0], forged=False, draw=False)) == {"exception"}
 
 
+def test_a_command_that_breaks_is_noticed(checker, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        msg = "planted"
+        raise KeyError(msg)
+
+    monkeypatch.setattr("cli.info._of_model", broken)
+    assert checker.check(corpus()[0], forged=False, draw=False) == []
+    assert kinds(checker.check(corpus()[0], forged=False, draw=True)) == {"exception"}
+
+
 def test_a_silent_wrong_decode_is_noticed(checker, monkeypatch):
     data = next(data for data in corpus() if len(data) > 60)
     changed = data[:-3] + bytes([data[-3] ^ 4]) + data[-2:]
