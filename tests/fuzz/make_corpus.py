@@ -1,4 +1,5 @@
-"""Makes the files that mutations start from: small pictures of every kind of file. Only for a new standard model.
+"""Makes the files that mutations start from: small pictures of every kind of file; and gives what was found before the new
+model's stream id, without which it would be refused at once. Only for a new standard model.
 
 python -m tests.fuzz.make_corpus
 """
@@ -11,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bitstream.container import write_file
+from bitstream.container import read_file, write_file
 from codec.api import Codec
 from tests import profiles
-from tests.fuzz.check import CORPUS
+from tests.fuzz.check import CORPUS, FINDINGS
 
 PHOTO = Path(__file__).parent.parent.parent / "docs" / "photo.webp"
 
@@ -43,6 +44,8 @@ def main() -> None:
     CORPUS.mkdir(exist_ok=True)
     for name, data in files.items():
         (CORPUS / f"{name}.tsr").write_bytes(data)
+    for path in FINDINGS.glob("*.bin"):
+        path.write_bytes(write_file(replace(read_file(path.read_bytes()), stream_id=made["cell"].file.stream_id)))
 
 
 if __name__ == "__main__":
