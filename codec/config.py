@@ -25,7 +25,7 @@ class NetworkConfig:
     )
     # Squared error, in steps, that a bit is worth when rounding, a level each: the wider the deadzone, the fewer bits. Less
     # on the coarse levels than on the fine: better LPIPS and PSNR at every low rate (benchmarks/training-log.md).
-    bit_worth: tuple[float, ...] = (0.06, 0.06, 0.06, 0.04, 0.03, 0.09, 0.12, 0.12, 0.12)
+    bit_worth: tuple[float, ...] = (0.03, 0.03, 0.03, 0.02, 0.02, 0.1, 0.12, 0.12, 0.12)
     channels: int = 128  # C; with 48 the same rates were 0.2-0.3 dB worse
     encoder_width8: int = 96  # at 1/8
     encoder_width16: int = 192  # at 1/16

@@ -1,0 +1,67 @@
+"""Averages of models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from bitstream.errors import ModelError
+from codec import soup
+from codec.api import Codec
+from codec.weights import open_model
+
+
+@pytest.fixture(scope="module")
+def doubled(tmp_path_factory):
+    """The standard model with all weights of its decoder twice as large."""
+    with safe_open(open_model().path, "np") as file:
+        metadata = file.metadata()
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    path = tmp_path_factory.mktemp("soup") / "doubled.safetensors"
+    save_file({name: 2 * array if name.startswith("decoder.") else array for name, array in arrays.items()}, path, metadata)
+    return path
+
+
+def test_weights_are_means_by_share(doubled):
+    standard = open_model().network(torch.device("cpu")).state_dict()
+    mixed = soup.average({"standard": 1, str(doubled): 3}).state_dict()
+    for name, weight in standard.items():
+        expected = 1.75 * weight if name.startswith("decoder.") else weight
+        assert torch.allclose(mixed[name], expected.half().float(), rtol=2**-9, atol=1e-6), name
+
+
+def test_models_of_other_configurations_are_refused(monkeypatch, doubled):
+    real = open_model(doubled).network(torch.device("cpu"))
+    real.config = replace(real.config, channels=64)
+    monkeypatch.setattr(soup, "open_model", lambda name: open_model() if name == "standard" else Other())
+
+    class Other:
+        def network(self, _):
+            return real
+
+    with pytest.raises(ModelError, match="doubled has another configuration than standard"):
+        soup.average({"standard": 0.5, "doubled": 0.5})
+
+
+def test_the_file_is_a_model(tmp_path, monkeypatch, photo, doubled):
+    photo.save(tmp_path / "photo.png")
+    out = tmp_path / "mixed.safetensors"
+    worth = "0.1,0.1,0.1,0.1,0.1,0.1,0.1,0.1,0.1"
+    arguments = [str(out), "standard=99", f"{doubled}=1", "--photos", str(tmp_path / "photo.png"), "--bit-worth", worth]
+    monkeypatch.setattr("sys.argv", ["soup", *arguments])
+    soup.main()
+    model = open_model(out)
+    model.check()
+    assert model.network(torch.device("cpu")).config.bit_worth == (0.1,) * 9
+    assert model.metadata["card"]["made_by"].startswith("python -m codec.soup ")
+    assert model.metadata["card"]["crops"] == open_model().metadata["card"]["crops"]
+    assert model.metadata["card"]["table_photos"] == 1
+    picture = photo.crop((0, 0, 100, 80))
+    with Codec(model=str(out), device="cpu") as codec:
+        drawn = codec.decode(codec.encode(picture, tokens=1365))
+    assert np.abs(np.asarray(drawn).astype(int) - np.asarray(picture)).mean() < 10
