@@ -77,7 +77,9 @@ def run(seed: int, count: int, say: bool = True) -> list[tuple[int, Finding]]:
 def _received(ours: Connection, findings: list[tuple[int, Finding]]) -> bool:
     try:
         if ours.poll(0.2):
-            findings.append(ours.recv())
+            index, finding = ours.recv()
+            findings.append((index, finding))
+            sys.stderr.write(f"\n{finding.kind} at {index}: {finding.detail}\n")
             return True
     except EOFError:
         time.sleep(0.05)
