@@ -47,7 +47,8 @@ def corpus() -> list[bytes]:
 class Checker:
     """Does to bytes what users do, and says what went wrong."""
 
-    def __init__(self) -> None:
+    def __init__(self, commands: bool = True) -> None:
+        self.commands = [self._commands] if commands else []
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns above, and refuses twice as much
         self.codec = Codec(device="cpu", max_pixels=MAX_PIXELS)
@@ -60,7 +61,7 @@ class Checker:
         """All that is wrong with what these bytes do. `forged` ones have a right checksum and may say anything; others must be
         refused, or told apart from whole files. `draw` takes longer and runs the network."""
         findings = []
-        for step in (self._read, self._partial, self._pillow, *([self._decode, self._commands] if draw else [])):
+        for step in (self._read, self._partial, self._pillow, *([self._decode, *self.commands] if draw else [])):
             start = time.process_time()
             try:
                 if trouble := step(data, forged, draw):

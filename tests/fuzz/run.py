@@ -28,10 +28,10 @@ STUCK = 30.0  # seconds without an input done, after which the process is ended
 DRAWN = 100  # one in so many is drawn
 
 
-def work(seed: int, first: int, last: int, at: Synchronized[int], out: Connection) -> None:
+def work(seed: int, first: int, last: int, commands: bool, at: Synchronized[int], out: Connection) -> None:
     """Checks mutations first..last; says where it is, and what it found."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    checker, files = Checker(), corpus()
+    checker, files = Checker(commands), corpus()
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + ADDRESSES,) * 2)
     for index in range(first, last):
@@ -42,7 +42,7 @@ def work(seed: int, first: int, last: int, at: Synchronized[int], out: Connectio
     at.value = last
 
 
-def run(seed: int, count: int, say: bool = True) -> list[tuple[int, Finding]]:
+def run(seed: int, count: int, say: bool = True, commands: bool = False) -> list[tuple[int, Finding]]:
     """All findings of mutations 0..count, with their numbers."""
     context = multiprocessing.get_context("spawn")
     findings: list[tuple[int, Finding]] = []
@@ -50,7 +50,7 @@ def run(seed: int, count: int, say: bool = True) -> list[tuple[int, Finding]]:
     while first < count:
         at: Synchronized[int] = context.Value("q", first)
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=work, args=(seed, first, count, at, theirs))
+        process = context.Process(target=work, args=(seed, first, count, commands, at, theirs))
         process.start()
         theirs.close()
         killed, last, since = False, first, time.monotonic()
@@ -98,9 +98,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=100_000, help="mutations")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--commands", action="store_true", help="the commands too; each loads a model, so memory adds up")
     given = parser.parse_args()
     start = time.monotonic()
-    findings = run(given.seed, given.count)
+    findings = run(given.seed, given.count, commands=given.commands)
     for index, finding in findings:
         sys.stdout.write(f"{finding.kind} at {index}: {finding.detail}; kept as {keep(finding)}\n")
     counts = Counter(finding.kind for _, finding in findings)
