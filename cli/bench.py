@@ -169,7 +169,7 @@ def _run(request: Any, given: dict[str, Any]) -> bool:
     elif given["csv_path"] != "-" and not given["quiet"]:
         show(_parts(results))
     if given["csv_path"]:
-        write_output(given["csv_path"], export.csv_of(results).encode())
+        write_output(given["csv_path"], export.csv_of(results).encode(), given["force"])
     if given["json_dir"]:
         export.write_json(results, Path(given["json_dir"]))
     if given["plot_path"]:

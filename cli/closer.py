@@ -63,7 +63,7 @@ def contribution(source: str, output: str | None, places: tuple[float, ...] | No
             made = maps(Codec(model, device), pixels, whole, length, draws, progress=step)
         stream = io.BytesIO()
         sheet(pixels, made).save(stream, "PNG", optimize=True)
-        write_output(target, stream.getvalue())
+        write_output(target, stream.getvalue(), force)
         if as_json:
             for one in made:
                 row = {"place": one.place, "level": one.level, "row": one.row, "column": one.column, "share": one.share}

@@ -67,10 +67,18 @@ def decode(**given: Any) -> None:
     """
     saying, wanted, request = options.gather(Saying, given), options.gather(Wanted, given), options.gather(Request, given)
     ending = f".{(request.ending or 'png').lstrip('.')}"
-    kind = Kind(lambda: frozenset([".tsr"]), ending, is_picture)
+    kind = Kind(lambda: frozenset([".tsr"]), picture_endings, ending, is_picture)
     plan = make_plan(wanted, kind, saying.as_json)
-    save_as = _format_of(wanted.output or ending, request.ending)
+    save_as = _format_of(plan.output or ending, request.ending)
     raise SystemExit(Batch(plan, _work(request, kind, save_as), saying).run(wanted.dry_run))
+
+
+def picture_endings() -> frozenset[str]:
+    """Endings of the pictures that Pillow writes."""
+    from PIL import Image
+
+    Image.init()
+    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in Image.SAVE) - {".tsr"}
 
 
 def is_picture(path: str) -> bool:
@@ -87,7 +95,7 @@ def is_picture(path: str) -> bool:
 def _work(request: Request, kind: Kind, save_as: str) -> Work:
     def store(job: Job, image: Image.Image, writer: Writer) -> int:
         data = picture_bytes(image, save_as)
-        writer.write(job.output, data)
+        writer.write(job.output, data, job.replace)
         return len(data)
 
     def run(jobs: tuple[Job, ...], writer: Writer) -> Generator[Outcome[Job, Drawn], None, None]:

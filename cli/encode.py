@@ -77,6 +77,7 @@ def is_whole(path: str) -> bool:
 @click.command()
 @options.sources
 @options.outputs
+@click.option("--keep-extension", is_flag=True, help="Name outputs photo.jpg.tsr instead of photo.tsr.")
 @options.inputs
 @click.option(
     "-q", "--quality", type=click.FloatRange(0, 100), metavar="0-100", help="Higher is better and larger. Default: 50."
@@ -125,7 +126,7 @@ def encode(**given: Any) -> None:
 
     \b
     tessera encode photo.jpg -q 75
-    tessera encode photo.png -o photo.tsr --target-bpp 0.05
+    tessera encode photo.png small.tsr --target-bpp 0.05
     tessera encode -r photos/ --output-dir small/ --skip-existing
     """
     saying, wanted, request = options.gather(Saying, given), options.gather(Wanted, given), options.gather(Request, given)
@@ -137,7 +138,7 @@ def encode(**given: Any) -> None:
     raise SystemExit(Batch(plan, _work(request, target), saying).run(wanted.dry_run))
 
 
-KIND = Kind(photo_endings, ENDING, is_whole)
+KIND = Kind(photo_endings, lambda: frozenset([ENDING]), ENDING, is_whole)
 
 
 def _work(request: Request, target: dict[str, Any]) -> Work:
@@ -152,7 +153,7 @@ def _work(request: Request, target: dict[str, Any]) -> Work:
             jobs,
             lambda: _codec(request),
             lambda job: load(job, KIND),
-            lambda job, made: writer.write(job.output, made.data),
+            lambda job, made: writer.write(job.output, made.data, job.replace),
             options=PictureOptions(**{field.name: getattr(request, field.name) for field in fields(PictureOptions)}),
             target=Target(**target),
             effort=request.effort,

@@ -76,56 +76,72 @@ def check_output(path: str, force: bool, source: str, *, makes_folders: bool = F
 
 def _problem(path: str, force: bool, source: str, makes_folders: bool) -> str | None:
     target = Path(path)
-    if target.is_dir():
+    if is_folder(path):
         return f"the output {path} is a folder: name a file"
     if not makes_folders and not target.parent.is_dir():
         return f"the folder of the output {path} does not exist: make it first"
     if target.exists() and source != STANDARD and os.path.exists(source) and os.path.samefile(target, source):
         return f"the output {path} is the input: name another file"
-    if target.is_file() and not force:  # a device or a named pipe loses nothing
+    if force:
+        return None
+    if target.is_file():  # a device or a named pipe loses nothing
         return f"the output {path} exists: use -f to replace it"
+    if target.is_symlink() and not target.exists():
+        return f"the output {path} is a link to a file that does not exist: use -f to write that file"
     return None
+
+
+def is_folder(path: str) -> bool:
+    """Whether a path names a folder, by what it is or by a slash at its end."""
+    return path != STANDARD and (os.path.isdir(path) or os.path.basename(path) == "")
 
 
 class Writer:
     """Writes files whole or not at all, from any thread.
 
-    A file is made under another name in the same folder and then renamed. The temporary is locked while its writer lives, so
-    that `sweep` can tell those whose writer was killed."""
+    A file is made under another name in the same folder and then gets its own. The temporary is locked while its writer lives,
+    so that `sweep` can tell those whose writer was killed."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._temporaries: set[Path] = set()
         self._ended = False
 
-    def write(self, path: str, data: bytes) -> None:
-        """Writes a file, or standard output for '-'; makes the folder that it lies in. Raises FileError."""
+    def write(self, path: str, data: bytes, replace: bool = False) -> None:
+        """Writes a file, or standard output for '-'; makes the folder that it lies in.
+
+        With `replace`, a link is followed and the file that it leads to is replaced; without, any file or link of that name
+        is an error, even one that appears at the last moment. Raises FileError."""
         if path == STANDARD:
             write_standard(data)
             return
-        target = Path(os.path.realpath(path))  # a link is followed, not replaced
         try:
-            before = target.stat() if target.exists() else None
+            before = Path(path).stat() if os.path.exists(path) else None
             if before and not stat.S_ISREG(before.st_mode):  # a device or a named pipe
-                target.write_bytes(data)
+                Path(path).write_bytes(data)
                 return
+            target = Path(os.path.realpath(path) if replace else path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._replace(target, data, before)
+            try:
+                self._finish(target, data, before, replace)
+            except FileExistsError as error:
+                msg = f"the output {path} has appeared in the meantime: use -f to replace it"
+                raise FileError(msg) from error
         except OSError as error:
             msg = f"cannot write {path} ({error.strerror}): check space and permissions"
             raise FileError(msg) from error
 
-    def _replace(self, target: Path, data: bytes, before: os.stat_result | None) -> None:
+    def _finish(self, target: Path, data: bytes, before: os.stat_result | None, replace: bool) -> None:
         temporary, handle = self._make(target.parent)
         try:
             with os.fdopen(handle, "wb") as stream:
-                if before:
+                if replace and before:
                     os.chmod(temporary, stat.S_IMODE(before.st_mode))
                 stream.write(data)
                 stream.flush()
                 with self._lock:
                     self._refuse_after_end()
-                    os.replace(temporary, target)
+                    (os.replace if replace else _rename_new)(temporary, target)
                     self._temporaries.discard(temporary)
         except BaseException:
             self._remove(temporary)
@@ -163,9 +179,25 @@ class Writer:
                 self._remove(temporary)
 
 
-def write_output(path: str, data: bytes) -> None:
-    """Writes one file whole or not at all, or standard output for '-'. Raises FileError."""
-    Writer().write(path, data)
+def _rename_new(temporary: Path, target: Path) -> None:
+    """Gives a file a name that nothing else has. Raises FileExistsError where something has it."""
+    if os.name == "nt":  # where a rename never replaces
+        temporary.rename(target)
+        return
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links in this file system: take the name first, with an empty file
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        os.replace(temporary, target)
+        return
+    os.unlink(temporary)
+
+
+def write_output(path: str, data: bytes, replace: bool = True) -> None:
+    """Writes one file whole or not at all, or standard output for '-', as `Writer.write` does. Raises FileError."""
+    Writer().write(path, data, replace)
 
 
 def write_standard(data: bytes) -> None:

@@ -12,7 +12,7 @@ import click
 from bitstream.errors import ModelError, TruncatedError
 from cli import options
 from cli.encode import ENDING, is_whole
-from cli.files import STANDARD, FileError, check_output, human, printable, read_input, write_output
+from cli.files import STANDARD, FileError, check_output, human, is_folder, printable, read_input, write_output
 from cli.plan import renamed
 from cli.report import Failed, Report, Saying, name_of, out_name, put, reporting
 
@@ -109,20 +109,24 @@ def tokens(source: str, output: str | None, back: bool, model: str | None, max_p
     saying = options.gather(Saying, given)
     force, skip_existing = given["force"], given["skip_existing"]
     options.refuse_two({"force": force, "skip_existing": skip_existing})
-    output = output or (STANDARD if source == STANDARD else renamed(source, ENDING if back else ".npz"))
+    ending = ENDING if back else ".npz"
+    if output and is_folder(output) and source != STANDARD:
+        output = os.path.join(output, renamed(os.path.basename(source), ending))
+    output = output or (STANDARD if source == STANDARD else renamed(source, ending))
     with reporting(source, output, saying.as_json, saying.quiet, saying.verbose) as report:
         if output == STANDARD and saying.as_json:
             msg = "--json and -o - both want standard output: name an output file"
             raise FileError(msg)
         check_output(output, force or skip_existing, source)
-        if skip_existing and os.path.exists(output) and (is_whole if back else _is_archive)(output):
+        exists = skip_existing and os.path.exists(output)
+        if exists and (is_whole if back else _is_archive)(output):
             report.status = "skipped"
             report.line = f"{name_of(source)} -> {out_name(output)}  skipped: it is there, and whole"
             return
         from codec.arrays import file_to_npz, npz_to_file
 
         made, width, height, length = (npz_to_file if back else file_to_npz)(read_input(source), model, max_pixels)
-        write_output(output, made)
+        write_output(output, made, force or exists)
         report.values = {"width": width, "height": height, "bytes": len(made), "length": length}
         report.line = f"{name_of(source)} -> {out_name(output)}  {width}x{height}  {length} tokens  {human(len(made))}"
 

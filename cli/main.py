@@ -3,6 +3,8 @@ that draw pictures, and all else only when it is used, so that help comes at onc
 
 from __future__ import annotations
 
+import os
+import shlex
 import signal
 from functools import partial
 from types import FrameType
@@ -14,7 +16,7 @@ from bitstream.errors import TesseraError
 from cli.closer import bench
 from cli.completion import completion
 from cli.decode import decode
-from cli.encode import encode
+from cli.encode import ENDING, encode, photo_endings
 from cli.info import info, tokens
 from cli.models import models
 from cli.options import Ordered
@@ -23,7 +25,15 @@ from cli.train import train
 
 
 class Tessera(Ordered):
-    """The whole command. Errors that no command has told of, as where nobody reads standard output, are one line, too."""
+    """The whole command. An error that no command reported, such as a standard output that nobody reads, is one line too."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        meant = _meant(args[0]) if args[0] not in self.commands else None
+        if meant:
+            line = shlex.join(["tessera", meant, *args])
+            msg = f"{args[0]!r} is a file and not a command: did you mean `{line}`?"
+            raise click.UsageError(msg, ctx)
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -31,6 +41,14 @@ class Tessera(Ordered):
         except TesseraError as error:
             say(f"Error: {error}")
             raise Failed(exit_code(error)) from error
+
+
+def _meant(name: str) -> str | None:
+    """The command that was left out, where a file was named instead."""
+    ending = os.path.splitext(name)[1].lower()
+    if ending == ENDING:
+        return "decode"
+    return "encode" if os.path.exists(name) or (ending and ending in photo_endings()) else None
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:

@@ -28,14 +28,21 @@ A file failed, or was not reached under \fB\-\-strict\fR. The others were done.
 The command line was wrong, and nothing was done.
 .TP
 .B 130
-Interrupted. No output is half-written; the same command with \fB\-\-skip\-existing\fR goes on.
+Interrupted (SIGINT). No output is half-written; the same command with \fB\-\-skip\-existing\fR continues.
+.TP
+.B 143
+Ended by a request to terminate (SIGTERM), in the same way.
 .SH ENVIRONMENT
 .TP
 .B NO_COLOR
 Where it is set, progress is shown without colours.
 .SH FILES
-Outputs are written under names such as \fI.tessera\-0123456789abcdef.tmp\fR in their own folder and then renamed. A killed
-run may leave such a file behind; the next one that writes there removes it.
+An output appears whole or not at all: it is written as \fI.tessera\-0123456789abcdef.tmp\fR in its own folder and gets its
+name at the end. A killed run may leave such a file behind; the next run that writes there removes it.
+.PP
+Without \fB\-f\fR no existing file is replaced, not even one that appears while Tessera is working; the name of a symbolic link
+counts as taken, wherever the link leads. With \fB\-f\fR symbolic links are followed: the link stays, and the file that it names
+is replaced or created. Devices and named pipes are written to directly.
 """
 
 

@@ -124,8 +124,10 @@ def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Com
 
 
 sources = click.argument("sources", metavar="IN...", nargs=-1, type=Name())
-output = click.option("-o", "--output", type=Name(), metavar="PATH", help="Where to write; '-' is standard output.")
-force = click.option("-f", "--force", is_flag=True, help="Replace an output that exists.")
+output = click.option(
+    "-o", "--output", type=Name(), metavar="PATH", help="Where to write: a file, a folder, or '-' for standard output."
+)
+force = click.option("-f", "--force", is_flag=True, help="Replace an output that exists; a link is followed.")
 skip_existing = click.option("--skip-existing", is_flag=True, help="Leave an output that exists and is whole.")
 model = click.option(
     "--model",
@@ -167,7 +169,7 @@ outputs = _together(
         "--output-dir",
         type=Name(),
         metavar="DIR",
-        help="Write below a folder: files under their own names, what lies in a folder as it lies there.",
+        help="Write into a folder: files under their own names, what lies in a folder as it lies there.",
     ),
     force,
     skip_existing,

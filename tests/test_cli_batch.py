@@ -124,7 +124,8 @@ def test_names_from_a_list(tree, tmp_path, end, monkeypatch):
     listed = ["a.png", "sub", *(["new\nline.png"] if end == "\0" else [""])]
     wanted = {"a.tsr", "b.tsr"} | ({"new\nline.tsr"} if end == "\0" else set())
     (tmp_path / "list").write_text(end.join(listed) + end)
-    assert run("encode", "b.webp", "a.png", "--files-from", tmp_path / "list", "--output-dir", "x").exit_code == 2  # two a.tsr
+    clashing = run("encode", "-n", "b.webp", "a.png", "--files-from", tmp_path / "list", "--output-dir", "x")
+    assert (clashing.exit_code, clashing.stderr.count("would be written to x/a.tsr too")) == (1, 2)
     (tmp_path / "list").write_text(end.join(name for name in listed if name != "sub") + end)
     for number, source in enumerate((tmp_path / "list", "-")):
         data = (tmp_path / "list").read_bytes() if source == "-" else None
@@ -144,13 +145,12 @@ def test_an_empty_list_is_no_mistake(tmp_path):
     ("arguments", "message"),
     [
         (("encode",), "Missing argument 'IN...'"),
-        (("encode", "{in}/a.png", "{in}/sub/a.png", "--output-dir", "{out}"), "would both be written to {out}/a.tsr"),
         (("encode", "{in}/a.png", "{in}/b.webp", "-o", "{out}"), "-o names one output, and there are 2 inputs"),
         (("encode", "{in}/a.png", "-o", "{out}", "--output-dir", "{out}"), "--output and --output-dir contradict each other"),
         (("encode", "{in}/a.png", "-f", "--skip-existing"), "--force and --skip-existing contradict each other"),
         (("encode", "{in}", "--output-dir", "{in}/a.png"), "--output-dir {in}/a.png is a file: name a folder"),
         (("encode", "-", "{in}/a.png"), "'-' is standard input, which has no name"),
-        (("encode", "-", "--output-dir", "{out}"), "--output-dir is for files with names"),
+        (("encode", "-", "--output-dir", "{out}"), "a folder is for files with names"),
         (("encode", "-", "--files-from", "-"), "both want standard input"),
         (("encode", "--files-from", "{out}/none"), "--files-from {out}/none: no such file: check the name"),
         (("encode", "{in}/a.png", "--background", "nosuch"), "'nosuch' is no colour: use a name such as white"),
@@ -159,7 +159,6 @@ def test_an_empty_list_is_no_mistake(tmp_path):
         (("encode", "{in}/a.png", "-q", "9", "--target-psnr", "30"), "--quality and --target-psnr contradict each other"),
         (("encode", "{in}/a.png", "{in}/b.webp", "--device", "cuda:9"), "device 'cuda:9' is not there"),
         (("decode", "{in}", "--format", "nonsense"), "no picture format is called 'nonsense'"),
-        (("decode", "{in}/a.tsr", "{in}/a.png", "-f"), "would be written to {in}/a.png, which is an input too"),
         (("tokens", "{in}/a.tsr", "-f", "--skip-existing"), "--force and --skip-existing contradict each other"),
     ],
 )
@@ -321,8 +320,9 @@ def test_outputs_that_are_one_file_through_a_link_are_refused(tree, tmp_path):
     out.mkdir()
     (out / "b.tsr").symlink_to(out / "a.tsr")
     said = run("encode", tree, "--output-dir", out, "-f")
-    assert said.exit_code == 2
-    assert "would both be written to" in said.stderr
+    assert said.exit_code == 1
+    assert said.stderr.count("would be written to") == 2
+    assert names(out) == {"b.tsr"}
 
 
 def test_a_full_disk_is_one_line_a_file_and_leaves_nothing(tree, tmp_path):

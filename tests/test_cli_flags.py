@@ -35,6 +35,7 @@ FLAGS = {
     "--recursive": CODING,
     "--files-from": CODING,
     "--force": (*CODING, "tokens"),
+    "--keep-extension": ("encode",),
     "--skip-existing": ("encode", "decode", "tokens"),
     "--dry-run": PICTURES,
     "--strip": ("encode",),
