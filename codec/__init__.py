@@ -1,11 +1,11 @@
 """Tessera, a learned image codec: pictures to small files and back.
 
-    data = codec.encode(image, quality=50)      # PIL.Image or uint8 array (H, W, 3) -> bytes
-    image = codec.decode(data)                  # bytes -> PIL.Image
-    with codec.Codec(device="cuda") as c:       # many pictures, one model in memory
+    data = codec.encode("photo.jpg", quality=50)    # a path, a file, a PIL.Image or a uint8 array (H, W, 3) -> bytes
+    image = codec.decode(data)                      # bytes, a path or a file -> PIL.Image
+    with codec.Codec(device="cuda") as c:           # many pictures, one model in memory
         blobs = c.encode_batch(images, target_bpp=0.04)
 
-Importing this is cheap: torch and all else come in when the first picture is coded.
+Importing this is cheap: torch and everything else are loaded when the first picture is coded.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 from bitstream.errors import FormatError, ImageError, ModelError, TesseraError, TruncatedError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from PIL import Image
 
     from codec.api import Codec
+    from codec.inputs import Data, Picture
 
 __all__ = ["Codec", "FormatError", "ImageError", "ModelError", "TesseraError", "TruncatedError", "decode", "encode"]
 __version__ = "0.1.0"
@@ -42,17 +41,39 @@ def _shared() -> Codec:
     return Codec()
 
 
-def encode(image: Image.Image | NDArray[np.uint8], **options: Any) -> bytes:
-    """A picture, or pixels (H, W, 3) uint8 -> the bytes of a .tsr file.
+def encode(
+    image: Picture,
+    *,
+    quality: float | None = None,
+    tokens: float | None = None,
+    target_size: int | None = None,
+    target_bpp: float | None = None,
+    target_psnr: float | None = None,
+    target_lpips: float | None = None,
+    background: str | None = None,
+    strip: bool = False,
+    keep_exif: bool = False,
+    effort: int = 3,
+) -> bytes:
+    """A picture -> the bytes of a .tsr file.
 
-    Options: at most one of `quality` (0..100, default 50), `tokens` (a block of 256x256 pixels), `target_size` (bytes),
-    `target_bpp`, `target_psnr` (dB) and `target_lpips`; `background`, a colour to lay transparency on; `strip` and `keep_exif`,
-    less or more of what the picture carries; `effort`, 0..9. Raises TesseraError and its children."""
-    return _shared().encode(image, **options)
+    `image` is a PIL image, a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), the path of a file, or a file opened for
+    reading bytes. Give at most one of `quality` (0..100; 50 if none is given), `tokens` (per block of 256x256 pixels),
+    `target_size` (bytes), `target_bpp` (bits per pixel), `target_psnr` (dB) and `target_lpips`. `background` is a colour to lay
+    transparency on; `strip` drops the colour profile, and `keep_exif` keeps EXIF and XMP; `effort` is 0..9.
+
+    Raises TesseraError and its children."""
+    return _shared().encode(
+        image, quality=quality, tokens=tokens, target_size=target_size, target_bpp=target_bpp, target_psnr=target_psnr,
+        target_lpips=target_lpips, background=background, strip=strip, keep_exif=keep_exif, effort=effort,
+    )  # fmt: skip
 
 
-def decode(data: bytes, **options: Any) -> Image.Image:
+def decode(data: Data, *, allow_partial: bool = False, tokens: float | None = None) -> Image.Image:
     """The inverse of `encode`: RGB, or RGBA where the picture had transparency; profile, EXIF and XMP are in its `info`.
 
-    Options: `allow_partial` for a cut file, `tokens`, at most so many a block. Raises TesseraError and its children."""
-    return _shared().decode(data, **options)
+    `data` is the bytes of a .tsr file (bytes, bytearray or memoryview), its path, or the file opened for reading bytes. A cut
+    file is decoded as far as it goes with `allow_partial`; `tokens` is the most to use per block of 256x256 pixels.
+
+    Raises TesseraError and its children."""
+    return _shared().decode(data, allow_partial=allow_partial, tokens=tokens)

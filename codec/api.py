@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,10 @@ from bitstream.container import File, Sections, read_file, write_file
 from bitstream.errors import ModelError
 from bitstream.layout import Layout
 from codec.images import KEEP, MAX_PIXELS, check_size, prepare, restore
+from codec.inputs import Data, Picture, data_of, picture_of
 from codec.lengths import DEFAULT_EFFORT, DEFAULT_TARGET, Target, TargetError, steps_of_effort
 from codec.sections import ALPHA, LABELS, from_sections
-from codec.stages import Decoded, Encoded, PictureOptions, Prepared, Read, read_tokens
+from codec.stages import Decoded, Encoded, EncodeOptions, PictureOptions, Prepared, Read, read_tokens
 from codec.targets import Found, psnr, shortest
 from codec.weights import DEFAULT, Model, model_for, open_model
 
@@ -90,11 +91,12 @@ class Codec:
             self._models[file.stream_id] = model_for(file.stream_id)
         return self._models[file.stream_id]
 
-    def prepare(self, image: Image.Image | NDArray[np.uint8], options: PictureOptions = KEEP) -> Prepared:
-        """A picture, or pixels (H, W, 3) uint8 -> what the network wants, and what its file keeps besides. No network.
+    def prepare(self, image: Picture, options: PictureOptions = KEEP) -> Prepared:
+        """A picture -> what the network takes, and what else its file keeps. No network.
 
-        Raises ImageError for a picture that cannot be coded or is too large."""
-        return prepare(image, options, self.max_pixels)
+        `image` is a PIL image, a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), the path of a file, or a file opened
+        for reading bytes. Raises ImageError for a picture that cannot be read or coded, or is too large."""
+        return prepare(picture_of(image, self.max_pixels), options, self.max_pixels)
 
     def sequences(
         self, prepared: Iterable[Prepared], target: Target = DEFAULT_TARGET, effort: int = DEFAULT_EFFORT
@@ -145,7 +147,7 @@ class Codec:
         better = refine(network, prior, layout, part.pixels, latents, goal, steps)
         return sequence_of(prior, layout, *tokenize_batch(network, prior, [layout], better)[0])
 
-    def sequence(self, image: Image.Image | NDArray[np.uint8]) -> tuple[Layout, Sequence]:
+    def sequence(self, image: Picture) -> tuple[Layout, Sequence]:
         """`sequences` of one picture."""
         return self.sequences([self.prepare(image)])[0]
 
@@ -206,11 +208,12 @@ class Codec:
 
         return LPIPS(self.lpips_weights).to(self.device).requires_grad_(False)
 
-    def read(self, data: bytes, *, allow_partial: bool = False, tokens: float | None = None) -> Read:
-        """The tokens of a file, at most `tokens` a block; a cut file needs `allow_partial`. No network.
+    def read(self, data: Data, *, allow_partial: bool = False, tokens: float | None = None) -> Read:
+        """The tokens of a file, at most `tokens` per block; a cut file needs `allow_partial`. No network.
 
-        Raises FormatError, TruncatedError, ModelError or ImageError."""
-        file = read_file(data)
+        `data` is the file's bytes, its path, or the file opened for reading bytes. Raises FormatError, TruncatedError,
+        ModelError or ImageError."""
+        file = read_file(data_of(data))
         check_size(file.width, file.height, self.max_pixels)
         model = self._model_of(file)
         return Read(file, *read_tokens(file, model.prior, allow_partial, tokens), model.name)
@@ -246,33 +249,32 @@ class Codec:
         Raises FormatError for damaged sections."""
         return restore(pixels, from_sections(file.sections, file.width, file.height))
 
-    def compress(self, image: Image.Image | NDArray[np.uint8], **options: Any) -> Encoded:
-        """A picture -> its file and what it came to. Options: at most one of those of `codec.lengths.Target`; any of those of
-        `PictureOptions`; `effort`, 0..9.
+    def compress(self, image: Picture, **options: Unpack[EncodeOptions]) -> Encoded:
+        """A picture, as `prepare` takes it -> its file and what it came to.
 
         Raises ImageError for a picture that cannot be coded, TargetError for a target that cannot be met."""
         return self.compress_batch([image], **options)[0]
 
-    def compress_batch(
-        self, images: Iterable[Image.Image | NDArray[np.uint8]], effort: int = DEFAULT_EFFORT, **options: Any
-    ) -> list[Encoded]:
-        """`compress` for many pictures: all are in memory at once, and those of like size share network calls."""
-        kept = {field.name: options.pop(field.name) for field in fields(PictureOptions) if field.name in options}
-        target = Target(**options)
+    def compress_batch(self, images: Iterable[Picture], **options: Unpack[EncodeOptions]) -> list[Encoded]:
+        """`compress` for many pictures: all are in memory at once, and those of similar size share network calls."""
+        given: dict[str, Any] = dict(options)
+        effort = given.pop("effort", DEFAULT_EFFORT)
+        kept = {field.name: given.pop(field.name) for field in fields(PictureOptions) if field.name in given}
+        target = Target(**given)
         prepared = [self.prepare(image, PictureOptions(**kept)) for image in images]
         made = []
         for part, (layout, sequence) in zip(prepared, self.sequences(prepared, target, effort), strict=True):
             made.append(replace(self.cut(layout, sequence, target, part.sections, part.pixels), notes=part.notes))
         return made
 
-    def decompress(self, data: bytes, *, allow_partial: bool = False, tokens: float | None = None) -> Decoded:
-        """The inverse of `compress`, with at most `tokens` a block; a cut file needs `allow_partial`.
+    def decompress(self, data: Data, *, allow_partial: bool = False, tokens: float | None = None) -> Decoded:
+        """The inverse of `compress`, from `data` as `read` takes it, with at most `tokens` per block.
 
-        Raises FormatError, TruncatedError, ModelError or ImageError."""
+        Raises FormatError, ModelError or ImageError, and TruncatedError for a cut file unless `allow_partial`."""
         return self.decompress_batch([data], allow_partial=allow_partial, tokens=tokens)[0]
 
     def decompress_batch(
-        self, blobs: Iterable[bytes], *, allow_partial: bool = False, tokens: float | None = None
+        self, blobs: Iterable[Data], *, allow_partial: bool = False, tokens: float | None = None
     ) -> list[Decoded]:
         """`decompress` for many files at once."""
         read = [self.read(data, allow_partial=allow_partial, tokens=tokens) for data in blobs]
@@ -281,21 +283,23 @@ class Codec:
             for part, pixels in zip(read, self.draw(read), strict=True)
         ]
 
-    def encode(self, image: Image.Image | NDArray[np.uint8], **options: Any) -> bytes:
-        """A picture, or pixels (H, W, 3) uint8 -> the bytes of its file, with the options of `compress`."""
+    def encode(self, image: Picture, **options: Unpack[EncodeOptions]) -> bytes:
+        """A picture, as `prepare` takes it -> the bytes of its file. Raises what `compress` does."""
         return self.compress(image, **options).data
 
-    def decode(self, data: bytes, **options: Any) -> Image.Image:
-        """The inverse of `encode`, with the options of `decompress`."""
-        return self.decompress(data, **options).image
+    def decode(self, data: Data, *, allow_partial: bool = False, tokens: float | None = None) -> Image.Image:
+        """The inverse of `encode`. Parameters and errors are those of `decompress`."""
+        return self.decompress(data, allow_partial=allow_partial, tokens=tokens).image
 
-    def encode_batch(self, images: Iterable[Image.Image | NDArray[np.uint8]], **options: Any) -> list[bytes]:
+    def encode_batch(self, images: Iterable[Picture], **options: Unpack[EncodeOptions]) -> list[bytes]:
         """Many pictures -> their files, with the options of `encode`."""
         return [made.data for made in self.compress_batch(images, **options)]
 
-    def decode_batch(self, blobs: Iterable[bytes], **options: Any) -> list[Image.Image]:
-        """The inverse of `encode_batch`, with the options of `decode`."""
-        return [made.image for made in self.decompress_batch(blobs, **options)]
+    def decode_batch(
+        self, blobs: Iterable[Data], *, allow_partial: bool = False, tokens: float | None = None
+    ) -> list[Image.Image]:
+        """The inverse of `encode_batch`."""
+        return [made.image for made in self.decompress_batch(blobs, allow_partial=allow_partial, tokens=tokens)]
 
 
 def _listed(sections: Sections) -> str:

@@ -102,15 +102,19 @@ def _reading() -> Iterator[None]:
 
 
 def prepare(image: Image.Image | NDArray[np.uint8], options: PictureOptions = KEEP, max_pixels: int = MAX_PIXELS) -> Prepared:
-    """A picture, or an array (H, W, 3) uint8 -> pixels for the network, sections for the file, and notes for people.
+    """A picture, or a uint8 array, RGB (H, W, 3), RGBA (H, W, 4) or grey (H, W) or (H, W, 1) -> pixels for the network,
+    sections for the file, and notes for people.
 
     Raises ImageError for a picture that is too large or cannot be coded, and for arrays of another shape or type."""
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            msg = f"an array of {image.dtype} {image.shape}: give uint8 (height, width, 3)"
+        channels = image.shape[2] if image.ndim == 3 else 1
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in image.shape:
+            msg = f"an array of {image.dtype} {image.shape}: give uint8 (height, width), or (height, width, 1, 3 or 4)"
             raise ImageError(msg)
         check_size(image.shape[1], image.shape[0], max_pixels)
-        return Prepared(image)
+        if channels == 3:
+            return Prepared(image)
+        image = Image.fromarray(image if channels == 4 else image.reshape(image.shape[:2]))
     check_size(*image.size, max_pixels)
     with _reading():
         image.load()

@@ -9,6 +9,7 @@ The stages are methods of `codec.api.Codec`. Free of torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,22 @@ class PictureOptions:
         if self.strip and self.keep_exif:
             msg = "strip and keep exif contradict each other: give one of them"
             raise UsageError(msg)
+
+
+class EncodeOptions(TypedDict, total=False):
+    """How a picture is encoded: the fields of `codec.lengths.Target`, of which at most one is given, and of `PictureOptions`,
+    and the effort 0..9. Written out so that editors and type checkers know them; a test compares."""
+
+    quality: float | None
+    tokens: float | None
+    target_size: int | None
+    target_bpp: float | None
+    target_psnr: float | None
+    target_lpips: float | None
+    background: str | None
+    strip: bool
+    keep_exif: bool
+    effort: int
 
 
 @dataclass(frozen=True)

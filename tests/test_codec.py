@@ -160,9 +160,9 @@ def test_targets_that_make_no_sense(options, message):
         Target(**options)
 
 
-@pytest.mark.parametrize("array", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
+@pytest.mark.parametrize("array", [np.zeros((4, 4)), np.zeros((4, 4, 3)), np.zeros((4, 4, 3), np.int64)])
 def test_arrays_of_another_kind_are_refused(codec, array):
-    with pytest.raises(ImageError, match=r"give uint8 \(height, width, 3\)"):
+    with pytest.raises(ImageError, match=r"give uint8 \(height, width\)"):
         codec.encode(array)
 
 
