@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from bitstream.errors import TesseraError
+from bitstream.errors import ModelError, TesseraError
 from cli import options
 from cli.files import human, printable
 from cli.report import Failed, Saying, fail, put, reporting
@@ -71,7 +73,8 @@ def path(name: str, **given: Any) -> None:
 @click.argument("names", metavar="NAME|PATH...", nargs=-1, type=options.Model())
 @options.reporting
 def check(names: tuple[str, ...], **given: Any) -> None:
-    """Verify model files, or all bundled ones: what a model's tokens mean must hash to the stream id that it states.
+    """Verify model files, or all bundled ones: all weights must have the digest that the file states, and those that
+    give tokens their meaning the stream id.
 
     \b
     tessera models check
@@ -86,7 +89,8 @@ def check(names: tuple[str, ...], **given: Any) -> None:
             with reporting(name, None, saying.as_json, saying.quiet, saying.verbose) as report:
                 told = _described(name)
                 report.values = {"model": told["name"], "stream_id": told["stream_id"], "bytes": told["bytes"]}
-                open_model(name).check()
+                with _named_once(told["path"]):
+                    open_model(name).check()
                 report.line = f"{told['path']}: stream id {told['stream_id']}, sound"
         except Failed:
             code = 1
@@ -96,6 +100,16 @@ def check(names: tuple[str, ...], **given: Any) -> None:
 def _described(name: str) -> dict[str, Any]:
     from codec.weights import open_model
 
-    model = open_model(name)
-    size = model.path.stat().st_size
+    with _named_once(name):
+        model = open_model(name)
+        size = model.path.stat().st_size
     return {"name": model.name, "stream_id": model.stream_id.hex(), "bytes": size, "path": str(model.path)}
+
+
+@contextmanager
+def _named_once(path: str) -> Iterator[None]:
+    """Takes a model file's path off the front of its errors: these commands name the file themselves."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(str(error).removeprefix(f"{path}: ")) from error

@@ -212,7 +212,7 @@ def test_cut_files(folder, tmp_path):
         (("encode", "{a}.png", "-o", "{none}/x/y.tsr"), 1, "does not exist: make it first"),
         (("encode", "{a}.png", "-f", "--target-size", "9"), 1, "does not fit 9 bytes: the smallest file has"),
         (("encode", "{a}.png", "-f", "--max-pixels", "29k"), 1, "200x150 is 30,000 pixels, more than 29,000"),
-        (("encode", "{a}.png", "-f", "--model", "nosuch"), 1, "no model 'nosuch': bundled are standard"),
+        (("encode", "{a}.png", "-f", "--model", "nosuch"), 1, "nosuch: no such model: bundled are standard"),
         (("encode", "{a}.png", "-f", "--model", "{text}"), 1, "not a model file"),
         (("encode", "{a}.png", "-f", "--device", "cuda:7"), 2, "device 'cuda:7' is not there"),
         (("encode", "{a}.png", "-f", "--device", "tpu"), 2, "unknown device 'tpu': use auto, cpu, cuda or cuda:N"),

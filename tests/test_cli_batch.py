@@ -268,7 +268,7 @@ def test_a_folder_without_pictures_is_an_error(tmp_path):
 def test_a_model_that_is_missing_is_said_once(tree, tmp_path):
     said = run("encode", tree, "--output-dir", tmp_path / "out", "--model", "nosuch")
     assert said.exit_code == 1
-    assert said.stderr.count("no model 'nosuch'") == 1
+    assert said.stderr.count("nosuch: no such model") == 1
 
 
 def test_names_of_all_kinds(tmp_path, small):

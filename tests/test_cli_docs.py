@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner
 from conftest import ROOT
+from safetensors.numpy import load_file, save_file
 
 from bitstream.container import File, write_file
 from cli.main import main
@@ -158,6 +159,37 @@ def test_models_that_are_not_sound_are_told(tmp_path):
         missing = run("models", "path", name)
         assert missing.exit_code == 1
         assert missing.stderr.startswith(f"Error: {name}: ")
+        assert missing.stderr.count(str(name)) == 1
+    for name in ("bad", "cut"):
+        assert run("models", "check", tmp_path / f"{name}.safetensors").stderr.count(f"{name}.safetensors") == 1
+
+
+def test_a_ruined_model_is_found_when_checked_and_when_used(tmp_path, photo):
+    """Weights that neither the stream id nor the index of the file covers."""
+    data = bytearray((BUNDLED / "standard.safetensors").read_bytes())
+    start, index = 8 + int.from_bytes(data[:8], "little"), json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    places = [entry["data_offsets"] for name, entry in index.items() if name.startswith("decoder.")]
+    first, last = max(places, key=lambda place: place[1] - place[0])
+    data[start + first : start + last] = bytes(last - first)
+    ruined = tmp_path / "ruined.safetensors"
+    ruined.write_bytes(data)
+    photo.crop((0, 0, 64, 64)).save(tmp_path / "photo.png")
+    said = run("models", "check", ruined)
+    assert said.exit_code == 1
+    assert re.match(r"Error: \S+ruined\.safetensors: damaged, its weights hash to \w{16} and not to \w{16}: get", said.stderr)
+    used = run("encode", tmp_path / "photo.png", "--model", ruined)
+    assert used.exit_code == 1
+    assert "ruined.safetensors: damaged" in used.stderr
+    assert not (tmp_path / "photo.tsr").exists()
+
+
+def test_a_model_without_a_digest_is_refused_unless_it_is_known(tmp_path):
+    arrays = load_file(BUNDLED / "standard.safetensors")
+    plain = {key: value for key, value in open_model().metadata.items() if key != "digest"}
+    save_file(arrays, tmp_path / "foreign.safetensors", {"tessera": json.dumps(plain | {"fingerprint": "00" * 32})})
+    said = run("models", "check", tmp_path / "foreign.safetensors")
+    assert said.exit_code == 1
+    assert "states no digest, without which" in said.stderr
 
 
 def test_every_command_below_a_group_has_help_with_examples():

@@ -198,6 +198,7 @@ def test_model_files_keep_what_they_were_given(photos, tmp_path):
     prior = measure_tables(network, photos, rounds=1)
     model = save_model(tmp_path / "m.safetensors", network, prior, {"crops": 7})
     model.check()
+    assert model.metadata["digest"] == model.digest
     again = open_model(tmp_path / "m.safetensors")
     assert again.config == TINY
     assert again.metadata["card"] == {"crops": 7}
