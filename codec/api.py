@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from functools import cached_property
@@ -18,6 +17,7 @@ from bitstream.coder import Sequence, Tokens, encode_tokens, first_tokens, fit_t
 from bitstream.container import File, Sections, read_file, write_file
 from bitstream.errors import ModelError
 from bitstream.layout import Layout
+from codec.forks import Lock
 from codec.images import KEEP, MAX_PIXELS, check_size, prepare, restore
 from codec.inputs import Data, Picture, data_of, picture_of
 from codec.lengths import DEFAULT_EFFORT, DEFAULT_TARGET, Target, TargetError, steps_of_effort
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from codec.lpips import LPIPS
 
+LOADING = Lock()  # threads that come at once load a network once
 LPIPS_SIDE = 31  # pixels that AlexNet needs to have anything to look at
 
 
@@ -58,7 +59,6 @@ class Codec:
         self.max_pixels = max_pixels
         self.lpips_weights = Path(lpips_weights) if lpips_weights is not None else None
         self._chosen = model
-        self._loading = threading.Lock()  # threads that come at once load a network once
         self._networks: dict[bytes, Any] = {}
         self._models: dict[bytes, Model] = {}
 
@@ -74,7 +74,7 @@ class Codec:
         return open_model(self._chosen or DEFAULT)
 
     def _network(self, model: Model) -> Any:
-        with self._loading:
+        with LOADING:
             if model.stream_id not in self._networks:
                 self._networks[model.stream_id] = model.network(self.device)
             return self._networks[model.stream_id]
@@ -198,7 +198,7 @@ class Codec:
         if min(layout.width, layout.height) < LPIPS_SIDE:
             msg = f"LPIPS looks at sides of {LPIPS_SIDE} pixels and more, not {layout.width}x{layout.height}: use target psnr"
             raise TargetError(msg)
-        with self._loading:
+        with LOADING:
             distance = self._lpips.distance
         return shortest(lambda length: distance(draw(length), original), target.target_lpips, bits, higher_is_better=False)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import io
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -17,12 +16,13 @@ from bitstream.errors import ImageError, TesseraError
 from bitstream.layout import BLOCK
 from codec.alpha import fill_hidden, split
 from codec.colours import to_rgb
+from codec.forks import Lock
 from codec.sections import Extras, to_sections
 from codec.stages import PictureOptions, Prepared
 
 MAX_PIXELS = 500_000_000
 THIN = 4  # times the limit of pixels that whole blocks may have: a picture of 65535x1 is worked on as 16 million pixels
-_OPENING = threading.Lock()
+_OPENING = Lock()
 # Kinds of files that Pillow may read with help: how they begin, the module that helps, and the package it comes in.
 HELPERS = (
     (re.compile(rb"....ftyp(avif|avis)", re.DOTALL), "pillow_avif", "AVIF", "pillow-avif-plugin"),

@@ -1,0 +1,51 @@
+"""Process pools that fork after a picture was coded work: torch's threads and held locks do not stop the children."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+from conftest import PHOTO, ROOT
+
+POOL = f"""
+import multiprocessing, threading
+from concurrent.futures import ProcessPoolExecutor
+import numpy as np
+import torch
+import codec
+from codec import api, images
+
+torch.set_num_threads(2)
+data = codec.encode({str(PHOTO)!r}, tokens=100)
+expected = np.asarray(codec.decode(data)).astype(int)
+held, done = threading.Event(), threading.Event()
+
+def hold():
+    with api.LOADING, images._OPENING:
+        held.set()
+        done.wait()
+
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+    pictures = list(pool.map(codec.decode, [data] * 2))
+    files = list(pool.map(codec.encode, [{str(PHOTO)!r}]))
+done.set()
+assert files == [codec.encode({str(PHOTO)!r})]
+for picture in pictures:  # one thread adds up in another order than two
+    assert np.abs(np.asarray(picture).astype(int) - expected).max() <= 1
+"""
+
+
+def test_a_forked_pool_codes_after_its_parent_did():
+    process = subprocess.Popen(
+        [sys.executable, "-c", POOL], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        _, said = process.communicate(timeout=100)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # with the children that wait for ever
+    assert process.returncode == 0, said
