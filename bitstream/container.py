@@ -1,7 +1,10 @@
-"""The .tsr file: header, sections, payload. FORMAT.md, sections 1 and 2.
+"""The .tsr file: header, payload, sections. FORMAT.md, sections 1 and 2.
 
 Reading is in steps, cheapest check first: magic and version, then sizes, then the checksum; no array is made from a number
-in a file before it was checked.
+in a file before it was checked. A header alone says how large its file can be, so that a reader knows when to stop:
+
+    header = read_header(stream.read(HEADER_MAX))
+    stream.read(header.largest + 1 - HEADER_MAX)
 """
 
 from __future__ import annotations
@@ -11,16 +14,46 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from bitstream.errors import FormatError
+from bitstream.layout import CELL
 
 MAGIC = b"\xd4T"  # not text, and not the start of any registered image format
 VERSION = 1
 STREAM_ID_BYTES = 2
 SIDE_MAX = 1 << 24  # pixels
-HAS_SECTIONS = 0x04  # flags: the two lowest bits say how many bytes a side takes, this one that sections follow
 SIDE_BYTES = (1, 2, 4)
 CRC_BYTES = 3
-SECTION_NAMES = {1: "icc", 2: "exif", 3: "xmp", 4: "alpha"}  # readers skip those that they do not know
+HEADER_MAX = 29  # bytes
+CELL_BYTES = 1 << 10  # of payload for each cell, at most; real pictures stay far below
+HAS_KIND = 0x04  # flags: the two lowest bits say how many bytes a side takes, this one that a byte on the picture follows
+SPACE, GREY, TRANSPARENT, HAS_SECTIONS = 0x0F, 0x30, 0x40, 0x80  # fields of that byte
+SECTION_NAMES = {1: "alpha", 2: "icc", 3: "exif", 4: "xmp"}  # readers skip those that they do not know
+ALPHA = 1
 Sections: TypeAlias = tuple[tuple[int, bytes], ...]  # (type, content)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What stands before the payload."""
+
+    width: int
+    height: int
+    stream_id: bytes  # the first two bytes of the fingerprint of the model that tokens belong to
+    length: int  # tokens in the payload
+    transparent: bool  # a section holds its opacity
+    payload_bytes: int | None  # None where not stated: the payload then goes on to the end of the file
+    section_bytes: int
+    checksum: bytes
+    bytes: int  # that the header takes
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the whole file, where the header says it."""
+        return None if self.payload_bytes is None else self.bytes + self.payload_bytes + self.section_bytes
+
+    @property
+    def largest(self) -> int:
+        """Bytes that the file can have at most."""
+        return self.bytes + payload_max(self.width, self.height) if self.size is None else self.size
 
 
 @dataclass(frozen=True)
@@ -29,16 +62,25 @@ class File:
 
     width: int
     height: int
-    stream_id: bytes  # the first two bytes of the fingerprint of the model that tokens belong to
+    stream_id: bytes  # as in `Header`
     length: int  # tokens in the payload
     payload: bytes
     sections: Sections = ()
+    # What reading found out; writing does not look at it.
+    transparent: bool = False  # a section holds its opacity; in a cut file it may be missing
     whole: bool = True  # the checksum holds; False for a cut or damaged file
-    header_bytes: int = 0  # all that comes before the sections
+    payload_whole: bool = True  # nothing of the payload is missing, as far as the header can tell
+    missing: int | None = 0  # bytes cut off; None where the header cannot tell
+    header_bytes: int = 0
 
     @property
     def section_bytes(self) -> int:
-        return sum(1 + len(write_number(len(content))) + len(content) for _, content in self.sections) + bool(self.sections)
+        return sum(1 + len(write_number(len(content))) + len(content) for _, content in self.sections)
+
+
+def payload_max(width: int, height: int) -> int:
+    """Bytes that the payload of such a picture has at most."""
+    return CELL_BYTES * -(-width // CELL) * -(-height // CELL)
 
 
 def write_number(value: int) -> bytes:
@@ -67,36 +109,51 @@ def read_number(data: bytes, at: int) -> tuple[int, int]:
 
 
 def write_file(file: File) -> bytes:
-    """The bytes of a file; `whole` and `header_bytes` are not looked at. Raises FormatError for what no file can hold."""
+    """The bytes of a file. Raises FormatError for what no file can hold."""
+    if len(file.payload) > (most := payload_max(file.width, file.height)):
+        msg = f"{len(file.payload)} bytes of tokens do not fit: a picture of {file.width}x{file.height} has at most {most}"
+        raise FormatError(msg)
+    head, body = _head(file, len(file.payload)), file.payload + _pack(file.sections)
+    return head + _checksum(head, body) + body
+
+
+def overhead(file: File, payload_bytes: int) -> int:
+    """Bytes that a file has beside its payload, were that of so many bytes; the payload that it has is not looked at."""
+    return len(_head(file, payload_bytes)) + CRC_BYTES + file.section_bytes
+
+
+def _head(file: File, payload_bytes: int) -> bytes:
+    """The header but for its checksum."""
     longest = max(file.width, file.height)
     if min(file.width, file.height) < 1 or longest > SIDE_MAX:
         msg = f"a picture of {file.width}x{file.height} does not fit: sides are 1 to {SIDE_MAX} pixels"
         raise FormatError(msg)
     size_class = next(i for i, size in enumerate(SIDE_BYTES) if longest <= 1 << 8 * size)
-    flags = size_class | (HAS_SECTIONS if file.sections else 0)
-    head = MAGIC + bytes([VERSION << 4 | flags]) + file.stream_id[:STREAM_ID_BYTES]
+    kind = (TRANSPARENT if ALPHA in dict(file.sections) else 0) | (HAS_SECTIONS if file.sections else 0)
+    head = MAGIC + bytes([VERSION << 4 | size_class | (HAS_KIND if kind else 0)]) + file.stream_id[:STREAM_ID_BYTES]
     head += b"".join((side - 1).to_bytes(SIDE_BYTES[size_class], "big") for side in (file.width, file.height))
-    head += write_number(file.length)
-    body = b"".join(bytes([kind]) + write_number(len(content)) + content for kind, content in file.sections)
-    body += (b"\0" if file.sections else b"") + file.payload
-    return head + _checksum(head, body) + body
+    head += write_number(file.length) + (bytes([kind]) if kind else b"")
+    return head + (write_number(payload_bytes) + write_number(file.section_bytes) if file.sections else b"")
+
+
+def _pack(sections: Sections) -> bytes:
+    return b"".join(bytes([kind]) + write_number(len(content)) + content for kind, content in sections)
 
 
 def _checksum(head: bytes, body: bytes) -> bytes:
-    """The low 24 bits of the CRC-32 (ISO 3309, as in zlib) of all bytes but its own."""
+    """The low 24 bits of the CRC-32 (ISO 3309, as in zlib and PNG) of all bytes but its own."""
     return zlib.crc32(body, zlib.crc32(head)).to_bytes(4, "big")[-CRC_BYTES:]
 
 
-def read_file(data: bytes) -> File:
-    """The inverse of `write_file`. A wrong checksum is not an error here: `whole` says so, and the caller decides.
+def read_header(data: bytes) -> Header:
+    """The header at the start of a file; HEADER_MAX bytes are always enough.
 
-    Raises FormatError for what is not a .tsr file, is of another version, or ends before its payload begins."""
+    Raises FormatError for what is not a .tsr file, is of another version, or ends within its header."""
     if data[:2] != MAGIC:
         msg = "not a .tsr file"
         raise FormatError(msg)
     if len(data) < 3:
-        msg = "the header is cut short"
-        raise FormatError(msg)
+        raise FormatError(SHORT)
     if (version := data[2] >> 4) != VERSION:
         msg = f"a .tsr file of version {version}, and this release reads version {VERSION}: update tessera"
         raise FormatError(msg)
@@ -104,36 +161,95 @@ def read_file(data: bytes) -> File:
     if flags & 0x08 or flags & 0x03 == 3:
         msg = f"unknown flags {flags:#x} in the header: the file is damaged, or from a later release"
         raise FormatError(msg)
-    size = SIDE_BYTES[flags & 0x03]
-    at = 3 + STREAM_ID_BYTES + 2 * size
+    side = SIDE_BYTES[flags & 0x03]
+    at = 3 + STREAM_ID_BYTES + 2 * side
     length, end = read_number(data, at)
-    if len(data) < end + CRC_BYTES:
-        msg = "the header is cut short"
-        raise FormatError(msg)
-    width, height = (int.from_bytes(data[i : i + size], "big") + 1 for i in (at - 2 * size, at - size))
+    width, height = (int.from_bytes(data[i : i + side], "big") + 1 for i in (at - 2 * side, at - side))
     if max(width, height) > SIDE_MAX:
         msg = f"a picture of {width}x{height}: sides are 1 to {SIDE_MAX} pixels, so the file is damaged"
         raise FormatError(msg)
-    body = end + CRC_BYTES
-    whole = _checksum(data[:end], data[body:]) == data[end:body]
-    sections, start = _read_sections(data, body) if flags & HAS_SECTIONS else ((), body)
-    return File(width, height, data[3 : 3 + STREAM_ID_BYTES], length, data[start:], sections, whole, body)
+    kind, payload_bytes, section_bytes = 0, None, 0
+    if flags & HAS_KIND:
+        if len(data) == end:
+            raise FormatError(SHORT)
+        kind, end = data[end], end + 1
+    if kind & (SPACE | GREY):
+        msg = f"unknown kind of picture {kind:#x} in the header: the file is damaged, or from a later release"
+        raise FormatError(msg)
+    if kind & HAS_SECTIONS:
+        payload_bytes, end = read_number(data, end)
+        section_bytes, end = read_number(data, end)
+        if payload_bytes > payload_max(width, height):
+            msg = f"{payload_bytes} bytes of tokens for a picture of {width}x{height}: the file is damaged"
+            raise FormatError(msg)
+    if len(data) < end + CRC_BYTES:
+        raise FormatError(SHORT)
+    checksum, transparent = data[end : end + CRC_BYTES], bool(kind & TRANSPARENT)
+    stream_id = data[3 : 3 + STREAM_ID_BYTES]
+    return Header(width, height, stream_id, length, transparent, payload_bytes, section_bytes, checksum, end + CRC_BYTES)
 
 
-def _read_sections(data: bytes, at: int) -> tuple[Sections, int]:
-    """The sections at `at`, and where the payload begins. Each type is there once at most, so there are at most 255."""
+SHORT = "the header is cut short"
+
+
+def read_file(data: bytes) -> File:
+    """The inverse of `write_file`. A wrong checksum is not an error here: `whole` says so, and the caller decides. Of the
+    sections of a cut file, those that are whole are read.
+
+    Raises FormatError as `read_header` does, and for damaged sections and bytes after the end."""
+    header = read_header(data)
+    if (over := len(data) - header.largest) > 0:
+        least = "at least " if header.size is None else ""
+        msg = f"the file is damaged: {least}{_bytes(over)} after its end; get it again"
+        raise FormatError(msg)
+    whole = len(data) >= (header.size or 0) and (
+        _checksum(data[: header.bytes - CRC_BYTES], data[header.bytes :]) == header.checksum
+    )
+    missing = header.size - len(data) if header.size is not None else 0 if whole else None
+    payload_end = header.bytes + header.payload_bytes if header.payload_bytes is not None else len(data)
+    sections = _read_sections(data[payload_end:], bool(missing))
+    if header.transparent != (ALPHA in dict(sections)) and not missing:
+        msg = "the header and the sections do not agree on transparency: the file is damaged"
+        raise FormatError(msg)
+    return File(
+        header.width,
+        header.height,
+        header.stream_id,
+        header.length,
+        data[header.bytes : payload_end],
+        sections,
+        header.transparent,
+        whole,
+        payload_whole=missing is not None and payload_end <= len(data),
+        missing=missing,
+        header_bytes=header.bytes,
+    )
+
+
+def _bytes(count: int) -> str:
+    return "1 byte" if count == 1 else f"{count} bytes"
+
+
+def _read_sections(data: bytes, cut: bool) -> Sections:
+    """The sections that `data` consists of; where it is cut, those that are whole. Each type is there once at most, so there
+    are at most 255."""
     sections: dict[int, bytes] = {}
+    at = 0
     while at < len(data):
         kind = data[at]
-        if kind == 0:
-            return tuple(sections.items()), at + 1
-        if kind in sections:
-            msg = f"two sections of type {kind}: the file is damaged"
+        if kind in sections or kind == 0:
+            msg = f"two sections of type {kind}: the file is damaged" if kind else "a section of type 0: the file is damaged"
             raise FormatError(msg)
-        size, at = read_number(data, at + 1)
-        if at + size > len(data):
-            break
-        sections[kind] = data[at : at + size]
-        at += size
-    msg = "the file ends inside its sections, before the picture begins"
-    raise FormatError(msg)
+        try:
+            size, start = read_number(data, at + 1)
+        except FormatError:
+            if cut:
+                break
+            raise
+        if (at := start + size) > len(data):
+            if cut:
+                break
+            msg = "the sections are longer than the header says: the file is damaged"
+            raise FormatError(msg)
+        sections[kind] = data[start:at]
+    return tuple(sections.items())

@@ -59,7 +59,7 @@ def _inspect(report: Report, data: bytes, allow_partial: bool, max_pixels: int, 
         listed = "".join(f", {part['name']} {human(part['bytes'])}" for part in report.values["sections"])
         put(
             f"{printable(name_of(report.source))}: {file.width}x{file.height}, {file.length} tokens, {human(len(data))} "
-            f"({bpp:.4f} bpp: header {file.header_bytes} B{listed}, tokens {human(len(file.payload))}), format {VERSION}, "
+            f"({bpp:.4f} bpp: header {file.header_bytes} B, tokens {human(len(file.payload))}{listed}), format {VERSION}, "
             f"stream id {file.stream_id.hex()}, {'whole' if file.whole else 'cut or damaged'}"
         )
     check_size(file.width, file.height, max_pixels)

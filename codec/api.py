@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bitstream.coder import Sequence, Tokens, encode_tokens, first_tokens, fit_tokens, sequence_of
-from bitstream.container import File, Sections, read_file, write_file
+from bitstream.container import File, Sections, overhead, payload_max, read_file, write_file
 from bitstream.errors import ModelError
 from bitstream.layout import Layout
 from codec.forks import Lock
@@ -168,8 +168,9 @@ class Codec:
             length = found.length if found else target.length(layout)
             payload = encode_tokens(sequence, length)
         else:
-            header = len(write_file(File(layout.width, layout.height, self.model.stream_id, layout.tokens, b"", sections)))
-            length, payload = fit_tokens(sequence, budget - header) if budget >= header else (0, b"")
+            longest = File(layout.width, layout.height, self.model.stream_id, layout.tokens, b"", sections)
+            room = budget - overhead(longest, min(budget, payload_max(layout.width, layout.height)))
+            length, payload = fit_tokens(sequence, room) if room >= 0 else (0, b"")
             if length < 1:
                 length, payload = 1, encode_tokens(sequence, 1)
         file = File(layout.width, layout.height, self.model.stream_id, length, payload, sections)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bitstream.container import Sections
+from bitstream.container import ALPHA, Sections
 from bitstream.errors import FormatError, ImageError
 
-ICC, EXIF, XMP, ALPHA = 1, 2, 3, 4
-LABELS = {ICC: "colour profile", EXIF: "EXIF", XMP: "XMP", ALPHA: "transparency"}
+ICC, EXIF, XMP = 2, 3, 4  # and ALPHA, which comes first: a cut file loses it last
+LABELS = {ALPHA: "transparency", ICC: "colour profile", EXIF: "EXIF", XMP: "XMP"}
 CONTENT_MAX = 1 << 24  # bytes that a profile, EXIF or XMP unpacks to
 DICTIONARY = 1 << 20  # bytes; part of the format
 THOROUGH_MAX = 1 << 22  # bytes that are worth LZMA's slowest search
@@ -76,7 +76,7 @@ def to_sections(extras: Extras) -> Sections:
             msg = f"the {LABELS[kind]} has {len(content):,} bytes, and a file holds {CONTENT_MAX:,}: {drop}"
             raise ImageError(msg)
     if extras.alpha is not None:
-        contents[ALPHA] = extras.alpha.tobytes()
+        contents = {ALPHA: extras.alpha.tobytes(), **contents}
     return tuple((kind, pack(content)) for kind, content in contents.items() if content)
 
 

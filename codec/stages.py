@@ -122,21 +122,24 @@ def read_tokens(file: File, prior: Prior, allow_partial: bool = False, tokens: f
     """The tokens of a file, at most `tokens` a block, without torch.
 
     Raises TruncatedError for a cut file unless `allow_partial`, and FormatError for a damaged one: a file whose checksum is
-    wrong is cut if its tokens run out, and damaged if they do not."""
+    wrong is cut if it is shorter than its header says, or, where that says nothing, if its tokens run out."""
     layout = Layout(prior.levels, file.width, file.height)
     if file.length > layout.tokens:
         msg = f"{file.length} tokens for a picture that has {layout.tokens}: the file is damaged"
         raise FormatError(msg)
     length = file.length if tokens is None or not file.whole else min(file.length, layout.length_of(tokens))
-    read = decode_tokens(prior, layout, file.payload, length, partial=not file.whole)
+    read = decode_tokens(prior, layout, file.payload, length, partial=not file.payload_whole)
     if file.whole:
         return layout, read
-    if read.length == file.length:
+    if file.missing == 0 or (file.missing is None and read.length == file.length):
         msg = "the checksum is wrong: the file is damaged, get it again"
         raise FormatError(msg)
     if not allow_partial:
-        msg = f"the file is cut short: {read.length} of {file.length} tokens are there; decode them with --allow-partial"
+        there = f"{read.length} of {file.length} tokens are there; decode them"
+        if read.length == file.length:
+            there = "its picture is there, but not all that follows it; decode it"
+        msg = f"the file is cut short: {there} with --allow-partial"
         raise TruncatedError(msg)
     if tokens is not None:
-        read = decode_tokens(prior, layout, file.payload, min(read.length, layout.length_of(tokens)), partial=True)
+        read = decode_tokens(prior, layout, file.payload, min(read.length, layout.length_of(tokens)), not file.payload_whole)
     return layout, read

@@ -8,25 +8,34 @@ import zlib
 import numpy as np
 
 
-def read_header(data: bytes, sections: bool = False) -> tuple:
-    """Width, height, length and payload of a file whose checksum must hold; with `sections`, these by type as well."""
+def read_header(data: bytes) -> tuple:
+    """Width, height, length, payload and sections by type of a file whose checksum must hold."""
     assert data[:2] == b"\xd4T"
     assert data[2] >> 4 == 1
-    assert data[2] & 0x0C == (4 if sections else 0)
+    assert data[2] & 8 == 0
     size = (1, 2, 4)[data[2] & 3]
     width, height = (1 + int.from_bytes(data[5 + i * size : 5 + (i + 1) * size], "big") for i in (0, 1))
     length, at = read_number(data, 5 + 2 * size)
+    kind = payload_size = sections_size = 0
+    if data[2] & 4:
+        kind, at = data[at], at + 1
+    if kind & 128:
+        payload_size, at = read_number(data, at)
+        sections_size, at = read_number(data, at)
     assert zlib.crc32(data[:at] + data[at + 3 :]) % 2**24 == int.from_bytes(data[at : at + 3], "big")
     at += 3
-    if not sections:
-        return width, height, length, data[at:]
+    if not kind & 128:
+        return width, height, length, data[at:], {}
+    assert len(data) == at + payload_size + sections_size
+    payload, at = data[at : at + payload_size], at + payload_size
     found = {}
-    while data[at]:
-        kind = data[at]
+    while at < len(data):
+        section = data[at]
         size, at = read_number(data, at + 1)
-        found[kind] = data[at : at + size]
+        found[section] = data[at : at + size]
         at += size
-    return width, height, length, data[at + 1 :], found
+    assert (1 in found) == (kind & 64 > 0)
+    return width, height, length, payload, found
 
 
 def read_number(data: bytes, at: int) -> tuple[int, int]:
@@ -98,7 +107,7 @@ def spread_key(y: int, x: int, bits: int) -> int:
 
 def decode(data: bytes, levels: list[dict], arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
     """Digits (D, n, m) of each level; 0 where a token is unknown."""
-    width, height, length, payload = read_header(data)
+    width, height, length, payload, _ = read_header(data)
     coder, digits = Coder(payload), []
     for i, level in enumerate(levels):
         rows, columns = (ceil(ceil(side, 16), 16 // level["side"]) for side in (height, width))

@@ -112,17 +112,17 @@ def test_info_reads_headers(folder):
 
 def test_info_shows_every_section_by_type_and_size(folder, tmp_path):
     file = read_file((folder / "a.tsr").read_bytes())
-    sections = ((1, b"profile"), (9, b"of a later release"), (4, bytes(1000)))
+    sections = ((2, b"profile"), (9, b"of a later release"), (1, bytes(1000)))
     (tmp_path / "b.tsr").write_bytes(write_file(replace(file, sections=sections)))
     told = json.loads(run("info", tmp_path / "b.tsr", "--json").stdout)
     assert told["sections"] == [
-        {"type": 1, "name": "icc", "bytes": 7},
+        {"type": 2, "name": "icc", "bytes": 7},
         {"type": 9, "name": "unknown 9", "bytes": 18},
-        {"type": 4, "name": "alpha", "bytes": 1000},
+        {"type": 1, "name": "alpha", "bytes": 1000},
     ]
     assert told["header_bytes"] + told["section_bytes"] + told["payload_bytes"] == told["bytes"]
     assert told["quality"] == pytest.approx(50, abs=1)
-    assert ", icc 7 B, unknown 9 18 B, alpha 1.0 kB, tokens " in run("info", tmp_path / "b.tsr").stdout
+    assert " B, icc 7 B, unknown 9 18 B, alpha 1.0 kB), " in run("info", tmp_path / "b.tsr").stdout
 
 
 def test_info_of_several_files_goes_on_after_a_bad_one(folder, tmp_path):

@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitstream.container import File, read_file, read_number, write_file, write_number
+from bitstream.container import (
+    HEADER_MAX,
+    File,
+    _checksum,
+    overhead,
+    payload_max,
+    read_file,
+    read_header,
+    read_number,
+    write_file,
+    write_number,
+)
 from bitstream.errors import FormatError
 
 SMALL = File(256, 256, b"\x12\x34", 1365, b"tokens")
@@ -79,11 +90,82 @@ def test_says_what_is_wrong(data, message):
         read_file(data)
 
 
-def test_a_file_that_ends_in_its_sections_is_refused():
-    data = write_file(File(9, 9, b"ab", 3, b"pay", ((1, bytes(100)), (99, b"later"))))
-    for size in range(11, len(data) - 3):
-        with pytest.raises(FormatError):
-            read_file(data[:size])
+SECTIONS = ((1, bytes(100)), (99, b"later"))
+
+
+def test_a_file_that_is_cut_keeps_what_came_before():
+    data = write_file(File(9, 9, b"ab", 3, b"pay", SECTIONS))
+    start = read_file(data).header_bytes
+    for size in range(len(data)):
+        if size < start:
+            with pytest.raises(FormatError):
+                read_file(data[:size])
+            continue
+        file = read_file(data[:size])
+        assert (file.whole, file.missing, file.transparent) == (False, len(data) - size, True)
+        assert file.payload == b"pay"[: size - start]
+        assert file.payload_whole == (size >= start + 3)
+        assert file.sections == SECTIONS[: size >= start + 3 + 102]
+    assert read_file(data).missing == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"\x01\x05abc", "longer than the header says"),
+        (b"\x00\x01a", "section of type 0"),
+        (b"\x63\x80", "number in the header has no end"),
+        (b"\x63\x01a", "do not agree on transparency"),
+    ],
+)
+def test_sections_that_do_not_fill_their_place_are_damage(body, message):
+    head = b"\xd4T\x14ab\x08\x08\x03\xc0\x03" + bytes([len(body)])
+    with pytest.raises(FormatError, match=message):
+        read_file(head + _checksum(head, b"pay" + body) + b"pay" + body)
+
+
+def test_bytes_after_the_end_are_said_to_be_there():
+    data = write_file(File(9, 9, b"ab", 3, b"pay", SECTIONS))
+    with pytest.raises(FormatError, match="damaged: 1 byte after its end"):
+        read_file(data + b"\0")
+    with pytest.raises(FormatError, match="damaged: 40 bytes after its end"):
+        read_file(data + bytes(40))
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (17, 40), (1 << 24, 1 << 24)])
+def test_a_header_says_how_large_its_file_can_be(width, height):
+    plain = write_file(File(width, height, b"ab", (1 << 28) - 1, b"tokens"))
+    header = read_header(plain[:HEADER_MAX])
+    assert header.size is None
+    assert header.largest == header.bytes + payload_max(width, height)
+    full = write_file(File(width, height, b"ab", 9, bytes(min(payload_max(width, height), 9000)), SECTIONS))
+    header = read_header(full[:HEADER_MAX])
+    assert header.size == header.largest == len(full)
+    assert header == read_header(full)
+    assert (header.width, header.height, header.length, header.transparent) == (width, height, 9, True)
+
+
+def test_a_header_of_the_largest_numbers_is_no_longer_than_stated():
+    file = File(1 << 24, 1 << 24, b"ab", (1 << 28) - 1, b"", ((1, bytes(1 << 21)),))
+    assert overhead(file, (1 << 28) - 1) - file.section_bytes == HEADER_MAX
+
+
+def test_more_tokens_than_the_picture_can_have_are_refused():
+    with pytest.raises(FormatError, match="1025 bytes of tokens do not fit: a picture of 16x16 has at most 1024"):
+        write_file(File(16, 16, b"ab", 1, bytes(1025)))
+    largest = write_file(File(16, 16, b"ab", 1, bytes(1024)))
+    assert read_file(largest).whole
+    with pytest.raises(FormatError, match="damaged: at least 3 bytes after its end"):
+        read_file(largest + bytes(3))
+    head = b"\xd4T\x14ab\x0f\x0f\x01\x80\x88\x01\x00"
+    with pytest.raises(FormatError, match="1025 bytes of tokens for a picture of 16x16: the file is damaged"):
+        read_header(head + b"crc")
+
+
+@given(st.integers(0, 1), st.integers(0, 20_000), st.integers(0, (1 << 28) - 1))
+def test_overhead_is_all_but_the_payload(sections, size, length):
+    file = File(999, 999, b"ab", length, bytes(size), SECTIONS[:sections])
+    assert overhead(file, size) + size == len(write_file(file))
 
 
 def test_a_type_of_section_is_there_once():

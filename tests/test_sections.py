@@ -11,12 +11,14 @@ import numpy as np
 import profiles
 import pytest
 import reference
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from bitstream.container import File, read_file, write_file
-from bitstream.errors import FormatError, ImageError
+from bitstream.errors import FormatError, ImageError, TruncatedError
+from cli.main import main
 from codec.images import restore
 from codec.lengths import TargetError
 from codec.sections import ALPHA, CONTENT_MAX, EXIF, ICC, Extras, from_sections, pack, to_sections, unpack
@@ -68,13 +70,13 @@ def test_a_file_gives_back_what_it_was_given(codec, clear):
 def test_bytes_are_as_the_specification_says(codec, clear):
     """The reader in reference.py shares no code with the codec."""
     data = codec.encode(clear, keep_exif=True, tokens=5)
-    width, height, _, _, sections = reference.read_header(data, sections=True)
+    width, height, _, _, sections = reference.read_header(data)
     assert list(sections) == [1, 2, 3, 4]
     unpacked = {kind: reference.unpack(content) for kind, content in sections.items()}
-    assert unpacked[1] == profiles.srgb()
-    assert unpacked[2] == clear.info["exif"].removeprefix(b"Exif\0\0")
-    assert unpacked[3] == b"<x/>"
-    assert unpacked[4] == ALPHA_PLANE.tobytes()
+    assert unpacked[1] == ALPHA_PLANE.tobytes()
+    assert unpacked[2] == profiles.srgb()
+    assert unpacked[3] == clear.info["exif"].removeprefix(b"Exif\0\0")
+    assert unpacked[4] == b"<x/>"
     assert (width, height) == clear.size
 
 
@@ -95,7 +97,7 @@ def test_a_target_counts_sections(codec, clear):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({}, r"for its colour profile and transparency: leave that out with --strip and --background white"),
+        ({}, r"for its transparency and colour profile: leave that out with --strip and --background white"),
         ({"strip": True}, r"for its transparency: leave that out with --background white"),
         ({"background": "white"}, r"for its colour profile: leave that out with --strip"),
         ({"background": "white", "keep_exif": True}, r"for its colour profile and EXIF and XMP: leave that out with --strip"),
@@ -108,12 +110,50 @@ def test_sections_that_do_not_fit_are_named(codec, clear, options, said):
     assert len(codec.encode(clear, target_size=smallest, **options)) == smallest
 
 
-def test_a_cut_in_the_picture_keeps_sections(codec, clear):
-    made = codec.compress(clear, quality=75)
-    cut = made.data[: made.file.header_bytes + made.file.section_bytes + 40]
-    part = codec.decompress(cut, allow_partial=True)
+def test_a_cut_file_loses_what_follows_the_picture_first(codec, clear):
+    made = codec.compress(clear, quality=75, keep_exif=True)
+    whole = codec.decompress(made.data)
+    assert list(whole.image.info) == ["icc_profile", "exif", "xmp"]
+    before = len(made.file.sections)
+    for size in range(len(made.data) - 1, made.file.header_bytes + len(made.file.payload) - 1, -7):
+        with pytest.raises(TruncatedError, match="its picture is there, but not all that follows it"):
+            codec.read(made.data[:size])
+        read = codec.read(made.data[:size], allow_partial=True)
+        assert read.tokens.length == made.file.length
+        assert before - 1 <= len(read.file.sections) <= before
+        before = len(read.file.sections)
+    assert before == 0
+    part = codec.decompress(made.data[:size], allow_partial=True)
     assert part.partial
-    assert np.array_equal(np.asarray(part.image.getchannel("A")), ALPHA_PLANE)
+    assert (part.image.mode, part.image.info) == ("RGB", {})
+    assert np.array_equal(np.asarray(part.image), np.asarray(whole.image.convert("RGB")))
+
+
+def test_every_prefix_of_a_file_with_sections_is_a_picture(codec, clear):
+    made = codec.compress(clear, quality=75, keep_exif=True)
+    lengths = []
+    for size in range(made.file.header_bytes, len(made.data)):
+        read = codec.read(made.data[:size], allow_partial=True)
+        assert read.partial
+        lengths.append(read.tokens.length)
+    assert lengths == sorted(lengths)
+    assert 0 < lengths[len(made.file.payload) // 2] < lengths[-1] == made.file.length
+    assert codec.decode(made.data[: made.file.header_bytes + 40], allow_partial=True).size == clear.size
+
+
+def test_commands_draw_the_head_of_a_file_that_carries_much(clear, tmp_path):
+    carrying = clear.copy()
+    carrying.info["icc_profile"] = np.random.default_rng(0).bytes(16) + profiles.red_and_green_swapped()[16:] + bytes(9999)
+    carrying.save(tmp_path / "a.png", exif=bytes(range(256)) * 20, icc_profile=carrying.info["icc_profile"])
+    encode = ["encode", str(tmp_path / "a.png"), "--tokens", "20", "--keep-exif", "-o", str(tmp_path / "a.tsr")]
+    assert CliRunner().invoke(main, encode).exit_code == 0
+    (tmp_path / "head.tsr").write_bytes((tmp_path / "a.tsr").read_bytes()[:60])
+    decode = ["decode", str(tmp_path / "head.tsr"), "-o", str(tmp_path / "head.png")]
+    refused = CliRunner().invoke(main, decode)
+    assert (refused.exit_code, refused.stderr.count("cut short")) == (1, 1)
+    assert CliRunner().invoke(main, [*decode, "--allow-partial"]).exit_code == 0
+    with Image.open(tmp_path / "head.png") as drawn:
+        assert drawn.size == clear.size
 
 
 @pytest.mark.parametrize("kind", [ICC, EXIF, ALPHA])

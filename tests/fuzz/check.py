@@ -92,8 +92,8 @@ class Checker:
             return None
         if forged or data in self.known:
             return None
-        told = read.partial and read.tokens.length < read.file.length
-        return None if told else "changed bytes count as a whole file"
+        lost = bool(read.file.missing) or read.tokens.length < read.file.length
+        return None if read.partial and lost else "changed bytes count as a whole file"
 
     def _pillow(self, data: bytes, forged: bool, draw: bool) -> str | None:
         try:

@@ -9,11 +9,14 @@ from functools import cache
 import numpy as np
 
 from bitstream.container import (
+    ALPHA,
     CRC_BYTES,
+    HAS_KIND,
     HAS_SECTIONS,
     MAGIC,
     SIDE_BYTES,
     STREAM_ID_BYTES,
+    TRANSPARENT,
     VERSION,
     _checksum,
     read_file,
@@ -81,11 +84,14 @@ PLAIN: tuple[Callable[[bytes, list[bytes], Rng], bytes], ...] = (
 )  # fmt: skip
 
 
-def forge(width: int, height: int, stream_id: bytes, length: int, body: bytes, flags: int = 0) -> bytes:
-    """A file with a right checksum and anything in it; `body` is what follows the checksum."""
+def forge(
+    width: int, height: int, stream_id: bytes, length: int, body: bytes, kind: int = 0, sizes: tuple[int, ...] = ()
+) -> bytes:
+    """A file with a right checksum and anything in it: `body` follows the checksum, `sizes` is what the header says of it."""
     size = next((i for i, count in enumerate(SIDE_BYTES) if max(width, height) <= 1 << 8 * count), len(SIDE_BYTES) - 1)
-    head = MAGIC + bytes([VERSION << 4 | size | flags]) + stream_id
+    head = MAGIC + bytes([VERSION << 4 | size | (HAS_KIND if kind else 0)]) + stream_id
     head += b"".join((side - 1).to_bytes(SIDE_BYTES[size], "big") for side in (width, height)) + write_number(length)
+    head += bytes([kind] if kind else []) + b"".join(map(write_number, sizes))
     return head + _checksum(head, body) + body
 
 
@@ -132,8 +138,12 @@ def _sections(data: bytes, rng: Rng) -> bytes:
         content = _content(file.width * file.height, rng)
         size = len(content) if rng.random() < 0.8 else int(rng.choice(NUMBERS))
         body += bytes([int(rng.choice([1, 2, 3, 4, int(rng.integers(256))]))]) + write_number(size) + content
-    end = b"\0" if rng.random() < 0.9 else b""
-    return forge(file.width, file.height, file.stream_id, file.length, body + end + file.payload, HAS_SECTIONS)
+    sizes = [len(file.payload), len(body)]
+    for place in range(2):
+        if rng.random() < 0.1:
+            sizes[place] = int(rng.choice(NUMBERS)) if rng.random() < 0.5 else max(0, sizes[place] + int(rng.integers(-2, 3)))
+    kind = HAS_SECTIONS | (TRANSPARENT if (body[0] == ALPHA) != (rng.random() < 0.1) else 0)
+    return forge(file.width, file.height, file.stream_id, file.length, file.payload + body, kind, tuple(sizes))
 
 
 def _content(pixels: int, rng: Rng) -> bytes:
