@@ -40,7 +40,7 @@ def time_codec(name: str, means: Means, pictures: Sequence[Pixels], bpp: float, 
     environment = os.environ | dict.fromkeys(THREADS, str(threads))
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.timing", json.dumps(job)],
+            [sys.executable, "-m", __spec__.name, json.dumps(job)],
             env=environment, capture_output=True, text=True, check=True, timeout=LONGEST,
         )  # fmt: skip
     except subprocess.CalledProcessError as error:
