@@ -188,7 +188,7 @@ class LearnedCoder:
     def check(self) -> None:
         """Raises CodecMissingError where compressai or the weights cannot be had."""
         if find_spec("compressai") is None:
-            msg = "compressai is not installed: pip install 'tessera-codec[bench]'"
+            msg = "compressai is not installed: pip install '.[bench]' in Tessera's repository"
             raise CodecMissingError(msg)
         if not self.settings:
             example = f"{self.name}-1.pth.tar or {ZOO[self.name].hub_name(1)}"

@@ -86,7 +86,7 @@ def _torchvision_models() -> Any:
             warnings.simplefilter("ignore", FutureWarning)  # torchvision compiles with what newer torch calls outdated
             import torchvision.models
     except (ImportError, RuntimeError) as error:  # RuntimeError: it was built for another torch
-        msg = f"recognition needs torchvision ({error}): pip install 'tessera-codec[bench]'"
+        msg = f"recognition needs torchvision ({error}): pip install '.[bench]' in Tessera's repository"
         raise TesseraError(msg) from error
     return torchvision.models
 

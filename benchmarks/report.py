@@ -57,7 +57,7 @@ def write_report(
         from markupsafe import Markup
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        msg = f'the page needs {error.name}: pip install "tessera-codec[bench]"'
+        msg = f"the page needs {error.name}: pip install '.[report]' in Tessera's repository"
         raise TesseraError(msg) from error
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

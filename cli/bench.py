@@ -246,4 +246,5 @@ def failing(verbose: bool) -> Iterator[None]:
     except (TesseraError, MemoryError) as error:
         fail("bench", error, verbose)
     except ModuleNotFoundError as error:
-        fail("bench", TesseraError(f"needs {error.name}, which is not installed: pip install 'tessera-codec[report]'"), verbose)
+        msg = f"needs {error.name}, which is not installed: pip install '.[report]' in Tessera's repository"
+        fail("bench", TesseraError(msg), verbose)

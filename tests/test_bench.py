@@ -387,5 +387,5 @@ def test_without_what_it_needs_the_next_step_is_said(pictures, monkeypatch):
     result = bench(pictures)
     assert (result.exit_code, result.stdout) == (1, "")
     assert re.fullmatch(
-        r"Error: bench: needs .+, which is not installed: pip install 'tessera-codec\[report\]'\n", result.stderr
+        r"Error: bench: needs .+, which is not installed: pip install '\.\[report\]' in Tessera's repository\n", result.stderr
     )

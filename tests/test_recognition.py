@@ -86,7 +86,7 @@ def test_nothing_to_look_at_and_impossible_lengths_are_refused(codec, classifier
 
 def test_without_torchvision_the_next_step_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(TesseraError, match=r"recognition needs torchvision \(.*\): pip install 'tessera-codec\[bench\]'"):
+    with pytest.raises(TesseraError, match=r"recognition needs torchvision \(.*\): pip install '\.\[bench\]'"):
         load_classifier()
 
 

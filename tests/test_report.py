@@ -414,6 +414,6 @@ def test_a_page_that_cannot_be_finished_leaves_the_old_one(tmp_path):
 
 def test_without_plotly_the_next_step_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    with pytest.raises(TesseraError, match=r'the page needs plotly.*: pip install "tessera-codec\[bench\]"'):
+    with pytest.raises(TesseraError, match=r"the page needs plotly.*: pip install '\.\[report\]'"):
         write_report(made_up(), tmp_path / "page.html", original, decoded)
     assert not list(tmp_path.iterdir())
