@@ -85,7 +85,7 @@ def bench() -> None:
     "--own-settings", is_flag=True, help="Fixed settings of each codec instead of common rates, as published curves have."
 )
 @click.option("--metrics", type=Names(), metavar="LIST", default=(), help="Of lpips, psnr, ms_ssim; default all.")
-@click.option("--lpips-weights", metavar="NPZ", help="AlexNet and LPIPS weights; default: the torch cache.")
+@click.option("--lpips-weights", metavar="NPZ", help="Weights of AlexNet and LPIPS.  [default: what models fetch put in place]")
 @click.option("--compressai-weights", metavar="DIR", help="Weights of compressai's models; default: compressai's own hub.")
 @click.option("--anchor", metavar="CODEC", help="What BD-rates compare with.  [default: webp-scaled]")
 @click.option("--csv", "csv_path", metavar="PATH", help="Write every number; '-' is standard output.")
@@ -224,10 +224,11 @@ def find_all(inputs: tuple[str, ...], recursive: bool, files_from: str | None, m
 
 
 @contextmanager
-def progress(total: int, quiet: bool, verb: str) -> Iterator[Callable[[], None]]:
-    """A bar on standard error, on a terminal only; without a total it shows that work goes on."""
+def progress(total: int, quiet: bool, verb: str) -> Iterator[Callable[..., None]]:
+    """A bar on standard error, on a terminal only; without a total it shows that work goes on. Call what is yielded at each
+    step, or with the number of steps."""
     if quiet or not sys.stderr.isatty():
-        yield lambda: None
+        yield lambda steps=1: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -235,7 +236,7 @@ def progress(total: int, quiet: bool, verb: str) -> Iterator[Callable[[], None]]
     columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=total or None)
-        yield lambda: bar.advance(task)
+        yield lambda steps=1: bar.advance(task, steps)
 
 
 @contextmanager

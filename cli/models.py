@@ -97,6 +97,28 @@ def check(names: tuple[str, ...], **given: Any) -> None:
     raise SystemExit(code)
 
 
+@models.command()
+@click.argument("name", metavar="lpips", type=click.Choice(["lpips"]))
+@options.reporting
+def fetch(name: str, **given: Any) -> None:
+    """Fetch the weights that measuring LPIPS needs: 244 MB from download.pytorch.org and 6 kB from raw.githubusercontent.com,
+    of which 10 MB are kept in the user's data folder. --target-lpips and bench find them there.
+
+    \b
+    tessera models fetch lpips
+    tessera encode photo.jpg --target-lpips 0.3
+    """
+    from cli.bench import progress
+    from codec import fetch as source
+
+    saying = options.gather(Saying, given)
+    with reporting(name, None, saying.as_json, saying.quiet, saying.verbose) as report:
+        with progress(source.ALEXNET.size + source.LINEAR.size, saying.quiet, "fetching") as step:
+            path = source.fetch_lpips(source.ALEXNET, source.LINEAR, step)
+        report.values = {"output": str(path), "bytes": path.stat().st_size}
+        report.line = f"{path}: weights of LPIPS"
+
+
 def _described(name: str) -> dict[str, Any]:
     from codec.weights import open_model
 

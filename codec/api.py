@@ -41,7 +41,7 @@ class Codec:
     `model` is a bundled model's name or the path of a model file; by default pictures are encoded with the standard model,
     and files decoded with the one that wrote them. `device` is 'auto', 'cpu', 'cuda' or 'cuda:N'. `tile` is the side in
     pixels of the tiles that a picture is worked on in; by default only those above 16 megapixels are cut. `lpips_weights` is
-    the .npz that a target of LPIPS needs; without it they are looked for where torch and torchmetrics keep them."""
+    the .npz that a target of LPIPS needs; by default what `tessera models fetch lpips` fetched, or what the torch cache has."""
 
     def __init__(
         self,

@@ -7,6 +7,8 @@ pins. A test holds it to torchmetrics where both are there. It is the yardstick,
 from __future__ import annotations
 
 import importlib.util
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,38 +22,51 @@ from bitstream.errors import ModelError
 STAGES = ((0, 4, 2), (3, 1, 2), (6, 1, 1), (8, 1, 1), (10, 1, 1))  # AlexNet's convolutions: index, stride, padding
 ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's file in the torch cache
 LINEAR = "functional/image/lpips_models/alex.pth"  # in torchmetrics: what a channel's difference counts for
-ADVICE = (
-    "give an .npz of `features.N.weight`, `.bias` and `linK.weight`, "
-    f"or put torchvision's {ALEXNET} into the torch cache and install torchmetrics"
-)
+ADVICE = "run `tessera models fetch lpips`, or give an .npz of `features.N.weight`, `features.N.bias` and `linK.weight`"
+
+
+def user_weights() -> Path:
+    """Where `codec.fetch` puts the weights, for all of a user's programs."""
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "tessera" / "lpips_alex.npz"
 
 
 def read_weights(path: Path | None = None) -> dict[str, Tensor]:
     """`features.N.weight` (OIHW), `features.N.bias` and `linK.weight` (channels,) from an .npz file; without a path, from the
-    torch cache and the installed torchmetrics. Raises ModelError where they are not to be had."""
+    user's data folder, or else from the torch cache and the installed torchmetrics. Raises ModelError if there are none."""
+    place = path or user_weights()
     try:
-        if path is not None:
-            with np.load(path, allow_pickle=False) as arrays:
-                weights = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        if path is None and not place.exists():
+            place = Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET
+            weights = _cached_weights(place)
         else:
-            weights = _cached_weights()
-        for stage, (index, _, _) in enumerate(STAGES):
-            for name in (f"features.{index}.weight", f"features.{index}.bias", f"lin{stage}.weight"):
-                weights[name] = weights[name].float()
+            with np.load(place, allow_pickle=False) as arrays:
+                weights = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        return {name: weights[name].float() for name in _names()}
     except (OSError, KeyError, ValueError, RuntimeError) as error:
-        msg = f"LPIPS weights cannot be read from {path or 'the torch cache'} ({error}): {ADVICE}"
+        msg = f"LPIPS weights cannot be read from {place} ({error}): {ADVICE}"
+        if path is None and place != user_weights():
+            msg = f"LPIPS weights are neither at {user_weights()} nor in the torch cache ({error}): {ADVICE}"
         raise ModelError(msg) from error
-    return weights
 
 
-def _cached_weights() -> dict[str, Tensor]:
+def _names() -> list[str]:
+    features = [f"features.{index}.{part}" for index, _, _ in STAGES for part in ("weight", "bias")]
+    return features + [f"lin{stage}.weight" for stage in range(len(STAGES))]
+
+
+def _cached_weights(alexnet: Path) -> dict[str, Tensor]:
     package = importlib.util.find_spec("torchmetrics")
     if package is None or package.origin is None:
         msg = "torchmetrics is not installed"
         raise OSError(msg)
-    features = torch.load(Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET, "cpu", weights_only=True)
     linear = torch.load(Path(package.origin).parent / LINEAR, "cpu", weights_only=True)
-    return features | {f"lin{stage}.weight": linear[f"lin{stage}.model.1.weight"].flatten() for stage in range(len(STAGES))}
+    return combined(torch.load(alexnet, "cpu", weights_only=True), linear)
+
+
+def combined(alexnet: Mapping[str, Tensor], linear: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What LPIPS needs of torchvision's AlexNet and of LPIPS's own file."""
+    own = {f"lin{stage}.weight": linear[f"lin{stage}.model.1.weight"].flatten() for stage in range(len(STAGES))}
+    return {name: own[name] if name in own else alexnet[name] for name in _names()}
 
 
 class LPIPS(nn.Module):

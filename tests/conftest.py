@@ -18,6 +18,12 @@ SHARED = ROOT.parent / "shared"
 PHOTO = ROOT / "docs" / "photo.webp"
 
 
+@pytest.fixture(autouse=True)
+def nothing_fetched(monkeypatch, tmp_path_factory):
+    """The weights that a developer has fetched are not there for tests."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.getbasetemp() / "data"))
+
+
 @pytest.fixture(scope="session")
 def photo() -> Image.Image:
     return Image.open(PHOTO).convert("RGB")
