@@ -1,29 +1,86 @@
-"""How a decoded picture compares with its original, and with WebP at the same bytes: what `make demo` prints last.
+"""How a decoded picture compares with its original, and with WebP at the same bytes: what `make demo` prints last, and the
+picture that README.md shows.
 
-python -m benchmarks.compare ORIGINAL FILE.tsr DECODED
+    python -m benchmarks.compare ORIGINAL FILE.tsr DECODED SHEET.webp
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.codecs import Means, at_all_scales, make_coder
 from benchmarks.metrics import ms_ssim, psnr
+from benchmarks.results import Pixels
+from bitstream.errors import ModelError
 from codec.images import read_image, to_pixels
+from codec.lpips import LPIPS
+
+LABEL = 28  # pixels
+GAP = 8  # pixels
+
+
+def measures(weights: Path | None) -> dict[str, Callable[[Pixels, Pixels], float]]:
+    """The measures of a picture against its original, by the format of their values; LPIPS only if its weights are there."""
+    found: dict[str, Callable[[Pixels, Pixels], float]] = {"PSNR {:.2f} dB": psnr, "MS-SSIM {:.3f}": ms_ssim}
+    try:
+        return found | {"LPIPS {:.3f}": LPIPS(weights).distance}
+    except ModelError:
+        if weights:
+            raise
+        return found
+
+
+def labelled(pixels: Pixels, text: str) -> Image.Image:
+    """The picture with a line of text above it."""
+    height, width = pixels.shape[:2]
+    image = Image.new("RGB", (width, height + LABEL), "white")
+    image.paste(Image.fromarray(pixels), (0, LABEL))
+    ImageDraw.Draw(image).text((4, 4), text, "black", font=ImageFont.load_default(17))
+    return image
+
+
+def side_by_side(panels: list[Image.Image]) -> Image.Image:
+    """Pictures of one size beside each other."""
+    width, height = panels[0].size
+    sheet = Image.new("RGB", ((width + GAP) * len(panels) - GAP, height), "white")
+    for place, panel in enumerate(panels):
+        sheet.paste(panel, (place * (width + GAP), 0))
+    return sheet
 
 
 def main() -> None:
-    original_path, file_path, decoded_path = map(Path, sys.argv[1:])
-    original, decoded = (to_pixels(read_image(path.read_bytes())) for path in (original_path, decoded_path))
-    size = file_path.stat().st_size
-    lines = [f"tessera {size} bytes: PSNR {psnr(decoded, original):.2f} dB, MS-SSIM {ms_ssim(decoded, original):.3f}"]
-    pictures = [picture for _, picture in at_all_scales(make_coder("webp", Means()), original, size)]
-    if pictures:
-        best = (max(metric(picture, original) for picture in pictures) for metric in (psnr, ms_ssim))
-        lines.append("WebP at the same bytes, best of six scales: PSNR {:.2f} dB, MS-SSIM {:.3f}".format(*best))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("original", "file", "decoded", "sheet"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--lpips-weights", type=Path, help="default: what `tessera models fetch lpips` put in place")
+    given = parser.parse_args()
+    original, decoded = (to_pixels(read_image(path.read_bytes())) for path in (given.original, given.decoded))
+    size = given.file.stat().st_size
+    compared = measures(given.lpips_weights)
+    lines = [
+        f"Tessera, {size} bytes: {', '.join(text.format(measure(decoded, original)) for text, measure in compared.items())}"
+    ]
+    panels = [labelled(original, "original"), labelled(decoded, f"Tessera, {size} bytes")]
+    tried = list(at_all_scales(make_coder("webp", Means()), original, size))
+    if tried:
+        best = (
+            text.format((min if text.startswith("LPIPS") else max)(measure(picture, original) for _, picture in tried))
+            for text, measure in compared.items()
+        )
+        lines.append(f"WebP at the same bytes, the best of six scales by each measure: {', '.join(best)}")
+        made, picture = max(tried, key=lambda found: psnr(found[1], original))
+        panels.append(labelled(picture, f"WebP at its best scale, {len(made.data)} bytes"))
     else:
         lines.append("WebP does not fit these bytes at any scale")
+    if len(compared) < 3:
+        lines.append("LPIPS was not measured: `tessera models fetch lpips` fetches its weights (244 MB)")
+    side_by_side(panels).save(given.sheet, quality=88, method=6)
+    lines.append(f"side by side: {given.sheet}")
     sys.stdout.write("\n".join(lines) + "\n")
 
 

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PHOTO, ROOT
+from conftest import PHOTO, ROOT, SHARED
 from PIL import Image, ImageFilter
 
+from benchmarks import compare
 from benchmarks.metrics import ms_ssim, psnr
+from codec.lpips import LPIPS
+
+LPIPS_WEIGHTS = SHARED / "perceptual" / "lpips_alex.npz"
 
 
 def run(module: str, *arguments: object) -> str:
@@ -34,18 +38,48 @@ def test_ms_ssim_falls_with_blur(photo):
     assert 1 > ms_ssim(blurred[0], original) > ms_ssim(blurred[1], original) > 0
 
 
-def test_compare_prints_what_make_demo_shows(tmp_path, codec, photo):
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory, codec, photo) -> Path:
+    """What `make demo` has made when it comes to comparing."""
+    folder = tmp_path_factory.mktemp("demo")
     data = codec.encode(photo, target_size=2000)
-    (tmp_path / "a.tsr").write_bytes(data)
-    codec.decode(data).save(tmp_path / "a.png")
-    printed = run("benchmarks.compare", PHOTO, tmp_path / "a.tsr", tmp_path / "a.png")
-    assert re.match(rf"tessera {len(data)} bytes: PSNR \d\d\.\d\d dB, MS-SSIM 0\.\d+\nWebP at the same bytes", printed)
+    (folder / "a.tsr").write_bytes(data)
+    codec.decode(data).save(folder / "a.png")
+    return folder
 
 
-def test_the_picture_of_the_readme_is_made(tmp_path):
-    run("benchmarks.picture", PHOTO, tmp_path / "c.webp", "--size", 3000)
-    with Image.open(tmp_path / "c.webp") as sheet, Image.open(PHOTO) as photo:
-        assert sheet.width > 3 * photo.width
+def compared(demo: Path, monkeypatch, capsys, *more: object) -> str:
+    arguments = ["compare", PHOTO, demo / "a.tsr", demo / "a.png", demo / "c.webp", *more]
+    monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
+    compare.main()
+    return capsys.readouterr().out
+
+
+def test_compare_prints_and_draws_what_make_demo_shows(demo, photo, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    printed = compared(demo, monkeypatch, capsys)
+    size = (demo / "a.tsr").stat().st_size
+    numbers = r"PSNR \d\d\.\d\d dB, MS-SSIM 0\.\d{3}"
+    assert re.match(
+        rf"Tessera, {size} bytes: {numbers}\nWebP at the same bytes, .*: {numbers}\nLPIPS was not measured", printed
+    )
+    with Image.open(demo / "c.webp") as sheet:
+        assert sheet.size == (3 * photo.width + 2 * compare.GAP, photo.height + compare.LABEL)
+        middle = np.asarray(sheet.convert("RGB"))[compare.LABEL :, photo.width + compare.GAP :][:, : photo.width]
+    with Image.open(demo / "a.png") as decoded:
+        assert psnr(middle, np.asarray(decoded)) > 30
+
+
+@pytest.mark.skipif(not LPIPS_WEIGHTS.exists(), reason="no weights of LPIPS")
+def test_compare_measures_lpips_where_its_weights_are(demo, monkeypatch, capsys, tmp_path):
+    (tmp_path / "tessera").mkdir()
+    (tmp_path / "tessera" / "lpips_alex.npz").symlink_to(LPIPS_WEIGHTS)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    tessera, webp = re.findall(r"LPIPS (0\.\d{3})", compared(demo, monkeypatch, capsys))
+    with Image.open(PHOTO) as original, Image.open(demo / "a.png") as decoded:
+        distance = LPIPS(LPIPS_WEIGHTS).distance(np.asarray(decoded), np.asarray(original.convert("RGB")))
+    assert float(tessera) == pytest.approx(distance, abs=6e-4)
+    assert float(webp) > 0
 
 
 def test_prefixes_say_by_how_much_quality_ever_falls(tmp_path):
