@@ -21,7 +21,7 @@ from benchmarks.cache import Cache
 from benchmarks.codecs import NATIVE_NAMES, SCALED, SCALED_NAMES, SCALES, CodecMissingError, Coder, Means, make_coder
 from benchmarks.curves import delta
 from benchmarks.results import METRICS, Pixels, Results, Sample, Speed
-from benchmarks.study import BUDGETS, Source, Study, open_source, shown
+from benchmarks.study import BUDGETS, LEAST, Source, Study, open_source, shown
 from benchmarks.timing import note, time_codec
 from bitstream.errors import ImageError, ModelError, TesseraError
 from codec import __version__
@@ -74,7 +74,7 @@ class Request:
             msg = f"the anchor {self.anchor!r} is not among the codecs: choose from {', '.join(self.names)}"
             raise UsageError(msg)
         if not all(budget > 0 for budget in self.budgets):
-            msg = "rates are bits a pixel, above 0"
+            msg = "rates are bits per pixel, above 0"
             raise UsageError(msg)
 
     @property
@@ -104,6 +104,15 @@ def find_pictures(inputs: Iterable[str], recursive: bool) -> Iterator[tuple[str,
     if not seen:
         msg = "no pictures found: name pictures or a folder that holds some (-r looks into its folders too)"
         raise ImageError(msg)
+
+
+def _too_small(sources: Sequence[Source], metrics: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Metrics that have no mean because some picture is too small for them, and why."""
+    for name in metrics:
+        small = [source for source in sources if min(source.picture.width, source.picture.height) < LEAST.get(name, 1)]
+        if small:
+            count, first = f"{len(small)} of {len(sources)} pictures", small[0].picture.name
+            yield name, f"{count} ({first}) have a side under {LEAST[name]} pixels, so there is no mean"
 
 
 @dataclass
@@ -149,6 +158,9 @@ class Bench:
                     raise
                 missing["lpips"] = str(error)
                 say(f"LPIPS is left out: {error}")
+        for name, reason in _too_small(sources, request.metrics or tuple(METRICS)):
+            if missing.setdefault(name, reason) is reason:
+                say(f"{METRICS[name].title} is left out of the tables: {reason}")
         return cls(request, sources, coders, lpips, missing, failed)
 
     @property

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.curves import delta
 from benchmarks.results import METRICS, Point, Series
 
-RATES = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits a pixel
+RATES = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits per pixel
 ROWS = ("tessera", "webp-scaled", "avif-scaled", "jxl-scaled", "jpeg-scaled", "jpeg2000-scaled")
 ANCHORS = ("webp", "webp-scaled", "avif", "avif-scaled", "jxl", "jxl-scaled", "jpeg-scaled", "jpeg2000-scaled")
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from benchmarks.results import METRICS, Delta, Point, Series
 
-Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # bits a pixel and quality, both rising
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # bits per pixel and quality, both rising
 LEAST_POINTS = 3  # of each curve
 LEAST_OVERLAP = 0.1  # of the range of quality that the two curves cover together
 
@@ -62,7 +62,7 @@ def delta(anchor: Series, series: Series, metric: str, pictures: int) -> Delta:
 
 
 def rate_at(series: Series, metric: str, value: float, pictures: int) -> float | None:
-    """Bits a pixel that a codec needs for a mean quality, interpolated between its points; None outside of them."""
+    """Bits per pixel that a codec needs for a mean quality, interpolated between its points; None outside of them."""
     rates, values = curve_of(series, metric, pictures)
     wanted = rising(metric, value)
     if len(values) < 2 or (np.diff(values) <= 0).any() or not values[0] <= wanted <= values[-1]:

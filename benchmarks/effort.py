@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("pictures", type=Path, help="a folder of pictures")
     parser.add_argument("--model", help="name or path; default: the bundled one")
     parser.add_argument("--lpips", type=Path, required=True, help="npz of LPIPS weights")
-    parser.add_argument("--bpp", type=float, default=0.0443, help="bits a pixel of the whole file, at most")
+    parser.add_argument("--bpp", type=float, default=0.0443, help="bits per pixel of the whole file, at most")
     parser.add_argument("--efforts", default="3,5,7", help="which, with commas between")
     parser.add_argument("--every", type=int, default=1, help="only one picture in so many")
     given = parser.parse_args()

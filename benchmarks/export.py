@@ -126,7 +126,7 @@ def tables(results: Results) -> Iterator[tuple[str, Table, str]]:
         metric = METRICS[key]
         unit = f", {metric.unit}" if metric.unit else ""
         if results.budgets:
-            title = f"{metric.title}{unit}, at no more than so many bits a pixel ({metric.arrow})"
+            title = f"{metric.title}{unit}, at no more than this many bits per pixel ({metric.arrow})"
             table = new_table("", *(f"{budget:g}" for budget in results.budgets))
             for series in results.series:
                 row = [_find(series, label) for label in labels_of(results)]
@@ -216,7 +216,7 @@ def write_plot(results: Results, path: Path, overlays: Sequence[dict] = ()) -> N
                 rates, values = overlay["results"]["bpp"], overlay["results"][metric.json]
                 axis.plot(rates, values, ":", linewidth=1.2, color="#444444", label=f"{overlay['name']} (published)")
         axis.set_xscale("log")
-        axis.set_xlabel("bits a pixel")
+        axis.set_xlabel("bits per pixel")
         axis.set_ylabel(f"{metric.title}{f' ({metric.unit})' if metric.unit else ''}, {metric.arrow}")
         axis.grid(alpha=0.3, which="both")
         axis.spines[["top", "right"]].set_visible(False)

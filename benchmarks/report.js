@@ -33,17 +33,29 @@ function curve(series, colours) {
   };
 }
 
+// From a little below the lowest rate to the next labelled one above the highest, so that all points stand between labels
+function rateRange() {
+  const rates = data.series.flatMap((series) => series.points.map((point) => point.bpp));
+  if (!rates.length) return undefined;
+  const highest = Math.max(...rates);
+  const next = [1, 2, 5, 10].map((digit) => digit * 10 ** Math.floor(Math.log10(highest))).find((value) => value >= 0.99 * highest);
+  return [Math.log10(Math.min(...rates) / 1.15), Math.log10(1.03 * next)];
+}
+
 function drawCurves() {
   const colours = getComputedStyle(document.body);
   const get = (name) => colours.getPropertyValue(name).trim();
   const axis = { gridcolor: get("--rule"), zeroline: false, ticks: "", automargin: true, title: { standoff: 12 } };
   const unit = metric.unit ? `${metric.unit}, ` : "";
   const layout = {
-    xaxis: { ...axis, type: "log", dtick: "D2", tickformat: "~g", title: { ...axis.title, text: "bits a pixel" } },
+    xaxis: {
+      ...axis, type: "log", dtick: "D2", tickformat: "~g", range: rateRange(), ticklabeloverflow: "allow",
+      title: { ...axis.title, text: "bits per pixel" },
+    },
     yaxis: { ...axis, title: { ...axis.title, text: `${metric.title} (${unit}${metric.arrow})` } },
     font: { family: get("font-family"), size: 13, color: get("--ink") },
     hoverlabel: { bgcolor: get("--surface"), font: { color: get("--ink") }, align: "left" },
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 12, r: 12, t: 10, b: 12 },
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 12, r: 20, t: 36, b: 12 }, // above: room for the toolbar
     showlegend: false, hovermode: "closest", hoverdistance: 30,
     dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", // a finger that drags wants to scroll
   };
@@ -75,7 +87,16 @@ function chooseMetric(key) {
   metric = data.metrics.find((one) => one.key === key);
   press(all("[data-switch]"), (button) => button.dataset.switch === key);
   all("[data-metric]").forEach((table) => { table.hidden = table.dataset.metric !== key; });
+  hintAtMore();
   drawCurves();
+}
+
+// Tables wider than their box say so until they are scrolled to their end
+
+function hintAtMore() {
+  all(".wide").forEach((box) => {
+    box.classList.toggle("more", box.scrollWidth - box.clientWidth - box.scrollLeft > 1);
+  });
 }
 
 if (metric) {
@@ -220,6 +241,9 @@ function startPictures() {
 
 // The pictures come after this script, so that curves are drawn before they are all there
 document.addEventListener("DOMContentLoaded", () => {
+  all(".wide").forEach((box) => box.addEventListener("scroll", hintAtMore, { passive: true }));
+  addEventListener("resize", hintAtMore);
+  hintAtMore();
   if (find("#pictures") && data.pictures.length) startPictures();
   find("#copy").addEventListener("click", async () => {
     try {

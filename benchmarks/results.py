@@ -54,7 +54,7 @@ class Sample:
     data: bytes  # the whole file
     setting: str  # what made it: 'quality 31', '451 tokens a block'
     scale: float  # the picture was shrunk by this before; 1 is its own size
-    bpp: float  # bits a pixel of the original, of the whole file
+    bpp: float  # bits per pixel of the original, of the whole file
     metrics: Mapping[str, float]  # by the keys of METRICS
 
 
@@ -109,7 +109,7 @@ class Results:
     command: str
     pictures: tuple[Picture, ...]
     metrics: tuple[str, ...]  # keys of METRICS that were measured
-    budgets: tuple[float, ...]  # bits a pixel; empty where each codec ran at its own settings
+    budgets: tuple[float, ...]  # bits per pixel; empty where each codec ran at its own settings
     series: tuple[Series, ...]
     missing: Mapping[str, str]  # codec or metric -> why it is not there
     failed: Mapping[str, str]  # picture -> why it could not be read

@@ -25,7 +25,8 @@ from bitstream.errors import ImageError
 from codec.images import MAX_PIXELS, read_image, to_pixels
 from codec.lpips import LPIPS
 
-BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.25, 0.4, 0.7)  # bits a pixel
+BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.25, 0.4, 0.7)  # bits per pixel
+LEAST = {"ms_ssim": SMALLEST_MS_SSIM, "lpips": SMALLEST_LPIPS}  # pixels of the shorter side
 METRICS_VERSION = 1  # to be raised when a metric's arithmetic changes, so that old results are not taken for new ones
 Found = dict[tuple[str, str, str], list[Sample]]  # (picture, codec, label) -> one a scale
 
@@ -68,7 +69,7 @@ class Study:
     coders: Sequence[Coder]
     scaled: frozenset[str]  # names of codecs that also run at their best scale
     native: frozenset[str]  # names of codecs that run at the picture's own size
-    budgets: Sequence[float]  # bits a pixel; empty: each codec's own settings
+    budgets: Sequence[float]  # bits per pixel; empty: each codec's own settings
     metrics: tuple[str, ...]
     cache: Cache
     lpips: LPIPS | None = None
@@ -153,8 +154,7 @@ class Study:
     def _possible(self, source: Source) -> tuple[str, ...]:
         """The metrics that a picture is large enough for."""
         side = min(source.picture.width, source.picture.height)
-        least = {"ms_ssim": SMALLEST_MS_SSIM, "lpips": SMALLEST_LPIPS}
-        return tuple(name for name in self.metrics if side >= least.get(name, 1))
+        return tuple(name for name in self.metrics if side >= LEAST.get(name, 1))
 
     def _lacks(self, source: Source, sample: Sample) -> bool:
         return any(name not in sample.metrics for name in self._possible(source))

@@ -79,7 +79,7 @@ def bench() -> None:
     "budgets",
     type=Numbers(),
     metavar="LIST",
-    help="Rates that no file exceeds, bits a pixel.  [default: 0.0147,0.0244,0.0443,0.0806,0.153,0.25,0.4,0.7]",
+    help="Rates that no file exceeds, bits per pixel.  [default: 0.0147,0.0244,0.0443,0.0806,0.153,0.25,0.4,0.7]",
 )
 @click.option(
     "--own-settings", is_flag=True, help="Fixed settings of each codec instead of common rates, as published curves have."

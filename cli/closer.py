@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import click
 
 from cli import options
 from cli.bench import Numbers, bench, failing, find_all, progress, show
-from cli.files import check_output, human, read_input, write_output
+from cli.files import STANDARD, check_output, human, read_input, write_output
 from cli.report import say
 
 LENGTHS = (21.0, 85.0, 213.0, 341.0, 469.0, 725.0, 1365.0)
@@ -19,7 +20,12 @@ LONGEST = 4096  # pixels a side of a picture whose contributions are drawn: each
 
 @bench.command()
 @click.argument("source", metavar="FILE")
-@click.option("-o", "--output", metavar="PATH", help="The picture to write.  [default: FILE's name with -contribution.png]")
+@click.option(
+    "-o",
+    "--output",
+    metavar="PATH",
+    help="The picture to write.  [default: FILE's name with -contribution.png, in the current folder]",
+)
 @click.option(
     "--places", type=Numbers(), metavar="LIST", help="Places in the sequence, 0 is sent first.  [default: some of each level]"
 )
@@ -49,7 +55,7 @@ def contribution(source: str, output: str | None, places: tuple[float, ...] | No
     tessera bench contribution photo.png
     tessera bench contribution photo.png --places 0,1,20 -o map.png
     """
-    target = output or f"{source.rsplit('.', 1)[0]}-contribution.png"
+    target = output or f"{'standard-input' if source == STANDARD else Path(source).stem}-contribution.png"
     with failing(verbose):
         check_output(target, force, source)
         from benchmarks.contribution import contribution as maps
@@ -102,8 +108,6 @@ def recognition(
     tessera bench recognition photos/ --classifier resnet50 --tokens 85,341
     """
     with failing(given["verbose"]):
-        from pathlib import Path
-
         from benchmarks.recognition import DEFAULT, load_classifier
         from benchmarks.recognition import recognition as measure
         from codec.api import Codec

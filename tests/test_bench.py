@@ -82,7 +82,7 @@ def test_the_terminal_shows_every_table(done):
     assert result.exit_code == 0, result.output
     shown = result.stdout
     assert shown.startswith("3 pictures, whole files, means; 'n of 3' where not all pictures fit\n")
-    assert "PSNR, dB, at no more than so many bits a pixel (higher is better)" in shown
+    assert "PSNR, dB, at no more than this many bits per pixel (higher is better)" in shown
     assert "BD-rate against WebP, best scale (negative is fewer bits), and the interval it holds for" in shown
     assert re.search(r"^Tessera +\d\d\.\d\d +\d\d\.\d\d", shown, re.MULTILINE)
     assert re.search(r"^JPEG +(-|\d of 3) +(-|\d of 3) ", shown, re.MULTILINE)
@@ -257,7 +257,7 @@ def test_speed_is_measured_in_processes_of_their_own(pictures):
         ),
         (("DIR", "--metrics", "vmaf"), 2, "Error: bench: unknown metric 'vmaf': choose from lpips, psnr, ms_ssim"),
         (("DIR", "--bpp", "x"), 2, "'x' are no numbers: write them with commas, as in 0.02,0.05"),
-        (("DIR", "--bpp", "0"), 2, "rates are bits a pixel, above 0"),
+        (("DIR", "--bpp", "0"), 2, "rates are bits per pixel, above 0"),
         (("DIR", "--codecs", "jpeg", "--anchor", "webp"), 2, "the anchor 'webp' is not among the codecs: choose from jpeg"),
         (("DIR", "--own-settings", "--codecs", "webp-scaled"), 2, "webp-scaled need common rates: leave out --own-settings"),
         (("DIR", "--json", "--csv", "-"), 2, "--json and --csv - both want standard output"),
@@ -317,12 +317,30 @@ def test_pictures_are_found(pictures, tmp_path):
 def test_lpips_without_weights_is_left_out_aloud(pictures, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     said: list[str] = []
-    made = Bench.prepare(Request([str(pictures / "b.jpg")], codecs=["webp"]), said.append)
+    made = Bench.prepare(Request([str(pictures / "a.png")], codecs=["webp"]), said.append)
     assert made.metrics == ("psnr", "ms_ssim")
     assert len(said) == 1
     assert said[0].startswith("LPIPS is left out: LPIPS weights are neither at ")
     assert not made.problems
     assert Bench.prepare(Request([str(pictures / "b.jpg")], codecs=["webp"], metrics=["lpips", "psnr"]), said.append).problems
+
+
+def test_a_metric_that_a_picture_is_too_small_for_is_named(pictures, tmp_path, photo):
+    photo.crop((0, 0, 160, 200)).save(tmp_path / "small.png")
+    arguments = (tmp_path / "small.png", pictures / "a.png", "--codecs", "webp", "--bpp", "1", "--no-speed", "--no-cache")
+    result = bench(*arguments, "--metrics", "psnr,ms_ssim")
+    assert result.exit_code == 1  # it was asked for
+    reason = r"1 of 2 pictures \(small\.png\) have a side under 161 pixels, so there is no mean"
+    assert re.search(rf"^MS-SSIM is left out of the tables: {reason}$", result.stderr, re.MULTILINE)
+    assert re.search(rf"^left out: ms_ssim: {reason}$", result.stdout, re.MULTILINE)
+
+
+def test_contribution_writes_into_the_current_folder(pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(pictures.iterdir())
+    assert bench("contribution", pictures / "b.jpg", "--draws", 1, "--places", 0, "--device", "cpu").exit_code == 0
+    assert (tmp_path / "b-contribution.png").exists()
+    assert sorted(pictures.iterdir()) == before
 
 
 def test_the_cache_gives_back_what_it_was_given(tmp_path):

@@ -306,6 +306,41 @@ def test_no_width_needs_sideways_scrolling(chromium, path, width):
         assert page.locator("section, .head, .view, .cards, .choice, .facts, .controls").evaluate_all(too_wide) == []
 
 
+@pytest.fixture(scope="module")
+def phone(chromium, path):
+    with opened(chromium, path, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True) as page:
+        yield page
+
+
+def test_a_table_that_is_cut_on_a_phone_says_so_until_its_end(phone):
+    table = phone.get_by_role("region", name="BD-rate")
+    hint = "box => getComputedStyle(box, '::before').display"
+    assert table.evaluate("box => box.scrollWidth > box.clientWidth")
+    assert table.evaluate(hint) == "block"
+    table.evaluate("box => { box.scrollLeft = box.scrollWidth; }")
+    phone.wait_for_function("() => !document.querySelector('#bd .wide').classList.contains('more')")
+    assert table.evaluate(hint) == "none"
+
+
+def test_no_hint_where_a_table_fits(still):
+    assert still.locator(".wide.more").count() == 0
+
+
+def test_the_toolbar_of_the_chart_covers_no_point_on_a_phone(phone):
+    toolbar = phone.locator("#chart .modebar").bounding_box()
+    for point in phone.locator("#chart .points path").all():
+        assert point.bounding_box()["y"] >= toolbar["y"] + toolbar["height"]
+    assert phone.locator("#chart .bglayer, #chart .gridlayer").first.bounding_box()["y"] >= toolbar["y"] + toolbar["height"] - 1
+
+
+def test_every_point_on_a_phone_is_below_a_labelled_rate(phone):
+    boxes = [label.bounding_box() for label in phone.locator("#chart .xtick text").all()]
+    right = max(point.bounding_box()["x"] for point in phone.locator("#chart .points path").all())
+    last = max(boxes, key=lambda box: box["x"])
+    assert right <= last["x"] + last["width"] <= 360
+    assert phone.locator("#chart .xgrid").count() == len(boxes)
+
+
 def test_light_and_dark_follow_the_reader(page):
     def look() -> list[str]:
         colours = page.evaluate("[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]")
