@@ -116,7 +116,7 @@ def places_of(prior: Prior, layout: Layout, sent: Tokens, wanted: Sequence[int])
         ranks = [place - start for place in wanted if 0 <= place - start < count]
         if ranks:
             classes = prior.classes(index, prior.context(layout, index, list(sent.digits[:index])))
-            order = order_of(prior.priors[index], classes)
+            order = order_of(prior.priors[index], classes, prior.levels[index].part)
             for rank in ranks:
                 row, column = divmod(int(order[rank]), layout.grids[index][1])
                 frequencies = prior.priors[index].frequencies[classes[:, row, column]]

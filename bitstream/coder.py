@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitstream.errors import FormatError
-from bitstream.layout import Layout, spread
+from bitstream.layout import Layout, in_part, spread
 from bitstream.prior import PRECISION, LevelPrior, Prior
 
 CHUNK = 1 << 18  # digits handed to the coder in one go, to bound memory
@@ -60,12 +60,13 @@ class Sequence:
         return np.concatenate(parts)
 
 
-def order_of(prior: LevelPrior, classes: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """(tokens,) places in reading order, dearest token first; ties by `spread`."""
+def order_of(prior: LevelPrior, classes: NDArray[np.uint8], part: int) -> NDArray[np.int64]:
+    """(tokens,) places in reading order of the tokens of a part of the grid, dearest token first; ties by `spread`."""
     rows, columns = classes.shape[1:]
     costs = prior.costs.astype(np.int64)
     cost = np.concatenate([costs[classes[:, row]].sum(0) for row in range(rows)])  # row by row, to bound memory
-    return np.lexsort((spread(rows, columns), -cost))
+    places = np.flatnonzero(in_part(part, rows, columns))
+    return places[np.lexsort((spread(rows, columns)[places], -cost[places]))]
 
 
 def sequence_of(
@@ -76,7 +77,7 @@ def sequence_of(
     sent, under, orders = [], [], []
     for index in range(len(prior.levels)):
         chosen = classes[index] if classes else prior.classes(index, prior.context(layout, index, list(digits[:index])))
-        order = order_of(prior.priors[index], chosen)
+        order = order_of(prior.priors[index], chosen, prior.levels[index].part)
         sent.append(in_order(digits[index], order))
         under.append(in_order(chosen, order))
         orders.append(order)
@@ -184,7 +185,7 @@ def decode_tokens(prior: Prior, layout: Layout, payload: bytes, length: int, par
         if not kept:
             continue
         classes = prior.classes(index, prior.context(layout, index, digits))
-        order = order_of(prior.priors[index], classes)[:kept]
+        order = order_of(prior.priors[index], classes, level.part)[:kept]
         sent = _decode_level(prior.priors[index], decoders, in_order(classes, order))
         order = order[: len(sent)]
         digits[index].reshape(level.digits, -1)[:, order] = sent.T

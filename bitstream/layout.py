@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 CELL = 16  # pixels
 BLOCK = 256  # pixels
 BLOCK_CELLS = BLOCK // CELL
+ALL, EVEN, ODD = 0, 1, 2  # parts of a level's grid: a token belongs to EVEN if its row and column add up to an even number
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,12 @@ class Level:
     digits: int  # digits of a token
     limit: int  # digits lie in -limit..limit
     step: float  # quantizer step in latent units that training starts from
+    part: int = ALL  # of the grid: all tokens, or one colour of a checkerboard
+
+    @property
+    def block_tokens(self) -> int:
+        """Tokens per block that lies inside the picture."""
+        return self.side**2 // (1 if self.part == ALL else 2)
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,8 @@ class Layout:
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
-        """Coded tokens, a level each."""
-        return tuple(rows * columns for rows, columns in self.grids)
+        """Coded tokens of each level."""
+        return tuple(count_of(level.part, *grid) for level, grid in zip(self.levels, self.grids, strict=True))
 
     @property
     def tokens(self) -> int:
@@ -65,8 +72,8 @@ class Layout:
 
     @property
     def block_tokens(self) -> int:
-        """Tokens of a block that lies inside the picture: what a length is told in."""
-        return sum(level.side**2 for level in self.levels)
+        """Tokens per block that lies inside the picture: the unit in which people give a length."""
+        return sum(level.block_tokens for level in self.levels)
 
     def split(self, length: int) -> tuple[int, ...]:
         """How many tokens of each level a sequence cut to `length` holds."""
@@ -80,15 +87,30 @@ class Layout:
         """Length of the sequence that keeps this many tokens a block; the same share of a level in every picture."""
         length = 0
         for level, count in zip(self.levels, self.counts, strict=True):
-            share = min(1.0, max(0.0, block_tokens / level.side**2))
+            share = min(1.0, max(0.0, block_tokens / level.block_tokens))
             length += int(np.ceil(share * count - 1e-9))
-            block_tokens -= level.side**2
+            block_tokens -= level.block_tokens
         return length
 
     def block_tokens_of(self, length: int) -> float:
         """The inverse of `length_of`, up to its rounding."""
         kept = zip(self.levels, self.counts, self.split(length), strict=True)
-        return sum(level.side**2 * part / count for level, count, part in kept)
+        return sum(level.block_tokens * part / count for level, count, part in kept if count)
+
+    def mask(self, index: int) -> NDArray[np.bool_]:
+        """(n, m) which tokens of the level's grid it codes."""
+        return in_part(self.levels[index].part, *self.grids[index])
+
+
+def count_of(part: int, rows: int, columns: int) -> int:
+    """How many tokens of a grid belong to a part of it."""
+    return (rows * columns + {ALL: rows * columns, EVEN: 1, ODD: 0}[part]) // 2
+
+
+def in_part(part: int, rows: int, columns: int) -> NDArray[np.bool_]:
+    """(rows, columns) which tokens of a grid belong to a part of it."""
+    y, x = np.ogrid[:rows, :columns]
+    return (y + x) % 2 == part - EVEN if part else np.ones((rows, columns), np.bool_)
 
 
 def spread(rows: int, columns: int) -> NDArray[np.int64]:

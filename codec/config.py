@@ -7,6 +7,8 @@ from typing import Any
 
 from bitstream.layout import Level
 
+BEFORE = {"prior_kernels": [3, 1, 1]}  # what networks had before these were stored
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
@@ -39,10 +41,12 @@ class NetworkConfig:
     decoder_depth8: int = 2
     predictor_width: int = 64
     prior_width: int = 40
+    prior_kernels: tuple[int, ...] = (3, 1, 1)  # of the prior's layers: 3 or 1
 
     @classmethod
     def from_dict(cls, plain: dict) -> NetworkConfig:
         """The inverse of `to_dict`; an unknown or missing key is a TypeError that names it."""
+        plain = BEFORE | plain
         if wrong := plain.keys() ^ {field.name for field in fields(cls)}:
             msg = f"unknown or missing in the network's configuration: {', '.join(sorted(wrong))}"
             raise TypeError(msg)

@@ -40,11 +40,10 @@ def quantize_prior(network: Network) -> Prior:
     priors = []
     for level in network.levels:
         assert isinstance(level, Pyramid)
-        first, _, second, _, last = level.prior
-        assert all(isinstance(layer, nn.Conv2d) for layer in (first, second, last))
+        first, *middle, last = (layer for layer in level.prior if isinstance(layer, nn.Conv2d))
         layers = (
             quantize_layer(first, DIGIT_UNIT, ACTIVATION_UNIT),
-            quantize_layer(second, ACTIVATION_UNIT, ACTIVATION_UNIT),
+            *(quantize_layer(layer, ACTIVATION_UNIT, ACTIVATION_UNIT) for layer in middle),
             quantize_layer(last, ACTIVATION_UNIT, CLASSES / SCORE_RANGE, CLASSES / 2),
         )
         priors.append(LevelPrior(layers, *tables_from(signed_logistic(level.level))))
@@ -84,7 +83,7 @@ def measure_tables(network: Network, photos: Tensor, rounds: int = 2) -> Prior:
             for index, level in enumerate(prior.levels):
                 classes = prior.classes(index, prior.context(layout, index, list(digits[:index])))
                 width = 2 * level.limit + 1
-                place = classes.astype(np.int64) * width + digits[index] + level.limit
+                place = (classes.astype(np.int64) * width + digits[index] + level.limit)[:, layout.mask(index)]
                 counts[index] += np.bincount(place.ravel(), minlength=counts[index].size).reshape(counts[index].shape)
         fresh = []
         for part, seen, level in zip(prior.priors, counts, prior.levels, strict=True):

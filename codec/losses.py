@@ -58,3 +58,37 @@ class PerceptualLoss(nn.Module):
             targets = list(self.features(reference))
         distances = [(a - b).float().pow(2).sum(1).mean((1, 2)) for a, b in zip(self.features(x), targets, strict=True)]
         return torch.stack(distances).mean(0)
+
+
+# Matrices of OKLab: linear sRGB to cone responses, and their cube roots to lightness and two colour axes.
+OKLAB_LMS = (
+    (0.4122214708, 0.5363325363, 0.0514459929),
+    (0.2119034982, 0.6806995451, 0.1073969566),
+    (0.0883024619, 0.2817188376, 0.6299787005),
+)
+OKLAB_LAB = (
+    (0.2104542553, 0.7936177850, -0.0040720468),
+    (1.9779984951, -2.4285922050, 0.4505937099),
+    (0.0259040371, 0.7827717662, -0.8086757660),
+)
+COLOUR_SCALES = (8, 16, 32)  # pixels
+
+
+def oklab(x: Tensor) -> Tensor:
+    """sRGB (B, 3, H, W) in [-1, 1] -> OKLab (Ottosson 2020): L in 0..1, a and b about -0.4..0.4."""
+    encoded = ((x + 1) / 2).clamp(1e-3, 1)
+    linear = torch.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    lms = torch.einsum("ck,bkhw->bchw", linear.new_tensor(OKLAB_LMS), linear)
+    return torch.einsum("ck,bkhw->bchw", linear.new_tensor(OKLAB_LAB), lms.clamp(min=1e-6) ** (1 / 3))
+
+
+def colour_distance(x: Tensor, reference: Tensor) -> Tensor:
+    """Squared distance in OKLab of means over squares of 8, 16 and 32 pixels: (B, 3, H, W) twice, in [-1, 1] -> (B,).
+
+    Eyes see a wrong colour of an area long before squared error or normalised features do."""
+    distances = []
+    with torch.autocast(x.device.type, enabled=False):
+        for scale in COLOUR_SCALES:
+            a, b = (oklab(F.avg_pool2d(picture.float(), scale)) for picture in (x, reference))
+            distances.append((a - b).pow(2).sum(1).mean((1, 2)))
+    return torch.stack(distances).mean(0)

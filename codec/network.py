@@ -11,12 +11,14 @@ pixels), n x m in tokens of a level. Pixels are RGB in [-1, 1]. Canvases are who
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitstream.layout import BLOCK_CELLS, CELL, Level
-from bitstream.prior import LOOK
+from bitstream.prior import grids_before
 from codec.config import NetworkConfig
 
 CLASSES = 64  # scales that a prior tells apart
@@ -128,14 +130,12 @@ class Prior(nn.Sequential):
 
     This is the float form, for training. `codec.integer` turns it into integers for the product."""
 
-    def __init__(self, inputs: int, width: int, digits: int) -> None:
-        super().__init__(
-            nn.Conv2d(inputs, width, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 1),
-            nn.ReLU(),
-            nn.Conv2d(width, digits, 1),
-        )
+    def __init__(self, inputs: int, width: int, kernels: Sequence[int], digits: int) -> None:
+        widths = [inputs, *[width] * (len(kernels) - 1), digits]
+        layers: list[nn.Module] = []
+        for kernel, wide_in, wide_out in zip(kernels, widths, widths[1:], strict=False):
+            layers += [nn.Conv2d(wide_in, wide_out, kernel, padding=kernel // 2), nn.ReLU()]
+        super().__init__(*layers[:-1])
 
     def forward(self, digits: Tensor) -> Tensor:
         return CLASSES / 2 + CLASSES / SCORE_RANGE * super().forward(digits / 4)
@@ -150,9 +150,9 @@ class Pyramid(nn.Module):
         self.bit_worth = c.bit_worth[index]
         self.coarse = level.side < BLOCK_CELLS
         parts = 4 if self.coarse else 1  # coarse tokens see 2x2 sub-cells, so that they carry slopes as well as means
-        seen = sum(other.digits for other in c.levels[max(0, index - LOOK) : index])
+        seen = sum(c.levels[grid[0]].digits for grid in grids_before(c.levels, index))
         self.predict = Predictor(c.channels, c.predictor_width)
-        self.prior = Prior(max(1, seen), c.prior_width, level.digits)
+        self.prior = Prior(max(1, seen), c.prior_width, c.prior_kernels, level.digits)
         self.project = nn.Conv2d(parts * c.channels, level.digits, 1)
         self.expand = nn.Conv2d(level.digits, parts * c.channels, 1)
         self.smooth = nn.Conv2d(c.channels, c.channels, 3, padding=1, groups=c.channels)

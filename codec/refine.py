@@ -101,7 +101,7 @@ def walk(network: Network, prior: Prior, layout: Layout, latents: Tensor, goal: 
         inside = raw[0, :, :rows, :columns]
         classes = prior.classes(index, prior.context(layout, index, digits))
         sent, price = _round(level, inside, torch.from_numpy(classes).to(raw.device).long(), price_table(prior, index), dither)
-        order = order_of(prior.priors[index], classes)
+        order = order_of(prior.priors[index], classes, level.level.part)
         spent = price.detach().sum(0).flatten().cpu().numpy()[order].cumsum()
         count = min(lengths[index], int(np.searchsorted(spent, left, side="right")))
         left -= float(spent[count - 1]) if count else 0.0
@@ -111,7 +111,7 @@ def walk(network: Network, prior: Prior, layout: Layout, latents: Tensor, goal: 
         bits = bits + (price * torch.from_numpy(keep).to(price.device)).sum()
         through = torch.nn.functional.pad(sent, (0, raw.shape[3] - columns, 0, raw.shape[2] - rows))[None]
         decoded, known = level.update(decoded, known, predicted, through, on_canvas([keep], [layout], index, raw.device))
-        if count < rows * columns:
+        if count < len(order):
             break
     return Walked(decoded, known, bits)
 

@@ -73,11 +73,12 @@ def tokenize_batch(network: Network, prior: Prior, layouts: Sequence[Layout], la
         for place, (layout, so_far) in enumerate(zip(layouts, digits, strict=True)):
             rows, columns = layout.grids[index]
             classes[place].append(prior.classes(index, prior.context(layout, index, so_far)))
-            so_far.append(round_digits(raw[place, :, :rows, :columns], classes[place][-1], bits, level))
-        keep = [np.ones((1, *layout.grids[index]), np.bool_) for layout in layouts]
-        chosen = on_canvas([so_far[-1] for so_far in digits], layouts, index, raw.device)
-        decoded, known = level.update(decoded, known, predicted, chosen, on_canvas(keep, layouts, index, raw.device))
-    return [(tuple(so_far), tuple(chosen)) for so_far, chosen in zip(digits, classes, strict=True)]
+            chosen = round_digits(raw[place, :, :rows, :columns], classes[place][-1], bits, level)
+            so_far.append(chosen * layout.mask(index))
+        keep = [layout.mask(index)[None] for layout in layouts]
+        sent = on_canvas([so_far[-1] for so_far in digits], layouts, index, raw.device)
+        decoded, known = level.update(decoded, known, predicted, sent, on_canvas(keep, layouts, index, raw.device))
+    return [(tuple(so_far), tuple(under)) for so_far, under in zip(digits, classes, strict=True)]
 
 
 def tokenize(network: Network, prior: Prior, layout: Layout, latents: Tensor) -> Digits:

@@ -1,7 +1,8 @@
 """Learning: the pyramid with straight-through rounding, priced as the product will code it, and the training loop.
 
 Recipe: mean squared error + perceptual distance + sum over levels of slope x bits a pixel, sequences cut at random (tail
-token drop, One-D-Piece 2501.10064), AdamW with a cosine over the time given, moving average of the weights.
+token drop, One-D-Piece 2501.10064), AdamW at a constant rate that falls to zero at the end (2405.18392), so that a long
+run can be continued or ended at will, moving average of the weights.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bitstream.errors import ModelError
-from bitstream.layout import BLOCK
-from bitstream.prior import LOOK
+from bitstream.layout import BLOCK, in_part
+from bitstream.prior import grids_before
 from codec.config import NetworkConfig
 from codec.device import trains_in_bf16
-from codec.losses import PerceptualLoss
+from codec.losses import PerceptualLoss, colour_distance
 from codec.network import CLASSES, Network, Pyramid, bits_of, entropy_of, logistic_tables
 from codec.photos import random_crops, to_network
 
@@ -38,6 +39,7 @@ PRIOR_STRENGTH = 30.0  # digits that the logistic start of a table is worth agai
 COUNT_MEMORY = 0.998  # how much of a count is left after a step
 CHECKPOINT_MINUTES = 3.0
 PROGRESS = ("step", "spent", "total_crops", "total_minutes")
+WARM_STEPS = 100  # in which the rate rises
 LONGEST_STEP = 10.0  # seconds: a step that took longer was suspended, and the rest of it is not training
 BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits a pixel that validation looks at
 
@@ -46,20 +48,23 @@ BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits a pixel that vali
 class TrainingConfig:
     """The recipe. Lists a level each run coarse to fine, for the levels of `NetworkConfig`."""
 
-    minutes: float = 60.0  # length of the cosine
+    minutes: float = 60.0  # length of the schedule
     steps: int = 0  # if given, the length in steps instead: runs repeat exactly
-    batch: int = 4  # on a CPU more steps beat bigger batches
+    batch: int = 8  # crops per step
     rate: float = 4e-4  # 1e-3 from nothing is faster; a trained network loses 0.2 dB for a while
     linear_rate: float = 0.1  # of `rate`, for the layers that started from the KLT
     perceptual: float = 1.0  # multiplies `perceptuals`
     # Weight of the perceptual distance against the squared error, by the level that a sequence ends in. Short sequences want
     # much of it; at long ones 0.8 cost 1.3 dB and gained nothing (benchmarks/training-log.md).
     perceptuals: tuple[float, ...] = (0.8, 0.8, 0.8, 0.8, 0.8, 0.5, 0.25, 0.15, 0.1)
-    patch: int = 96  # side of the window on which it is measured, pixels
+    perceptual_every: int = 2  # crops of a batch per one that it is measured on: VGG costs more than the network
+    patch: int = 64  # side of the window on which it is measured, pixels
+    colour: float = 6.0  # weight of the distance of mean colours
     slope: float = 1.4  # multiplies `slopes`
     slopes: tuple[float, ...] = (1.2, 1.2, 1.2, 1.0, 0.5, 0.13, 0.035, 0.01, 0.003)  # loss that a bit a pixel is worth
     stops: tuple[float, ...] = (0.01, 0.02, 0.05, 0.12, 0.22, 0.26, 0.18, 0.09, 0.05)  # how often a sequence ends there
     whole_level: float = 0.4  # share of sequences that end at a level's end; the rest end anywhere inside
+    decay: float = 0.2  # share of the schedule, at its end, in which the rate falls to zero; it is constant before
     average: float = 0.999  # of the weights that ship
     seed: int = 0
 
@@ -120,25 +125,35 @@ class Coded:
 
     latents: Tensor  # (B, C, h, w) decoded
     known: Tensor  # (B, 1, h, w)
-    bits: list[Tensor]  # (B,) a level
-    token_bits: list[Tensor] = field(default_factory=list)  # (B, tokens) a level, in the order they are sent
+    bits: list[Tensor]  # (B,) per level
+    token_bits: list[Tensor]  # (B, tokens) per level, in the order they are sent; of the samples that reach it
 
 
 def code_for_training(network: Network, prices: Prices, latents: Tensor, stop: Tensor) -> Coded:
     """Quantizes latents (B, C, h, w), with gradients past the rounding.
 
-    `stop` (B,) is the number of levels kept, the last one in part: 4.3 keeps four levels and the dearest 30 % of the fifth's
-    tokens. A network in training mode also counts its digits into `prices`."""
-    out = Coded(torch.zeros_like(latents), torch.zeros_like(latents[:, :1]), [])
+    `stop` (B,), never rising, is the number of levels kept, the last one in part: 4.3 keeps four levels and the dearest 30 %
+    of the fifth's tokens. Samples leave the walk where they stop, so the fine levels cost little. A network in training mode
+    also counts its digits into `prices`."""
+    decoded, known = torch.zeros_like(latents), torch.zeros_like(latents[:, :1])
+    finished: list[tuple[Tensor, Tensor]] = []
+    bits_sent: list[Tensor] = []
+    token_bits: list[Tensor] = []
     seen: list[Tensor] = []
     for index, level in enumerate(network.levels):
         assert isinstance(level, Pyramid)
-        if float(stop.max()) <= index:
+        if (going := int((stop > index).sum())) < len(decoded):
+            finished.append((decoded[going:], known[going:]))
+            decoded, known, latents = decoded[:going], known[:going], latents[:going]
+            seen = [digits[:going] for digits in seen]
+        if not going:
             break
-        predicted = level.predict(out.latents, out.known)
+        predicted = level.predict(decoded, known)
         raw = level.analyse(latents - predicted).float()
         size = raw.shape[2:]
-        context = [F.interpolate(digits, size=size) for digits in seen[-LOOK:]]
+        mask = torch.from_numpy(in_part(level.level.part, *size)).to(raw.device).flatten()
+        grids = grids_before(network.config.levels, index)
+        context = [F.interpolate(torch.stack([seen[other] for other in grid]).sum(0), size=size) for grid in grids]
         score = level.prior(torch.cat(context, 1) if context else raw.new_zeros(len(raw), 1, *size)).float()
         with torch.no_grad():
             tables = prices.tables(index)
@@ -146,24 +161,28 @@ def code_for_training(network: Network, prices: Prices, latents: Tensor, stop: T
             classes = score.floor().clamp(0, CLASSES - 1).long()
             sent = level.round(raw, classes, bits)
             expected = entropy_of(tables)[classes].sum(1).flatten(1)
+            expected = expected.masked_fill(~mask, -1.0)  # those of the other half come last, and are never kept
             order = torch.sort(expected, dim=1, descending=True, stable=True)[1]
             rank = torch.empty_like(order).scatter_(
                 1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
             )
-            kept = ((stop - index).clamp(0, 1) * rank.shape[1]).ceil()
+            count = int(mask.sum())
+            kept = ((stop[:going] - index).clamp(0, 1) * count).ceil()
             keep = (rank < kept[:, None]).float().view(len(raw), 1, *size)
             if network.training:
                 prices.count(index, classes, sent.abs(), keep)
         cost = priced(raw, sent, score, bits, network.training)
-        out.bits.append((cost * keep).sum((1, 2, 3)))
-        out.token_bits.append(cost.detach().sum(1).flatten(1).gather(1, order))
+        bits_sent.append(F.pad((cost * keep).sum((1, 2, 3)), (0, len(stop) - going)))
+        token_bits.append(cost.detach().sum(1).flatten(1).gather(1, order[:, :count]))
         # Past its limit a digit does not follow `raw`, and neither does its gradient: a straight-through one would push the
         # encoder ever further out, after a while on every picture.
         reach = raw.clamp(-level.level.limit - 0.5, level.level.limit + 0.5)
         digits = (reach + (sent - reach).detach()) * keep
         seen.append(digits.abs())
-        out.latents, out.known = level.update(out.latents, out.known, predicted, digits, keep)
-    return out
+        decoded, known = level.update(decoded, known, predicted, digits, keep)
+    parts = zip((decoded, known), *reversed(finished), strict=True) if len(decoded) else zip(*reversed(finished), strict=True)
+    latents, known = (torch.cat(part) for part in parts)
+    return Coded(latents, known, bits_sent, token_bits)
 
 
 @torch.no_grad()
@@ -230,26 +249,32 @@ class Trainer:
         """One batch (B, 3, 256, 256) of crops in [-1, 1] -> the loss to descend."""
         c = self.config
         stops = np.array(c.stops) / sum(c.stops)
-        level = self.rng.choice(len(stops), len(x), p=stops)
+        level = np.sort(self.rng.choice(len(stops), len(x), p=stops))[::-1].copy()
         part = np.where(self.rng.random(len(x)) < c.whole_level, 1.0, self.rng.random(len(x)))
-        stop = torch.from_numpy(level + part).float().to(x.device)
+        stop = torch.from_numpy(np.sort(level + part)[::-1].copy()).float().to(x.device)
         slopes = torch.tensor(c.slopes, device=x.device) * c.slope
         with torch.autocast(x.device.type, torch.bfloat16, enabled=trains_in_bf16(x.device)):
             coded = code_for_training(self.network, self.prices, self.network.encoder(x).float(), stop)
             y = self.network.decoder(coded.latents, coded.known).float()
             error = (y - x).pow(2).mean((1, 2, 3))
+            if c.colour:
+                error = error + c.colour * colour_distance(y, x)
             if perceptual:
                 top, left = self.rng.integers(BLOCK - c.patch + 1, size=2)
-                window = (slice(None), slice(None), slice(top, top + c.patch), slice(left, left + c.patch))
-                share = torch.tensor(c.perceptuals, device=x.device)[torch.from_numpy(level)] * c.perceptual
-                error = error + share * perceptual(y[window], x[window])
+                some = slice(
+                    int(self.rng.integers(c.perceptual_every)), None, c.perceptual_every
+                )  # sorted by length: some of each
+                window = (some, slice(None), slice(top, top + c.patch), slice(left, left + c.patch))
+                share = torch.tensor(c.perceptuals, device=x.device)[torch.from_numpy(level)][some] * c.perceptual
+                distance = share * perceptual(y[window], x[window])
+                error = error.index_add(0, torch.arange(len(x), device=x.device)[some], distance * c.perceptual_every)
         rate = torch.stack([bits * slope for bits, slope in zip(coded.bits, slopes, strict=False)]).sum(0) / BLOCK**2
         weight = slopes[torch.from_numpy(level)].rsqrt() * math.sqrt(0.25 * c.slope)  # long and short pull equally
         return ((error + rate) * weight).mean()
 
     def train_step(self, photos: Tensor, perceptual: PerceptualLoss | None) -> float:
-        warm = min(1.0, (self.step + 1) / 100)
-        factor = warm * (0.49 * (1 + math.cos(math.pi * self.progress)) + 0.02)
+        warm = min(1.0, (self.step + 1) / WARM_STEPS)
+        factor = min(warm, (1 - self.progress) / self.config.decay)
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
         self.network.train()
