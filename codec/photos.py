@@ -21,6 +21,8 @@ from bitstream.layout import BLOCK
 
 SIDE = 320  # stored side of a photo, pixels: room for random crops of 256
 SMALLEST = 288  # a photo with a shorter side is enlarged to this
+ENLARGED, ENLARGED_MOST = 0.3, 1.7  # share of crops that are enlarged, and how much at most
+GREY, FLAT = 0.03, 0.02  # share of crops that lose their colours; that become one colour
 HELD_OUT = 64  # one photo in so many, chosen by its name, is never trained on
 
 
@@ -85,14 +87,26 @@ def to_network(pixels: Tensor) -> Tensor:
 
 
 def random_crops(photos: Tensor, count: int, rng: np.random.Generator) -> Tensor:
-    """`count` random crops of one block, mirrored half of the time: (count, 3, 256, 256) in [-1, 1], on the photos' device."""
-    room = photos.shape[1] - BLOCK + 1
+    """`count` random crops of one block, mirrored half of the time: (count, 3, 256, 256) in [-1, 1], on the photos' device.
+
+    Some are enlarged, since photographs at their full size are smoother than the small ones that are trained on; some are
+    grey or one flat colour, so that greys and flat areas stay what they are."""
     crops = []
     for _ in range(count):
-        index, top, left = rng.integers(len(photos)), rng.integers(room), rng.integers(room)
-        crop = photos[index, top : top + BLOCK, left : left + BLOCK]
-        crops.append(crop.flip(1) if rng.random() < 0.5 else crop)
-    return to_network(torch.stack(crops))
+        side = round(BLOCK / rng.uniform(1, ENLARGED_MOST)) if rng.random() < ENLARGED else BLOCK
+        index, top, left = rng.integers(len(photos)), *rng.integers(photos.shape[1] - side + 1, size=2)
+        crop = photos[index, top : top + side, left : left + side]
+        if rng.random() < GREY:
+            crop = crop.float().mean(2, keepdim=True).round().to(torch.uint8).expand(-1, -1, 3)
+        if rng.random() < FLAT:
+            crop = (
+                crop[:1, :1] if rng.random() < 0.5 else crop[:1, :1].clone().fill_(int(rng.choice((0, 128, 255))))
+            ).expand_as(crop)
+        x = to_network((crop.flip(1) if rng.random() < 0.5 else crop)[None])
+        if side != BLOCK:
+            x = torch.nn.functional.interpolate(x, (BLOCK, BLOCK), mode="bicubic", align_corners=False).clamp(-1, 1)
+        crops.append(x)
+    return torch.cat(crops).contiguous(memory_format=torch.channels_last)
 
 
 def karhunen_loeve(photos: Tensor, components: int, rng: np.random.Generator, crops: int = 600) -> tuple[Tensor, Tensor]:

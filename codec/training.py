@@ -46,7 +46,7 @@ BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits a pixel that vali
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The recipe. Lists a level each run coarse to fine, for the levels of `NetworkConfig`."""
+    """The recipe. Lists with an entry per level run coarse to fine, for the levels of `NetworkConfig`."""
 
     minutes: float = 60.0  # length of the schedule
     steps: int = 0  # if given, the length in steps instead: runs repeat exactly
@@ -56,13 +56,16 @@ class TrainingConfig:
     perceptual: float = 1.0  # multiplies `perceptuals`
     # Weight of the perceptual distance against the squared error, by the level that a sequence ends in. Short sequences want
     # much of it; at long ones 0.8 cost 1.3 dB and gained nothing (benchmarks/training-log.md).
-    perceptuals: tuple[float, ...] = (0.8, 0.8, 0.8, 0.8, 0.8, 0.5, 0.25, 0.15, 0.1)
+    perceptuals: tuple[float, ...] = (*(0.8,) * 6, 0.5, 0.5, 0.25, 0.25, 0.15, 0.15, 0.1, 0.1)
     perceptual_every: int = 2  # crops of a batch per one that it is measured on: VGG costs more than the network
     patch: int = 64  # side of the window on which it is measured, pixels
     colour: float = 6.0  # weight of the distance of mean colours
-    slope: float = 1.4  # multiplies `slopes`
-    slopes: tuple[float, ...] = (1.2, 1.2, 1.2, 1.0, 0.5, 0.13, 0.035, 0.01, 0.003)  # loss that a bit a pixel is worth
-    stops: tuple[float, ...] = (0.01, 0.02, 0.05, 0.12, 0.22, 0.26, 0.18, 0.09, 0.05)  # how often a sequence ends there
+    slope: float = 1.0  # multiplies `slopes`
+    # Loss that a bit per pixel is worth. A quarter from one refinement to the next, as steps halve: a bit then buys as much at
+    # the end of each level as its step is made for (0.12 squared steps). Slopes twice as high for their steps cost 0.2-0.4 dB.
+    slopes: tuple[float, ...] = (1.2, 1.2, 1.2, 1.0, 0.55, 0.55, 0.14, 0.14, 0.035, 0.035, 0.009, 0.009, 0.0024, 0.0024)
+    # How often a sequence ends there.
+    stops: tuple[float, ...] = (0.01, 0.02, 0.05, 0.12, 0.11, 0.11, 0.13, 0.13, 0.09, 0.09, 0.04, 0.05, 0.025, 0.025)
     whole_level: float = 0.4  # share of sequences that end at a level's end; the rest end anywhere inside
     decay: float = 0.2  # share of the schedule, at its end, in which the rate falls to zero; it is constant before
     average: float = 0.999  # of the weights that ship
@@ -357,7 +360,7 @@ def train(
     perceptual: PerceptualLoss | None,
     folder: Path,
     report: Callable[[str], None],
-    validate_minutes: float = 10.0,
+    validate_minutes: float = 20.0,
     validate_photos: int = 32,
 ) -> None:
     """Trains to the end of the schedule, or to SIGTERM or Ctrl-C, with checkpoints and a CSV log in `folder`."""

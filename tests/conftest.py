@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bitstream.layout import Layout, Level
-from bitstream.prior import IntegerLayer, LevelPrior, Prior
+from bitstream.layout import EVEN, ODD, Layout, Level, in_part
+from bitstream.prior import IntegerLayer, LevelPrior, Prior, grids_before
 from codec.api import Codec
 from codec.integer import tables_from
 
@@ -38,19 +38,29 @@ def codec() -> Codec:
 def small_prior() -> Prior:
     """Four levels with made-up integers, the same in every run."""
     levels = (Level(1, 2, 3, 0.25), Level(2, 3, 5, 0.25), Level(8, 2, 2, 0.5), Level(16, 4, 1, 0.75))
-    return Prior(levels, tuple(_made_up(levels, index) for index in range(len(levels))))
+    return Prior(levels, tuple(_made_up(levels, index, (3, 1, 1)) for index in range(len(levels))))
 
 
-def _made_up(levels: tuple[Level, ...], index: int) -> LevelPrior:
+@pytest.fixture(scope="session")
+def halves_prior() -> Prior:
+    """Levels of which two are halves of a checkerboard each, and layers of two kinds, with made-up integers."""
+    halves = (Level(8, 2, 2, 0.5, EVEN), Level(8, 2, 2, 0.5, ODD), Level(16, 4, 1, 0.75, EVEN), Level(16, 4, 1, 0.75, ODD))
+    levels = (Level(1, 2, 3, 0.25), Level(4, 3, 5, 0.25), *halves)
+    return Prior(levels, tuple(_made_up(levels, index, (3, 3, 1)) for index in range(len(levels))))
+
+
+def _made_up(levels: tuple[Level, ...], index: int, kernels: tuple[int, ...]) -> LevelPrior:
     def numbers(*shape: int, low: int, high: int, salt: int) -> np.ndarray:
         at = np.arange(int(np.prod(shape)), dtype=np.int64)
         return (low + (at * 7919 + salt * 104729 + index * 1299709) * 31 % 65537 % (high - low + 1)).reshape(shape)
 
-    level, inputs, width, classes = levels[index], max(1, sum(o.digits for o in levels[max(0, index - 3) : index])), 6, 5
+    level, width, classes = levels[index], 6, 5
+    inputs = max(1, sum(levels[grid[0]].digits for grid in grids_before(levels, index)))
+    first, second, last = kernels
     weights = (
-        numbers(width, inputs, 3, 3, low=-900, high=1200, salt=1),
-        numbers(width, width, 1, 1, low=-700, high=900, salt=3),
-        numbers(level.digits, width, 1, 1, low=-60, high=80, salt=5),
+        numbers(width, inputs, first, first, low=-900, high=1200, salt=1),
+        numbers(width, width, second, second, low=-700, high=900, salt=3),
+        numbers(level.digits, width, last, last, low=-60, high=80, salt=5),
     )
     biases = (
         numbers(width, low=-500, high=4000, salt=2),
@@ -70,5 +80,5 @@ def random_digits(prior: Prior, layout: Layout, seed: int) -> tuple[np.ndarray, 
     digits = []
     for level, grid in zip(prior.levels, layout.grids, strict=True):
         drawn = np.round(rng.laplace(0, 0.6, (level.digits, *grid))) + (rng.random((level.digits, *grid)) < 0.01) * level.limit
-        digits.append(drawn.clip(-level.limit, level.limit).astype(np.int8))
+        digits.append(drawn.clip(-level.limit, level.limit).astype(np.int8) * in_part(level.part, *grid))
     return tuple(digits)

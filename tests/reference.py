@@ -59,7 +59,7 @@ def classes_of(arrays: dict[str, np.ndarray], level: int, planes: np.ndarray) ->
     """(K, n, m) int64 -> (D, n, m)."""
     shifts = arrays[f"prior.{level}.shifts"]
     x = planes
-    for layer in range(3):
+    for layer in range(len(shifts)):
         weight = arrays[f"prior.{level}.{layer}.weight"].astype(np.int64)
         total = np.zeros((len(weight), *x.shape[1:]), np.int64) + arrays[f"prior.{level}.{layer}.bias"][:, None, None]
         k = weight.shape[2] // 2
@@ -68,7 +68,7 @@ def classes_of(arrays: dict[str, np.ndarray], level: int, planes: np.ndarray) ->
             for dx in range(2 * k + 1):
                 window = padded[:, dy : dy + x.shape[1], dx : dx + x.shape[2]]
                 total += np.einsum("ok,kyx->oyx", weight[:, :, dy, dx], window)
-        top = 4095 if layer < 2 else len(arrays[f"prior.{level}.costs"]) - 1
+        top = 4095 if layer < len(shifts) - 1 else len(arrays[f"prior.{level}.costs"]) - 1
         x = np.clip(total >> int(shifts[layer]), 0, top)
     return x
 
@@ -105,6 +105,17 @@ def spread_key(y: int, x: int, bits: int) -> int:
     return key
 
 
+def grids_read(levels: list[dict], level: int) -> list[list[int]]:
+    grids: list[list[int]] = []
+    for j in range(level + 1):
+        if levels[j].get("part", 0) == 2:
+            grids[-1].append(j)
+        else:
+            grids.append([j])
+    own = [j for j in grids.pop() if j < level]
+    return grids[-3:] + ([own] if own else [])
+
+
 def decode(data: bytes, levels: list[dict], arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
     """Digits (D, n, m) of each level; 0 where a token is unknown."""
     width, height, length, payload, _ = read_header(data)
@@ -117,14 +128,16 @@ def decode(data: bytes, levels: list[dict], arrays: dict[str, np.ndarray]) -> li
         planes = np.zeros((1, rows, columns), np.int64)
         if i:
             seen = []
-            for j in range(max(0, i - 3), i):
-                r = level["side"] // levels[j]["side"]
-                seen += [[[abs(plane[y // r][x // r]) for x in range(columns)] for y in range(rows)] for plane in digits[j]]
+            for grid in grids_read(levels, i):
+                r = level["side"] // levels[grid[0]]["side"]
+                whole = sum(np.abs(digits[j]) for j in grid)
+                seen += [[[plane[y // r][x // r] for x in range(columns)] for y in range(rows)] for plane in whole]
             planes = np.array(seen)
         classes = classes_of(arrays, i, planes)
         cost = arrays[f"prior.{i}.costs"].astype(np.int64)[classes].sum(0)
         bits = max(1, (max(rows, columns) - 1).bit_length())
-        places = [(y, x) for y in range(rows) for x in range(columns)]
+        part = level.get("part", 0)
+        places = [(y, x) for y in range(rows) for x in range(columns) if part == 0 or (y + x) % 2 == part - 1]
         places.sort(key=lambda p: (-int(cost[p]), spread_key(*p, bits)))
         for y, x in places[:length]:
             for d in range(level["digits"]):

@@ -51,7 +51,7 @@ def test_a_network_starts_as_a_klt_codec(photos):
     x = random_crops(photos, 2, np.random.default_rng(1))
     trainer = Trainer(network, TrainingConfig(), CPU)
     with torch.no_grad():
-        coded = code_for_training(network, trainer.prices, network.encoder(x), torch.tensor([9.0, 9.0]))
+        coded = code_for_training(network, trainer.prices, network.encoder(x), torch.full((2,), float(len(network.levels))))
         y = network.decoder(coded.latents, coded.known)
     assert 10 * torch.log10(4 / (y - x).pow(2).mean()) > 28
 
@@ -63,7 +63,7 @@ def test_more_levels_are_closer(photos):
     errors = []
     with torch.no_grad():
         latents = network.encoder(x)
-        for stop in (1.0, 4.0, 5.5, 7.0, 9.0):
+        for stop in (1.0, 4.0, 6.5, 10.0, 14.0):
             coded = code_for_training(network, trainer.prices, latents, torch.full((2,), stop))
             errors.append(float((coded.latents - latents).pow(2).mean()))
     assert errors == sorted(errors, reverse=True)
@@ -82,7 +82,7 @@ def test_digits_past_their_limit_do_not_push_the_encoder_further(photos):
     """Their error has no gradient; their price has one, which pulls them back."""
     trainer = Trainer(klt_network(photos).train(), TrainingConfig(), CPU)
     latents = (1e6 * torch.randn(1, TINY.channels, 16, 16)).requires_grad_()
-    coded = code_for_training(trainer.network, trainer.prices, latents, torch.tensor([9.0]))
+    coded = code_for_training(trainer.network, trainer.prices, latents, torch.tensor([float(len(trainer.network.levels))]))
     (error,) = torch.autograd.grad((coded.latents - 1e6).pow(2).sum(), latents, retain_graph=True)
     assert (error == 0).all()
     (price,) = torch.autograd.grad(torch.stack(coded.bits).sum(), latents)
