@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitstream.errors import ModelError
-from bitstream.layout import ODD, Layout, Level
+from bitstream.layout import ALL, EVEN, ODD, Layout, Level
 
 LOOK = 3  # grids before its own whose digits a prior reads
 PRECISION = 24  # bits of a frequency: the tables of a digit sum to 2^24
@@ -67,6 +67,10 @@ class Prior:
             msg = f"{len(self.levels)} levels but {len(self.priors)} priors"
             raise ModelError(msg)
         for index, (level, prior) in enumerate(zip(self.levels, self.priors, strict=True)):
+            before = self.levels[index - 1] if index else None
+            if level.part == ODD and before != replace(level, part=EVEN, step=before.step if before else 0):
+                msg = f"level {index} is the odd half of a grid of which level {index - 1} is not the even half"
+                raise ModelError(msg)
             _check(index, level, prior)
 
     def context(self, layout: Layout, index: int, digits: list[NDArray[np.int8]]) -> NDArray[np.int8]:
@@ -117,7 +121,9 @@ def _check(index: int, level: Level, prior: LevelPrior) -> None:
     classes, symbols = prior.frequencies.shape
     last = prior.layers[-1]
     problem = None
-    if symbols != 2 * level.limit + 1 or prior.costs.shape != (classes,) or not 0 < classes <= 256:
+    if level.part not in (ALL, EVEN, ODD):
+        problem = f"part {level.part} of its grid"
+    elif symbols != 2 * level.limit + 1 or prior.costs.shape != (classes,) or not 0 < classes <= 256:
         problem = f"tables of {classes} x {symbols}, costs of {prior.costs.shape}"
     elif prior.frequencies.min() < 1 or (prior.frequencies.sum(1, dtype=np.int64) != 1 << PRECISION).any():
         problem = "frequencies that are not positive with a sum of 2^24"

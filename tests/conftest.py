@@ -49,6 +49,11 @@ def halves_prior() -> Prior:
     return Prior(levels, tuple(_made_up(levels, index, (3, 3, 1)) for index in range(len(levels))))
 
 
+@pytest.fixture(scope="session", params=["small_prior", "halves_prior"])
+def made_up_prior(request: pytest.FixtureRequest) -> Prior:
+    return request.getfixturevalue(request.param)
+
+
 def _made_up(levels: tuple[Level, ...], index: int, kernels: tuple[int, ...]) -> LevelPrior:
     def numbers(*shape: int, low: int, high: int, salt: int) -> np.ndarray:
         at = np.arange(int(np.prod(shape)), dtype=np.int64)

@@ -7,23 +7,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from bitstream.errors import ModelError
 from codec import soup
 from codec.api import Codec
-from codec.weights import open_model
+from codec.weights import open_model, save_model
 
 
 @pytest.fixture(scope="module")
 def doubled(tmp_path_factory):
     """The standard model with all weights of its decoder twice as large."""
-    with safe_open(open_model().path, "np") as file:
-        metadata = file.metadata()
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    model = open_model()
+    network = model.network(torch.device("cpu"))
+    for weight in network.decoder.parameters():
+        weight.mul_(2)
     path = tmp_path_factory.mktemp("soup") / "doubled.safetensors"
-    save_file({name: 2 * array if name.startswith("decoder.") else array for name, array in arrays.items()}, path, metadata)
+    save_model(path, network, model.prior, model.metadata["card"])
     return path
 
 
