@@ -94,8 +94,12 @@ class Layout:
 
     def block_tokens_of(self, length: int) -> float:
         """The inverse of `length_of`, up to its rounding."""
-        kept = zip(self.levels, self.counts, self.split(length), strict=True)
-        return sum(level.block_tokens * part / count for level, count, part in kept if count)
+        total = 0.0
+        for level, count, kept in zip(self.levels, self.counts, self.split(length), strict=True):
+            total += level.block_tokens * (kept / count if count else 1.0)
+            if kept < count:
+                break
+        return total
 
     def mask(self, index: int) -> NDArray[np.bool_]:
         """(n, m) which tokens of the level's grid it codes."""
