@@ -25,7 +25,9 @@ CRC_BYTES = 3
 HEADER_MAX = 29  # bytes
 CELL_BYTES = 1 << 10  # of payload for each cell, at most; real pictures stay far below
 HAS_KIND = 0x04  # flags: the two lowest bits say how many bytes a side takes, this one that a byte on the picture follows
-SPACE, GREY, TRANSPARENT, HAS_SECTIONS = 0x0F, 0x30, 0x40, 0x80  # fields of that byte
+SPACE_BITS, GREYNESS_SHIFT, TRANSPARENT, HAS_SECTIONS = 0x0F, 4, 0x40, 0x80  # fields of that byte
+COLOURED, GREY, NEUTRAL = range(3)  # greyness: in colour, of one channel, or of three that are equal everywhere
+SPACES = {COLOURED: range(4), GREY: (0, 4), NEUTRAL: range(4)}  # numbers of colour spaces: 0 is sRGB
 SECTION_NAMES = {1: "alpha", 2: "icc", 3: "exif", 4: "xmp"}  # readers skip those that they do not know
 ALPHA = 1
 Sections: TypeAlias = tuple[tuple[int, bytes], ...]  # (type, content)
@@ -39,6 +41,8 @@ class Header:
     height: int
     stream_id: bytes  # the first two bytes of the fingerprint of the model that tokens belong to
     length: int  # tokens in the payload
+    space: int  # number of the colour space
+    greyness: int  # COLOURED, GREY or NEUTRAL
     transparent: bool  # a section holds its opacity
     payload_bytes: int | None  # None where not stated: the payload then goes on to the end of the file
     section_bytes: int
@@ -66,6 +70,8 @@ class File:
     length: int  # tokens in the payload
     payload: bytes
     sections: Sections = ()
+    space: int = 0
+    greyness: int = COLOURED
     # What reading found out; writing does not look at it.
     transparent: bool = False  # a section holds its opacity; in a cut file it may be missing
     whole: bool = True  # the checksum holds; False for a cut or damaged file
@@ -129,7 +135,8 @@ def _head(file: File, payload_bytes: int) -> bytes:
         msg = f"a picture of {file.width}x{file.height} does not fit: sides are 1 to {SIDE_MAX} pixels"
         raise FormatError(msg)
     size_class = next(i for i, size in enumerate(SIDE_BYTES) if longest <= 1 << 8 * size)
-    kind = (TRANSPARENT if ALPHA in dict(file.sections) else 0) | (HAS_SECTIONS if file.sections else 0)
+    kind = file.space | file.greyness << GREYNESS_SHIFT
+    kind |= (TRANSPARENT if ALPHA in dict(file.sections) else 0) | (HAS_SECTIONS if file.sections else 0)
     head = MAGIC + bytes([VERSION << 4 | size_class | (HAS_KIND if kind else 0)]) + file.stream_id[:STREAM_ID_BYTES]
     head += b"".join((side - 1).to_bytes(SIDE_BYTES[size_class], "big") for side in (file.width, file.height))
     head += write_number(file.length) + (bytes([kind]) if kind else b"")
@@ -173,7 +180,8 @@ def read_header(data: bytes) -> Header:
         if len(data) == end:
             raise FormatError(SHORT)
         kind, end = data[end], end + 1
-    if kind & (SPACE | GREY):
+    space, greyness = kind & SPACE_BITS, kind >> GREYNESS_SHIFT & 0x03
+    if space not in SPACES.get(greyness, ()):
         msg = f"unknown kind of picture {kind:#x} in the header: the file is damaged, or from a later release"
         raise FormatError(msg)
     if kind & HAS_SECTIONS:
@@ -184,9 +192,19 @@ def read_header(data: bytes) -> Header:
             raise FormatError(msg)
     if len(data) < end + CRC_BYTES:
         raise FormatError(SHORT)
-    checksum, transparent = data[end : end + CRC_BYTES], bool(kind & TRANSPARENT)
-    stream_id = data[3 : 3 + STREAM_ID_BYTES]
-    return Header(width, height, stream_id, length, transparent, payload_bytes, section_bytes, checksum, end + CRC_BYTES)
+    return Header(
+        width,
+        height,
+        stream_id=data[3 : 3 + STREAM_ID_BYTES],
+        length=length,
+        space=space,
+        greyness=greyness,
+        transparent=bool(kind & TRANSPARENT),
+        payload_bytes=payload_bytes,
+        section_bytes=section_bytes,
+        checksum=data[end : end + CRC_BYTES],
+        bytes=end + CRC_BYTES,
+    )
 
 
 SHORT = "the header is cut short"
@@ -218,6 +236,8 @@ def read_file(data: bytes) -> File:
         header.length,
         data[header.bytes : payload_end],
         sections,
+        header.space,
+        header.greyness,
         header.transparent,
         whole,
         payload_whole=missing is not None and payload_end <= len(data),

@@ -70,7 +70,7 @@ def encode(
 
 
 def decode(data: Data, *, allow_partial: bool = False, tokens: float | None = None) -> Image.Image:
-    """The inverse of `encode`: RGB, or RGBA where the picture had transparency; profile, EXIF and XMP are in its `info`.
+    """The inverse of `encode`: L, LA, RGB or RGBA, as the picture was; profile, EXIF and XMP are in its `info`.
 
     `data` is the bytes of a .tsr file (bytes, bytearray or memoryview), its path, or the file opened for reading bytes. A cut
     file is decoded as far as it goes with `allow_partial`; `tokens` is the most to use per block of 256x256 pixels.

@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bitstream.coder import Sequence, Tokens, encode_tokens, first_tokens, fit_tokens, sequence_of
-from bitstream.container import File, Sections, overhead, payload_max, read_file, write_file
+from bitstream.container import COLOURED, File, Sections, overhead, payload_max, read_file, write_file
 from bitstream.errors import ModelError
 from bitstream.layout import Layout
+from codec.colours import neutral
 from codec.forks import Lock
 from codec.images import KEEP, MAX_PIXELS, check_size, prepare, restore
 from codec.inputs import Data, Picture, data_of, picture_of
 from codec.lengths import DEFAULT_EFFORT, DEFAULT_TARGET, Target, TargetError, steps_of_effort
 from codec.sections import ALPHA, LABELS, from_sections
+from codec.spaces import SRGB
 from codec.stages import Decoded, Encoded, EncodeOptions, PictureOptions, Prepared, Read, read_tokens
 from codec.targets import Found, psnr, shortest
 from codec.weights import DEFAULT, Model, model_for, open_model
@@ -131,12 +133,12 @@ class Codec:
         from codec.tokens import tokenize_batch
 
         try:
-            length = self.cut(layout, sequence, target, part.sections, part.pixels).file.length
+            length = self.cut(layout, sequence, target, part).file.length
         except TargetError:  # it will be raised when the sequence is cut
             return sequence
 
         def squared_error(length: int) -> float:
-            drawn = self._pixels(self.model, [layout], [first_tokens(sequence, layout, length)])[0]
+            drawn = self._drawn(layout, sequence, length, part.greyness)
             return float(np.square(drawn.astype(np.float32) - part.pixels).sum(dtype=np.float64))
 
         sized = target.budget(layout.width, layout.height) is not None
@@ -156,24 +158,24 @@ class Codec:
         layout: Layout,
         sequence: Sequence,
         target: Target,
-        sections: Sections = (),
-        pixels: NDArray[np.uint8] | None = None,
+        part: Prepared | None = None,
     ) -> Encoded:
-        """The file that a target asks for. Raises TargetError where not even one token fits.
+        """The file that a target asks for, with all that `part` keeps beside pixels. Raises TargetError where no token fits.
 
-        No network, but where `target.draws`: such a target is looked for by drawing, and compared with `pixels` (H, W, 3)."""
+        No network, but where `target.draws`: such a target is looked for by drawing, and compared with the picture."""
         budget = target.budget(layout.width, layout.height)
-        found = self._search(layout, sequence, target, pixels) if target.draws else None
+        found = self._search(layout, sequence, target, part) if target.draws else None
+        sections, space, greyness = (part.sections, part.space, part.greyness) if part else ((), SRGB, COLOURED)
+        file = File(layout.width, layout.height, self.model.stream_id, layout.tokens, b"", sections, space, greyness)
         if budget is None:
             length = found.length if found else target.length(layout)
             payload = encode_tokens(sequence, length)
         else:
-            longest = File(layout.width, layout.height, self.model.stream_id, layout.tokens, b"", sections)
-            room = budget - overhead(longest, min(budget, payload_max(layout.width, layout.height)))
+            room = budget - overhead(file, min(budget, payload_max(layout.width, layout.height)))
             length, payload = fit_tokens(sequence, room) if room >= 0 else (0, b"")
             if length < 1:
                 length, payload = 1, encode_tokens(sequence, 1)
-        file = File(layout.width, layout.height, self.model.stream_id, length, payload, sections)
+        file = replace(file, length=length, payload=payload)
         data = write_file(file)
         if budget is not None and len(data) > budget:
             msg = f"a {layout.width}x{layout.height} picture does not fit {budget} bytes: the smallest file has {len(data)}"
@@ -183,14 +185,15 @@ class Codec:
         made = Encoded(data, read_file(data), layout.block_tokens_of(length))
         return replace(made, reached=found.reached, measured=found.value) if found else made
 
-    def _search(self, layout: Layout, sequence: Sequence, target: Target, original: NDArray[np.uint8] | None) -> Found:
+    def _search(self, layout: Layout, sequence: Sequence, target: Target, part: Prepared | None) -> Found:
         """The length that a target of quality asks for, by drawing. Raises TargetError where LPIPS cannot be measured."""
-        if original is None:
-            msg = "a target of quality is looked for by comparing: give the picture's pixels"
+        if part is None:
+            msg = "a target of quality is looked for by comparing: give the picture"
             raise TypeError(msg)
+        original, greyness = part.pixels, part.greyness
 
         def draw(length: int) -> NDArray[np.uint8]:
-            return self._pixels(self.model, [layout], [first_tokens(sequence, layout, length)])[0]
+            return self._drawn(layout, sequence, length, greyness)
 
         bits = sequence.bits().cumsum()
         if target.target_psnr is not None:
@@ -244,11 +247,15 @@ class Codec:
         latents, known = detokenize_batch(network, layouts, tokens, self.device)
         return decode_pixels(network, layouts, latents, known, self.tile)
 
+    def _drawn(self, layout: Layout, sequence: Sequence, length: int, greyness: int) -> NDArray[np.uint8]:
+        """The pixels (H, W, 3) that a decoder makes of the first tokens of a sequence."""
+        return neutral(self._pixels(self.model, [layout], [first_tokens(sequence, layout, length)])[0], greyness)
+
     def finish(self, pixels: NDArray[np.uint8], file: File) -> Image.Image:
-        """The picture, RGB, or RGBA where its file has transparency; profile, EXIF and XMP are in its `info`. No network.
+        """The picture in the mode that it had, L, LA, RGB or RGBA; profile, EXIF and XMP are in its `info`. No network.
 
         Raises FormatError for damaged sections."""
-        return restore(pixels, from_sections(file.sections, file.width, file.height))
+        return restore(pixels, from_sections(file.sections, file.width, file.height, file.space), file.greyness)
 
     def compress(self, image: Picture, **options: Unpack[EncodeOptions]) -> Encoded:
         """A picture, as `prepare` takes it -> its file and what it came to.
@@ -265,7 +272,7 @@ class Codec:
         prepared = [self.prepare(image, PictureOptions(**kept)) for image in images]
         made = []
         for part, (layout, sequence) in zip(prepared, self.sequences(prepared, target, effort), strict=True):
-            made.append(replace(self.cut(layout, sequence, target, part.sections, part.pixels), notes=part.notes))
+            made.append(replace(self.cut(layout, sequence, target, part), notes=part.notes))
         return made
 
     def decompress(self, data: Data, *, allow_partial: bool = False, tokens: float | None = None) -> Decoded:

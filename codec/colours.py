@@ -1,48 +1,91 @@
 """Colours of any kind of picture as RGB, and the profile that says what they mean. No torch.
 
-An RGB profile is kept beside the picture, byte for byte, and its numbers stay as they are; only with `strip` are they
-converted to sRGB. Pictures in other colour spaces become sRGB in any case, through their profile where they have one.
+The numbers of an RGB picture stay as they are. Its profile is kept as the number of its colour space where that has one, and
+otherwise byte for byte; only with `strip` are colours converted to sRGB. Greyscale stays greyscale, and is converted to the
+curve of sRGB where its profile has no number. Pictures of other kinds become sRGB in any case, through their profile if they
+have one.
 """
 
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from bitstream.container import COLOURED, GREY, NEUTRAL
 from bitstream.errors import ImageError
+from codec.spaces import SRGB, recognise
 
 SPACES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK", b"Lab ": "LAB"}  # of a profile: the mode that it is for
+NAMES = {"CMYK": "CMYK", "LAB": "Lab"}  # modes that cannot be kept
 ICC_SIGNATURE = slice(36, 40)
 ICC_SPACE = slice(16, 20)
 DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 FLAGS = ImageCms.Flags.BLACKPOINTCOMPENSATION
 
 
-def space_of(profile: bytes) -> str | None:
+@dataclass(frozen=True)
+class Colours:
+    """A picture without alpha as it is coded."""
+
+    image: Image.Image  # RGB
+    space: int = SRGB  # its number in `codec.spaces`
+    profile: bytes | None = None  # where the space has no number
+    greyness: int = COLOURED
+    notes: tuple[str, ...] = ()  # what a person should hear of it
+
+
+def mode_of(profile: bytes) -> str | None:
     """The mode of pictures that a profile is for; None for what is no profile that can be used."""
     return SPACES.get(profile[ICC_SPACE]) if profile[ICC_SIGNATURE] == b"acsp" else None
 
 
-def to_rgb(image: Image.Image, profile: bytes | None, strip: bool) -> tuple[Image.Image, bytes | None, list[str]]:
-    """A picture without alpha -> RGB, the profile to keep (None means sRGB), and what a person should hear of it.
-
-    Raises ImageError for pixels without an agreed meaning."""
+def to_rgb(image: Image.Image, profile: bytes | None, strip: bool) -> Colours:
+    """A picture without alpha, of any mode, as it is coded. Raises ImageError for pixels without an agreed meaning."""
     image = _plain(image)
-    if profile is None:
-        return _without_profile(image), None, []
-    space = space_of(profile)
-    if space == "RGB" and image.mode not in ("CMYK", "LAB"):
-        image = image.convert("RGB")
-        if not strip:
-            return image, profile, []
-    elif space != image.mode:
-        return _without_profile(image), None, ["its colour profile is not for such pixels and was left out"]
+    notes = (f"its {NAMES[image.mode]} colours became sRGB",) if image.mode in NAMES else ()
+    mode = profile and mode_of(profile)
+    if profile and mode != image.mode and not (mode == "RGB" and image.mode == "L"):
+        notes, profile = (*notes, "its colour profile is not for such pixels and was left out"), None
+    if not profile:
+        return _finished(_without_profile(image), image.mode == "L", notes=notes)
+    assert mode
+    space = recognise(profile, mode)
+    if space == SRGB or (space is not None and mode == image.mode and not strip):
+        return _finished(image.convert("RGB"), image.mode == "L", space, notes=notes)
+    if image.mode == "RGB" and not strip:
+        return _finished(image, False, profile=profile)
     try:
-        return _through(image, ImageCms.ImageCmsProfile(io.BytesIO(profile))), None, []
+        converted = _through(image.convert(mode), ImageCms.ImageCmsProfile(io.BytesIO(profile)))
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
-        return _without_profile(image), None, [f"its colour profile cannot be used and was left out ({error})"]
+        converted = _without_profile(image)
+        notes = (*notes, f"its colour profile cannot be used and was left out ({error})")
+    return _finished(converted, image.mode == "L", notes=notes)
+
+
+def _finished(
+    rgb: Image.Image, grey: bool, space: int = SRGB, profile: bytes | None = None, notes: tuple[str, ...] = ()
+) -> Colours:
+    if grey:  # conversion may leave channels one apart
+        return Colours(rgb.getchannel("G").convert("RGB"), space, profile, GREY, notes)
+    return Colours(rgb, space, profile, greyness_of(np.asarray(rgb)), notes)
+
+
+def greyness_of(pixels: NDArray[np.uint8]) -> int:
+    """NEUTRAL for pixels (H, W, 3) whose channels are equal everywhere, else COLOURED."""
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    return NEUTRAL if np.array_equal(red, green) and np.array_equal(green, blue) else COLOURED
+
+
+def neutral(pixels: NDArray[np.uint8], greyness: int) -> NDArray[np.uint8]:
+    """Pixels (H, W, 3) as the network makes them -> the same without a trace of colour, where the picture had none."""
+    if greyness == COLOURED:
+        return pixels
+    mean = (pixels.sum(2, dtype=np.uint16) + 1) // 3
+    return np.repeat(mean.astype(np.uint8)[..., None], 3, 2)
 
 
 def _plain(image: Image.Image) -> Image.Image:

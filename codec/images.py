@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageColor, ImageOps, UnidentifiedImageError
 
+from bitstream.container import COLOURED, GREY
 from bitstream.errors import ImageError, TesseraError
 from bitstream.layout import BLOCK
 from codec.alpha import fill_hidden, split
-from codec.colours import to_rgb
+from codec.colours import DEEP, greyness_of, neutral, to_rgb
 from codec.forks import Lock
 from codec.sections import Extras, to_sections
 from codec.stages import PictureOptions, Prepared
@@ -113,23 +114,26 @@ def prepare(image: Image.Image | NDArray[np.uint8], options: PictureOptions = KE
             raise ImageError(msg)
         check_size(image.shape[1], image.shape[0], max_pixels)
         if channels == 3:
-            return Prepared(image)
+            return Prepared(image, greyness=greyness_of(image))
         image = Image.fromarray(image if channels == 4 else image.reshape(image.shape[:2]))
     check_size(*image.size, max_pixels)
+    deep = _depth_notes(image)
     with _reading():
         image.load()
-        notes = _frame_notes(image)
+        notes = [*_frame_notes(image), *deep]
         profile, xmp = image.info.get("icc_profile") or None, _xmp_of(image)
         image, exif, damage = _upright(image)
         colours, alpha = split(image)
-        rgb, profile, remarks = to_rgb(colours, profile, options.strip)
+        made = to_rgb(colours, profile, options.strip)
+    rgb, greyness = made.image, made.greyness
     if alpha is not None and options.background is not None:
         rgb, alpha = _flatten(rgb, alpha, options.background), None
+        greyness = min(greyness, greyness_of(np.asarray(rgb)))  # grey on a coloured background is coloured
     pixels = np.asarray(rgb)
     if alpha is not None:
         pixels = fill_hidden(pixels, alpha)
-    extras = Extras(profile, exif if options.keep_exif else None, xmp if options.keep_exif else None, alpha)
-    return Prepared(pixels, to_sections(extras), (*notes, *damage, *remarks))
+    extras = Extras(made.profile, exif if options.keep_exif else None, xmp if options.keep_exif else None, alpha)
+    return Prepared(pixels, to_sections(extras), made.space, greyness, (*notes, *damage, *made.notes))
 
 
 def to_pixels(image: Image.Image | NDArray[np.uint8], background: str | None = None) -> NDArray[np.uint8]:
@@ -142,6 +146,17 @@ def _frame_notes(image: Image.Image) -> list[str]:
     if frames < 2 or image.format in OTHER_PICTURES:
         return []
     return [f"first of {frames} frames" if image.tell() == 0 else f"frame {image.tell() + 1} of {frames}"]
+
+
+def _depth_notes(image: Image.Image) -> list[str]:
+    """A note of depth that is lost, for a picture that was opened but not loaded: Pillow narrows colours as it loads them.
+
+    Raises ImageError for 32-bit integers, but for those that Pillow makes of a PGM of 16 bits."""
+    if image.mode == "I" and image.format != "PPM":
+        msg = "pixels are 32-bit integers, whose range no one can tell: convert it to 8 or 16 bits first"
+        raise ImageError(msg)
+    deep = image.mode in DEEP or any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
+    return ["16 bits per channel became 8"] if deep else []
 
 
 def _upright(image: Image.Image) -> tuple[Image.Image, bytes | None, list[str]]:
@@ -207,9 +222,17 @@ def parse_colour(name: str) -> tuple[int, ...]:
         raise ImageError(msg) from error
 
 
-def restore(pixels: NDArray[np.uint8], extras: Extras) -> Image.Image:
-    """The inverse of `prepare`, as far as a file keeps it: pixels (H, W, 3) and what a file had besides -> RGB or RGBA, with
-    the entries of `info` that Pillow's own plugins set."""
+def mode_of(greyness: int, transparent: bool) -> str:
+    """The mode of the picture in a file."""
+    return ("L" if greyness == GREY else "RGB") + ("A" if transparent else "")
+
+
+def restore(pixels: NDArray[np.uint8], extras: Extras, greyness: int = COLOURED) -> Image.Image:
+    """The inverse of `prepare`, as far as a file keeps it: pixels (H, W, 3) and what a file had besides -> L, LA, RGB or RGBA,
+    with the entries of `info` that Pillow's own plugins set."""
+    pixels = neutral(pixels, greyness)
+    if greyness == GREY:
+        pixels = pixels[..., 0]
     image = Image.fromarray(pixels if extras.alpha is None else np.dstack([pixels, extras.alpha]))
     image.info.update(extras.info)
     return image

@@ -20,7 +20,7 @@ from PIL import Image, ImageFile
 
 from bitstream.container import MAGIC, read_file
 from bitstream.errors import TesseraError
-from codec.images import check_size
+from codec.images import check_size, mode_of
 from codec.lengths import Target
 from codec.sections import ALPHA, from_sections
 from codec.stages import PictureOptions
@@ -47,11 +47,11 @@ class TesseraImageFile(ImageFile.ImageFile):
         try:
             file = read_file(data)
             notes = tuple(section for section in file.sections if section[0] != ALPHA)
-            extras = from_sections(notes, file.width, file.height)
+            extras = from_sections(notes, file.width, file.height, file.space)
         except TesseraError as error:
             raise OSError(str(error)) from error
         self._size = file.width, file.height
-        self._mode = "RGBA" if len(notes) < len(file.sections) else "RGB"
+        self._mode = mode_of(file.greyness, len(notes) < len(file.sections))
         self.info.update(extras.info)
         self._whole = file.whole
         self._bytes: bytes | None = data

@@ -130,7 +130,7 @@ def encode_all(
 
     def cut(prepared: Prepared, made: Any) -> Encoded:
         layout, sequence = made
-        encoded = once().cut(layout, sequence, target, prepared.sections, prepared.pixels)
+        encoded = once().cut(layout, sequence, target, prepared)
         return replace(encoded, notes=(*prepared.notes, *encoded.notes))
 
     def write(job: Job, item: tuple[int, Prepared], made: Any) -> Compressed:

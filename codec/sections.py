@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bitstream.container import ALPHA, Sections
 from bitstream.errors import FormatError, ImageError
+from codec.spaces import SRGB, profile_of
 
 ICC, EXIF, XMP = 2, 3, 4  # and ALPHA, which comes first: a cut file loses it last
 LABELS = {ALPHA: "transparency", ICC: "colour profile", EXIF: "EXIF", XMP: "XMP"}
@@ -80,8 +81,9 @@ def to_sections(extras: Extras) -> Sections:
     return tuple((kind, pack(content)) for kind, content in contents.items() if content)
 
 
-def from_sections(sections: Sections, width: int, height: int) -> Extras:
-    """The inverse of `to_sections`, for a picture of so many pixels; types that are not known are skipped.
+def from_sections(sections: Sections, width: int, height: int, space: int = SRGB) -> Extras:
+    """The inverse of `to_sections`, for a picture of so many pixels in a colour space of that number; types that are not known
+    are skipped.
 
     Raises FormatError for damaged contents."""
     packed = dict(sections)
@@ -93,4 +95,4 @@ def from_sections(sections: Sections, width: int, height: int) -> Extras:
             msg = f"the transparency has {len(plane):,} values for {width}x{height} pixels: the file is damaged"
             raise FormatError(msg)
         alpha = np.frombuffer(plane, np.uint8).reshape(height, width)
-    return Extras(content.get(ICC), content.get(EXIF), content.get(XMP), alpha)
+    return Extras(content.get(ICC) or profile_of(space), content.get(EXIF), content.get(XMP), alpha)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bitstream.coder import Tokens, decode_tokens
-from bitstream.container import File, Sections
+from bitstream.container import COLOURED, File, Sections
 from bitstream.errors import FormatError, TruncatedError
 from bitstream.layout import Layout
 from bitstream.prior import Prior
@@ -59,6 +59,8 @@ class Prepared:
 
     pixels: NDArray[np.uint8]  # (H, W, 3)
     sections: Sections = ()
+    space: int = 0  # number of the colour space in `codec.spaces`
+    greyness: int = COLOURED  # or GREY, NEUTRAL
     notes: tuple[str, ...] = ()  # what a person should hear, such as 'first of 12 frames'
 
     @property

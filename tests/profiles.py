@@ -26,6 +26,26 @@ def linear_grey() -> bytes:
     return _profile(b"mntr", b"GRAY", b"XYZ ", {b"kTRC": b"curv" + bytes(8), b"wtpt": b"XYZ " + bytes(4) + D50})
 
 
+def matrix(primaries: tuple[tuple[float, ...], ...], curve: bytes, name: bytes = b"test") -> bytes:
+    """A profile of version 2 with one curve; of primaries (X, Y, Z) adapted to D50, or for grey where there are none."""
+    tags = {b"wtpt": b"XYZ " + bytes(4) + D50}
+    for letter, point in zip(b"rgb", primaries, strict=False):
+        tags[bytes([letter]) + b"XYZ"] = b"XYZ " + bytes(4) + struct.pack(">3i", *(round(65536 * part) for part in point))
+    tags |= {bytes([letter]) + b"TRC": curve for letter in (b"rgb" if primaries else b"k")}
+    return _profile(b"mntr", b"RGB " if primaries else b"GRAY", b"XYZ ", tags, name)
+
+
+def gamma(exponent: float) -> bytes:
+    return b"curv" + struct.pack(">IIH", 0, 1, round(256 * exponent)) + bytes(2)
+
+
+def srgb_curve() -> bytes:
+    """As a table of 1024 points, which is how most profiles have it."""
+    values = (number / 1023 for number in range(1024))
+    light = (value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in values)
+    return b"curv" + struct.pack(">II1024H", 0, 1024, *(round(65535 * value) for value in light))
+
+
 def cyan_and_magenta_swapped() -> bytes:
     """CMYK as Pillow thinks of it without a profile, but for the first two inks."""
     table = b""
@@ -48,8 +68,8 @@ def _lab(rgb: tuple[int, ...]) -> bytes:
 D50 = struct.pack(">3I", 0xF6D6, 0x10000, 0xD32D)
 
 
-def _profile(kind: bytes, space: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
-    tags = {b"desc": b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(78), **tags}
+def _profile(kind: bytes, space: bytes, connection: bytes, tags: dict[bytes, bytes], title: bytes = b"test") -> bytes:
+    tags = {b"desc": b"desc" + bytes(4) + struct.pack(">I", len(title) + 1) + title + bytes(79), **tags}
     at, table, body = 132 + 12 * len(tags), b"", b""
     for name, content in tags.items():
         content += bytes(-len(content) % 4)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from bitstream.container import (
     HEADER_MAX,
+    SPACES,
     File,
     _checksum,
     overhead,
@@ -37,9 +38,11 @@ def test_header_of_a_block_takes_12_bytes():
     st.integers(0, (1 << 28) - 1),
     st.binary(max_size=40),
     st.lists(st.tuples(st.integers(1, 255), st.binary(max_size=300)), max_size=4, unique_by=lambda section: section[0]),
+    st.sampled_from([(space, greyness) for greyness, spaces in SPACES.items() for space in spaces]),
 )
-def test_reads_what_was_written(width, height, length, payload, sections):
-    file = read_file(write_file(File(width, height, b"ab", length, payload, tuple(sections))))
+def test_reads_what_was_written(width, height, length, payload, sections, look):
+    file = read_file(write_file(File(width, height, b"ab", length, payload, tuple(sections), *look)))
+    assert (file.space, file.greyness) == look
     assert (file.width, file.height, file.length, file.payload) == (width, height, length, payload)
     assert file.sections == tuple(sections)
     assert file.whole
@@ -82,6 +85,18 @@ def test_a_cut_header_is_refused(size):
         (b"\xd4T\x20" + bytes(20), "version 2, and this release reads version 1: update tessera"),
         (b"\xd4T\x18" + bytes(20), "unknown flags 0x8"),
         (b"\xd4T\x13" + bytes(20), "unknown flags 0x3"),
+        *(
+            (b"\xd4T\x14ab\x08\x08\x03" + bytes([kind]) + bytes(9), f"unknown kind of picture {kind:#x}")
+            for kind in (
+                0x04,
+                0x05,
+                0x0F,
+                0x11,
+                0x15,
+                0x24,
+                0x30,
+            )  # spaces of the other kind, and unknown ones
+        ),
         (b"\xd4T\x12ab\xff\xff\xff\xff\x00\x00\x00\x00\x01abc", "sides are 1 to 16777216"),
     ],
 )

@@ -12,6 +12,7 @@ import profiles
 import pytest
 from PIL import Image, TiffImagePlugin, features
 
+from bitstream.container import COLOURED, GREY, NEUTRAL
 from bitstream.errors import ImageError
 from codec.images import HELPERS, _import_helper, check_size, open_image, prepare, read_image, to_pixels, upright_exif
 from codec.lengths import UsageError
@@ -81,8 +82,8 @@ def test_orientation_is_applied(small, kind, orientation):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("profile", [profiles.srgb(), profiles.red_and_green_swapped()])
-def test_an_rgb_profile_is_kept_byte_for_byte(small, kind, profile):
+def test_an_rgb_profile_is_kept_byte_for_byte(small, kind):
+    profile = profiles.red_and_green_swapped()
     data = saved(small, kind, icc_profile=profile)
     assert extras(prepared(data)).icc == profile
     assert np.array_equal(prepared(data).pixels, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
@@ -131,7 +132,7 @@ def test_lab_becomes_srgb(small):
     ("mode", "profile", "note"),
     [
         ("RGB", b"no profile at all" * 20, "not for such pixels"),
-        ("CMYK", profiles.srgb(), "not for such pixels"),
+        ("CMYK", profiles.linear_grey(), "not for such pixels"),
         ("RGB", profiles.cyan_and_magenta_swapped(), "not for such pixels"),
         ("CMYK", profiles.cyan_and_magenta_swapped()[:300], "cannot be used"),
     ],
@@ -141,8 +142,8 @@ def test_a_profile_that_cannot_be_is_left_out_aloud(small, mode, profile, note):
     made = prepared(saved(image, "TIFF", icc_profile=profile))
     assert made.sections == ()
     assert np.array_equal(made.pixels, np.asarray(image.convert("RGB")))
-    assert len(made.notes) == 1
-    assert note in made.notes[0]
+    assert len(made.notes) == 1 + (mode == "CMYK")
+    assert note in made.notes[-1]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -282,6 +283,36 @@ def test_deep_pictures_are_rounded():
     assert np.abs(prepared(png16(3, colour)).pixels - colour / 257).max() <= 1
     with pytest.raises(ImageError, match=r"floating point numbers.*convert it to 8 or 16 bits"):
         prepared(saved(Image.fromarray(RAMP.astype(np.float32)), "TIFF"))
+    with pytest.raises(ImageError, match=r"32-bit integers.*convert it to 8 or 16 bits"):
+        prepared(saved(Image.fromarray(RAMP.astype(np.int32)), "TIFF"))
+    assert np.abs(prepared(b"P5 64 48 65535\n" + RAMP.astype(">u2").tobytes()).pixels - expected).max() == 0
+
+
+def test_what_is_lost_is_noted(small):
+    colour = np.dstack([RAMP, RAMP[::-1], RAMP[:, ::-1]])
+    for data in (png16(1, RAMP), png16(3, colour), saved(Image.fromarray(RAMP.astype(np.uint16)), "TIFF")):
+        assert prepare(open_image(data)).notes == ("16 bits per channel became 8",)
+    assert prepare(open_image(b"P5 64 48 65535\n" + RAMP.astype(">u2").tobytes())).notes == ("16 bits per channel became 8",)
+    assert prepare(open_image(saved(small.convert("CMYK"), "JPEG"))).notes == ("its CMYK colours became sRGB",)
+    for kind in ("PNG", "JPEG", "TIFF"):
+        assert prepare(open_image(saved(small, kind))).notes == ()
+
+
+def test_a_picture_without_colour_says_so(small):
+    grey = small.convert("L")
+    for image in (grey, small.convert("1"), Image.merge("LA", (grey, Image.new("L", grey.size, 90)))):
+        assert prepared(saved(image, "PNG")).greyness == GREY
+    assert prepared(png16(1, RAMP)).greyness == GREY
+    assert prepared(saved(grey, "PNG"), background="white").greyness == GREY
+    assert prepared(saved(grey.convert("RGB"), "PNG")).greyness == NEUTRAL
+    assert prepare(np.asarray(grey.convert("RGB"))).greyness == NEUTRAL
+    clear = Image.merge("LA", (grey, Image.new("L", grey.size, 90)))
+    assert prepared(saved(clear, "PNG"), background="red").greyness == COLOURED
+    assert prepared(saved(clear, "PNG"), background="white").greyness == GREY
+    spot = grey.convert("RGB")
+    spot.putpixel((5, 5), (9, 9, 10))
+    for image in (small, spot):
+        assert prepared(saved(image, "PNG")).greyness == prepare(np.asarray(image)).greyness == COLOURED
 
 
 @pytest.mark.parametrize(
@@ -291,7 +322,7 @@ def test_other_modes_are_what_pillow_makes_of_them(small, mode, kind):
     data = saved(small.convert(mode), kind)
     made = prepared(data)
     assert np.array_equal(made.pixels, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
-    assert made == replace(made, sections=(), notes=())
+    assert made == replace(made, sections=(), notes=(), space=0)
 
 
 @pytest.mark.parametrize(("kind", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {}), ("TIFF", {})])
@@ -316,10 +347,10 @@ def test_pictures_beside_the_picture_are_no_frames(small):
 def test_avif_with_all_it_carries(small):
     if not features.check("avif"):
         pytest.skip("this Pillow has no AVIF")
-    data = saved(small, "AVIF", exif=camera_exif(6), icc_profile=profiles.srgb(), quality=90)
+    data = saved(small, "AVIF", exif=camera_exif(6), icc_profile=profiles.red_and_green_swapped(), quality=90)
     made = prepared(data, keep_exif=True)
     assert made.pixels.shape == (64, 48, 3)
-    assert extras(made).icc == profiles.srgb()
+    assert extras(made).icc == profiles.red_and_green_swapped()
     upright = Image.Exif()
     upright.load(extras(made).exif)
     assert (upright[0x0112], upright[0x010F]) == (1, "Maker")

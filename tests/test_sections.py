@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import lzma
 import re
 import tracemalloc
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import codec.pillow  # noqa: F401 (registers .tsr)
 from bitstream.container import File, read_file, write_file
 from bitstream.errors import FormatError, ImageError, TruncatedError
 from cli.main import main
@@ -33,7 +35,7 @@ def clear(photo) -> Image.Image:
     image.putalpha(Image.fromarray(ALPHA_PLANE))
     exif = Image.Exif()
     exif[0x010F] = "Maker"
-    image.info |= {"icc_profile": profiles.srgb(), "exif": exif.tobytes(), "xmp": b"<x/>"}
+    image.info |= {"icc_profile": profiles.red_and_green_swapped(), "exif": exif.tobytes(), "xmp": b"<x/>"}
     return image
 
 
@@ -54,11 +56,11 @@ def test_a_file_gives_back_what_it_was_given(codec, clear):
     again = codec.decode(data)
     assert again.mode == "RGBA"
     assert np.array_equal(np.asarray(again.getchannel("A")), ALPHA_PLANE)
-    assert again.info == {"icc_profile": profiles.srgb(), "exif": clear.info["exif"], "xmp": b"<x/>"}
+    assert again.info == {"icc_profile": profiles.red_and_green_swapped(), "exif": clear.info["exif"], "xmp": b"<x/>"}
     assert again.getexif()[0x010F] == "Maker"
     stream = io.BytesIO()
     again.save(stream, "PNG")
-    assert Image.open(stream).info["icc_profile"] == profiles.srgb()
+    assert Image.open(stream).info["icc_profile"] == profiles.red_and_green_swapped()
     seen = ALPHA_PLANE > 0
     error = np.asarray(again.convert("RGB")).astype(int)[seen] - np.asarray(clear.convert("RGB"))[seen]
     assert np.sqrt(np.square(error).mean()) < 30
@@ -74,7 +76,7 @@ def test_bytes_are_as_the_specification_says(codec, clear):
     assert list(sections) == [1, 2, 3, 4]
     unpacked = {kind: reference.unpack(content) for kind, content in sections.items()}
     assert unpacked[1] == ALPHA_PLANE.tobytes()
-    assert unpacked[2] == profiles.srgb()
+    assert unpacked[2] == profiles.red_and_green_swapped()
     assert unpacked[3] == clear.info["exif"].removeprefix(b"Exif\0\0")
     assert unpacked[4] == b"<x/>"
     assert (width, height) == clear.size
@@ -154,6 +156,43 @@ def test_commands_draw_the_head_of_a_file_that_carries_much(clear, tmp_path):
     assert CliRunner().invoke(main, [*decode, "--allow-partial"]).exit_code == 0
     with Image.open(tmp_path / "head.png") as drawn:
         assert drawn.size == clear.size
+
+
+def test_greyscale_comes_back_as_it_was(codec, photo):
+    """One channel as one, and three equal ones as three equal ones."""
+    grey = photo.crop((200, 100, 290, 160)).convert("L")
+    clear = Image.merge("LA", (grey, Image.fromarray(ALPHA_PLANE)))
+    one, three, two = (codec.decode(codec.encode(image)) for image in (grey, grey.convert("RGB"), clear))
+    assert (one.mode, three.mode, two.mode) == ("L", "RGB", "LA")
+    assert np.array_equal(np.asarray(three), np.asarray(one.convert("RGB")))
+    assert np.array_equal(np.asarray(two.getchannel("A")), ALPHA_PLANE)
+    assert np.abs(np.asarray(one).astype(int) - np.asarray(grey)).mean() < 12
+    for image in (grey, clear):
+        stream = io.BytesIO()
+        image.save(stream, "TSR")
+        again = Image.open(stream)
+        assert again.mode == image.mode
+        assert np.array_equal(np.asarray(again), np.asarray(codec.decode(codec.encode(image))))
+
+
+def test_a_target_of_quality_is_measured_on_the_grey_picture(codec, photo):
+    grey = photo.crop((200, 100, 290, 160)).convert("L")
+    made = codec.compress(grey, target_psnr=24)
+    error = np.asarray(codec.decode(made.data)).astype(float) - np.asarray(grey)
+    assert made.measured == pytest.approx(10 * np.log10(255**2 / np.square(error).mean()), abs=0.01)
+
+
+def test_the_command_keeps_greyscale_and_notes_what_it_loses(photo, tmp_path):
+    grey = photo.crop((200, 100, 264, 148)).convert("L")
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    made = CliRunner().invoke(main, ["encode", str(tmp_path / "deep.png"), "-o", str(tmp_path / "a.tsr"), "--json"])
+    assert json.loads(made.stdout)["notes"] == ["16 bits per channel became 8"]
+    assert CliRunner().invoke(main, ["decode", str(tmp_path / "a.tsr"), "-o", str(tmp_path / "a.png")]).exit_code == 0
+    with Image.open(tmp_path / "a.png") as again:
+        assert again.mode == "L"
+    Image.fromarray(np.asarray(grey).astype(np.int32)).save(tmp_path / "wide.tiff")
+    refused = CliRunner().invoke(main, ["encode", str(tmp_path / "wide.tiff"), "-o", str(tmp_path / "b.tsr")])
+    assert (refused.exit_code, "pixels are 32-bit integers" in refused.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("kind", [ICC, EXIF, ALPHA])

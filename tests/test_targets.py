@@ -127,7 +127,7 @@ def test_missing_weights_of_lpips_are_said(small, tmp_path):
 
 def test_a_target_of_quality_needs_pixels(codec, small):
     layout, sequence = codec.sequence(small)
-    with pytest.raises(TypeError, match="give the picture's pixels"):
+    with pytest.raises(TypeError, match="give the picture"):
         codec.cut(layout, sequence, Target(target_psnr=20))
 
 

@@ -1,0 +1,129 @@
+"""Profiles that cost a number: recognised by what they do, and given back as equivalents."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import profiles
+import pytest
+from PIL import Image, ImageCms
+
+from codec.images import prepare
+from codec.spaces import GREYS, SPACES, SRGB, make_profile, profile_of, recognise
+from codec.stages import PictureOptions
+
+D65 = np.array([0.3127, 0.3290])
+BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+D50 = np.array([0.9642, 1, 0.8249])
+# As the standards have them: IEC 61966-2-1, SMPTE EG 432-1, Adobe RGB (1998), ISO 22028-2
+CHROMATICITIES = {
+    0: ([[0.64, 0.33], [0.30, 0.60], [0.15, 0.06]], D65),
+    1: ([[0.680, 0.320], [0.265, 0.690], [0.150, 0.060]], D65),
+    2: ([[0.64, 0.33], [0.21, 0.71], [0.15, 0.06]], D65),
+    3: ([[0.7347, 0.2653], [0.1596, 0.8404], [0.0366, 0.0001]], np.array([0.3457, 0.3585])),
+}
+
+
+def xyz(place: np.ndarray | list[float]) -> np.ndarray:
+    x, y = place
+    return np.array([x / y, 1, (1 - x - y) / y])
+
+
+@pytest.mark.parametrize("number", CHROMATICITIES)
+def test_primaries_are_those_of_the_standards(number):
+    primaries, white = CHROMATICITIES[number]
+    columns = np.stack([xyz(place) for place in primaries], 1)
+    columns = columns * np.linalg.solve(columns, xyz(white))
+    adapted = np.linalg.inv(BRADFORD) @ np.diag((BRADFORD @ D50) / (BRADFORD @ xyz(white))) @ BRADFORD @ columns
+    assert np.abs(adapted.T - SPACES[number].primaries).max() < 0.0008
+
+
+@pytest.mark.parametrize("number", SPACES)
+def test_a_space_is_recognised_by_its_own_profile(number):
+    assert recognise(make_profile(SPACES[number]), SPACES[number].mode) == number
+
+
+def test_profiles_of_the_same_effect_are_recognised():
+    for profile in (profiles.srgb(), profiles.matrix(SPACES[SRGB].primaries, profiles.srgb_curve(), b"any name")):
+        assert recognise(profile, "RGB") == SRGB
+    assert recognise(profiles.matrix(SPACES[1].primaries, profiles.srgb_curve()), "RGB") == 1
+    assert recognise(profiles.matrix(SPACES[2].primaries, profiles.gamma(2.2)), "RGB") == 2
+    assert recognise(profiles.matrix((), profiles.gamma(2.2)), "L") == 4
+    assert recognise(profiles.matrix((), profiles.srgb_curve()), "L") == SRGB
+
+
+@pytest.mark.parametrize(
+    ("profile", "mode"),
+    [
+        (profiles.red_and_green_swapped(), "RGB"),  # by its name it is sRGB
+        (profiles.matrix(SPACES[SRGB].primaries, profiles.gamma(2.2), b"sRGB IEC61966-2.1"), "RGB"),
+        (profiles.matrix(SPACES[1].primaries, profiles.gamma(1.9)), "RGB"),
+        (profiles.linear_grey(), "L"),
+        (profiles.matrix((), profiles.gamma(2.0)), "L"),
+        (profiles.srgb()[:200], "RGB"),
+        (b"no profile", "RGB"),
+    ],
+)
+def test_others_are_not(profile, mode):
+    assert recognise(profile, mode) is None
+
+
+def spread(image: Image.Image, profile: bytes | None) -> np.ndarray:
+    """What a picture with a profile looks like: sRGB."""
+    given = ImageCms.ImageCmsProfile(io.BytesIO(profile)) if profile else ImageCms.createProfile("sRGB")
+    transform = ImageCms.buildTransform(given, ImageCms.createProfile("sRGB"), image.mode, "RGB")
+    return np.asarray(ImageCms.applyTransform(image, transform)).astype(int)
+
+
+@pytest.mark.parametrize(
+    ("profile", "space", "extra"),
+    [
+        (profiles.srgb(), 0, 0),
+        (profiles.matrix(SPACES[1].primaries, profiles.srgb_curve()), 1, 1),
+        (profiles.matrix(SPACES[2].primaries, profiles.gamma(2.2)), 2, 1),
+        (profiles.matrix(SPACES[3].primaries, profiles.gamma(1.8)), 3, 1),
+    ],
+)
+def test_a_file_keeps_a_common_profile_for_a_byte(codec, photo, profile, space, extra):
+    small = photo.crop((200, 100, 264, 148))
+    plain = codec.encode(small, quality=50)
+    small.info["icc_profile"] = profile
+    data = codec.encode(small, quality=50)
+    assert len(data) == len(plain) + extra
+    again = codec.decode(data)
+    assert again.info.get("icc_profile") == profile_of(space)
+    assert np.array_equal(np.asarray(again), np.asarray(codec.decode(plain)))
+    assert np.abs(spread(small, again.info.get("icc_profile")) - spread(small, profile)).max() <= 1
+
+
+def test_greyscale_keeps_its_curve(codec, photo):
+    grey = photo.crop((200, 100, 264, 148)).convert("L")
+    plain = codec.encode(grey, quality=50)
+    for profile, space in ((make_profile(GREYS[SRGB]), 0), (profiles.matrix((), profiles.gamma(2.2)), 4)):
+        grey.info["icc_profile"] = profile
+        data = codec.encode(grey, quality=50)
+        assert len(data) == len(plain)
+        assert codec.decode(data).info.get("icc_profile") == profile_of(space)
+    grey.info["icc_profile"] = profiles.linear_grey()
+    assert "icc_profile" not in codec.decode(codec.encode(grey, quality=50)).info
+    light = prepare(grey)
+    assert np.abs(light.pixels - spread(grey, profiles.linear_grey())).max() <= 2
+
+
+def test_strip_converts_what_has_a_number_too(photo):
+    small = photo.crop((200, 100, 264, 148))
+    small.info["icc_profile"] = profile_of(1)
+    made = prepare(small, PictureOptions(strip=True))
+    assert (made.space, made.sections) == (SRGB, ())
+    assert np.abs(made.pixels - spread(small, profile_of(1))).max() <= 2
+    small.info["icc_profile"] = profiles.srgb()
+    assert np.array_equal(prepare(small, PictureOptions(strip=True)).pixels, np.asarray(small))
+
+
+def test_a_stock_profile_is_no_obstacle_to_a_small_target(codec, photo):
+    stock = profiles.matrix(SPACES[SRGB].primaries, profiles.srgb_curve(), b"sRGB IEC61966-2.1")
+    photo = photo.resize((250, 160))
+    photo.info["icc_profile"] = stock
+    assert 380 < len(codec.encode(photo, target_size=400)) <= 400
+    assert len(stock) > 2000
