@@ -353,6 +353,7 @@ def test_light_and_dark_follow_the_reader(page):
     ink, paper = look()
     assert ink < paper
     page.emulate_media(color_scheme="dark")
+    page.wait_for_function("document.querySelector('#chart .ytitle').style.fill === getComputedStyle(document.body).color")
     ink, paper = look()
     assert ink > paper
 
