@@ -63,6 +63,22 @@ def test_shell_commands_run(folder):
             assert picture.size == (300, 200)
 
 
+def test_the_first_commands_run_as_they_stand_after_set_up(folder):
+    head = "\n".join(README.splitlines()[:30])
+    commands = re.findall(r"^\.venv/bin/tessera .*$", head, re.MULTILINE)
+    assert len(commands) == 3
+    assert "**Good at**" in head and "**Bad at**" in head
+    (folder / ".venv").mkdir()
+    (folder / "bin").rename(folder / ".venv" / "bin")
+    (folder / "docs").mkdir()
+    (folder / "docs" / PHOTO.name).write_bytes(PHOTO.read_bytes())
+    done = subprocess.run(["bash", "-euc", "\n".join(commands)], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "small.tsr").stat().st_size <= 2000
+    with Image.open(folder / "small.png") as decoded, Image.open(PHOTO) as photo:
+        assert decoded.size == photo.size
+
+
 def test_python_example_runs(folder, monkeypatch):
     monkeypatch.chdir(folder)
     names: dict = {}
@@ -79,7 +95,7 @@ def test_make_targets_that_the_readme_names_exist():
 
 
 def test_quality_table_is_the_codes():
-    rows = [line.strip("|").split("|") for line in README.splitlines() if line.startswith(("| quality", "| tokens a 256"))]
+    rows = [line.strip("|").split("|") for line in README.splitlines() if line.startswith(("| quality", "| tokens per 256"))]
     table = list(zip(*([int(cell) for cell in row[1:]] for row in rows), strict=True))
     assert table == list(QUALITY_STOPS)
 
