@@ -262,7 +262,8 @@ class Bench:
                 "the best of them for each picture, rate and metric apart"
             )
         words["Metrics"] = (
-            "on RGB at the original size: PSNR over all channels; MS-SSIM by pytorch-msssim; LPIPS v0.1 on AlexNet"
+            "on RGB at the original size: PSNR over all channels; MS-SSIM by pytorch-msssim; LPIPS v0.1 on AlexNet; "
+            "colour error is the mean distance in CIELAB of the means of 16x16 pixels"
         )
         words["BD-rate"] = (
             "Bjontegaard's delta rate by piecewise cubic interpolation of mean curves, over the qualities both reach"

@@ -33,6 +33,7 @@ METRICS = {
         Metric("lpips", "LPIPS", "", 3, min, "lpips-rgb"),
         Metric("psnr", "PSNR", "dB", 2, max, "psnr-rgb"),
         Metric("ms_ssim", "MS-SSIM", "", 4, max, "ms-ssim-rgb"),
+        Metric("colour", "Colour error", "", 2, min, "cielab-16"),
     )
 }
 

@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.cache import Cache, key_of
 from benchmarks.codecs import SCALED, SCALES, CodecMissingError, Coder, Made, enlarge, shrink
-from benchmarks.metrics import SMALLEST_LPIPS, SMALLEST_MS_SSIM, ms_ssim, psnr
+from benchmarks.metrics import SMALLEST_LPIPS, SMALLEST_MS_SSIM, colour_error, ms_ssim, psnr
 from benchmarks.results import METRICS, Picture, Pixels, Point, Sample, Series
 from bitstream.errors import ImageError
 from codec.images import MAX_PIXELS, read_image, to_pixels
@@ -169,6 +169,7 @@ class Study:
         measures: dict[str, Callable[[], float]] = {
             "psnr": lambda: psnr(picture, original),
             "ms_ssim": lambda: ms_ssim(picture, original),
+            "colour": lambda: colour_error(picture, original),
             "lpips": lambda: self._distance(picture, source),
         }
         metrics = {name: measures[name]() for name in self._possible(source)}

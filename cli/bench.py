@@ -84,7 +84,7 @@ def bench() -> None:
 @click.option(
     "--own-settings", is_flag=True, help="Fixed settings of each codec instead of common rates, as published curves have."
 )
-@click.option("--metrics", type=Names(), metavar="LIST", default=(), help="Of lpips, psnr, ms_ssim; default all.")
+@click.option("--metrics", type=Names(), metavar="LIST", default=(), help="Of lpips, psnr, ms_ssim, colour; default all.")
 @click.option("--lpips-weights", metavar="NPZ", help="Weights of AlexNet and LPIPS.  [default: what models fetch put in place]")
 @click.option("--compressai-weights", metavar="DIR", help="Weights of compressai's models; default: compressai's own hub.")
 @click.option("--anchor", metavar="CODEC", help="What BD-rates compare with.  [default: webp-scaled]")

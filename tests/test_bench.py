@@ -255,7 +255,7 @@ def test_speed_is_measured_in_processes_of_their_own(pictures):
             2,
             "Error: bench: unknown codec 'gif': choose from tessera, jpeg, webp, avif, jpeg2000, jxl,",
         ),
-        (("DIR", "--metrics", "vmaf"), 2, "Error: bench: unknown metric 'vmaf': choose from lpips, psnr, ms_ssim"),
+        (("DIR", "--metrics", "vmaf"), 2, "Error: bench: unknown metric 'vmaf': choose from lpips, psnr, ms_ssim, colour"),
         (("DIR", "--bpp", "x"), 2, "'x' are no numbers: write them with commas, as in 0.02,0.05"),
         (("DIR", "--bpp", "0"), 2, "rates are bits per pixel, above 0"),
         (("DIR", "--codecs", "jpeg", "--anchor", "webp"), 2, "the anchor 'webp' is not among the codecs: choose from jpeg"),
@@ -318,7 +318,7 @@ def test_lpips_without_weights_is_left_out_aloud(pictures, monkeypatch, tmp_path
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     said: list[str] = []
     made = Bench.prepare(Request([str(pictures / "a.png")], codecs=["webp"]), said.append)
-    assert made.metrics == ("psnr", "ms_ssim")
+    assert made.metrics == ("psnr", "ms_ssim", "colour")
     assert len(said) == 1
     assert said[0].startswith("LPIPS is left out: LPIPS weights are neither at ")
     assert not made.problems

@@ -11,7 +11,7 @@ from conftest import PHOTO, ROOT, SHARED
 from PIL import Image, ImageFilter
 
 from benchmarks import compare
-from benchmarks.metrics import ms_ssim, psnr
+from benchmarks.metrics import cielab, colour_error, ms_ssim, psnr
 from codec.lpips import LPIPS
 
 LPIPS_WEIGHTS = SHARED / "perceptual" / "lpips_alex.npz"
@@ -92,3 +92,29 @@ def test_modules_are_not_too_long():
     for folder in ("bitstream", "codec", "cli", "benchmarks"):
         for path in (ROOT / folder).glob("*.py"):
             assert len(Path(path).read_text().splitlines()) <= 500, path
+
+
+def test_cielab_of_known_colours():
+    """Values of the sRGB primaries, white and a grey, as colour calculators give them (D65)."""
+    known = {
+        (255, 255, 255): (100, 0, 0),
+        (0, 0, 0): (0, 0, 0),
+        (255, 0, 0): (53.24, 80.09, 67.20),
+        (0, 255, 0): (87.73, -86.18, 83.18),
+        (0, 0, 255): (32.30, 79.19, -107.86),
+        (119, 119, 119): (50.03, 0, 0),
+    }
+    assert np.allclose(cielab(np.array(list(known), float)), list(known.values()), atol=0.02)
+
+
+def test_colour_error_sees_a_cast_and_no_noise():
+    grey = np.full((50, 70, 3), 119, np.uint8)
+    assert colour_error(grey, grey) == 0
+    assert colour_error(grey + np.uint8(8), grey) == pytest.approx(cielab(np.array([127.0] * 3))[0] - 50.03, abs=0.01)
+    checks = np.indices((50, 70)).sum(0)[..., None] % 2
+    noisy = (grey + 10 * np.where(checks, 1, -1)).astype(np.uint8)
+    assert colour_error(noisy, grey) < 0.2
+    cast = grey.copy()
+    cast[:16, :16, 0] += 40  # one of 4 x 5 squares
+    patch = np.linalg.norm(cielab(np.array([159.0, 119, 119])) - cielab(np.array([119.0] * 3)))
+    assert colour_error(cast, grey) == pytest.approx(patch / 20)
