@@ -150,7 +150,9 @@ def picture_bytes(image: Image.Image, name: str) -> bytes:
     kept = {key: image.info[key] for key in KEPT if key in image.info}
     try:
         image.save(stream, name, **SAVE_OPTIONS.get(name, {}), **kept)
-    except (OSError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # odd EXIF makes Pillow's writers of TIFF and AVIF raise errors of any kind
         msg = f"the picture cannot be written as {name} ({error}): use png"
         raise TesseraError(msg) from error
     return stream.getvalue()

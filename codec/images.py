@@ -18,7 +18,7 @@ from bitstream.layout import BLOCK
 from codec.alpha import fill_hidden, split
 from codec.colours import DEEP, greyness_of, neutral, to_rgb
 from codec.forks import Lock
-from codec.sections import Extras, to_sections
+from codec.sections import Extras, to_sections, upright_exif
 from codec.stages import PictureOptions, Prepared
 
 MAX_PIXELS = 500_000_000
@@ -181,23 +181,6 @@ def _exif_of(image: Image.Image) -> bytes | None:
                 kept[tag] = value
         exif = kept.tobytes() if len(kept) else b""
     return upright_exif(exif.removeprefix(b"Exif\0\0"))
-
-
-def upright_exif(exif: bytes) -> bytes | None:
-    """EXIF with its orientation set to 1, all else as it was: offsets in it, such as those of a camera's own notes, hold.
-    None for what is no EXIF."""
-    order = {b"II": "little", b"MM": "big"}.get(exif[:2])
-    if order is None:
-        return None
-
-    def number(at: int, size: int) -> int:
-        return int.from_bytes(exif[at : at + size], order)  # type: ignore[arg-type]
-
-    first = number(4, 4)
-    for at in range(first + 2, first + 2 + 12 * number(first, 2), 12):
-        if number(at, 2) == ExifTags.Base.Orientation and at + 12 <= len(exif):
-            return exif[: at + 8] + (1).to_bytes(2, order) + exif[at + 10 :]  # type: ignore[arg-type]
-    return exif
 
 
 def _xmp_of(image: Image.Image) -> bytes | None:

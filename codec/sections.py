@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ExifTags
 
 from bitstream.container import ALPHA, Sections
 from bitstream.errors import FormatError, ImageError
@@ -20,6 +21,8 @@ ICC, EXIF, XMP = 2, 3, 4  # and ALPHA, which comes first: a cut file loses it la
 LABELS = {ALPHA: "transparency", ICC: "colour profile", EXIF: "EXIF", XMP: "XMP"}
 CONTENT_MAX = 1 << 24  # bytes that a profile, EXIF or XMP unpacks to
 DICTIONARY = 1 << 20  # bytes; part of the format
+TIFF_HEADER = 8  # bytes
+SHORT = 3  # TIFF's number of the type of an orientation
 THOROUGH_MAX = 1 << 22  # bytes that are worth LZMA's slowest search
 
 
@@ -68,6 +71,24 @@ def unpack(packed: bytes, most: int, label: str) -> bytes:
     return content
 
 
+def upright_exif(exif: bytes) -> bytes | None:
+    """EXIF with its orientation set to 1, all else as it was: offsets in it, such as those of a camera's own notes, hold.
+    None for what is no EXIF."""
+    order = {b"II*\0": "little", b"MM\0*": "big"}.get(exif[:4])
+    if order is None or len(exif) < TIFF_HEADER:
+        return None
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(exif[at : at + size], order)  # type: ignore[arg-type]
+
+    first = number(4, 4)
+    for at in range(first + 2, first + 2 + 12 * number(first, 2), 12):
+        if number(at, 2) == ExifTags.Base.Orientation and at + 12 <= len(exif):
+            upright = b"".join(number.to_bytes(size, order) for number, size in ((SHORT, 2), (1, 4), (1, 2)))  # type: ignore
+            return exif[: at + 2] + upright + exif[at + 10 :]
+    return exif
+
+
 def to_sections(extras: Extras) -> Sections:
     """The sections that keep what there is. Raises ImageError for more than a section may hold."""
     contents = {ICC: extras.icc, EXIF: extras.exif, XMP: extras.xmp}
@@ -83,7 +104,7 @@ def to_sections(extras: Extras) -> Sections:
 
 def from_sections(sections: Sections, width: int, height: int, space: int = SRGB) -> Extras:
     """The inverse of `to_sections`, for a picture of so many pixels in a colour space of that number; types that are not known
-    are skipped.
+    are skipped, and so is EXIF that is none. Whatever a file says, its picture stands upright.
 
     Raises FormatError for damaged contents."""
     packed = dict(sections)
@@ -95,4 +116,4 @@ def from_sections(sections: Sections, width: int, height: int, space: int = SRGB
             msg = f"the transparency has {len(plane):,} values for {width}x{height} pixels: the file is damaged"
             raise FormatError(msg)
         alpha = np.frombuffer(plane, np.uint8).reshape(height, width)
-    return Extras(content.get(ICC) or profile_of(space), content.get(EXIF), content.get(XMP), alpha)
+    return Extras(content.get(ICC) or profile_of(space), upright_exif(content.get(EXIF, b"")), content.get(XMP), alpha)

@@ -6,7 +6,9 @@ import io
 import json
 import lzma
 import re
+import struct
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import profiles
@@ -44,7 +46,7 @@ def clear(photo) -> Image.Image:
 def test_sections_invert(icc, exif, xmp, width, height):
     alpha = np.random.default_rng(width * height).integers(0, 256, (height, width)).astype(np.uint8)
     for plane in (alpha, None):
-        extras = Extras(icc or None, exif or None, xmp or None, plane)
+        extras = Extras(icc or None, b"MM\0*" + bytes(4) + exif, xmp or None, plane)
         again = from_sections(to_sections(extras), width, height)
         assert (again.icc, again.exif, again.xmp) == (extras.icc, extras.exif, extras.xmp)
         assert (again.alpha is None) == (plane is None)
@@ -203,7 +205,44 @@ def test_damaged_contents_are_refused(kind):
             from_sections(((kind, content),), 90, 60)
     read = from_sections(((kind, good),), 90, 60)
     whole = [part for part in (read.icc, read.exif, read.xmp, read.alpha) if part is not None]
-    assert [bytes(part) for part in whole] == [ALPHA_PLANE.tobytes()]
+    assert [bytes(part) for part in whole] == ([] if kind == EXIF else [ALPHA_PLANE.tobytes()])  # which is no EXIF
+
+
+def forged(codec, exif: bytes) -> bytes:
+    """A file with EXIF that no writer puts there."""
+    file = codec.compress(Image.new("RGB", (20, 16), "red"), tokens=9).file
+    return write_file(replace(file, sections=((EXIF, pack(exif)),)))
+
+
+def test_exif_without_a_tiff_header_is_left_out(codec):
+    assert codec.decode(forged(codec, b"nonsense at length")).info == {}
+
+
+def test_readers_set_the_orientation_to_1(codec):
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "Maker", 6
+    again = codec.decode(forged(codec, exif.tobytes().removeprefix(b"Exif\0\0")))
+    assert (again.getexif()[0x010F], again.getexif()[0x0112]) == ("Maker", 1)
+
+
+def one_tag(tag: int) -> bytes:
+    """EXIF with a tag whose value is text where numbers should be."""
+    return b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHI", tag, 2, 1) + b"abcd" + bytes(20)
+
+
+@pytest.mark.parametrize("ending", ["tiff", "avif"])
+def test_odd_exif_is_no_fault_of_ours(codec, ending, tmp_path):
+    out = tmp_path / f"a.{ending}"
+    for exif in (b"nonsense at length", one_tag(0x0112)):  # an orientation
+        done = CliRunner().invoke(main, ["decode", "-", "-o", str(out), "-f"], input=forged(codec, exif))
+        assert (done.exit_code, done.stderr.count("Error")) == (0, 0)
+
+
+def test_exif_that_a_format_cannot_hold_is_an_error_of_one_line(codec, tmp_path):
+    decode = ["decode", "-", "-o", str(tmp_path / "a.tiff")]
+    done = CliRunner().invoke(main, decode, input=forged(codec, one_tag(0x011A)))  # a resolution
+    assert done.exit_code == 1
+    assert re.fullmatch(r"Error: .*the picture cannot be written as TIFF .*: use png\n", done.stderr)
 
 
 @pytest.mark.parametrize("size", [(91, 60), (90, 61), (89, 60), (1, 1)])
