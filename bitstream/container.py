@@ -23,6 +23,7 @@ SIDE_MAX = 1 << 24  # pixels
 SIDE_BYTES = (1, 2, 4)
 CRC_BYTES = 3
 HEADER_MAX = 29  # bytes
+SURPLUS_MAX = 4096  # bytes after the end of a file that are told from other damage
 CELL_BYTES = 1 << 10  # of payload for each cell, at most; real pictures stay far below
 HAS_KIND = 0x04  # flags: the two lowest bits say how many bytes a side takes, this one that a byte on the picture follows
 SPACE_BITS, GREYNESS_SHIFT, TRANSPARENT, HAS_SECTIONS = 0x0F, 4, 0x40, 0x80  # fields of that byte
@@ -77,6 +78,7 @@ class File:
     whole: bool = True  # the checksum holds; False for a cut or damaged file
     payload_whole: bool = True  # nothing of the payload is missing, as far as the header can tell
     missing: int | None = 0  # bytes cut off; None where the header cannot tell
+    surplus: int = 0  # bytes without which the checksum would hold; by chance for one cut file in many thousands
     header_bytes: int = 0
 
     @property
@@ -242,8 +244,21 @@ def read_file(data: bytes) -> File:
         whole,
         payload_whole=missing is not None and payload_end <= len(data),
         missing=missing,
+        surplus=_surplus(data, header) if missing is None else 0,
         header_bytes=header.bytes,
     )
+
+
+def _surplus(data: bytes, header: Header) -> int:
+    """How many of the last bytes must go for the checksum to hold; 0 where that is none of SURPLUS_MAX."""
+    first = max(header.bytes, len(data) - SURPLUS_MAX)
+    so_far = zlib.crc32(data[header.bytes : first], zlib.crc32(data[: header.bytes - CRC_BYTES]))
+    wanted = int.from_bytes(header.checksum, "big")
+    for end in range(first, len(data)):
+        if so_far & 0xFFFFFF == wanted:
+            return len(data) - end
+        so_far = zlib.crc32(data[end : end + 1], so_far)
+    return 0
 
 
 def _bytes(count: int) -> str:

@@ -22,7 +22,8 @@ from codec.sections import Extras, to_sections, upright_exif
 from codec.stages import PictureOptions, Prepared
 
 MAX_PIXELS = 500_000_000
-THIN = 4  # times the limit of pixels that whole blocks may have: a picture of 65535x1 is worked on as 16 million pixels
+THIN = 4  # times its own pixels that a picture's whole blocks may have, or the limit of pixels for a small picture,
+THIN_COST = 1 << 24  # or this many: a picture of 65535x1 is worked on as 16.8 million pixels
 _OPENING = Lock()
 # Kinds of files that Pillow may read with help: how they begin, the module that helps, and the package it comes in.
 HELPERS = (
@@ -36,15 +37,16 @@ KEEP = PictureOptions()
 
 
 def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
-    """Raises ImageError for a picture with more pixels than allowed, or so thin that its blocks have THIN times as many."""
+    """Raises ImageError for a picture with more pixels than allowed, or so thin that its whole blocks have far more than it."""
     if width * height > max_pixels:
         msg = f"{width}x{height} is {width * height:,} pixels, more than {max_pixels:,}: raise --max-pixels to allow it"
         raise ImageError(msg)
     blocks = -(-width // BLOCK) * -(-height // BLOCK)
-    if blocks > 1 and blocks * BLOCK**2 > THIN * max_pixels:
+    cost, allowed = blocks * BLOCK**2, max(THIN * width * height, max_pixels // 30, min(THIN_COST, THIN * max_pixels))
+    if blocks > 1 and cost > allowed:
         msg = (
-            f"{width}x{height} is thin, and costs what {blocks * BLOCK**2:,} pixels cost, "
-            f"more than {THIN} times {max_pixels:,}: raise --max-pixels to allow it"
+            f"{width}x{height} is thin, and costs what {cost:,} pixels cost, "
+            f"more than {allowed:,}: raise --max-pixels to allow it"
         )
         raise ImageError(msg)
 

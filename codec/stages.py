@@ -15,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bitstream.coder import Tokens, decode_tokens
+from bitstream.coder import Tokens, decode_tokens, sequence_of
 from bitstream.container import COLOURED, File, Sections
 from bitstream.errors import FormatError, TruncatedError
 from bitstream.layout import Layout
 from bitstream.prior import Prior
 from codec.lengths import UsageError
+
+SLACK = 64  # bits: trailing zero bytes are not stored
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,9 @@ def read_tokens(file: File, prior: Prior, allow_partial: bool = False, tokens: f
     read = decode_tokens(prior, layout, file.payload, length, partial=not file.payload_whole)
     if file.whole:
         return layout, read
+    if file.surplus and _ends_before(file, prior, layout):
+        msg = f"the file is damaged: {file.surplus} byte{'s' * (file.surplus > 1)} after its end; get it again"
+        raise FormatError(msg)
     if file.missing == 0 or (file.missing is None and read.length == file.length):
         msg = "the checksum is wrong: the file is damaged, get it again"
         raise FormatError(msg)
@@ -145,3 +150,14 @@ def read_tokens(file: File, prior: Prior, allow_partial: bool = False, tokens: f
     if tokens is not None:
         read = decode_tokens(prior, layout, file.payload, min(read.length, layout.length_of(tokens)), not file.payload_whole)
     return layout, read
+
+
+def _ends_before(file: File, prior: Prior, layout: Layout) -> bool:
+    """Whether the payload without its surplus holds all tokens, by what they cost; a cut one is far shorter than they cost."""
+    payload = file.payload[: len(file.payload) - file.surplus]
+    try:
+        tokens = decode_tokens(prior, layout, payload, file.length)
+    except FormatError:
+        return False
+    bits = sequence_of(prior, layout, tokens.digits).bits()[: file.length].sum()
+    return bool(bits <= 8 * len(payload) + SLACK)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from bitstream.container import File, read_file, write_file
+from bitstream.container import CRC_BYTES, File, _checksum, read_file, write_file
 from bitstream.errors import FormatError, ImageError, ModelError, TruncatedError
+from cli.main import main
 from codec.images import check_size
 from codec.stages import read_tokens
 
@@ -64,6 +66,27 @@ def test_every_bit_flip_is_told(made, codec):
 def test_more_bytes_than_there_should_be_are_damage(made, codec):
     with pytest.raises(FormatError, match="damaged"):
         tokens_of(made[0] + b"more", codec, allow_partial=True)
+
+
+@pytest.mark.parametrize("more", [b"\0", b"\n", b"\xff", b"\r\n", bytes(512), b"more than a coder looks ahead"])
+def test_bytes_after_the_end_are_told_from_a_cut(made, codec, more, tmp_path):
+    said = f"damaged: {len(more)} byte{'s' * (len(more) > 1)} after its end"
+    for partial in (False, True):
+        with pytest.raises(FormatError, match=said):
+            tokens_of(made[0] + more, codec, allow_partial=partial)
+    done = CliRunner().invoke(main, ["decode", "-", "-o", str(tmp_path / "a.png")], input=made[0] + more)
+    assert (done.exit_code, said in done.stderr) == (1, True)
+
+
+def test_a_cut_file_whose_checksum_holds_by_chance_is_still_a_cut_one(made, codec):
+    data = made[0]
+    file = read_file(data)
+    head = data[: file.header_bytes - CRC_BYTES]
+    cut = data[file.header_bytes : len(data) // 2]
+    chance = head + _checksum(head, cut[:-9]) + cut
+    assert read_file(chance).surplus == 9
+    with pytest.raises(TruncatedError):
+        tokens_of(chance, codec)
 
 
 def test_random_bytes_behind_a_header(made, codec):

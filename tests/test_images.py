@@ -446,9 +446,15 @@ def test_pixels_alone(small):
 def test_thin_pictures_count_with_their_whole_blocks():
     check_size(65535, 1, 4_200_000)  # 256 blocks of 65,536 pixels are four times as many
     with pytest.raises(
-        ImageError, match=r"65535x1 is thin, and costs what 16,777,216 pixels cost, more than 4 times 4,190,000: "
+        ImageError, match=r"65535x1 is thin, and costs what 16,777,216 pixels cost, more than 16,760,000: raise --max-pixels"
     ):
         check_size(65535, 1, 4_190_000)
     check_size(100, 100, 10_000)  # a single block is never too thin
     check_size(3000, 1)
+    check_size(65535, 1)
+    check_size(100_000, 70)
+    for thin in ((100_000, 1), (2_000_000, 1), (1, 100_000)):
+        with pytest.raises(ImageError, match="is thin"):
+            check_size(*thin)
+    check_size(100_000, 1, 1_000_000_000)
     check_size(16_000, 16_000)

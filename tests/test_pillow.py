@@ -181,6 +181,16 @@ def test_pillows_limit_of_pixels_holds():
         opened(write_file(File(1 << 24, 1 << 24, b"\xcb\x06", 1, b"")))
 
 
+@pytest.mark.parametrize("limit", [Image.MAX_IMAGE_PIXELS, None])
+def test_thin_pictures_are_refused_before_they_are_drawn(limit, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    data = write_file(File(100_000, 1, library.Codec(device="cpu").model.stream_id, 1, b""))
+    with pytest.raises(OSError, match="100000x1 is thin"):
+        opened(data).load()
+    with pytest.raises(library.ImageError, match="100000x1 is thin"):
+        library.decode(data)
+
+
 def test_pictures_can_be_worked_on_as_any_other(data):
     image = opened(data)
     assert image.resize((9, 6)).size == (9, 6)
