@@ -1,10 +1,15 @@
-"""The errors that leave this project. Each message names what was wrong and, where there is one, the next step."""
+"""The errors that leave this project."""
 
 
 class TesseraError(Exception):
-    """Anything that Tessera refuses or cannot do."""
+    """Anything that Tessera refuses or cannot do. The message says what is wrong; `advice` names the options of the library,
+    such as 'max_pixels', that change it. How they are spelt in the shell is the command's affair."""
 
     usage = False  # whether the request itself makes no sense, whatever the file
+
+    def __init__(self, message: str = "", advice: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 class FormatError(TesseraError):

@@ -6,15 +6,15 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cli.files import MISSING, STANDARD, FileError, Writer, human, printable, read_input, sweep
+from cli.files import MISSING, STANDARD, FileError, Writer, human, printable, sweep
 from cli.plan import Job, Kind, Plan
-from cli.report import Interrupted, Saying, exit_code, message_of, name_of, out_name, put, record, say
+from cli.report import Interrupted, Saying, exit_code, message_of, name_of, out_name, put, record, say, show_traceback
 
 if TYPE_CHECKING:
     from cli.progress import Bar
@@ -94,7 +94,7 @@ def load(job: Job, kind: Kind) -> bytes:
     """A job's input. Raises Skipped where its output is there and whole, FileError where it cannot be read."""
     if job.exists and kind.whole(job.output):
         raise Skipped
-    return read_input(job.source)
+    return kind.read(job.source)
 
 
 class Batch:
@@ -178,8 +178,7 @@ class Batch:
         self._code = max(self._code, exit_code(error))
         self._tell(job, "failed", None, {}, seconds, error)
         if self._saying.verbose:
-            for line in "".join(traceback.format_exception(error)).splitlines():
-                self._say(line, even_if_quiet=True)
+            show_traceback(error, partial(self._say, even_if_quiet=True))
         self._say(f"Error: {name_of(job.source)}: {message_of(error)}", even_if_quiet=True)
 
     def _tell(

@@ -15,7 +15,8 @@ import click
 
 from bitstream.errors import TesseraError
 from cli import options
-from cli.files import check_output, read_lines, write_output
+from cli.files import check_output, write_output
+from cli.inputs import read_lines
 from cli.report import fail, say
 
 RUN = "run"

@@ -11,7 +11,8 @@ import click
 
 from cli import options
 from cli.bench import Numbers, bench, failing, find_all, progress, show
-from cli.files import STANDARD, check_output, human, read_input, write_output
+from cli.files import STANDARD, check_output, human, write_output
+from cli.inputs import read_picture
 from cli.report import say
 
 LENGTHS = (21.0, 85.0, 213.0, 341.0, 469.0, 725.0, 1365.0)
@@ -63,7 +64,8 @@ def contribution(source: str, output: str | None, places: tuple[float, ...] | No
         from codec.api import Codec
         from codec.images import read_image, to_pixels
 
-        pixels = to_pixels(read_image(read_input(source), min(max_pixels, LONGEST**2)), background="white")
+        most = min(max_pixels, LONGEST**2)
+        pixels = to_pixels(read_image(read_picture(source, most), most), background="white")
         whole = None if places is None else [int(place) for place in places]
         with progress(0, quiet, "changing tokens") as step:
             made = maps(Codec(model, device), pixels, whole, length, draws, progress=step)

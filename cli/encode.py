@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +13,7 @@ from bitstream.errors import ModelError, TesseraError
 from cli import options
 from cli.batch import Batch, Told, Work, load
 from cli.files import Writer, human
+from cli.inputs import read_picture, read_tsr
 from cli.plan import Job, Kind, Wanted, make_plan
 from cli.report import Saying
 
@@ -64,13 +64,13 @@ def photo_endings() -> frozenset[str]:
     return HELPED.union(ending for ending, name in known if name in Image.OPEN and name not in NO_PHOTOS)
 
 
-def is_whole(path: str) -> bool:
+def is_whole(path: str, max_pixels: int) -> bool:
     """Whether a .tsr file is all there: its header can be read and its checksum holds."""
     from bitstream.container import read_file
 
     try:
-        return read_file(Path(path).read_bytes()).whole
-    except (TesseraError, OSError):
+        return read_file(read_tsr(path, max_pixels)).whole
+    except TesseraError:
         return False
 
 
@@ -111,12 +111,7 @@ def is_whole(path: str) -> bool:
 )
 @click.option("--strip", is_flag=True, help="Keep no colour profile; colours become sRGB.")
 @click.option("--keep-exif", is_flag=True, help="Keep EXIF and XMP.")
-@click.option(
-    "--background",
-    type=options.Colour(),
-    metavar="COLOR",
-    help="Lay transparency on this colour: white, '#204060'. Without it, transparency is kept.",
-)
+@options.background
 @options.jobs
 @options.batch
 @options.coding
@@ -134,14 +129,22 @@ def encode(**given: Any) -> None:
     options.refuse_two(vars(goal))
     options.refuse_two({"strip": request.strip, "keep_exif": request.keep_exif})
     target = {name: value for name, value in vars(goal).items() if value is not None}
-    plan = make_plan(wanted, KIND, saying.as_json)
-    raise SystemExit(Batch(plan, _work(request, target), saying).run(wanted.dry_run))
+    kind = _kind(request.max_pixels)
+    plan = make_plan(wanted, kind, saying.as_json)
+    raise SystemExit(Batch(plan, _work(request, kind, target), saying).run(wanted.dry_run))
 
 
-KIND = Kind(photo_endings, lambda: frozenset([ENDING]), ENDING, is_whole)
+def _kind(max_pixels: int) -> Kind:
+    return Kind(
+        photo_endings,
+        lambda: frozenset([ENDING]),
+        ENDING,
+        lambda path: read_picture(path, max_pixels),
+        lambda path: is_whole(path, max_pixels),
+    )
 
 
-def _work(request: Request, target: dict[str, Any]) -> Work:
+def _work(request: Request, kind: Kind, target: dict[str, Any]) -> Work:
     """What is done with the jobs of a plan, once they are known."""
 
     def run(jobs: tuple[Job, ...], writer: Writer) -> Generator[Outcome[Job, Compressed], None, None]:
@@ -152,7 +155,7 @@ def _work(request: Request, target: dict[str, Any]) -> Work:
         return encode_all(
             jobs,
             lambda: _codec(request),
-            lambda job: load(job, KIND),
+            lambda job: load(job, kind),
             lambda job, made: writer.write(job.output, made.data, job.replace),
             options=PictureOptions(**{field.name: getattr(request, field.name) for field in fields(PictureOptions)}),
             target=Target(**target),
@@ -163,7 +166,7 @@ def _work(request: Request, target: dict[str, Any]) -> Work:
     def tell(_: Job, made: Compressed) -> Told:
         return _told(made, request, target)
 
-    return Work("encoded", KIND, run, tell, hopeless=(ModelError,))
+    return Work("encoded", kind, run, tell, hopeless=(ModelError,))
 
 
 def _codec(request: Request) -> Any:

@@ -1,4 +1,4 @@
-"""Reading inputs and writing outputs: '-' for pipes, nothing half-written, nothing replaced unasked."""
+"""Writing outputs: '-' for pipes, nothing half-written, nothing replaced unasked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import stat
 import sys
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import IO, Any
 
 from bitstream.errors import TesseraError
 
@@ -19,43 +21,13 @@ except ImportError:  # Windows, where leftovers of killed runs stay
 
 STANDARD = "-"
 MISSING = "no such file: check the name"
+CLOSED = "standard output is closed: let it lead to a file or a pipe"
 TEMPORARY = re.compile(r"\.tessera-[0-9a-f]{16}\.tmp")  # what a killed run may leave behind
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class FileError(TesseraError):
     """A file cannot be read or written; the message says why and what to do."""
-
-
-def read_input(path: str) -> bytes:
-    """All bytes of a file, or of standard input for '-'. Raises FileError."""
-    try:
-        if path == STANDARD:
-            return _read_standard()
-        if os.path.isdir(path):
-            msg = "is a folder: name a file in it"
-            raise FileError(msg)
-        return Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise FileError(MISSING) from error
-    except OSError as error:
-        msg = f"cannot be read ({error.strerror}): check its permissions"
-        raise FileError(msg) from error
-
-
-def _read_standard() -> bytes:
-    if sys.stdin is None or sys.stdin.isatty():
-        state = "closed" if sys.stdin is None else "a terminal"
-        msg = f"standard input is {state}: pipe a file into it, or name one"
-        raise FileError(msg)
-    return sys.stdin.buffer.read()
-
-
-def read_lines(path: str) -> list[str]:
-    """The names in a file, or in standard input for '-': one a line, or with zero bytes between them, as `find -print0` has
-    them, so that names with line breaks can be told. Raises FileError."""
-    data = read_input(path)
-    return [os.fsdecode(name) for name in data.split(b"\0" if b"\0" in data else b"\n") if name]
 
 
 def check_output(path: str, force: bool, source: str, *, makes_folders: bool = False) -> None:
@@ -201,17 +173,25 @@ def write_output(path: str, data: bytes, replace: bool = True) -> None:
 
 
 def write_standard(data: bytes) -> None:
-    """Writes to standard output. Raises FileError, also where the reader has gone or the disk is full."""
+    """Writes to standard output. Raises FileError, also where it is closed, its reader has gone or the disk is full."""
+    if sys.stdout is None:
+        raise FileError(CLOSED)
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it at exit is silent
+        silence(sys.stdout)
         if isinstance(error, BrokenPipeError):
             msg = "standard output was closed before all was written: let the reader read to the end"
         else:
             msg = f"cannot write to standard output ({error.strerror}): check space and permissions"
         raise FileError(msg) from error
+
+
+def silence(stream: IO[Any] | None) -> None:
+    """Lets nothing more be written to a standard stream that cannot be written to: Python would fail again when it exits."""
+    with suppress(AttributeError, OSError, ValueError):  # closed, or not a file at all
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[union-attr]
 
 
 def sweep(folders: Iterable[str]) -> None:

@@ -12,7 +12,8 @@ import click
 from bitstream.errors import ModelError, TruncatedError
 from cli import options
 from cli.encode import ENDING, is_whole
-from cli.files import STANDARD, FileError, check_output, human, is_folder, printable, read_input, write_output
+from cli.files import STANDARD, FileError, check_output, human, is_folder, printable, write_output
+from cli.inputs import read_npz, read_tsr
 from cli.plan import renamed
 from cli.report import Failed, Report, Saying, name_of, out_name, put, reporting
 
@@ -37,15 +38,14 @@ def info(sources: tuple[str, ...], allow_partial: bool, max_pixels: int, **given
     for source in sources:
         try:
             with reporting(source, None, saying.as_json, saying.quiet, saying.verbose) as report:
-                _inspect(report, read_input(source), allow_partial, max_pixels, show=not (saying.as_json or saying.quiet))
+                _inspect(report, read_tsr(source, max_pixels), allow_partial, show=not (saying.as_json or saying.quiet))
         except Failed:
             code = 1
     raise SystemExit(code)
 
 
-def _inspect(report: Report, data: bytes, allow_partial: bool, max_pixels: int, show: bool) -> None:
+def _inspect(report: Report, data: bytes, allow_partial: bool, show: bool) -> None:
     from bitstream.container import VERSION, read_file
-    from codec.images import check_size
 
     file = read_file(data)
     bpp = 8 * len(data) / (file.width * file.height)
@@ -62,10 +62,9 @@ def _inspect(report: Report, data: bytes, allow_partial: bool, max_pixels: int, 
             f"({bpp:.4f} bpp: header {file.header_bytes} B, tokens {human(len(file.payload))}{listed}), format {VERSION}, "
             f"stream id {file.stream_id.hex()}, {'whole' if file.whole else 'cut or damaged'}"
         )
-    check_size(file.width, file.height, max_pixels)
     if not (file.whole or allow_partial):
-        msg = "the checksum is wrong: the file is cut or damaged; decode what there is with --allow-partial"
-        raise TruncatedError(msg)
+        msg = "the checksum is wrong: the file is cut or damaged"
+        raise TruncatedError(msg, ("allow_partial",))
 
 
 def _section(kind: int) -> str:
@@ -119,13 +118,14 @@ def tokens(source: str, output: str | None, back: bool, model: str | None, max_p
             raise FileError(msg)
         check_output(output, force or skip_existing, source)
         exists = skip_existing and os.path.exists(output)
-        if exists and (is_whole if back else _is_archive)(output):
+        if exists and (is_whole(output, max_pixels) if back else _is_archive(output)):
             report.status = "skipped"
             report.line = f"{name_of(source)} -> {out_name(output)}  skipped: it is there, and whole"
             return
         from codec.arrays import file_to_npz, npz_to_file
 
-        made, width, height, length = (npz_to_file if back else file_to_npz)(read_input(source), model, max_pixels)
+        read = read_npz if back else read_tsr
+        made, width, height, length = (npz_to_file if back else file_to_npz)(read(source, max_pixels), model, max_pixels)
         write_output(output, made, force or exists)
         report.values = {"width": width, "height": height, "bytes": len(made), "length": length}
         report.line = f"{name_of(source)} -> {out_name(output)}  {width}x{height}  {length} tokens  {human(len(made))}"

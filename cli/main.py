@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import sys
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -17,10 +18,11 @@ from cli.closer import bench
 from cli.completion import completion
 from cli.decode import decode
 from cli.encode import ENDING, encode, photo_endings
+from cli.files import silence
 from cli.info import info, tokens
 from cli.models import models
 from cli.options import Ordered
-from cli.report import Failed, Interrupted, exit_code, say
+from cli.report import Failed, Interrupted, exit_code, lacks_memory, message_of, say
 from cli.train import train
 
 
@@ -38,9 +40,30 @@ class Tessera(Ordered):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except TesseraError as error:
-            say(f"Error: {error}")
+        except (TesseraError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not lacks_memory(error):
+                raise
+            say(f"Error: {message_of(error)}")
             raise Failed(exit_code(error)) from error
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """As click's own, but a standard stream that cannot be written to is no traceback."""
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **extra)  # type: ignore[call-overload]
+        try:
+            code = super().main(*args, standalone_mode=False, **extra)  # type: ignore[call-overload]
+        except click.ClickException as error:
+            try:
+                error.show()
+            except OSError:
+                silence(sys.stderr)
+            sys.exit(error.exit_code)
+        except OSError as error:  # while help was written
+            silence(sys.stdout)
+            if not isinstance(error, BrokenPipeError):  # a reader who has seen enough is no news
+                say(f"Error: cannot write to standard output ({error.strerror or error}): check space and permissions")
+            sys.exit(1)
+        sys.exit(code if isinstance(code, int) else 0)
 
 
 def _meant(name: str) -> str | None:

@@ -147,6 +147,12 @@ reporting = _together(
     click.option("--quiet", is_flag=True, help="Say nothing but errors."),
     click.option("-v", "--verbose", is_flag=True, help="Say more; show tracebacks of errors."),
 )
+background = click.option(
+    "--background",
+    type=Colour(),
+    metavar="COLOR",
+    help="Lay transparency on this colour: white, '#204060'. Default: keep it.",
+)
 coding = _together(model, device, max_pixels)
 jobs = click.option(
     "-j", "--jobs", type=click.IntRange(1), default=lambda: os.cpu_count() or 1, metavar="N", help="Threads.  [default: cores]"

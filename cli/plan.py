@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 
 from bitstream.errors import TesseraError
-from cli.files import STANDARD, FileError, check_output, is_folder, read_lines
+from cli.files import STANDARD, FileError, check_output, is_folder
+from cli.inputs import read_lines, refuse_address
 from cli.options import refuse_two
 
 
@@ -36,6 +37,7 @@ class Kind:
     taken: Callable[[], frozenset[str]]  # endings of the files that it takes from folders
     makes: Callable[[], frozenset[str]]  # endings of the files that it writes
     ending: str  # of outputs that have no name
+    read: Callable[[str], bytes]  # an input, no further than it can reach
     whole: Callable[[str], bool]  # whether an output that exists is all there
 
 
@@ -237,6 +239,7 @@ def _checked(job: Job, wanted: Wanted, as_json: bool) -> Job:
     if job.error:
         return job
     try:
+        refuse_address(job.source)
         if job.output == STANDARD and as_json:
             msg = "--json and -o - both want standard output: name an output file"
             raise FileError(msg)

@@ -6,19 +6,30 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import click
 
 from bitstream.errors import TesseraError
-from cli.files import printable, write_standard
+from cli.files import CLOSED, FileError, printable, silence, write_standard
 
 FIELDS = (
     "input", "output", "status", "width", "height", "bytes", "bpp", "tokens", "quality", "model", "seconds", "error",
 )  # fmt: skip
+
+
+ADVICE = {  # what the command says for an option that an error of the library names
+    "allow_partial": "decode what there is with --allow-partial",
+    "background": "flatten it with --background white",
+    "device": "use --device cpu",
+    "keep_exif": "leave out --keep-exif",
+    "max_pixels": "raise --max-pixels to allow it",
+    "model": "name a model file with --model",
+    "strip": "leave it out with --strip",
+}
 
 
 class Interrupted(SystemExit):
@@ -36,6 +47,10 @@ class Saying:
     as_json: bool = False
     quiet: bool = False
     verbose: bool = False
+
+    def __post_init__(self) -> None:
+        if self.as_json and sys.stdout is None:
+            raise FileError(CLOSED)
 
 
 @dataclass
@@ -79,19 +94,27 @@ def record(
 
 def say(text: str) -> None:
     """One line on standard error, if anyone is there to read it."""
-    with suppress(OSError):
+    try:
         click.echo(printable(text), err=True)
+    except OSError:
+        silence(sys.stderr)
 
 
 def put(text: str) -> None:
     """One line on standard output. Raises FileError where it cannot be written."""
-    write_standard(f"{text}\n".encode(sys.stdout.encoding or "utf-8", "backslashreplace"))
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    write_standard(f"{text}\n".encode(encoding, "backslashreplace"))
+
+
+def show_traceback(error: BaseException, say: Callable[[str], None]) -> None:
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        say(line)
 
 
 def fail(source: str, error: BaseException, verbose: bool) -> NoReturn:
     """One line on standard error, and the end. Raises Failed."""
     if verbose:
-        traceback.print_exception(error)
+        show_traceback(error, say)
     say(f"Error: {name_of(source)}: {message_of(error)}")
     raise Failed(exit_code(error))
 
@@ -99,6 +122,10 @@ def fail(source: str, error: BaseException, verbose: bool) -> NoReturn:
 def exit_code(error: BaseException) -> int:
     """1 for a file's failure, 2 where the request itself made no sense."""
     return 2 if isinstance(error, TesseraError) and error.usage else 1
+
+
+def lacks_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't start new thread" in str(error))
 
 
 def name_of(path: str) -> str:
@@ -113,8 +140,8 @@ def message_of(error: BaseException | None) -> str | None:
     """What a person is told: cause and next step, on one line."""
     if error is None:
         return None
-    if isinstance(error, MemoryError):
+    if lacks_memory(error):
         return "not enough memory: try a smaller picture, or a smaller --batch"
     if isinstance(error, TesseraError):
-        return str(error)
+        return ": ".join([str(error), *filter(None, [" and ".join(ADVICE[option] for option in error.advice)])])
     return f"{type(error).__name__}: {error} (a fault of tessera's: please report it, with what -v shows)"

@@ -86,8 +86,8 @@ class Codec:
         if self._chosen is not None or file.stream_id == self.model.stream_id:
             if file.stream_id != self.model.stream_id:
                 mine, theirs = self.model.stream_id.hex(), file.stream_id.hex()
-                msg = f"made by a model with stream id {theirs}, and {self.model.name} has {mine}: name another with --model"
-                raise ModelError(msg)
+                msg = f"made by a model with stream id {theirs}, and {self.model.name} has {mine}"
+                raise ModelError(msg, ("model",))
             return self.model
         if file.stream_id not in self._models:
             self._models[file.stream_id] = model_for(file.stream_id)
@@ -180,8 +180,8 @@ class Codec:
         if budget is not None and len(data) > budget:
             msg = f"a {layout.width}x{layout.height} picture does not fit {budget} bytes: the smallest file has {len(data)}"
             if sections:
-                msg += f", {file.section_bytes} of them for its {_listed(sections)}: leave that out with {_remedy(sections)}"
-            raise TargetError(msg)
+                msg += f", {file.section_bytes} of them for its {_listed(sections)}"
+            raise TargetError(msg, _left_out_by(sections))
         made = Encoded(data, read_file(data), layout.block_tokens_of(length))
         return replace(made, reached=found.reached, measured=found.value) if found else made
 
@@ -314,8 +314,7 @@ def _listed(sections: Sections) -> str:
     return " and ".join(LABELS[kind] for kind, _ in sections)
 
 
-def _remedy(sections: Sections) -> str:
+def _left_out_by(sections: Sections) -> tuple[str, ...]:
     """The options that leave these sections out."""
     kinds = {kind for kind, _ in sections}
-    options = ["--strip"] if kinds - {ALPHA} else []
-    return " and ".join([*options, "--background white"] if ALPHA in kinds else options)
+    return (*(["strip"] if kinds - {ALPHA} else []), *(["background"] if ALPHA in kinds else []))

@@ -39,34 +39,72 @@ KEEP = PictureOptions()
 def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
     """Raises ImageError for a picture with more pixels than allowed, or so thin that its whole blocks have far more than it."""
     if width * height > max_pixels:
-        msg = f"{width}x{height} is {width * height:,} pixels, more than {max_pixels:,}: raise --max-pixels to allow it"
-        raise ImageError(msg)
+        msg = f"{width}x{height} is {width * height:,} pixels, more than {max_pixels:,}"
+        raise ImageError(msg, ("max_pixels",))
     blocks = -(-width // BLOCK) * -(-height // BLOCK)
     cost, allowed = blocks * BLOCK**2, max(THIN * width * height, max_pixels // 30, min(THIN_COST, THIN * max_pixels))
     if blocks > 1 and cost > allowed:
         msg = (
-            f"{width}x{height} is thin, and costs what {cost:,} pixels cost, "
-            f"more than {allowed:,}: raise --max-pixels to allow it"
+            f"{width}x{height} is thin, and costs what {cost:,} pixels cost, more than {allowed:,}"
         )
-        raise ImageError(msg)
+        raise ImageError(msg, ("max_pixels",))
+
+
+def check_head(head: bytes) -> None:
+    """Raises ImageError where a file that begins so, with 64 KiB or all that it has, is not a picture that Pillow knows."""
+    _call_helper(head)
+    Image.init()
+    for _, accept in Image.OPEN.values():
+        with suppress(IndexError):  # from a head that is too short for a signature
+            if accept and accept(head[:16]):
+                return
+    try:  # formats without a signature must parse
+        _open(head).close()
+    except UnidentifiedImageError as error:
+        raise _unknown(head) from error
+    except Exception:
+        return  # it is found again when all of the file is read
+
+
+def _open(data: bytes) -> Image.Image:
+    with _OPENING:  # Pillow's limit is the whole process's; ours is max_pixels
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(data))
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _call_helper(head: bytes) -> None:
+    if helper := _helper(head):
+        _import_helper(helper[1])
+
+
+def call_plugin(package: str | None) -> None:
+    """Lets Pillow read and write what a package of HELPERS is for, where it is installed."""
+    for _, module, _, name in HELPERS:
+        if name == package:
+            _import_helper(module)
+
+
+def _helper(head: bytes) -> tuple[re.Pattern[bytes], str, str, str] | None:
+    return next((helper for helper in HELPERS if helper[0].match(head)), None)
+
+
+def _unknown(head: bytes) -> ImageError:
+    if helper := _helper(head):
+        return ImageError(f"{helper[2]} cannot be read, or it is damaged: install {helper[3]}, or convert it to PNG first")
+    return ImageError("not a picture of a format that Pillow knows: convert it to PNG first")
 
 
 def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """A picture from the bytes of its file, of which only the header has been read; its size is checked. Raises ImageError."""
-    helper = next((helper for helper in HELPERS if helper[0].match(data)), None)
-    if helper:
-        _import_helper(helper[1])
-    with _reading(), _OPENING:  # Pillow's limit is the whole process's; ours is max_pixels
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    _call_helper(data)
+    with _reading():
         try:
-            image = Image.open(io.BytesIO(data))
+            image = _open(data)
         except UnidentifiedImageError as error:
-            msg = "not a picture of a format that Pillow knows: convert it to PNG first"
-            if helper:
-                msg = f"{helper[2]} cannot be read, or it is damaged: install {helper[3]}, or convert it to PNG first"
-            raise ImageError(msg) from error
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
+            raise _unknown(data) from error
     check_size(*image.size, max_pixels)
     return image
 
@@ -196,6 +234,27 @@ def _xmp_of(image: Image.Image) -> bytes | None:
 def _flatten(rgb: Image.Image, alpha: NDArray[np.uint8], background: str) -> Image.Image:
     canvas = Image.new("RGB", rgb.size, parse_colour(background)[:3])
     return Image.composite(rgb, canvas, Image.fromarray(alpha))
+
+
+def flattened(image: Image.Image, background: str) -> Image.Image:
+    """A picture with transparency, RGBA or LA, laid on a CSS colour: RGB, with the same `info`."""
+    clear = image.convert("RGBA")
+    flat = _flatten(clear.convert("RGB"), np.asarray(clear.getchannel("A")), background)
+    flat.info = dict(image.info)
+    return flat
+
+
+def in_srgb(image: Image.Image) -> Image.Image:
+    """A picture with its colours converted from its profile to sRGB, and without the profile; as it is where it has none."""
+    profile = image.info.get("icc_profile")
+    if not profile:
+        return image
+    clear = "A" in image.getbands()
+    colours, _, _ = to_rgb(image.convert("RGB") if clear else image, profile, strip=True)
+    if clear:
+        colours.putalpha(image.getchannel("A"))
+    colours.info = {key: value for key, value in image.info.items() if key != "icc_profile"}
+    return colours
 
 
 def parse_colour(name: str) -> tuple[int, ...]:

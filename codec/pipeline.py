@@ -24,6 +24,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from bitstream.container import File, read_file
+from bitstream.errors import ModelError, TesseraError
 from bitstream.layout import BLOCK
 from codec.images import MAX_PIXELS, check_size, open_image
 from codec.lengths import DEFAULT_EFFORT, DEFAULT_TARGET, Target, steps_of_effort
@@ -194,11 +195,23 @@ class _Once:
         self._make = make
         self._lock = threading.Lock()
         self._codec: Codec | None = None
+        self._error: Exception | None = None
 
     def __call__(self) -> Codec:
+        """Raises what making it raised, each time."""
         with self._lock:
+            if self._error:
+                raise self._error
             if self._codec is None:
-                self._codec = self._make()
+                try:
+                    self._codec = self._make()
+                except (TesseraError, MemoryError) as error:
+                    self._error = error
+                    raise
+                except Exception as error:  # what PyTorch raises where it cannot be loaded is an open set
+                    msg = f"PyTorch cannot be loaded ({error}): check its installation, and whether there is enough memory"
+                    self._error = ModelError(msg)
+                    raise self._error from error
             return self._codec
 
 

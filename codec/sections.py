@@ -94,9 +94,8 @@ def to_sections(extras: Extras) -> Sections:
     contents = {ICC: extras.icc, EXIF: extras.exif, XMP: extras.xmp}
     for kind, content in contents.items():
         if content and len(content) > CONTENT_MAX:
-            drop = "use --strip" if kind == ICC else "leave out --keep-exif"
-            msg = f"the {LABELS[kind]} has {len(content):,} bytes, and a file holds {CONTENT_MAX:,}: {drop}"
-            raise ImageError(msg)
+            msg = f"the {LABELS[kind]} has {len(content):,} bytes, and a file holds {CONTENT_MAX:,}"
+            raise ImageError(msg, ("strip",) if kind == ICC else ("keep_exif",))
     if extras.alpha is not None:
         contents = {ALPHA: extras.alpha.tobytes(), **contents}
     return tuple((kind, pack(content)) for kind, content in contents.items() if content)

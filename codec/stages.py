@@ -142,11 +142,11 @@ def read_tokens(file: File, prior: Prior, allow_partial: bool = False, tokens: f
         msg = "the checksum is wrong: the file is damaged, get it again"
         raise FormatError(msg)
     if not allow_partial:
-        there = f"{read.length} of {file.length} tokens are there; decode them"
+        there = f"{read.length} of {file.length} tokens are there"
         if read.length == file.length:
-            there = "its picture is there, but not all that follows it; decode it"
-        msg = f"the file is cut short: {there} with --allow-partial"
-        raise TruncatedError(msg)
+            there = "its picture is there, but not all that follows it"
+        msg = f"the file is cut short: {there}"
+        raise TruncatedError(msg, ("allow_partial",))
     if tokens is not None:
         read = decode_tokens(prior, layout, file.payload, min(read.length, layout.length_of(tokens)), not file.payload_whole)
     return layout, read

@@ -193,8 +193,8 @@ def model_for(stream_id: bytes) -> Model:
         if model.stream_id == stream_id:
             return model
     known = ", ".join(f"{model.stream_id.hex()} ({model.name})" for model in models) or "none"
-    msg = f"made by a model that is not installed (stream id {stream_id.hex()}; installed: {known}): name its file with --model"
-    raise ModelError(msg)
+    msg = f"made by a model that is not installed (stream id {stream_id.hex()}; installed: {known})"
+    raise ModelError(msg, ("model",))
 
 
 def save_model(path: Path, network: Network, prior: Prior, card: dict[str, Any]) -> Model:

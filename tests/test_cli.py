@@ -189,7 +189,8 @@ def test_cut_files(folder, tmp_path):
     refused = run("decode", cut)
     assert refused.exit_code == 1
     assert re.fullmatch(
-        rf"Error: {cut}: the file is cut short: \d+ of \d+ tokens are there; decode them with --allow-partial\n", refused.stderr
+        rf"Error: {cut}: the file is cut short: \d+ of \d+ tokens are there: decode what there is with --allow-partial\n",
+        refused.stderr,
     )
     drawn = run("decode", cut, "--allow-partial")
     assert drawn.exit_code == 0

@@ -416,7 +416,7 @@ def test_size_is_checked_before_pixels_are_read():
     data = bytearray(saved(Image.new("L", (20, 10)), "PNG"))
     data[16:24] = struct.pack(">2I", 30000, 20000)
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    with pytest.raises(ImageError, match=r"30000x20000 is 600,000,000 pixels, more than 500,000,000: raise --max-pixels"):
+    with pytest.raises(ImageError, match=r"30000x20000 is 600,000,000 pixels, more than 500,000,000$"):
         read_image(bytes(data))
     with pytest.raises(ImageError, match="more than 100"):
         prepare(np.zeros((11, 10, 3), np.uint8), max_pixels=100)

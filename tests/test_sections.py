@@ -99,17 +99,20 @@ def test_a_target_counts_sections(codec, clear):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "said", "advice"),
     [
-        ({}, r"for its transparency and colour profile: leave that out with --strip and --background white"),
-        ({"strip": True}, r"for its transparency: leave that out with --background white"),
-        ({"background": "white"}, r"for its colour profile: leave that out with --strip"),
-        ({"background": "white", "keep_exif": True}, r"for its colour profile and EXIF and XMP: leave that out with --strip"),
+        ({}, "for its transparency and colour profile", ("strip", "background")),
+        ({"strip": True}, "for its transparency", ("background",)),
+        ({"background": "white"}, "for its colour profile", ("strip",)),
+        ({"background": "white", "keep_exif": True}, "for its colour profile and EXIF and XMP", ("strip",)),
     ],
 )
-def test_sections_that_do_not_fit_are_named(codec, clear, options, said):
-    with pytest.raises(TargetError, match=rf"does not fit 80 bytes: the smallest file has (\d+), \d+ of them {said}") as caught:
+def test_sections_that_do_not_fit_are_named(codec, clear, options, said, advice):
+    with pytest.raises(
+        TargetError, match=rf"does not fit 80 bytes: the smallest file has (\d+), \d+ of them {said}$"
+    ) as caught:
         codec.encode(clear, target_size=80, **options)
+    assert caught.value.advice == advice
     smallest = int(re.search(r"has (\d+)", str(caught.value))[1])
     assert len(codec.encode(clear, target_size=smallest, **options)) == smallest
 
@@ -273,9 +276,9 @@ def test_streams_of_another_dictionary_are_no_way_around_the_limit():
 
 
 def test_contents_too_large_for_a_file_are_refused():
-    with pytest.raises(ImageError, match=r"colour profile has 16,777,217 bytes, and a file holds 16,777,216: use --strip"):
+    with pytest.raises(ImageError, match=r"colour profile has 16,777,217 bytes, and a file holds 16,777,216$"):
         to_sections(Extras(icc=bytes(CONTENT_MAX + 1)))
-    with pytest.raises(ImageError, match="leave out --keep-exif"):
+    with pytest.raises(ImageError, match="EXIF has 16,777,217 bytes"):
         to_sections(Extras(exif=bytes(CONTENT_MAX + 1)))
 
 

@@ -1,0 +1,102 @@
+"""The picture formats that `tessera decode` writes: Pillow's own, and those of plugins that are installed."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bitstream.errors import TesseraError
+from cli.files import STANDARD
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Quality of lossy formats by default: about 40 dB from what was decoded (Kodak), a sixth to a tenth of the PNG's size.
+QUALITY = {"JPEG": 90, "WEBP": 90, "AVIF": 80, "JXL": 90, "HEIF": 90}
+LOSSLESS_AT_100 = ("WEBP", "JXL")
+PLUGINS = {".jxl": "pillow-jxl-plugin", ".heic": "pillow-heif", ".heif": "pillow-heif"}
+KEPT = ("icc_profile", "exif", "xmp")  # what Pillow's plugins take, where their format has a place for it
+PROFILED = ("AVIF", "HEIF", "JPEG", "PNG", "TIFF", "WEBP")  # formats that keep a colour profile
+OPAQUE = ("JPEG", "PPM")  # formats that people ask for most, without transparency
+
+
+@dataclass(frozen=True)
+class Format:
+    """What pictures are written as."""
+
+    name: str  # that Pillow has for it
+    quality: int | None  # 0 to 100; None where the format has no such choice
+
+    def options(self) -> dict[str, Any]:
+        """For `Image.save`."""
+        if self.quality is None:
+            return {}
+        return {"lossless": True} if self.quality == 100 and self.name in LOSSLESS_AT_100 else {"quality": self.quality}
+
+    def __str__(self) -> str:
+        if self.quality is None:
+            return self.name
+        return f"{self.name} lossless" if "lossless" in self.options() else f"{self.name} quality {self.quality}"
+
+
+def endings() -> frozenset[str]:
+    """Endings of the pictures that can be written, some with a plugin."""
+    from PIL import Image
+
+    Image.init()
+    known = (ending for ending, name in Image.registered_extensions().items() if name in Image.SAVE)
+    return frozenset(known).union(PLUGINS) - {".tsr"}
+
+
+def format_of(output: str, ending: str | None, quality: int | None) -> Format:
+    """The format that an output's name or --format asks for. Raises UsageError for one that cannot be written, or that has no
+    quality where one is asked for."""
+    from PIL import Image
+
+    from codec.images import call_plugin
+
+    suffix = f".{ending.lstrip('.')}" if ending else ("" if output == STANDARD else os.path.splitext(output)[1])
+    suffix = (suffix or ".png").lower()
+    Image.init()
+    call_plugin(PLUGINS.get(suffix))
+    name = Image.registered_extensions().get(suffix)
+    if name not in Image.SAVE or name == "TSR":
+        msg = f"no picture format is called {suffix.lstrip('.')!r}: use png, jpg, webp, ppm, tiff or another that Pillow writes"
+        if suffix in PLUGINS:
+            msg = f"pictures cannot be written as {suffix.lstrip('.')}: install {PLUGINS[suffix]}, or use png"
+        raise click.UsageError(msg)
+    if quality is not None and name not in QUALITY:
+        lossy = ", ".join(sorted(QUALITY))
+        msg = f"--output-quality is for {lossy}, and {name} has no quality: leave it out"
+        raise click.UsageError(msg)
+    return Format(name, QUALITY.get(name) if quality is None else quality)
+
+
+def picture_bytes(image: Image.Image, wanted: Format, background: str | None = None) -> bytes:
+    """A picture as a file, its transparency laid on `background` where one is given.
+
+    Raises TesseraError where the format cannot hold it."""
+    from codec.images import flattened, in_srgb
+
+    if image.mode in ("RGBA", "LA"):
+        if background is not None:
+            image = flattened(image, background)
+        elif wanted.name in OPAQUE:
+            msg = f"{wanted.name} has no transparency: use png or webp, or lay it on a colour with --background white"
+            raise TesseraError(msg)
+    if wanted.name not in PROFILED:
+        image = in_srgb(image)
+    kept = {key: image.info[key] for key in KEPT if key in image.info}
+    stream = io.BytesIO()
+    try:
+        image.save(stream, wanted.name, **wanted.options(), **kept)
+    except MemoryError:
+        raise
+    except Exception as error:  # odd EXIF makes Pillow's writers of TIFF and AVIF raise errors of any kind
+        msg = f"the picture cannot be written as {wanted.name} ({error}): use png"
+        raise TesseraError(msg) from error
+    return stream.getvalue()

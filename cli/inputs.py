@@ -1,0 +1,124 @@
+"""Reading inputs: files, or '-' for standard input. No more is read than an input of its kind can have."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from bitstream.errors import TesseraError
+from cli.files import MISSING, STANDARD, FileError, human
+
+HEAD = 1 << 16  # bytes that show of what format a picture is
+LIST_MAX = 1 << 26  # bytes of a list of names
+PICTURE_BYTES, PICTURE_EXTRA = 4, 1 << 26  # of an encoded picture, at most: for each pixel that is allowed, and besides
+NPZ_BYTES, NPZ_EXTRA = 1, 1 << 20  # of an .npz of tokens, likewise; all tokens of a picture are 0.2 bytes per pixel
+ADDRESS = re.compile(r"https?://", re.IGNORECASE)
+
+
+@contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+    """A file, or standard input for '-', open for reading. Raises FileError, also where reading fails later."""
+    try:
+        if path == STANDARD:
+            yield _standard()
+            return
+        refuse_address(path)
+        if os.path.isdir(path):
+            msg = "is a folder: name a file in it"
+            raise FileError(msg)
+        with Path(path).open("rb") as stream:
+            yield stream
+    except FileNotFoundError as error:
+        raise FileError(MISSING) from error
+    except OSError as error:
+        msg = f"cannot be read ({error.strerror or error}): check its permissions"
+        raise FileError(msg) from error
+
+
+def refuse_address(path: str) -> None:
+    """Raises FileError for an address of the web."""
+    if ADDRESS.match(path) and not os.path.exists(path):
+        msg = "is an address, not a file: fetch it first, as in `curl -L ADDRESS | tessera encode - -o photo.tsr`"
+        raise FileError(msg)
+
+
+def _standard() -> BinaryIO:
+    if sys.stdin is None or sys.stdin.isatty():
+        state = "closed" if sys.stdin is None else "a terminal"
+        msg = f"standard input is {state}: pipe a file into it, or name one"
+        raise FileError(msg)
+    return sys.stdin.buffer
+
+
+def read_picture(path: str, max_pixels: int) -> bytes:
+    """All bytes of an encoded picture of at most so many pixels.
+
+    Raises FileError, or ImageError where its first bytes are not those of a picture."""
+    from bitstream.container import MAGIC
+    from codec.images import check_head
+
+    with opened(path) as stream:
+        head = stream.read(HEAD)
+        if head.startswith(MAGIC):
+            msg = "is a .tsr file, encoded already: did you mean `tessera decode`?"
+            raise FileError(msg)
+        check_head(head)
+        return _up_to(stream, head, PICTURE_BYTES * max_pixels + PICTURE_EXTRA)
+
+
+def read_tsr(path: str, max_pixels: int) -> bytes:
+    """The bytes of a .tsr file, of which the header was checked; no more than one byte beyond the longest file that it allows.
+
+    Raises FileError, FormatError, or ImageError for a picture with more pixels than allowed."""
+    from bitstream.container import HEADER_MAX, MAGIC, read_header
+    from codec.images import check_head, check_size
+
+    with opened(path) as stream:
+        head = stream.read(HEADER_MAX)
+        if not head.startswith(MAGIC):
+            try:
+                check_head(head + stream.read(HEAD))
+            except TesseraError:
+                msg = "not a .tsr file"
+            else:
+                msg = "a picture, not a .tsr file: did you mean `tessera encode`?"
+            raise FileError(msg)
+        header = read_header(head)
+        check_size(header.width, header.height, max_pixels)
+        return head + stream.read(max(0, header.largest + 1 - len(head)))
+
+
+def read_npz(path: str, max_pixels: int) -> bytes:
+    """All bytes of an .npz of the tokens of a picture of at most so many pixels. Raises FileError."""
+    with opened(path) as stream:
+        head = stream.read(4)
+        if head[:2] != b"PK":  # as every zip file begins
+            msg = "not an .npz of tokens: make one with `tessera tokens`"
+            raise FileError(msg)
+        return _up_to(stream, head, NPZ_BYTES * max_pixels + NPZ_EXTRA)
+
+
+def read_lines(path: str) -> list[str]:
+    """The names in a file, or in standard input for '-': one per line, or with zero bytes between them, as `find -print0`
+    writes them, so that names may hold line breaks. Raises FileError."""
+    with opened(path) as stream:
+        data = _up_to(stream, b"", LIST_MAX)
+    return [os.fsdecode(name) for name in data.split(b"\0" if b"\0" in data else b"\n") if name]
+
+
+def _up_to(stream: BinaryIO, head: bytes, most: int) -> bytes:
+    """All that is left of a file after its head. Raises FileError where it has more than `most` bytes in all."""
+    try:
+        size = os.fstat(stream.fileno()).st_size  # 0 for pipes and devices
+    except (AttributeError, OSError):
+        size = 0
+    data = head + stream.read(most + 1 - len(head)) if size <= most else b""
+    if max(size, len(data)) > most:
+        msg = f"has more than {human(most)}, which is the limit for a file of its kind: raise --max-pixels, or check the file"
+        raise FileError(msg)
+    return data
