@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from cli.files import MISSING, STANDARD, FileError, Writer, human, printable, sweep
 from cli.plan import Job, Kind, Plan
-from cli.report import Interrupted, Saying, exit_code, message_of, name_of, out_name, put, record, say, show_traceback
+from cli.report import (
+    Interrupted,
+    Saying,
+    end_records,
+    exit_code,
+    message_of,
+    name_of,
+    out_name,
+    put_record,
+    record,
+    say,
+    show_traceback,
+)
 
 if TYPE_CHECKING:
     from cli.progress import Bar
@@ -45,8 +57,10 @@ class Work:
 
     verb: str  # for the sums: encoded, decoded
     kind: Kind
-    run: Callable[[tuple[Job, ...], Writer], Generator[Outcome[Job, Any], None, None]]
+    jobs: int  # threads of each kind
+    run: Callable[[tuple[Job, ...], Writer, Callable[[float], None]], Generator[Outcome[Job, Any], None, None]]
     tell: Callable[[Job, Any], Told]
+    keys: tuple[str, ...]  # of its JSON, besides those of all commands
     hopeless: tuple[type[Exception], ...] = ()  # errors after which no other file will fare better
 
 
@@ -127,7 +141,7 @@ class Batch:
 
     def _show_progress(self, stack: ExitStack) -> None:
         garbled = self._saying.as_json and sys.stdout is not None and sys.stdout.isatty()
-        if self._plan.single or self._saying.quiet or garbled or sys.stderr is None or not sys.stderr.isatty():
+        if self._saying.quiet or garbled or sys.stderr is None or not sys.stderr.isatty():
             return
         from cli.progress import Bar
 
@@ -135,11 +149,12 @@ class Batch:
         self._bar = stack.enter_context(Bar(len(self._plan.jobs)))
 
     def _do(self, jobs: tuple[Job, ...]) -> None:
-        if not self._plan.single:
-            os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy, not yet imported, leaves the cores to the pipeline
+        threads = self._work.jobs if self._plan.single else 1  # of NumPy, not yet imported: the pipeline uses the cores itself
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(threads))
         sweep(self._plan.folders)
-        with closing(self._work.run(jobs, self._writer)) as outcomes:
+        with closing(self._work.run(jobs, self._writer, self._moved)) as outcomes:
             for outcome in outcomes:
+                self._moved(-outcome.reported)  # it is counted whole
                 if isinstance(outcome.error, Skipped):
                     self._skipped(outcome.job)
                 elif outcome.error:
@@ -191,11 +206,15 @@ class Batch:
         error: Exception | None = None,
     ) -> None:
         if self._saying.as_json:
-            put(record(job.source, job.output or None, status, values or {}, seconds, error))
+            put_record(record(job.source, job.output or None, status, values or {}, seconds, error, self._work.keys))
         elif line:
             self._say(line)
         if self._bar:
-            self._bar.advance(self._tally.speed())
+            self._bar.advance(1, self._tally.speed())
+
+    def _moved(self, pictures: float) -> None:
+        if self._bar:
+            self._bar.advance(pictures)
 
     def _say(self, line: str, even_if_quiet: bool = False) -> None:
         if self._saying.quiet and not even_if_quiet:
@@ -210,6 +229,7 @@ class Batch:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         self._writer.end()
+        end_records()
         if not (self._plan.single or self._saying.quiet):
             say(f"Interrupted: {self._tally.line(self._work.verb)}; go on with --skip-existing")
         for stream in (sys.stdout, sys.stderr):

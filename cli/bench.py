@@ -17,7 +17,7 @@ from bitstream.errors import TesseraError
 from cli import options
 from cli.files import check_output, write_output
 from cli.inputs import read_lines
-from cli.report import fail, say
+from cli.report import fail, put_record, say
 
 RUN = "run"
 PLOTS = (".png", ".svg", ".pdf")
@@ -166,7 +166,7 @@ def _run(request: Any, given: dict[str, Any]) -> bool:
         results = bench.run(study, step, say)
     if given["as_json"]:
         for series in results.series:
-            click.echo(json.dumps(export.json_of(series, results)))
+            put_record(json.dumps(export.json_of(series, results)))
     elif given["csv_path"] != "-" and not given["quiet"]:
         show(_parts(results))
     if given["csv_path"]:

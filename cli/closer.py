@@ -13,7 +13,7 @@ from cli import options
 from cli.bench import Numbers, bench, failing, find_all, progress, show
 from cli.files import STANDARD, check_output, human, write_output
 from cli.inputs import read_picture
-from cli.report import say
+from cli.report import put_record, say
 
 LENGTHS = (21.0, 85.0, 213.0, 341.0, 469.0, 725.0, 1365.0)
 LONGEST = 4096  # pixels a side of a picture whose contributions are drawn: each map decodes it several times
@@ -46,7 +46,7 @@ LONGEST = 4096  # pixels a side of a picture whose contributions are drawn: each
 @options.coding
 @options.reporting
 def contribution(source: str, output: str | None, places: tuple[float, ...] | None, length: float, draws: int, force: bool,
-                 model: str | None, device: str, max_pixels: int, as_json: bool, quiet: bool,
+                 model: str | None, device: str, max_pixels: int, as_json: str | None, quiet: bool,
                  verbose: bool) -> None:  # fmt: skip
     """Draw which pixels change when a token changes.
 
@@ -75,7 +75,7 @@ def contribution(source: str, output: str | None, places: tuple[float, ...] | No
         if as_json:
             for one in made:
                 row = {"place": one.place, "level": one.level, "row": one.row, "column": one.column, "share": one.share}
-                click.echo(json.dumps(row | {"mean": float(one.change.mean()), "largest": float(one.change.max())}))
+                put_record(json.dumps(row | {"mean": float(one.change.mean()), "largest": float(one.change.max())}))
         elif not quiet:
             say(f"{source} -> {target}  {len(made)} tokens  {human(len(stream.getvalue()))}")
 
@@ -121,7 +121,7 @@ def recognition(
             rows = measure(codec, (source.pixels() for source in sources), judge, lengths or LENGTHS, step)
         if given["as_json"]:
             for row in rows:
-                click.echo(json.dumps({"classifier": judge.name, "pictures": len(sources)} | vars(row)))
+                put_record(json.dumps({"classifier": judge.name, "pictures": len(sources)} | vars(row)))
             return
         from benchmarks.export import new_table
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,9 +43,7 @@ class Request:
 @options.sources
 @options.outputs
 @options.inputs
-@click.option(
-    "--format", "ending", metavar="EXT", help="Output format where the name does not say it: png, jpg, webp, ppm, ..."
-)
+@click.option("--format", "ending", metavar="EXT", help="Output format where no name gives it: png, jpg, webp, ppm, ...")
 @click.option(
     "--tokens", type=click.FloatRange(1, 1365), metavar="N", help="Use at most N tokens per block of those in the file."
 )
@@ -64,8 +62,9 @@ class Request:
 def decode(**given: Any) -> None:
     """Decode .tsr files to pictures, as PNG unless the output's name or --format says otherwise.
 
-    Formats are those that Pillow writes, JPEG XL and HEIC with their plugins (pillow-jxl-plugin, pillow-heif). Lossy formats
-    are written at a quality at which little is lost; -v says which.
+    A second name with the ending of a picture is the output; without one, photo.tsr becomes photo.png beside it. Formats are
+    those that Pillow writes, JPEG XL and HEIC with their plugins (pillow-jxl-plugin, pillow-heif). Lossy formats are written
+    at a quality at which little is lost; -v says which.
 
     \b
     tessera decode photo.tsr
@@ -82,7 +81,7 @@ def decode(**given: Any) -> None:
         lambda path: read_tsr(path, request.max_pixels),
         lambda path: is_picture(path, request.max_pixels),
     )
-    plan = make_plan(wanted, kind, saying.as_json)
+    plan = make_plan(wanted, kind, saying.as_json is not None)
     save_as = format_of(plan.output or ending, request.ending, request.output_quality)
     raise SystemExit(Batch(plan, _work(request, kind, save_as, saying.verbose), saying).run(wanted.dry_run))
 
@@ -104,7 +103,9 @@ def _work(request: Request, kind: Kind, save_as: Format, verbose: bool) -> Work:
         writer.write(job.output, data, job.replace)
         return len(data)
 
-    def run(jobs: tuple[Job, ...], writer: Writer) -> Generator[Outcome[Job, Drawn], None, None]:
+    def run(
+        jobs: tuple[Job, ...], writer: Writer, progress: Callable[[float], None]
+    ) -> Generator[Outcome[Job, Drawn], None, None]:
         from codec.pipeline import Limits, decode_all
 
         return decode_all(
@@ -115,12 +116,13 @@ def _work(request: Request, kind: Kind, save_as: Format, verbose: bool) -> Work:
             allow_partial=request.allow_partial,
             tokens=request.tokens,
             limits=Limits(request.jobs, request.batch, max_pixels=request.max_pixels),
+            progress=progress,
         )
 
     def tell(_: Job, made: Drawn) -> Told:
         return _told(made, f", {save_as}" if verbose else "")
 
-    return Work("decoded", kind, run, tell)
+    return Work("decoded", kind, request.jobs, run, tell, ("partial",))
 
 
 def _codec(request: Request) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -80,36 +80,39 @@ def is_whole(path: str, max_pixels: int) -> bool:
 @click.option("--keep-extension", is_flag=True, help="Name outputs photo.jpg.tsr instead of photo.tsr.")
 @options.inputs
 @click.option(
-    "-q", "--quality", type=click.FloatRange(0, 100), metavar="0-100", help="Higher is better and larger. Default: 50."
+    "-q", "--quality", type=click.FloatRange(0, 100), metavar="0-100", help="Higher means better and larger. Default: 50."
 )
+@click.option("--tokens", type=click.FloatRange(1, 1365), metavar="N", help="Keep N tokens per block of 256x256 pixels.")
 @click.option(
-    "--tokens", type=click.FloatRange(1, 1365), metavar="N", help="Keep N tokens a block of 256x256 pixels, 1 to 1365."
-)
-@click.option(
-    "--target-size", type=options.Size(), metavar="SIZE", help="The best picture in so many bytes: 4k, 1500. Never larger."
+    "--target-size",
+    type=options.Size(),
+    metavar="SIZE",
+    help="Make the best picture that fits in SIZE bytes, such as 4k or 1500.",
 )
 @click.option(
     "--target-bpp",
     type=click.FloatRange(0, min_open=True),
     metavar="X",
-    help="The best picture in so many bits a pixel. Never larger.",
+    help="Make the best picture that fits in X bits per pixel.",
 )
-@click.option("--target-psnr", type=click.FloatRange(0), metavar="DB", help="The smallest file with at least this PSNR.")
+@click.option("--target-psnr", type=click.FloatRange(0), metavar="DB", help="Make the smallest file with at least this PSNR.")
 @click.option(
-    "--target-lpips", type=click.FloatRange(0), metavar="X", help="The smallest file with at most this LPIPS (AlexNet)."
+    "--target-lpips", type=click.FloatRange(0), metavar="X", help="Make the smallest file with at most this LPIPS (AlexNet)."
 )
 @click.option("--lpips-weights", type=options.Name(), metavar="PATH", help="AlexNet's and LPIPS's weights, for --target-lpips.")
-@click.option("--strict", is_flag=True, help="Exit with 1 where a PSNR or LPIPS cannot be reached; the best file is written.")
+@click.option(
+    "--strict", is_flag=True, help="Exit with 1 if a PSNR or LPIPS cannot be reached; the best file is still written."
+)
 @click.option(
     "-e",
     "--effort",
-    type=click.IntRange(0, 9),
+    type=click.IntRange(3, 9),
     default=3,
     show_default=True,
-    metavar="0-9",
-    help="Above 3, the tokens are refined for this very picture: slower, smaller.",
+    metavar="3-9",
+    help="3 is one pass of the network; above it, the tokens are refined for each picture: slower, smaller.",
 )
-@click.option("--strip", is_flag=True, help="Keep no colour profile; colours become sRGB.")
+@click.option("--strip", is_flag=True, help="Drop the colour profile and convert colours to sRGB.")
 @click.option("--keep-exif", is_flag=True, help="Keep EXIF and XMP.")
 @options.background
 @options.jobs
@@ -118,6 +121,9 @@ def is_whole(path: str, max_pixels: int) -> bool:
 @options.reporting
 def encode(**given: Any) -> None:
     """Compress pictures: files, folders, or '-' for standard input.
+
+    A second name that ends in .tsr is the output; without one, photo.jpg becomes photo.tsr beside it. Input files may have at
+    most 4 bytes for each pixel that --max-pixels allows, and 64 MiB more.
 
     \b
     tessera encode photo.jpg -q 75
@@ -130,7 +136,7 @@ def encode(**given: Any) -> None:
     options.refuse_two({"strip": request.strip, "keep_exif": request.keep_exif})
     target = {name: value for name, value in vars(goal).items() if value is not None}
     kind = _kind(request.max_pixels)
-    plan = make_plan(wanted, kind, saying.as_json)
+    plan = make_plan(wanted, kind, saying.as_json is not None)
     raise SystemExit(Batch(plan, _work(request, kind, target), saying).run(wanted.dry_run))
 
 
@@ -147,7 +153,9 @@ def _kind(max_pixels: int) -> Kind:
 def _work(request: Request, kind: Kind, target: dict[str, Any]) -> Work:
     """What is done with the jobs of a plan, once they are known."""
 
-    def run(jobs: tuple[Job, ...], writer: Writer) -> Generator[Outcome[Job, Compressed], None, None]:
+    def run(
+        jobs: tuple[Job, ...], writer: Writer, progress: Callable[[float], None]
+    ) -> Generator[Outcome[Job, Compressed], None, None]:
         from codec.lengths import Target
         from codec.pipeline import Limits, encode_all
         from codec.stages import PictureOptions
@@ -161,12 +169,13 @@ def _work(request: Request, kind: Kind, target: dict[str, Any]) -> Work:
             target=Target(**target),
             effort=request.effort,
             limits=Limits(request.jobs, request.batch, max_pixels=request.max_pixels),
+            progress=progress,
         )
 
     def tell(_: Job, made: Compressed) -> Told:
         return _told(made, request, target)
 
-    return Work("encoded", kind, run, tell, hopeless=(ModelError,))
+    return Work("encoded", kind, request.jobs, run, tell, ("reached", "measured", "notes"), hopeless=(ModelError,))
 
 
 def _codec(request: Request) -> Any:

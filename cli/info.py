@@ -21,13 +21,20 @@ if TYPE_CHECKING:
     from bitstream.container import File
 
 
+KEYS = (
+    "format", "stream_id", "whole", "length", "header_bytes", "section_bytes", "payload_bytes", "sections",
+)  # fmt: skip
+
+
 @click.command()
 @click.argument("sources", metavar="FILE...", nargs=-1, required=True, type=options.Name())
 @options.allow_partial
 @options.max_pixels
 @options.reporting
 def info(sources: tuple[str, ...], allow_partial: bool, max_pixels: int, **given: Any) -> None:
-    """Say what .tsr files hold, from their headers alone.
+    """Show what .tsr files hold, without decoding them.
+
+    No more of a file is read than its header says that it can have.
 
     \b
     tessera info photo.tsr
@@ -37,7 +44,7 @@ def info(sources: tuple[str, ...], allow_partial: bool, max_pixels: int, **given
     code = 0
     for source in sources:
         try:
-            with reporting(source, None, saying.as_json, saying.quiet, saying.verbose) as report:
+            with reporting(source, None, saying, KEYS) as report:
                 _inspect(report, read_tsr(source, max_pixels), allow_partial, show=not (saying.as_json or saying.quiet))
         except Failed:
             code = 1
@@ -112,7 +119,7 @@ def tokens(source: str, output: str | None, back: bool, model: str | None, max_p
     if output and is_folder(output) and source != STANDARD:
         output = os.path.join(output, renamed(os.path.basename(source), ending))
     output = output or (STANDARD if source == STANDARD else renamed(source, ending))
-    with reporting(source, output, saying.as_json, saying.quiet, saying.verbose) as report:
+    with reporting(source, output, saying, ("length",)) as report:
         if output == STANDARD and saying.as_json:
             msg = "--json and -o - both want standard output: name an output file"
             raise FileError(msg)

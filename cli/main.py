@@ -33,7 +33,7 @@ class Tessera(Ordered):
         meant = _meant(args[0]) if args[0] not in self.commands else None
         if meant:
             line = shlex.join(["tessera", meant, *args])
-            msg = f"{args[0]!r} is a file and not a command: did you mean `{line}`?"
+            msg = f"{args[0]!r} is not a command: did you mean `{line}`?"
             raise click.UsageError(msg, ctx)
         return super().resolve_command(ctx, args)
 

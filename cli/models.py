@@ -13,7 +13,7 @@ import click
 from bitstream.errors import ModelError, TesseraError
 from cli import options
 from cli.files import human, printable
-from cli.report import Failed, Saying, fail, put, reporting
+from cli.report import Failed, Saying, fail, put, put_record, reporting
 
 FOLDER = Path(__file__).parent.parent / "codec" / "models"
 
@@ -48,7 +48,9 @@ def list_models(**given: Any) -> None:
             told = _described(str(path))
         except TesseraError as error:
             fail(str(path), error, saying.verbose)
-        put(json.dumps(told) if saying.as_json else f"{told['name']}  stream id {told['stream_id']}  {human(told['bytes'])}")
+        put_record(json.dumps(told)) if saying.as_json else put(
+            f"{told['name']}  stream id {told['stream_id']}  {human(told['bytes'])}"
+        )
 
 
 @models.command()
@@ -66,7 +68,7 @@ def path(name: str, **given: Any) -> None:
         told = _described(name)
     except TesseraError as error:
         fail(name, error, saying.verbose)
-    put(json.dumps(told) if saying.as_json else printable(told["path"]))
+    put_record(json.dumps(told)) if saying.as_json else put(printable(told["path"]))
 
 
 @models.command()
@@ -86,7 +88,7 @@ def check(names: tuple[str, ...], **given: Any) -> None:
     code = 0
     for name in names or [path.stem for path in bundled()]:
         try:
-            with reporting(name, None, saying.as_json, saying.quiet, saying.verbose) as report:
+            with reporting(name, None, saying) as report:
                 told = _described(name)
                 report.values = {"model": told["name"], "stream_id": told["stream_id"], "bytes": told["bytes"]}
                 with _named_once(told["path"]):
@@ -112,7 +114,7 @@ def fetch(name: str, **given: Any) -> None:
     from codec import fetch as source
 
     saying = options.gather(Saying, given)
-    with reporting(name, None, saying.as_json, saying.quiet, saying.verbose) as report:
+    with reporting(name, None, saying) as report:
         with progress(source.ALEXNET.size + source.LINEAR.size, saying.quiet, "fetching") as step:
             path = source.fetch_lpips(source.ALEXNET, source.LINEAR, step)
         report.values = {"output": str(path), "bytes": path.stat().st_size}

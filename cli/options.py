@@ -114,6 +114,14 @@ def refuse_two(given: dict[str, Any]) -> None:
         raise click.UsageError(msg)
 
 
+def _json(ctx: click.Context, _: click.Parameter, value: str | None) -> str | None:
+    if value == "array":
+        from cli.report import begin_array
+
+        begin_array(ctx)
+    return value
+
+
 def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         for option in reversed(options):
@@ -127,8 +135,8 @@ sources = click.argument("sources", metavar="IN...", nargs=-1, type=Name())
 output = click.option(
     "-o", "--output", type=Name(), metavar="PATH", help="Where to write: a file, a folder, or '-' for standard output."
 )
-force = click.option("-f", "--force", is_flag=True, help="Replace an output that exists; a link is followed.")
-skip_existing = click.option("--skip-existing", is_flag=True, help="Leave an output that exists and is whole.")
+force = click.option("-f", "--force", is_flag=True, help="Replace existing outputs; symbolic links are followed.")
+skip_existing = click.option("--skip-existing", is_flag=True, help="Skip inputs whose output exists and is whole.")
 model = click.option(
     "--model",
     type=Model(),
@@ -143,30 +151,42 @@ max_pixels = click.option(
 )
 allow_partial = click.option("--allow-partial", is_flag=True, help="Accept a file that was cut short.")
 reporting = _together(
-    click.option("--json", "as_json", is_flag=True, help="One JSON object a file on standard output."),
-    click.option("--quiet", is_flag=True, help="Say nothing but errors."),
-    click.option("-v", "--verbose", is_flag=True, help="Say more; show tracebacks of errors."),
+    click.option(
+        "--json",
+        "as_json",
+        flag_value="lines",
+        default=None,
+        help="Write one JSON object per line (JSON Lines), one for each file, to standard output.",
+    ),
+    click.option("--json-array", "as_json", flag_value="array", help="Write these objects as one JSON array.", callback=_json),
+    click.option("--quiet", is_flag=True, help="Print nothing but errors."),
+    click.option("-v", "--verbose", is_flag=True, help="Print more, and tracebacks of errors."),
 )
 background = click.option(
     "--background",
     type=Colour(),
     metavar="COLOR",
-    help="Lay transparency on this colour: white, '#204060'. Default: keep it.",
+    help="Flatten transparency onto this colour, such as white or '#204060'. Default: keep it.",
 )
 coding = _together(model, device, max_pixels)
 jobs = click.option(
-    "-j", "--jobs", type=click.IntRange(1), default=lambda: os.cpu_count() or 1, metavar="N", help="Threads.  [default: cores]"
+    "-j",
+    "--jobs",
+    type=click.IntRange(1),
+    default=lambda: os.cpu_count() or 1,
+    metavar="N",
+    help="Threads for reading, for writing and for the network.  [default: cores]",
 )
 batch = click.option(
-    "--batch", type=click.IntRange(1), metavar="N", help="Pictures a network call.  [default: what suits device and memory]"
+    "--batch", type=click.IntRange(1), metavar="N", help="Pictures per network call.  [default: what suits device and memory]"
 )
 inputs = _together(
-    click.option("-r", "--recursive", is_flag=True, help="Look into the folders of folders too."),
+    click.option("-r", "--recursive", is_flag=True, help="Descend into subfolders."),
     click.option(
         "--files-from",
         type=Name(),
         metavar="FILE",
-        help="Read more inputs from a file, one a line or as `find -print0` has them; '-' is standard input.",
+        help="Read more input names from a file, one per line or as `find -print0` writes them; '-' is standard input.",
     ),
 )
 outputs = _together(
@@ -175,9 +195,9 @@ outputs = _together(
         "--output-dir",
         type=Name(),
         metavar="DIR",
-        help="Write into a folder: files under their own names, what lies in a folder as it lies there.",
+        help="Write into this folder. Files keep their names, and folders their structure.",
     ),
     force,
     skip_existing,
-    click.option("-n", "--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
+    click.option("-n", "--dry-run", is_flag=True, help="Show what would be done, without doing it."),
 )

@@ -29,6 +29,8 @@ class Bar:
     def say(self, line: str) -> None:
         self._console.print(Text(line), soft_wrap=True)
 
-    def advance(self, speed: str) -> None:
-        """One file more is done."""
-        self._progress.update(self._task, advance=1, speed=speed)
+    def advance(self, pictures: float, speed: str | None = None) -> None:
+        """So many pictures more, or such a part of one, are done."""
+        if speed is not None:
+            self._progress.update(self._task, speed=speed)
+        self._progress.advance(self._task, pictures)

@@ -44,13 +44,49 @@ class Failed(SystemExit):
 class Saying:
     """How much is said, and to whom."""
 
-    as_json: bool = False
+    as_json: str | None = None  # 'lines' or 'array'
     quiet: bool = False
     verbose: bool = False
 
     def __post_init__(self) -> None:
         if self.as_json and sys.stdout is None:
             raise FileError(CLOSED)
+
+
+class Records:
+    """JSON objects on standard output as the elements of one array."""
+
+    def __init__(self) -> None:
+        self._before = "[\n"
+
+    def add(self, text: str) -> None:
+        _write(self._before + text)
+        self._before = ",\n"
+
+    def end(self) -> None:
+        if self._before:
+            _write("[]\n" if self._before == "[\n" else "\n]\n")
+        self._before = ""
+
+
+RECORDS = f"{__name__}.records"  # their place in click's context
+
+
+def begin_array(context: click.Context) -> None:
+    """Makes one array of all records, which ends when the command does."""
+    context.meta[RECORDS] = Records()
+    context.call_on_close(end_records)
+
+
+def end_records() -> None:
+    """Completes the array, if there is one."""
+    if records := _records():
+        records.end()
+
+
+def _records() -> Records | None:
+    context = click.get_current_context(silent=True)
+    return context.meta.get(RECORDS) if context else None
 
 
 @dataclass
@@ -64,9 +100,9 @@ class Report:
 
 
 @contextmanager
-def reporting(source: str, output: str | None, as_json: bool, quiet: bool, verbose: bool) -> Iterator[Report]:
+def reporting(source: str, output: str | None, saying: Saying, keys: tuple[str, ...] = ()) -> Iterator[Report]:
     """Runs one file's work; says how it went. An error that the user can act on ends with one line and exit code 1, or 2
-    where the command line itself asked for what is not there."""
+    where the command line itself asked for what is not there. `keys` are those of its JSON, besides those of all commands."""
     report = Report(source)
     start = time.perf_counter()
     error: Exception | None = None
@@ -74,22 +110,28 @@ def reporting(source: str, output: str | None, as_json: bool, quiet: bool, verbo
         yield report
     except (TesseraError, MemoryError) as caught:
         error = caught
-    if as_json:
-        put(record(source, output, "failed" if error else report.status, report.values, time.perf_counter() - start, error))
-    elif report.line and not error and not quiet:
+    if saying.as_json:
+        status = "failed" if error else report.status
+        put_record(record(source, output, status, report.values, time.perf_counter() - start, error, keys))
+    elif report.line and not error and not saying.quiet:
         say(f"{report.line}  {time.perf_counter() - start:.2f} s")
     if error:
-        fail(source, error, verbose)
+        fail(source, error, saying.verbose)
 
 
 def record(
-    source: str, output: str | None, status: str, values: dict[str, Any], seconds: float | None, error: Exception | None
+    source: str,
+    output: str | None,
+    status: str,
+    values: dict[str, Any],
+    seconds: float | None,
+    error: Exception | None,
+    keys: tuple[str, ...] = (),
 ) -> str:
-    """One file's JSON object: all of FIELDS, then what a command has besides."""
+    """One file's JSON object: all of FIELDS, then `keys` and what else a command has; what is not known is null."""
     given = {"input": source, "output": output, "status": status} | values
     given |= {"seconds": None if seconds is None else round(seconds, 3), "error": message_of(error)}
-    extra = {key: value for key, value in given.items() if key not in FIELDS}
-    return json.dumps({key: given.get(key) for key in FIELDS} | extra)
+    return json.dumps({key: given.get(key) for key in dict.fromkeys((*FIELDS, *keys, *given))})
 
 
 def say(text: str) -> None:
@@ -100,10 +142,22 @@ def say(text: str) -> None:
         silence(sys.stderr)
 
 
+def put_record(text: str) -> None:
+    """One JSON object on standard output, in a line of its own or in an array. Raises FileError."""
+    if records := _records():
+        records.add(text)
+    else:
+        put(text)
+
+
 def put(text: str) -> None:
     """One line on standard output. Raises FileError where it cannot be written."""
+    _write(f"{text}\n")
+
+
+def _write(text: str) -> None:
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    write_standard(f"{text}\n".encode(encoding, "backslashreplace"))
+    write_standard(text.encode(encoding, "backslashreplace"))
 
 
 def show_traceback(error: BaseException, say: Callable[[str], None]) -> None:

@@ -56,7 +56,7 @@ def train(photos: tuple[str, ...], **given: Any) -> None:
     saying = options.gather(Saying, given)
     recipe = {name: given.pop(name) for name in TrainingConfig.__dataclass_fields__ if name in given}
     recipe = {name: value for name, value in recipe.items() if value is not None}
-    with reporting("train", given["output"], saying.as_json, saying.quiet, saying.verbose) as report:
+    with reporting("train", given["output"], saying) as report:
         model = Run(photos=photos, recipe=recipe, **given).execute((lambda _: None) if saying.quiet else say)
         report.values["input"] = ", ".join(photos)
         if model:

@@ -60,7 +60,7 @@ def encode(
     `image` is a PIL image, a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), the path of a file, or a file opened for
     reading bytes. Give at most one of `quality` (0..100; 50 if none is given), `tokens` (per block of 256x256 pixels),
     `target_size` (bytes), `target_bpp` (bits per pixel), `target_psnr` (dB) and `target_lpips`. `background` is a colour to lay
-    transparency on; `strip` drops the colour profile, and `keep_exif` keeps EXIF and XMP; `effort` is 0..9.
+    transparency on; `strip` drops the colour profile, and `keep_exif` keeps EXIF and XMP; `effort` is 3..9.
 
     Raises TesseraError and its children."""
     return _shared().encode(

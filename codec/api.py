@@ -106,7 +106,7 @@ class Codec:
         """All tokens of each picture: one encoding, of which every rate is a prefix. This is the network's part.
 
         Pictures whose canvases (whole blocks of 256x256 pixels) are equally large share network calls. With an `effort` above
-        the default of 3, tokens are refined for the length that `target` asks for; below it nothing is faster."""
+        the default of 3, tokens are refined for the length that `target` asks for."""
         from codec.tiles import encode_pixels, together
         from codec.tokens import tokenize_batch
 

@@ -44,9 +44,7 @@ def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
     blocks = -(-width // BLOCK) * -(-height // BLOCK)
     cost, allowed = blocks * BLOCK**2, max(THIN * width * height, max_pixels // 30, min(THIN_COST, THIN * max_pixels))
     if blocks > 1 and cost > allowed:
-        msg = (
-            f"{width}x{height} is thin, and costs what {cost:,} pixels cost, more than {allowed:,}"
-        )
+        msg = f"{width}x{height} is thin, and costs what {cost:,} pixels cost, more than {allowed:,}"
         raise ImageError(msg, ("max_pixels",))
 
 
@@ -237,9 +235,14 @@ def _flatten(rgb: Image.Image, alpha: NDArray[np.uint8], background: str) -> Ima
 
 
 def flattened(image: Image.Image, background: str) -> Image.Image:
-    """A picture with transparency, RGBA or LA, laid on a CSS colour: RGB, with the same `info`."""
+    """A picture with transparency, RGBA or LA, laid on a CSS colour, with the same `info`: RGB, or L where all is grey."""
+    red, green, blue, _ = parse_colour(background)
+    grey = image.mode == "LA" and red == green == blue
+    if image.mode == "LA" and not grey:
+        image = in_srgb(image)  # a profile for grey does not fit what comes
     clear = image.convert("RGBA")
     flat = _flatten(clear.convert("RGB"), np.asarray(clear.getchannel("A")), background)
+    flat = flat.convert("L") if grey else flat
     flat.info = dict(image.info)
     return flat
 
@@ -249,12 +252,12 @@ def in_srgb(image: Image.Image) -> Image.Image:
     profile = image.info.get("icc_profile")
     if not profile:
         return image
-    clear = "A" in image.getbands()
-    colours, _, _ = to_rgb(image.convert("RGB") if clear else image, profile, strip=True)
-    if clear:
-        colours.putalpha(image.getchannel("A"))
-    colours.info = {key: value for key, value in image.info.items() if key != "icc_profile"}
-    return colours
+    plain = "L" if image.mode in ("L", "LA") else "RGB"
+    done = to_rgb(image.convert(plain), profile, strip=True).image.convert(plain)
+    if "A" in image.getbands():
+        done.putalpha(image.getchannel("A"))
+    done.info = {key: value for key, value in image.info.items() if key != "icc_profile"}
+    return done
 
 
 def parse_colour(name: str) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ from bitstream.errors import ModelError, TesseraError
 from bitstream.layout import BLOCK
 from codec.images import MAX_PIXELS, check_size, open_image
 from codec.lengths import DEFAULT_EFFORT, DEFAULT_TARGET, Target, steps_of_effort
+from codec.progress import Listener, listening
 from codec.stages import Encoded, PictureOptions, Prepared, Read
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ PIXEL_BYTES = 60  # that coding a picture takes, about, for each of its pixels
 REFINING = 7  # times as much, where an effort asks for gradients
 ROOM = 32_000_000  # pixels in memory at once where there is memory enough
 SMALL = 512 * 512  # pixels of a picture that batches are thought for
+ENCODING, DECODING = 2, 1.2  # what coding a picture costs, about, in passes over it; levels are not reported
+SEARCH = 9  # passes, about, that looking for a target of quality takes
+MOST = 0.95  # of a picture, at most, that is reported as done before it is
 WORKERS = 4  # network calls at once on a CPU, at most: on few threads each they wait less for each other than one on many
 CPU_BATCH = 1  # pictures a network call there: more were 5 to 10 % slower, since they leave the cache
 
@@ -52,7 +56,7 @@ CPU_BATCH = 1  # pictures a network call there: more were 5 to 10 % slower, sinc
 class Limits:
     """How much is done at once. What is None is picked from device and memory."""
 
-    threads: int = field(default_factory=lambda: os.cpu_count() or 1)  # that read, and as many that write
+    threads: int = field(default_factory=lambda: os.cpu_count() or 1)  # that read, as many that write, as many for the network
     batch: int | None = None  # pictures a network call
     pixels: int | None = None  # in memory; a picture that is larger comes in alone
     max_pixels: int = MAX_PIXELS  # larger pictures are refused
@@ -66,6 +70,7 @@ class Outcome(Generic[Job, Made]):
     made: Made | None
     error: Exception | None
     seconds: float  # of work: reading, its share of the network calls that it was in, writing
+    reported: float = 0.0  # of the picture, to whoever watches the progress
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ class Stages(Generic[Job, Made]):
     write: Callable[[Job, Any, Any], Made]  # the job, what was read, what was computed
     alike: Callable[[Any], Hashable]  # pictures for which it is equal can share a network call
     codec: Callable[[], Codec]
+    passes: float = 1.0  # of the network over a picture, about
 
 
 def encode_all(
@@ -110,12 +116,16 @@ def encode_all(
     target: Target = DEFAULT_TARGET,
     effort: int = DEFAULT_EFFORT,
     limits: Limits | None = None,
+    progress: Listener | None = None,
 ) -> Generator[Outcome[Job, Compressed], None, None]:
     """Encodes a picture a job: `load` gives the bytes of its file, `store` takes those made; both run in several threads.
 
-    `codec` is asked for when the first picture was found readable."""
+    `codec` is asked for when the first picture was found readable. `progress` is told, from any thread, what share of a picture
+    more is done; the outcome says how much of it was reported."""
     chosen = options or PictureOptions()
-    weight = REFINING if steps_of_effort(effort) else 1
+    steps = steps_of_effort(effort)
+    weight = REFINING if steps else 1
+    passes = ENCODING + (steps + 3 if steps else 0) + (SEARCH if target.draws else 0)
     once, bounds = _Once(codec), limits or Limits()
 
     def read(job: Job, admit: Admit) -> tuple[int, Prepared]:
@@ -142,7 +152,7 @@ def encode_all(
     def alike(item: tuple[int, Prepared]) -> Hashable:
         return _blocks(item[1].width, item[1].height)
 
-    yield from overlap(jobs, Stages(read, compute, write, alike, once), bounds)
+    yield from overlap(jobs, Stages(read, compute, write, alike, once, passes), bounds, progress)
 
 
 def decode_all(
@@ -154,6 +164,7 @@ def decode_all(
     allow_partial: bool = False,
     tokens: float | None = None,
     limits: Limits | None = None,
+    progress: Listener | None = None,
 ) -> Generator[Outcome[Job, Drawn], None, None]:
     """The inverse of `encode_all`: draws a file a job. `store` takes the picture and says how many bytes it became."""
     once, bounds = _Once(codec), limits or Limits()
@@ -176,12 +187,14 @@ def decode_all(
     def alike(item: tuple[int, Read]) -> Hashable:
         return item[1].file.stream_id, _blocks(item[1].file.width, item[1].file.height)
 
-    yield from overlap(jobs, Stages(read, compute, write, alike, once), bounds)
+    yield from overlap(jobs, Stages(read, compute, write, alike, once, DECODING), bounds, progress)
 
 
-def overlap(jobs: Sequence[Job], stages: Stages[Job, Made], limits: Limits) -> Generator[Outcome[Job, Made], None, None]:
+def overlap(
+    jobs: Sequence[Job], stages: Stages[Job, Made], limits: Limits, progress: Listener | None = None
+) -> Generator[Outcome[Job, Made], None, None]:
     """Takes each job through all stages; yields how it ended, in the order in which they are finished."""
-    yield from _Flow(stages, limits).run(jobs)
+    yield from _Flow(stages, limits, progress).run(jobs)
 
 
 def _blocks(width: int, height: int) -> tuple[int, int]:
@@ -251,13 +264,15 @@ class _Carried(Generic[Job]):
     item: Any = None
     seconds: float = 0.0  # worked on it so far
     pixels: int = 0  # that it has let into memory
+    reported: float = 0.0  # of it, as done
 
 
 class _Flow(Generic[Job, Made]):
     """The three stages over some jobs. All but the threads' own work happens in the thread that calls `run`."""
 
-    def __init__(self, stages: Stages[Job, Made], limits: Limits) -> None:
+    def __init__(self, stages: Stages[Job, Made], limits: Limits, progress: Listener | None) -> None:
         self._stages = stages
+        self._progress = progress
         self._limits = limits
         self._gate = _Gate(limits.pixels or _room())
         self._readers = ThreadPoolExecutor(limits.threads, "read")
@@ -313,7 +328,16 @@ class _Flow(Generic[Job, Made]):
 
     def _compute(self, batch: list[_Carried[Job]]) -> None:
         assert self._computers
-        submitted = self._computers.submit([carried.item for carried in batch], sum(carried.pixels for carried in batch))
+
+        def moved(passes: float) -> None:
+            for carried in batch:
+                share = min(passes / self._stages.passes, MOST - carried.reported)
+                carried.reported += share
+                if self._progress:
+                    self._progress(share)
+
+        pixels = sum(carried.pixels for carried in batch)
+        submitted = self._computers.submit([carried.item for carried in batch], pixels, moved)
         self._computing[submitted] = batch
 
     def _alike(self, most: int) -> list[_Carried[Job]]:
@@ -354,7 +378,7 @@ class _Flow(Generic[Job, Made]):
 
     def _end(self, carried: _Carried[Job], made: Made | None = None, error: Exception | None = None) -> Outcome[Job, Made]:
         self._gate.leave(carried.pixels)
-        return Outcome(carried.job, made, error, carried.seconds)
+        return Outcome(carried.job, made, error, carried.seconds, carried.reported)
 
 
 class _Computers:
@@ -365,7 +389,8 @@ class _Computers:
 
         self._compute = compute
         self._set_threads = torch.set_num_threads
-        self._cores = torch.get_num_threads()
+        self._before = torch.get_num_threads()
+        self._cores = min(self._before, limits.threads)
         self._count = min(self._cores, WORKERS, jobs) if codec.device.type == "cpu" else 1
         self._large = (limits.pixels or _room()) // 2
         self._pool = ThreadPoolExecutor(self._count, "compute")
@@ -375,17 +400,19 @@ class _Computers:
     def free(self, busy: int) -> bool:
         return busy < self._count
 
-    def submit(self, items: list[Any], pixels: int) -> Future[tuple[list[Any], float]]:
+    def submit(self, items: list[Any], pixels: int, moved: Listener) -> Future[tuple[list[Any], float]]:
         """Computes in a thread, on its share of the cores, or on all where no other large picture fits into memory."""
-        return self._pool.submit(self._run, items, self._cores if pixels > self._large else self._cores // self._count)
+        threads = self._cores if pixels > self._large else self._cores // self._count
+        return self._pool.submit(self._run, items, threads, moved)
 
-    def _run(self, items: list[Any], threads: int) -> tuple[list[Any], float]:
+    def _run(self, items: list[Any], threads: int, moved: Listener) -> tuple[list[Any], float]:
         import torch
 
         torch.get_num_threads()  # a thread's first call sets its number to the last one set anywhere
         self._set_threads(threads)
         try:
-            return _timed(self._compute, items)
+            with listening(moved):
+                return _timed(self._compute, items)
         except RuntimeError as error:
             if isinstance(error, torch.cuda.OutOfMemoryError) or "allocate memory" in str(error):
                 raise MemoryError from error
@@ -393,7 +420,7 @@ class _Computers:
 
     def close(self, wait: bool) -> None:
         self._pool.shutdown(wait=wait, cancel_futures=True)
-        self._set_threads(self._cores)
+        self._set_threads(self._before)
 
 
 def _timed(call: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:

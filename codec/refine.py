@@ -24,6 +24,7 @@ from bitstream.coder import Sequence, order_of
 from bitstream.layout import CELL, Layout
 from bitstream.prior import Prior
 from codec.network import Network, Pyramid
+from codec.progress import report
 from codec.tiles import tile_cells, tiles
 from codec.tokens import blank, on_canvas, price_table
 
@@ -76,6 +77,7 @@ def refine(
         walked = walk(network, prior, layout, moved, goal, dither)
         error, gradient = _error(network, layout, walked, original, step < steps)
         loss = error + goal.slope * float(walked.bits.detach())
+        report(1)
         if loss < lowest:
             best, lowest = moved.detach().clone(), loss
         if step < steps:

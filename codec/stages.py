@@ -41,7 +41,7 @@ class PictureOptions:
 
 class EncodeOptions(TypedDict, total=False):
     """How a picture is encoded: the fields of `codec.lengths.Target`, of which at most one is given, and of `PictureOptions`,
-    and the effort 0..9. Written out so that editors and type checkers know them; a test compares."""
+    and the effort 3..9. Written out so that editors and type checkers know them; a test compares."""
 
     quality: float | None
     tokens: float | None

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bitstream.layout import BLOCK, BLOCK_CELLS, CELL, Layout
 from codec.network import Network
+from codec.progress import report
 
 WHOLE_PIXELS = 16_000_000  # a canvas up to this is computed in one piece
 TILE = 2048  # pixels
@@ -63,7 +64,8 @@ def encode_pixels(
     row and column repeated to its edge."""
     rows, columns = (count * BLOCK_CELLS for count in layouts[0].blocks)
     latents = torch.empty(len(layouts), network.config.channels, rows, columns, device=device)
-    for ys, xs, inner_ys, inner_xs in tiles(rows, columns, tile_cells(layouts[0], tile), network.encoder.reach):
+    cut = list(tiles(rows, columns, tile_cells(layouts[0], tile), network.encoder.reach))
+    for ys, xs, inner_ys, inner_xs in cut:
         y, x = (np.arange(part.start * CELL, part.stop * CELL) for part in (ys, xs))
         parts = [
             picture[y.clip(max=layout.height - 1)[:, None], x.clip(max=layout.width - 1)]
@@ -74,6 +76,7 @@ def encode_pixels(
         out = network.encoder(part)[:, :, inner_ys, inner_xs]
         top, left = ys.start + inner_ys.start, xs.start + inner_xs.start
         latents[:, :, top : top + out.shape[2], left : left + out.shape[3]] = out
+        report(1 / len(cut))
     return latents
 
 
@@ -85,9 +88,11 @@ def decode_pixels(
     halo = network.decoder.reach
     pictures = [np.empty((layout.height, layout.width, 3), np.uint8) for layout in layouts]
     canvas_rows, canvas_columns = latents.shape[2:]
-    for ys, xs, inner_ys, inner_xs in tiles(canvas_rows, canvas_columns, tile_cells(layouts[0], tile), halo):
+    cut = list(tiles(canvas_rows, canvas_columns, tile_cells(layouts[0], tile), halo))
+    for ys, xs, inner_ys, inner_xs in cut:
         top, left = (ys.start + inner_ys.start) * CELL, (xs.start + inner_xs.start) * CELL
         if all(top >= layout.height or left >= layout.width for layout in layouts):  # nothing to see there
+            report(1 / len(cut))
             continue
         part = network.decoder(latents[:, :, ys, xs], known[:, :, ys, xs])
         part = part[:, :, inner_ys.start * CELL : inner_ys.stop * CELL, inner_xs.start * CELL : inner_xs.stop * CELL]
@@ -95,4 +100,5 @@ def decode_pixels(
         for layout, picture, drawn in zip(layouts, pictures, levels, strict=True):
             inside = drawn[: max(0, layout.height - top), : max(0, layout.width - left)]
             picture[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+        report(1 / len(cut))
     return pictures

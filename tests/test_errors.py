@@ -85,6 +85,16 @@ def test_an_error_keeps_its_advice_between_processes():
     assert (str(error), error.advice) == ("too large", ("max_pixels",))
 
 
+def test_pillow_refuses_what_is_too_large_for_it(tmp_path, monkeypatch):
+    import codec.pillow  # noqa: F401 (registers the format)
+
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    (tmp_path / "a.tsr").write_bytes(write_file(File(20, 11, b"\x00\x01", 3, b"abc")))
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(tmp_path / "a.tsr")
+    assert "DecompressionBombError" in (ROOT / "SECURITY.md").read_text()
+
+
 def test_exit_codes_are_listed_where_people_look():
     for text in ((ROOT / "README.md").read_text(), (ROOT / "docs" / "tessera.1").read_text()):
         assert "130" in text

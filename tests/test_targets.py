@@ -178,8 +178,8 @@ def test_effort_at_a_length_is_worth_its_bits(codec, small):
     assert errors[1] + slope * len(refined.data) < errors[0] + slope * len(plain.data)
 
 
-def test_effort_up_to_the_default_is_the_same(codec, small):
-    assert len({codec.encode(small, effort=effort) for effort in range(4)}) == 1
+def test_the_default_effort_is_the_lowest(codec, small):
+    assert codec.encode(small, effort=3) == codec.encode(small)
 
 
 def test_effort_with_a_target_of_quality(codec, small):
@@ -197,9 +197,9 @@ def test_effort_where_there_is_nothing_to_gain(codec, small):
         codec.encode(small, target_size=9, effort=4)
 
 
-@pytest.mark.parametrize("effort", [-1, 10, 3.5])
+@pytest.mark.parametrize("effort", [-1, 2, 10, 3.5])
 def test_effort_out_of_range(codec, small, effort):
-    with pytest.raises(TargetError, match=r"effort .* is out of range: 0 to 9"):
+    with pytest.raises(TargetError, match=r"effort .* is out of range: 3 to 9"):
         codec.encode(small, effort=effort)
 
 
