@@ -445,9 +445,7 @@ def test_pixels_alone(small):
 
 def test_thin_pictures_count_with_their_whole_blocks():
     check_size(65535, 1, 4_200_000)  # 256 blocks of 65,536 pixels are four times as many
-    with pytest.raises(
-        ImageError, match=r"65535x1 is thin, and costs what 16,777,216 pixels cost, more than 16,760,000$"
-    ):
+    with pytest.raises(ImageError, match=r"65535x1 is thin, and costs what 16,777,216 pixels cost, more than 16,760,000$"):
         check_size(65535, 1, 4_190_000)
     check_size(100, 100, 10_000)  # a single block is never too thin
     check_size(3000, 1)
