@@ -54,14 +54,15 @@ def rate_table(folder: Path) -> Iterator[str]:
 
 def delta_table(folder: Path) -> Iterator[str]:
     """Tessera's Bjontegaard delta rates: how many more or fewer bits than each codec, and the qualities that it holds for."""
-    yield "| bits against | " + " | ".join(metric.title for metric in METRICS.values()) + " |"
-    yield "|---" * (len(METRICS) + 1) + "|"
     tessera = read_series(folder / "tessera.json")
+    measured = {key: metric for key, metric in METRICS.items() if any(key in point.metrics for point in tessera.points)}
+    yield "| bits against | " + " | ".join(metric.title for metric in measured.values()) + " |"
+    yield "|---" * (len(measured) + 1) + "|"
     pictures = max(point.pictures for point in tessera.points)
     for name in ANCHORS:
         anchor = read_series(folder / f"{name}.json")
         cells = []
-        for key, metric in METRICS.items():
+        for key, metric in measured.items():
             found = delta(anchor, tessera, key, pictures)
             ends = f"{found.low:.{metric.digits}f} to {found.high:.{metric.digits}f}" if found.percent is not None else ""
             cells.append(f"{found.percent:+.0f} % ({ends})" if ends else "no number")

@@ -17,7 +17,7 @@ from PIL import Image
 from benchmarks.card import delta_table, rate_table
 from cli.main import main
 from codec.config import NetworkConfig
-from codec.lengths import QUALITY_STOPS
+from codec.lengths import QUALITY_STOPS, block_tokens_of_quality
 from codec.network import Network
 from codec.weights import open_model
 
@@ -97,7 +97,8 @@ def test_make_targets_that_the_readme_names_exist():
 def test_quality_table_is_the_codes():
     rows = [line.strip("|").split("|") for line in README.splitlines() if line.startswith(("| quality", "| tokens per 256"))]
     table = list(zip(*([int(cell) for cell in row[1:]] for row in rows), strict=True))
-    assert table == list(QUALITY_STOPS)
+    assert table == [(quality, round(block_tokens_of_quality(quality))) for quality, _ in table]
+    assert {quality for quality, _ in table} >= {quality for quality, _ in QUALITY_STOPS}
 
 
 def options_of(command: click.Command) -> set[str]:
