@@ -48,6 +48,7 @@ class Request:
     strip: bool
     keep_exif: bool
     background: str | None
+    alpha_quality: int | None
     model: str | None
     device: str
     max_pixels: int
@@ -115,6 +116,12 @@ def is_whole(path: str, max_pixels: int) -> bool:
 @click.option("--strip", is_flag=True, help="Drop the colour profile and convert colours to sRGB.")
 @click.option("--keep-exif", is_flag=True, help="Keep EXIF and XMP.")
 @options.background
+@click.option(
+    "--alpha-quality",
+    type=click.IntRange(0, 100),
+    metavar="0-100",
+    help="How well transparency is kept; 100 is lossless.  [default: 75, or less where a size is asked for]",
+)
 @options.jobs
 @options.batch
 @options.coding

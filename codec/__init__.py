@@ -52,6 +52,7 @@ def encode(
     target_lpips: float | None = None,
     background: str | None = None,
     strip: bool = False,
+    alpha_quality: int | None = None,
     keep_exif: bool = False,
     effort: int = 3,
 ) -> bytes:
@@ -60,12 +61,14 @@ def encode(
     `image` is a PIL image, a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), the path of a file, or a file opened for
     reading bytes. Give at most one of `quality` (0..100; 50 if none is given), `tokens` (per block of 256x256 pixels),
     `target_size` (bytes), `target_bpp` (bits per pixel), `target_psnr` (dB) and `target_lpips`. `background` is a colour to lay
-    transparency on; `strip` drops the colour profile, and `keep_exif` keeps EXIF and XMP; `effort` is 3..9.
+    transparency on; otherwise it is kept at `alpha_quality` (0..100; 100 is lossless). `strip` drops the colour profile, and
+    `keep_exif` keeps EXIF and XMP; `effort` is 3..9.
 
     Raises TesseraError and its children."""
     return _shared().encode(
         image, quality=quality, tokens=tokens, target_size=target_size, target_bpp=target_bpp, target_psnr=target_psnr,
-        target_lpips=target_lpips, background=background, strip=strip, keep_exif=keep_exif, effort=effort,
+        target_lpips=target_lpips, background=background, strip=strip, alpha_quality=alpha_quality,
+        keep_exif=keep_exif, effort=effort,
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from codec.forks import Lock
 from codec.images import KEEP, MAX_PIXELS, check_size, prepare, restore
 from codec.inputs import Data, Picture, data_of, picture_of
 from codec.lengths import DEFAULT_EFFORT, DEFAULT_TARGET, Target, TargetError, steps_of_effort
-from codec.sections import ALPHA, LABELS, from_sections
+from codec.sections import ALPHA, LABELS, fit_alpha, from_sections
 from codec.spaces import SRGB
 from codec.stages import Decoded, Encoded, EncodeOptions, PictureOptions, Prepared, Read, read_tokens
 from codec.targets import Found, psnr, shortest
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from codec.lpips import LPIPS
 
 LOADING = Lock()  # threads that come at once load a network once
+ALPHA_SHARE = 3  # of a size that is asked for, the part that transparency may take before it loses quality
 LPIPS_SIDE = 31  # pixels that AlexNet needs to have anything to look at
 
 
@@ -171,7 +172,12 @@ class Codec:
             length = found.length if found else target.length(layout)
             payload = encode_tokens(sequence, length)
         else:
-            room = budget - overhead(file, min(budget, payload_max(layout.width, layout.height)))
+            most = min(budget, payload_max(layout.width, layout.height))
+            room = budget - overhead(file, most)
+            if part and part.alpha is not None:
+                sections = fit_alpha(sections, part.alpha, (room + len(dict(sections)[ALPHA])) // ALPHA_SHARE)
+                file = replace(file, sections=sections)
+                room = budget - overhead(file, most)
             length, payload = fit_tokens(sequence, room) if room >= 0 else (0, b"")
             if length < 1:
                 length, payload = 1, encode_tokens(sequence, 1)

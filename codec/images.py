@@ -18,6 +18,7 @@ from bitstream.layout import BLOCK
 from codec.alpha import fill_hidden, split
 from codec.colours import DEEP, greyness_of, neutral, to_rgb
 from codec.forks import Lock
+from codec.opacity import DEFAULT_QUALITY
 from codec.sections import Extras, to_sections, upright_exif
 from codec.stages import PictureOptions, Prepared
 
@@ -171,7 +172,9 @@ def prepare(image: Image.Image | NDArray[np.uint8], options: PictureOptions = KE
     if alpha is not None:
         pixels = fill_hidden(pixels, alpha)
     extras = Extras(made.profile, exif if options.keep_exif else None, xmp if options.keep_exif else None, alpha)
-    return Prepared(pixels, to_sections(extras), made.space, greyness, (*notes, *damage, *made.notes))
+    quality = DEFAULT_QUALITY if options.alpha_quality is None else options.alpha_quality
+    free = alpha if options.alpha_quality is None else None
+    return Prepared(pixels, to_sections(extras, quality), made.space, greyness, (*notes, *damage, *made.notes), free)
 
 
 def to_pixels(image: Image.Image | NDArray[np.uint8], background: str | None = None) -> NDArray[np.uint8]:

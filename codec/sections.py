@@ -15,12 +15,15 @@ from PIL import ExifTags
 
 from bitstream.container import ALPHA, Sections
 from bitstream.errors import FormatError, ImageError
+from codec.opacity import DEFAULT_QUALITY, LOSSLESS, SHRINKS, enlarged, smaller
 from codec.spaces import SRGB, profile_of
 
 ICC, EXIF, XMP = 2, 3, 4  # and ALPHA, which comes first: a cut file loses it last
 LABELS = {ALPHA: "transparency", ICC: "colour profile", EXIF: "EXIF", XMP: "XMP"}
 CONTENT_MAX = 1 << 24  # bytes that a profile, EXIF or XMP unpacks to
 DICTIONARY = 1 << 20  # bytes; part of the format
+ALPHA_CHEAP = 800  # bytes; 600 at the default quality: less than that is not worth a loss
+FALLING = (50, 25, 0)  # qualities of alpha that are tried where a file has to be small
 TIFF_HEADER = 8  # bytes
 SHORT = 3  # TIFF's number of the type of an orientation
 THOROUGH_MAX = 1 << 22  # bytes that are worth LZMA's slowest search
@@ -89,16 +92,48 @@ def upright_exif(exif: bytes) -> bytes | None:
     return exif
 
 
-def to_sections(extras: Extras) -> Sections:
+def to_sections(extras: Extras, alpha_quality: int = DEFAULT_QUALITY) -> Sections:
     """The sections that keep what there is. Raises ImageError for more than a section may hold."""
     contents = {ICC: extras.icc, EXIF: extras.exif, XMP: extras.xmp}
     for kind, content in contents.items():
         if content and len(content) > CONTENT_MAX:
             msg = f"the {LABELS[kind]} has {len(content):,} bytes, and a file holds {CONTENT_MAX:,}"
             raise ImageError(msg, ("strip",) if kind == ICC else ("keep_exif",))
-    if extras.alpha is not None:
-        contents = {ALPHA: extras.alpha.tobytes(), **contents}
-    return tuple((kind, pack(content)) for kind, content in contents.items() if content)
+    alpha = () if extras.alpha is None else ((ALPHA, pack_alpha(extras.alpha, alpha_quality)),)
+    return alpha + tuple((kind, pack(content)) for kind, content in contents.items() if content)
+
+
+def pack_alpha(alpha: NDArray[np.uint8], quality: int) -> bytes:
+    """Alpha (H, W) -> the content of its section: without loss at quality 100 or where that takes few bytes, else the smallest
+    that the quality allows."""
+    exact = b"\0" + pack(alpha.tobytes())
+    if quality >= LOSSLESS or len(exact) <= ALPHA_CHEAP * (quality / LOSSLESS):
+        return exact
+    return min(exact, *(bytes([shrink]) + pack(plane.tobytes()) for shrink, plane in smaller(alpha, quality)), key=len)
+
+
+def unpack_alpha(packed: bytes, width: int, height: int) -> NDArray[np.uint8]:
+    """The inverse of `pack_alpha`. Raises FormatError for damaged contents."""
+    shrink = packed[0] if packed else len(SHRINKS)
+    if shrink not in SHRINKS:
+        msg = f"the transparency is damaged (it begins with {packed[:1].hex() or 'nothing'})"
+        raise FormatError(msg)
+    rows, columns = -(-height // (1 << shrink)), -(-width // (1 << shrink))
+    plane = unpack(packed[1:], rows * columns, LABELS[ALPHA])
+    if len(plane) != rows * columns:
+        msg = f"the transparency has {len(plane):,} values for {columns}x{rows} pixels: the file is damaged"
+        raise FormatError(msg)
+    return enlarged(np.frombuffer(plane, np.uint8).reshape(rows, columns), shrink, height, width)
+
+
+def fit_alpha(sections: Sections, alpha: NDArray[np.uint8], most: int) -> Sections:
+    """The sections of a picture with a lower quality of alpha (H, W), as far as it takes to have that in `most` bytes."""
+    packed = dict(sections)
+    for quality in FALLING:
+        if len(packed[ALPHA]) <= most:
+            break
+        packed[ALPHA] = min(packed[ALPHA], pack_alpha(alpha, quality), key=len)
+    return tuple(packed.items())
 
 
 def from_sections(sections: Sections, width: int, height: int, space: int = SRGB) -> Extras:
@@ -108,11 +143,5 @@ def from_sections(sections: Sections, width: int, height: int, space: int = SRGB
     Raises FormatError for damaged contents."""
     packed = dict(sections)
     content = {kind: unpack(packed[kind], CONTENT_MAX, LABELS[kind]) for kind in (ICC, EXIF, XMP) if kind in packed}
-    alpha = None
-    if ALPHA in packed:
-        plane = unpack(packed[ALPHA], width * height, LABELS[ALPHA])
-        if len(plane) != width * height:
-            msg = f"the transparency has {len(plane):,} values for {width}x{height} pixels: the file is damaged"
-            raise FormatError(msg)
-        alpha = np.frombuffer(plane, np.uint8).reshape(height, width)
+    alpha = unpack_alpha(packed[ALPHA], width, height) if ALPHA in packed else None
     return Extras(content.get(ICC) or profile_of(space), upright_exif(content.get(EXIF, b"")), content.get(XMP), alpha)

@@ -32,10 +32,14 @@ class PictureOptions:
     background: str | None = None  # a CSS colour that transparency is laid on, instead of being kept
     strip: bool = False  # keep no profile; colours become sRGB
     keep_exif: bool = False  # keep EXIF and XMP
+    alpha_quality: int | None = None  # 0..100, where 100 is without loss; None: 75, or less where a size is asked for
 
     def __post_init__(self) -> None:
         if self.strip and self.keep_exif:
             msg = "strip and keep exif contradict each other: give one of them"
+            raise UsageError(msg)
+        if self.alpha_quality is not None and self.alpha_quality not in range(101):
+            msg = f"alpha quality {self.alpha_quality} is out of range: 0 to 100"
             raise UsageError(msg)
 
 
@@ -51,6 +55,7 @@ class EncodeOptions(TypedDict, total=False):
     target_lpips: float | None
     background: str | None
     strip: bool
+    alpha_quality: int | None
     keep_exif: bool
     effort: int
 
@@ -64,6 +69,7 @@ class Prepared:
     space: int = 0  # number of the colour space in `codec.spaces`
     greyness: int = COLOURED  # or GREY, NEUTRAL
     notes: tuple[str, ...] = ()  # what a person should hear, such as 'first of 12 frames'
+    alpha: NDArray[np.uint8] | None = None  # (H, W), where its section may be made smaller for a size
 
     @property
     def width(self) -> int:

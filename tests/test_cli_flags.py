@@ -43,6 +43,7 @@ FLAGS = {
     "--keep-exif": ("encode",),
     "--background": PICTURES,
     "--output-quality": ("decode",),
+    "--alpha-quality": ("encode",),
     "--max-pixels": (*CODING, "info", "tokens"),
     "--allow-partial": ("decode", "info"),
     "--format": ("decode",),

@@ -153,6 +153,7 @@ def _content(pixels: int, rng: Rng) -> bytes:
     if kind == 1:
         return _bomb(int(rng.choice([24, 26, 28])))
     good = pack(bytes(max(0, pixels + int(rng.integers(-1, 2))))) if kind < 4 else pack(rng.bytes(int(rng.integers(200))))
+    good = bytes([int(rng.integers(5))]) * int(rng.integers(2)) + good  # what an alpha plane begins with
     return good if kind != 5 else _flip(good, [], rng)
 
 
