@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image
+from PIL import ExifTags, Image, ImageDraw
 
 from codec.api import Codec
 from codec.arrays import file_to_npz
+from tests import profiles
 
 FOLDER = Path(__file__).parent / "golden"
 PHOTO = Path(__file__).parent.parent / "docs" / "photo.webp"
+UNNAMED = ((0.6, 0.3, 0.05), (0.25, 0.65, 0.1), (0.11, 0.05, 0.68))  # primaries of a profile that no file names by a byte
 CASES = {  # name: (box of the photo, options)
     "block-tiny": ((200, 80, 456, 336), {"tokens": 40}),
     "block-preview": ((200, 80, 456, 336), {"quality": 25}),
@@ -32,6 +34,25 @@ def main() -> None:
         (FOLDER / f"{name}.tsr").write_bytes(data)
         (FOLDER / f"{name}.npz").write_bytes(file_to_npz(data)[0])
         codec.decode(data).save(FOLDER / f"{name}.png", optimize=True)
+    data = codec.encode(cut_out(photo), tokens=200, keep_exif=True)
+    (FOLDER / "sections").mkdir(exist_ok=True)
+    (FOLDER / "sections" / "cut-out.tsr").write_bytes(data)
+    decoded = codec.decode(data)
+    kept = {"icc_profile": decoded.info["icc_profile"], "exif": decoded.info["exif"]}
+    decoded.save(FOLDER / "sections" / "cut-out.png", optimize=True, **kept)
+
+
+def cut_out(photo: Image.Image) -> Image.Image:
+    """A picture with transparency, a profile of its own, EXIF and XMP: all that a file can hold."""
+    picture = photo.crop((200, 100, 280, 160)).convert("RGBA")
+    mask = Image.new("L", picture.size)
+    ImageDraw.Draw(mask).ellipse((10, 5, 70, 55), fill=200)
+    picture.putalpha(mask)
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = "a cut-out"
+    profile = profiles.matrix(UNNAMED, profiles.gamma(1.6))
+    picture.info |= {"icc_profile": profile, "exif": exif.tobytes(), "xmp": b"<x:xmpmeta/>"}
+    return picture
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import SHARED
-from PIL import Image
+from PIL import Image, ImageCms
 
 from benchmarks.codecs import (
     NATIVE_NAMES,
@@ -23,6 +23,7 @@ from benchmarks.codecs import (
     shrink,
 )
 from benchmarks.metrics import psnr
+from codec.images import to_pixels
 
 HERE = [name for name in NATIVE_NAMES if name == "tessera" or name in {coder.name for coder in PILLOW_CODERS}]
 
@@ -131,3 +132,16 @@ def test_kodak_agrees_with_published_curves(name):
             assert np.mean(rates) == pytest.approx(bpp, rel=0.002)
             values = [psnr(coder.decode(data), picture) for data, picture in zip(files, pictures, strict=True)]
             assert np.mean(values) == pytest.approx(decibels, abs=0.1)
+
+
+def test_bench_counts_the_bytes_of_encode(photo, codec):
+    """A stock sRGB profile costs nothing, so what is measured without it is what a user's file has."""
+    image = photo.crop((0, 0, 256, 192))
+    image.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    grey = photo.crop((0, 0, 256, 192)).convert("L")
+    coder = TesseraCoder(codec)
+    for picture in (image, grey):
+        (fitted,) = coder.fit(to_pixels(picture), [900])
+        assert fitted is not None
+        assert len(fitted.data) <= 900
+        assert len(coder.encode(to_pixels(picture), 25)) == len(codec.encode(picture, quality=25))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference
-from PIL import Image
+from PIL import ExifTags, Image
 from safetensors.numpy import load_file
 
 from bitstream.container import read_file
@@ -63,6 +63,18 @@ def test_pictures_are_what_they_were(name, codec):
     drawn = np.asarray(codec.decode(data)).astype(int)
     assert drawn.shape == expected.shape
     assert np.abs(drawn - expected).max() <= 1
+
+
+def test_sections_are_what_they_were(codec):
+    data = (FOLDER / "sections" / "cut-out.tsr").read_bytes()
+    expected = Image.open(FOLDER / "sections" / "cut-out.png")
+    decoded = codec.decode(data)
+    assert decoded.mode == expected.mode == "RGBA"
+    assert np.abs(np.asarray(decoded).astype(int) - np.asarray(expected)).max() <= 1
+    assert np.array_equal(decoded.getchannel("A"), expected.getchannel("A"))
+    assert decoded.info["icc_profile"] == expected.info["icc_profile"]
+    assert decoded.getexif()[ExifTags.Base.ImageDescription] == "a cut-out"
+    assert decoded.info["xmp"] == b"<x:xmpmeta/>"
 
 
 def test_the_bundled_model_is_what_it_says():
