@@ -28,9 +28,9 @@ class NetworkConfig:
         *(Level(16, 96, 8, 0.095, half) for half in HALVES),
         *(Level(16, 128, 8, 0.048, half) for half in HALVES),
     )
-    # Squared error, in steps, that a bit is worth when rounding, a level each: the wider the deadzone, the fewer bits. Less
-    # on the coarse levels than on the fine: better LPIPS and PSNR at every low rate (benchmarks/training-log.md).
-    bit_worth: tuple[float, ...] = (0.03, 0.03, 0.03, 0.02, *(0.02,) * 2, *(0.1,) * 2, *(0.12,) * 6)
+    # Squared error, in steps, that a bit is worth when rounding, per level: the wider the deadzone, the fewer bits. A uniform
+    # quantizer at its best slope has 2 ln 2 / 12 = 0.12; a little less where finer levels can still mend what is lost.
+    bit_worth: tuple[float, ...] = (0.1, 0.1, 0.1, 0.08, 0.08, 0.08, 0.1, 0.1, *(0.12,) * 6)
     channels: int = 128  # C; with 48 the same rates were 0.2-0.3 dB worse
     # Widths and depths: 15 kMAC per pixel in all. Twice as much trains half as fast, and was no better for the same time.
     encoder_width8: int = 48  # at 1/8
