@@ -84,10 +84,10 @@ def make_plan(wanted: Wanted, kind: Kind, as_json: bool = False) -> Plan:
         if len(named) != 1:
             msg = f"-o names one output, and there are {len(named)} inputs: use --output-dir"
             raise click.UsageError(msg)
-        return Plan((_checked(Job(named[0], wanted.output), wanted, as_json),), True, wanted.output)
+        return Plan((_checked(Job(named[0], wanted.output), wanted, kind, as_json),), True, wanted.output)
     single = not listed and len(named) == 1 and not os.path.isdir(named[0])
     jobs = [_placed(found, wanted, kind) for name in named for found in _find(name, wanted.recursive, kind)]
-    return Plan(tuple(_checked(job, wanted, as_json) for job in _apart(jobs, kind)), single)
+    return Plan(tuple(_checked(job, wanted, kind, as_json) for job in _apart(jobs, kind)), single)
 
 
 def _settled(wanted: Wanted, kind: Kind) -> Wanted:
@@ -234,7 +234,7 @@ def _remedy(one: str, other: str, kind: Kind) -> str:
     return "rename one, or give each a command of its own"
 
 
-def _checked(job: Job, wanted: Wanted, as_json: bool) -> Job:
+def _checked(job: Job, wanted: Wanted, kind: Kind, as_json: bool) -> Job:
     """The job, with what is known of its output."""
     if job.error:
         return job
@@ -246,6 +246,17 @@ def _checked(job: Job, wanted: Wanted, as_json: bool) -> Job:
         keep = wanted.force or wanted.skip_existing
         check_output(job.output, keep, job.source, makes_folders=wanted.output_dir is not None)
     except FileError as error:
-        return replace(job, error=error)
+        return replace(job, error=_of_wrong_kind(job, kind) or error)
     exists = wanted.skip_existing and job.output != STANDARD and os.path.exists(job.output)
     return replace(job, exists=exists, replace=wanted.force or exists)
+
+
+def _of_wrong_kind(job: Job, kind: Kind) -> TesseraError | None:
+    """What is wrong with an input that would become its own output, such as a .tsr file that is to be encoded: its kind says
+    more than its name."""
+    if job.source != STANDARD and os.path.realpath(job.source) == os.path.realpath(job.output):
+        try:
+            kind.read(job.source)
+        except TesseraError as error:
+            return error
+    return None

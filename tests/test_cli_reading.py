@@ -92,6 +92,9 @@ def test_the_wrong_kind_of_file_is_answered_with_the_other_command(folder, monke
     monkeypatch.chdir(folder)
     for arguments, message in (
         (("decode", "photo.png", "-o", "x.png"), "photo.png: a picture, not a .tsr file: did you mean `tessera encode`?"),
+        (("decode", "photo.png"), "photo.png: a picture, not a .tsr file: did you mean `tessera encode`?"),
+        (("encode", "photo.tsr"), "photo.tsr: is a .tsr file, encoded already: did you mean `tessera decode`?"),
+        (("encode", "photo.tsr", "-f"), "photo.tsr: is a .tsr file, encoded already: did you mean `tessera decode`?"),
         (("info", "photo.png"), "photo.png: a picture, not a .tsr file: did you mean `tessera encode`?"),
         (("encode", "photo.tsr", "-o", "x.tsr"), "photo.tsr: is a .tsr file, encoded already: did you mean `tessera decode`?"),
         (
