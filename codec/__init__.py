@@ -52,8 +52,8 @@ def encode(
     target_lpips: float | None = None,
     background: str | None = None,
     strip: bool = False,
-    alpha_quality: int | None = None,
     keep_exif: bool = False,
+    alpha_quality: int | None = None,
     effort: int = 3,
 ) -> bytes:
     """A picture -> the bytes of a .tsr file.

@@ -96,7 +96,7 @@ def quality_of_block_tokens(tokens: float) -> float:
 def steps_of_effort(effort: int) -> int:
     """Steps of refinement that an effort 3..9 stands for. Raises UsageError for another: one pass of the network is the least
     that makes a file, and takes as long as it takes. (Encoding with the linear part of the network alone was tried as a lower
-    effort: a tenth faster, and 1.4 to 3 dB worse.)"""
+    effort: hardly faster, and 1.4 to 3 dB worse.)"""
     if effort not in range(DEFAULT_EFFORT, 10):
         msg = f"effort {effort} is out of range: {DEFAULT_EFFORT} to 9"
         raise UsageError(msg)

@@ -55,8 +55,8 @@ class EncodeOptions(TypedDict, total=False):
     target_lpips: float | None
     background: str | None
     strip: bool
-    alpha_quality: int | None
     keep_exif: bool
+    alpha_quality: int | None
     effort: int
 
 

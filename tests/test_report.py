@@ -342,6 +342,8 @@ def test_every_point_on_a_phone_is_below_a_labelled_rate(phone):
 
 
 def test_light_and_dark_follow_the_reader(page):
+    from playwright.sync_api import expect
+
     def look() -> list[str]:
         colours = page.evaluate("[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]")
         assert page.locator("#chart .ytitle").evaluate("text => text.style.fill") == colours[0]
@@ -353,7 +355,8 @@ def test_light_and_dark_follow_the_reader(page):
     ink, paper = look()
     assert ink < paper
     page.emulate_media(color_scheme="dark")
-    page.wait_for_function("document.querySelector('#chart .ytitle').style.fill === getComputedStyle(document.body).color")
+    dark = page.evaluate("getComputedStyle(document.body).color")
+    expect(page.locator("#chart .ytitle")).to_have_css("fill", dark)  # the chart is drawn anew a little later
     ink, paper = look()
     assert ink > paper
 
