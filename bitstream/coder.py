@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import constriction
 import numpy as np
@@ -38,6 +38,17 @@ class Tokens:
         return int(sum(known.sum() for known in self.known))
 
 
+class Sendable(Protocol):
+    """All tokens of a picture in the order they are sent, of whatever family of models."""
+
+    def bits(self) -> NDArray[np.float64]:
+        """(tokens,) cost of each token under the tables."""
+
+    def chunks(self, first: int, last: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float64]]]:
+        """The symbols (S,) of tokens first..last, counted from 0, and the frequencies less one (S, values) that each is coded
+        with, some at a time."""
+
+
 @dataclass(frozen=True)
 class Sequence:
     """All tokens of a picture in the order they are sent, with the classes that their digits are coded under."""
@@ -48,7 +59,6 @@ class Sequence:
     orders: tuple[NDArray[np.int64], ...]  # (tokens,) places of tokens in reading order
 
     def bits(self) -> NDArray[np.float64]:
-        """(tokens,) cost of each token under the tables."""
         parts = []
         for prior, symbols, classes in zip(self.prior.priors, self.symbols, self.classes, strict=True):
             price = PRECISION - np.log2(prior.frequencies)
@@ -58,6 +68,17 @@ class Sequence:
                 part = slice(start, start + step)
                 parts.append(price[classes[part], symbols[part].astype(np.intp) + limit].sum(1))
         return np.concatenate(parts)
+
+    def chunks(self, first: int, last: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float64]]]:
+        start = 0
+        for prior, symbols, classes in zip(self.prior.priors, self.symbols, self.classes, strict=True):
+            limit = prior.frequencies.shape[1] // 2
+            step = max(1, CHUNK // symbols.shape[1])
+            low, high = max(0, first - start), min(len(symbols), last - start)
+            for at in range(low, high, step):
+                part = slice(at, min(high, at + step))
+                yield symbols[part].ravel().astype(np.int32) + limit, _weights(prior, classes[part])
+            start += len(symbols)
 
 
 def order_of(prior: LevelPrior, classes: NDArray[np.uint8], part: int) -> NDArray[np.int64]:
@@ -101,27 +122,14 @@ def in_order(grid: NDArray, order: NDArray[np.int64]) -> NDArray:
     return np.ascontiguousarray(grid.reshape(len(grid), -1).T[order])
 
 
-def _chunks(sequence: Sequence, first: int, last: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float64]]]:
-    """Symbols and frequencies of tokens first..last, as constriction wants them."""
-    start = 0
-    for prior, symbols, classes in zip(sequence.prior.priors, sequence.symbols, sequence.classes, strict=True):
-        limit = prior.frequencies.shape[1] // 2
-        step = max(1, CHUNK // symbols.shape[1])
-        low, high = max(0, first - start), min(len(symbols), last - start)
-        for at in range(low, high, step):
-            part = slice(at, min(high, at + step))
-            yield symbols[part].ravel().astype(np.int32) + limit, _weights(prior, classes[part])
-        start += len(symbols)
-
-
 def _weights(prior: LevelPrior, classes: NDArray[np.uint8]) -> NDArray[np.float64]:
     return (prior.frequencies - 1).astype(np.float64)[classes.ravel()]
 
 
-def encode_tokens(sequence: Sequence, length: int) -> bytes:
+def encode_tokens(sequence: Sendable, length: int) -> bytes:
     """The shortest bytes from which `decode_tokens` reads the first `length` tokens."""
     encoder = QUEUE.RangeEncoder()
-    for symbols, weights in _chunks(sequence, 0, length):
+    for symbols, weights in sequence.chunks(0, length):
         encoder.encode(symbols, FAMILY, weights)
     return _shortest(encoder)
 
@@ -149,17 +157,17 @@ def _shortest(encoder: RangeEncoder) -> bytes:
     raise AssertionError(msg)
 
 
-def fit_tokens(sequence: Sequence, budget: int) -> tuple[int, bytes]:
+def fit_tokens(sequence: Sendable, budget: int) -> tuple[int, bytes]:
     """The longest sequence whose bytes are at most `budget`, and these bytes."""
     spent = np.concatenate([[0.0], sequence.bits().cumsum()])
     length = int(np.searchsorted(spent, 8 * budget - 64, side="right")) - 1  # surely fits: the coder ends within 4 bytes
     length = max(0, length)
     encoder = QUEUE.RangeEncoder()
-    for symbols, weights in _chunks(sequence, 0, length):
+    for symbols, weights in sequence.chunks(0, length):
         encoder.encode(symbols, FAMILY, weights)
     best = _shortest(encoder)
     while length < len(spent) - 1:
-        for symbols, weights in _chunks(sequence, length, length + 1):
+        for symbols, weights in sequence.chunks(length, length + 1):
             encoder.encode(symbols, FAMILY, weights)
         longer = _shortest(encoder)
         if len(longer) > budget:
@@ -174,8 +182,7 @@ def decode_tokens(prior: Prior, layout: Layout, payload: bytes, length: int, par
     With `partial` the payload may have been cut: it is read once as if zeros followed and once as if ones did, and tokens
     are certain as long as both agree, since the coder's value lies between the two. Raises FormatError for bytes that no
     encoder writes."""
-    fills = (0, 0xFF) if partial else (0,)
-    decoders = [QUEUE.RangeDecoder(_words(payload, fill)) for fill in fills]
+    decoders = decoders_of(payload, partial)
     digits: list[NDArray[np.int8]] = []
     known: list[NDArray[np.bool_]] = []
     for index, ((rows, columns), kept) in enumerate(zip(layout.grids, layout.split(length), strict=True)):
@@ -206,17 +213,29 @@ def _decode_level(prior: LevelPrior, decoders: list[RangeDecoder], classes: NDAr
     parts = [np.zeros((0, digits), np.int8)]
     for start in range(0, len(classes), step):
         weights = _weights(prior, classes[start : start + step])
-        read = [_read(decoder, weights, digits) for decoder in decoders]
-        shortest = min(map(len, read))
-        agreed = (read[0][:shortest] == read[-1][:shortest]).all(1)
-        certain = shortest if agreed.all() else int(agreed.argmin())
-        parts.append((read[0][:certain] - limit).astype(np.int8))
-        if certain < len(weights) // digits:
-            if len(decoders) == 1:
-                msg = "the tokens are damaged: these bytes stand for nothing"
-                raise FormatError(msg)
+        read = read_certain(decoders, weights, digits)
+        parts.append((read - limit).astype(np.int8))
+        if len(read) < len(weights) // digits:
             break
     return np.concatenate(parts)
+
+
+def decoders_of(payload: bytes, partial: bool) -> list[RangeDecoder]:
+    """One decoder for a whole payload; two for one that may have been cut, as if zeros and as if ones followed it."""
+    return [QUEUE.RangeDecoder(_words(payload, fill)) for fill in ((0, 0xFF) if partial else (0,))]
+
+
+def read_certain(decoders: list[RangeDecoder], weights: NDArray[np.float64], digits: int) -> NDArray[np.int32]:
+    """Symbols (tokens, D) for frequencies less one (tokens x D, values); fewer tokens where two decoders come to disagree.
+    Raises FormatError where a single decoder finds none."""
+    read = [_read(decoder, weights, digits) for decoder in decoders]
+    shortest = min(map(len, read))
+    agreed = (read[0][:shortest] == read[-1][:shortest]).all(1)
+    certain = shortest if agreed.all() else int(agreed.argmin())
+    if certain < len(weights) // digits and len(decoders) == 1:
+        msg = "the tokens are damaged: these bytes stand for nothing"
+        raise FormatError(msg)
+    return read[0][:certain]
 
 
 def _read(decoder: RangeDecoder, weights: NDArray[np.float64], digits: int) -> NDArray[np.int32]:
