@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from bitstream.errors import ImageError
-from bitstream.layout import BLOCK
+from bitstream.layout import BLOCK, CELL
 
 SIDE = 320  # stored side of a photo, pixels: room for random crops of 256
 SMALLEST = 288  # a photo with a shorter side is enlarged to this
@@ -110,8 +110,20 @@ def random_crops(photos: Tensor, count: int, rng: np.random.Generator) -> Tensor
 
 
 def karhunen_loeve(photos: Tensor, components: int, rng: np.random.Generator, crops: int = 600) -> tuple[Tensor, Tensor]:
-    """Mean (768,) and first principal components (components, 768) of 16x16 patches, in (3, 16, 16) order."""
+    """Mean (768,) and first principal components (components, 768) of 16x16 patches, in (3, 16, 16) order.
+
+    The first three are flat colours, in which the others have no part. Components of whole patches are flat only almost: a flat
+    area then comes back with a pattern of dots, since the small coefficients that would mend it are not sent."""
     sample = random_crops(photos, crops, rng)
-    patches = torch.nn.functional.pixel_unshuffle(sample, 16).permute(0, 2, 3, 1).reshape(-1, 768).double()
-    _, vectors = torch.linalg.eigh(torch.cov(patches.t()))
-    return patches.mean(0).float(), vectors.flip(1)[:, :components].t().float().contiguous()
+    patches = torch.nn.functional.pixel_unshuffle(sample, CELL).permute(0, 2, 3, 1).reshape(-1, 3, CELL**2).double()
+    colours = patches.mean(2, keepdim=True)
+    mean = colours.mean(0).expand(3, CELL**2).flatten()
+    flat = _principal(colours[:, :, 0], 3)[:, :, None].expand(3, 3, CELL**2).flatten(1) / CELL
+    detail = _principal((patches - colours).flatten(1), components - 3)
+    return mean.float(), torch.cat([flat, detail]).float().contiguous()
+
+
+def _principal(samples: Tensor, count: int) -> Tensor:
+    """The first `count` principal components (count, D), of unit length, of samples (N, D)."""
+    _, vectors = torch.linalg.eigh(torch.cov(samples.t()))
+    return vectors.flip(1)[:, :count].t()

@@ -56,6 +56,17 @@ def test_a_network_starts_as_a_klt_codec(photos):
     assert 10 * torch.log10(4 / (y - x).pow(2).mean()) > 28
 
 
+def test_flat_areas_have_no_pattern(photos):
+    """The first three channels alone hold a flat colour. Dots came from components that were only almost flat."""
+    mean, components = karhunen_loeve(photos, TINY.channels, np.random.default_rng(0), 20)
+    assert torch.allclose(components @ components.t(), torch.eye(TINY.channels), atol=1e-4)
+    for colour in ((1.0, 1.0, 1.0), (-1.0, -1.0, -1.0), (0.2, -0.4, 0.9)):
+        patch = torch.tensor(colour)[:, None].expand(3, 256).flatten()
+        coefficients = components @ (patch - mean)
+        assert coefficients[3:].abs().max() < 1e-3
+        assert torch.allclose(coefficients[:3] @ components[:3] + mean, patch, atol=1e-4)
+
+
 def test_more_levels_are_closer(photos):
     network = klt_network(photos).eval()
     x = random_crops(photos, 2, np.random.default_rng(1))
