@@ -26,7 +26,7 @@ class Inside(build_py):
         if not self.editable_mode:
             inside = {folder: f"tessera.{folder}" for folder in FOLDERS}
             self.package_dir = {name: folder for folder, name in inside.items()}
-            self.packages = [inside.get(name, name) for name in self.packages]
+            self.packages = [f"tessera.{name}" if name.split(".")[0] in FOLDERS else name for name in self.packages]
             self.package_data = {inside.get(name, name): patterns for name, patterns in self.package_data.items()}
 
     def build_module(self, module: str, module_file: str, package: str) -> tuple[str, bool]:

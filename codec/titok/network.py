@@ -1,0 +1,213 @@
+"""The network of TiTok (arXiv 2406.07550) and One-D-Piece (2501.10064), with the tensors of the published checkpoints.
+
+A transformer reads the patches of a block and N learned latent tokens; each latent token then becomes the nearest vector of a
+codebook, and its index is what is sent. A second transformer reads these vectors and a mask token per patch, and says how much
+of each vector of a second codebook a patch takes. The pixel decoder of MaskGIT's VQGAN (2202.04200) turns the weighted means of
+those into pixels. Tensors have the published names and shapes; what looks odd and is kept because weights expect it says so.
+
+Axes: B blocks, N latent tokens (n of them when decoding), P patches in g rows and columns, W width, D numbers of a code, V
+indices, H x W pixels. Pixels are RGB in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from codec.titok.config import GROUPS, TitokConfig
+
+MLP_RATIO = 4
+
+
+class AttentionBlock(nn.Module):
+    """x + attention(norm(x)), then the same with a perceptron, on (B, tokens, W)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            OrderedDict(
+                c_fc=nn.Linear(width, MLP_RATIO * width),
+                gelu=nn.GELU(),  # the exact one, not the approximation by tanh
+                c_proj=nn.Linear(MLP_RATIO * width, width),
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.ln_1(x)
+        x = x + self.attn(normed, normed, normed, need_weights=False)[0]
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    """What encoder and decoder share: a class embedding in front, then patches, then latent tokens, all with positions."""
+
+    def __init__(self, c: TitokConfig) -> None:
+        super().__init__()
+        self.class_embedding = nn.Parameter(_noise(1, c.width))
+        self.positional_embedding = nn.Parameter(_noise(1 + c.grid**2, c.width))
+        self.latent_token_positional_embedding = nn.Parameter(_noise(c.block_tokens, c.width))
+        self.ln_pre = nn.LayerNorm(c.width)
+        self.transformer = nn.ModuleList(AttentionBlock(c.width, c.heads) for _ in range(c.layers))
+        self.ln_post = nn.LayerNorm(c.width)
+
+    def attend(self, patches: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Patches (B, P, W) and the first n latent tokens (B, n, W) -> the same after all layers."""
+        leading = self.class_embedding.expand(len(patches), 1, -1)
+        patches = torch.cat([leading, patches], 1) + self.positional_embedding
+        latents = latents + self.latent_token_positional_embedding[: latents.shape[1]]
+        x = self.ln_pre(torch.cat([patches, latents], 1))
+        for block in self.transformer:
+            x = block(x)
+        return x[:, 1 : patches.shape[1]], x[:, patches.shape[1] :]
+
+
+class Encoder(Transformer):
+    """Pixels (B, 3, H, W) and learned latent tokens (N, W) -> vectors to be quantized (B, N, D)."""
+
+    def __init__(self, c: TitokConfig) -> None:
+        super().__init__(c)
+        self.patch_embed = nn.Conv2d(3, c.width, c.patch, c.patch)
+        self.conv_out = nn.Conv2d(c.width, c.code, 1)
+
+    def forward(self, pixels: Tensor, latent_tokens: Tensor) -> Tensor:
+        patches = self.patch_embed(pixels).flatten(2).transpose(1, 2)
+        _, latents = self.attend(patches, latent_tokens.expand(len(pixels), -1, -1))
+        latents = self.ln_post(latents)
+        # The published networks reinterpret (N, W) as (W, N) here without transposing it, and were trained so: the
+        # convolution mixes numbers of several tokens.
+        batch, count, width = latents.shape
+        return self.conv_out(latents.reshape(batch, width, count, 1)).squeeze(3).transpose(1, 2)
+
+
+class Decoder(Transformer):
+    """Vectors of the codebook (B, n, D) -> a score for each vector of the second codebook, per patch (B, V, g, g)."""
+
+    def __init__(self, c: TitokConfig) -> None:
+        super().__init__(c)
+        self.grid = c.grid
+        self.decoder_embed = nn.Linear(c.code, c.width)
+        self.mask_token = nn.Parameter(_noise(1, 1, c.width))
+        self.ffn = nn.Sequential(nn.Conv2d(c.width, 2 * c.width, 1), nn.Tanh(), nn.Conv2d(2 * c.width, c.pixel_codebook, 1))
+
+    def forward(self, codes: Tensor) -> Tensor:
+        masks = self.mask_token.expand(len(codes), self.grid**2, -1)
+        patches, _ = self.attend(masks, self.decoder_embed(codes))
+        return self.ffn(self.ln_post(patches).transpose(1, 2).unflatten(2, (self.grid, self.grid)))
+
+
+class Codebook(nn.Module):
+    """Vectors (V, D), looked up by index."""
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(size, width)
+
+    def nearest(self, vectors: Tensor) -> Tensor:
+        """Vectors (..., D) -> indices (...) of the nearest, all scaled to length 1 (for the published networks, always)."""
+        vectors, codes = F.normalize(vectors, dim=-1), F.normalize(self.embedding.weight, dim=-1)
+        distances = vectors.square().sum(-1, keepdim=True) + codes.square().sum(-1) - 2 * vectors @ codes.t()
+        return distances.argmin(-1)
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """The inverse of `nearest`: indices (...) -> vectors of length 1 (..., D)."""
+        return F.normalize(self.embedding(indices), dim=-1)
+
+    def mean(self, scores: Tensor) -> Tensor:
+        """Scores (B, V, g, g) -> the mean of all vectors as they are, weighted by the scores' softmax (B, D, g, g)."""
+        return torch.einsum("bvhw,vd->bdhw", scores.softmax(1), self.embedding.weight)
+
+
+class ResidualBlock(nn.Module):
+    """(B, I, h, w) -> (B, O, h, w): two convolutions of 3x3."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(GROUPS, inputs, eps=1e-6)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = nn.GroupNorm(GROUPS, outputs, eps=1e-6)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        if inputs != outputs:
+            self.nin_shortcut = nn.Conv2d(outputs, outputs, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
+        # Where the width changes, the published networks take the shortcut from what it should go around.
+        return y + (self.nin_shortcut(y) if x.shape[1] != y.shape[1] else x)
+
+
+class Resolution(nn.Module):
+    """The residual blocks of one resolution; all but the finest then double it."""
+
+    def __init__(self, inputs: int, outputs: int, depth: int, finest: bool) -> None:
+        super().__init__()
+        self.block = nn.Sequential(*(ResidualBlock(inputs if i == 0 else outputs, outputs) for i in range(depth)))
+        if not finest:
+            self.upsample_conv = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.finest = finest
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block(x)
+        return x if self.finest else self.upsample_conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+class PixelDecoder(nn.Module):
+    """Vectors of the second codebook (B, D, g, g) -> pixels (B, 3, H, W), not clipped."""
+
+    def __init__(self, c: TitokConfig) -> None:
+        super().__init__()
+        widths = [c.pixel_width * multiplier for multiplier in c.pixel_multipliers]  # fine to coarse
+        inputs = [*widths[1:], widths[-1]]
+        self.conv_in = nn.Conv2d(c.pixel_code, widths[-1], 3, padding=1)
+        self.mid = nn.Sequential(*(ResidualBlock(widths[-1], widths[-1]) for _ in range(c.pixel_depth)))
+        self.up = nn.ModuleList(
+            Resolution(wide_in, wide_out, c.pixel_depth, index == 0)
+            for index, (wide_in, wide_out) in enumerate(zip(inputs, widths, strict=True))
+        )
+        self.norm_out = nn.GroupNorm(GROUPS, widths[0], eps=1e-6)
+        self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.mid(self.conv_in(x))
+        for resolution in reversed(self.up):
+            x = resolution(x)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class Titok(nn.Module):
+    """Blocks to token indices and back."""
+
+    def __init__(self, config: TitokConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.latent_tokens = nn.Parameter(_noise(c.block_tokens, c.width))
+        self.encoder = Encoder(c)
+        self.decoder = Decoder(c)
+        self.quantize = Codebook(c.codebook, c.code)
+        self.pixel_quantize = Codebook(c.pixel_codebook, c.pixel_code)
+        self.pixel_decoder = PixelDecoder(c)
+
+    @torch.inference_mode()
+    def tokenize(self, pixels: Tensor) -> Tensor:
+        """Blocks (B, 3, side, side) in [0, 1] -> token indices (B, N). Raises ValueError for another shape."""
+        if pixels.shape[1:] != (3, self.config.side, self.config.side):
+            msg = f"blocks of {tuple(pixels.shape[1:])}, not (3, {self.config.side}, {self.config.side})"
+            raise ValueError(msg)
+        return self.quantize.nearest(self.encoder(pixels, self.latent_tokens))
+
+    @torch.inference_mode()
+    def detokenize(self, indices: Tensor) -> Tensor:
+        """The inverse of `tokenize`, up to what tokens cannot carry: the first n indices of each block (B, n) -> blocks
+        (B, 3, side, side) in [0, 1]. Raises TesseraError for an n that the network was not trained to decode."""
+        self.config.check_length(indices.shape[1])
+        scores = self.decoder(self.quantize.lookup(indices))
+        return self.pixel_decoder(self.pixel_quantize.mean(scores)).clamp(0, 1)
+
+
+def _noise(*shape: int) -> Tensor:
+    return torch.randn(shape) * shape[-1] ** -0.5

@@ -1,0 +1,156 @@
+"""The network of TiTok and One-D-Piece computes what a plain NumPy computation from the same tensors does, part by part."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from titok_reference import Reference
+
+from bitstream.errors import ModelError, TesseraError
+from codec.titok.config import TitokConfig, sized
+from codec.titok.network import Titok
+
+TINY = TitokConfig(
+    block_tokens=256, tail_drop=True, width=32, layers=2, heads=4, side=64, codebook=512, pixel_codebook=48, pixel_code=16,
+    pixel_width=32,
+)  # fmt: skip
+
+
+def seeded(config: TitokConfig) -> Titok:
+    """A network whose tensors are all random, norms and biases too, and whose pixels lie around mid-grey."""
+    torch.manual_seed(7)
+    network = Titok(config)
+    for name, value in network.named_parameters():
+        noise = torch.randn_like(value)
+        if "norm" in name or ".ln_" in name:
+            value.data = 1 + 0.3 * noise if name.endswith("weight") else 0.3 * noise
+        elif name.endswith("bias"):
+            value.data = 0.2 * noise
+    network.pixel_decoder.conv_out.bias.data += 0.5
+    network.pixel_decoder.conv_out.weight.data *= 0.2
+    return network.requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="module")
+def network():
+    return seeded(TINY)
+
+
+@pytest.fixture(scope="module")
+def reference(network):
+    tensors = {name: value.numpy() for name, value in network.state_dict().items()}
+    return Reference(tensors, TINY.heads, TINY.layers, TINY.side, TINY.patch)
+
+
+@pytest.fixture(scope="module")
+def blocks():
+    return np.random.default_rng(0).random((2, 3, 64, 64)).astype(np.float32)
+
+
+def close(ours: torch.Tensor, theirs: np.ndarray) -> bool:
+    assert ours.shape == theirs.shape
+    assert theirs.std() > 0.01
+    return np.abs(ours.numpy() - theirs).max() < 1e-4
+
+
+def test_patch_embedding(network, reference, blocks):
+    ours = network.encoder.patch_embed(torch.from_numpy(blocks))[0].flatten(1).T
+    assert close(ours, reference.patches(blocks[0].astype(np.float64)))
+
+
+def test_attention_block(network, reference):
+    x = np.random.default_rng(1).normal(size=(19, 32))
+    ours = network.decoder.transformer[1](torch.from_numpy(x).float()[None])[0]
+    assert close(ours, reference.attention_block("decoder.transformer.1", x))
+
+
+def test_encoder_with_its_odd_reshape(network, reference, blocks):
+    ours = network.encoder(torch.from_numpy(blocks), network.latent_tokens)
+    for vectors, block in zip(ours, blocks, strict=True):
+        assert close(vectors, reference.vectors(block.astype(np.float64)))
+
+
+def test_quantizer_takes_the_nearest_by_angle(network, reference):
+    vectors = np.random.default_rng(2).normal(size=(300, 12)) * np.linspace(0.1, 9, 300)[:, None]
+    indices = network.quantize.nearest(torch.from_numpy(vectors).float()).numpy()
+    assert np.array_equal(indices, reference.indices(vectors))
+    assert len(np.unique(indices)) > 100
+    assert close(network.quantize.lookup(torch.from_numpy(indices)), reference.codebook()[indices])
+
+
+def test_looked_up_vectors_are_nearest_to_themselves(network):
+    indices = torch.arange(TINY.codebook)
+    assert torch.equal(network.quantize.nearest(3 * network.quantize.lookup(indices)), indices)
+
+
+def test_soft_lookup(network, reference):
+    scores = 3 * np.random.default_rng(3).normal(size=(16, 48))
+    ours = network.pixel_quantize.mean(torch.from_numpy(scores.T.copy()).float().reshape(1, 48, 4, 4))[0]
+    assert close(ours, reference.soft_lookup(scores))
+
+
+def test_pixel_decoder(network, reference):
+    x = np.random.default_rng(4).normal(size=(16, 4, 4))
+    assert close(network.pixel_decoder(torch.from_numpy(x).float()[None])[0], reference.pixel_decoder(x))
+
+
+def test_indices_are_identical(network, reference, blocks):
+    ours = network.tokenize(torch.from_numpy(blocks)).numpy()
+    for indices, block in zip(ours, blocks, strict=True):
+        assert np.array_equal(indices, reference.indices(reference.vectors(block.astype(np.float64))))
+    assert len(np.unique(ours)) > 100
+
+
+@pytest.mark.parametrize("length", [1, 2, 17, 128, 256])
+def test_pixels_agree_at_every_length(network, reference, length):
+    indices = np.random.default_rng(length).integers(0, TINY.codebook, (2, length))
+    ours = network.detokenize(torch.from_numpy(indices))
+    assert ours.min() >= 0
+    assert ours.max() <= 1
+    for block, part in zip(ours, indices, strict=True):
+        theirs = reference.pixels(part)
+        assert ((theirs > 0) & (theirs < 1)).mean() > 0.5
+        assert close(block, theirs.clip(0, 1))
+
+
+def test_one_d_piece_decodes_any_length_and_titok_only_all():
+    titok = TitokConfig(block_tokens=32, tail_drop=False, width=512, layers=8, heads=8)
+    titok.check_length(32)
+    with pytest.raises(TesseraError, match="titok-s-32 decodes all 32 tokens of a block or none, not the first 5"):
+        titok.check_length(5)
+    piece = sized("large", 256, tail_drop=True)
+    piece.check_length(1)
+    piece.check_length(256)
+    for wrong in (0, 257):
+        with pytest.raises(TesseraError, match=rf"one-d-piece-l-256 has 1..256 tokens per block, not {wrong}"):
+            piece.check_length(wrong)
+
+
+def test_another_size_of_block_is_refused(network):
+    with pytest.raises(ValueError, match=r"blocks of \(3, 64, 32\), not \(3, 64, 64\)"):
+        network.tokenize(torch.zeros(1, 3, 64, 32))
+
+
+def test_a_configuration_survives_as_plain_data():
+    assert TitokConfig.from_dict({**TINY.to_dict(), "pixel_multipliers": [1, 1, 2, 2, 4]}) == TINY
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"layers": 10**9}, "a number outside"),
+        ({"width": "512"}, "a number outside"),
+        ({"tail_drop": 1}, "tail_drop 1"),
+        ({"side": 250}, "patches of 16 pixels for blocks of 250"),
+        ({"heads": 5}, "width 32 for 5 heads"),
+    ],
+)
+def test_a_configuration_that_makes_no_network_is_refused(change, said):
+    with pytest.raises(ModelError, match=said):
+        TitokConfig.from_dict(TINY.to_dict() | change)
+
+
+def test_an_unknown_size_is_refused():
+    with pytest.raises(ModelError, match="unknown size 'huge': known are small, base, large"):
+        sized("huge", 256, tail_drop=True)
