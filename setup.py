@@ -18,16 +18,20 @@ OWN = "|".join(FOLDERS)
 REWRITTEN = ((rf"^(\s*)from (?=(?:{OWN})\b)", r"\1from tessera."), (rf"^(\s*)import ({OWN})$", r"\1from tessera import \2"))
 
 
+def inside(package: str) -> str:
+    """What a package of the repository is called once installed."""
+    return f"tessera.{package}" if package.split(".")[0] in FOLDERS else package
+
+
 class Inside(build_py):
     """Builds the folders as subpackages of `tessera`."""
 
     def finalize_options(self) -> None:
         super().finalize_options()
         if not self.editable_mode:
-            inside = {folder: f"tessera.{folder}" for folder in FOLDERS}
-            self.package_dir = {name: folder for folder, name in inside.items()}
-            self.packages = [f"tessera.{name}" if name.split(".")[0] in FOLDERS else name for name in self.packages]
-            self.package_data = {inside.get(name, name): patterns for name, patterns in self.package_data.items()}
+            self.package_dir = {f"tessera.{folder}": folder for folder in FOLDERS}
+            self.packages = [inside(name) for name in self.packages]
+            self.package_data = {inside(name): patterns for name, patterns in self.package_data.items()}
 
     def build_module(self, module: str, module_file: str, package: str) -> tuple[str, bool]:
         if (package, module) == ("tessera", "alias"):

@@ -25,8 +25,8 @@ from benchmarks.study import BUDGETS, LEAST, Source, Study, open_source, shown
 from benchmarks.timing import note, time_codec
 from bitstream.errors import ImageError, ModelError, TesseraError
 from codec import __version__
-from codec.images import MAX_PIXELS
 from codec.lpips import LPIPS
+from codec.pictures.images import MAX_PIXELS
 
 NAMES = (*NATIVE_NAMES, *SCALED_NAMES)
 SPEED_BPP = 0.153  # rate at which speed is measured where no rates were asked for

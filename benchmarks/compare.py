@@ -17,8 +17,8 @@ from benchmarks.codecs import Means, at_all_scales, make_coder
 from benchmarks.metrics import ms_ssim, psnr
 from benchmarks.results import Pixels
 from bitstream.errors import ModelError
-from codec.images import read_image, to_pixels
 from codec.lpips import LPIPS
+from codec.pictures.images import read_image, to_pixels
 
 LABEL = 28  # pixels
 GAP = 8  # pixels

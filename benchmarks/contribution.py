@@ -72,8 +72,8 @@ def contribution(
     `tokens` are places in the sequence, the first of which is 0; None takes SAMPLES tokens of each level, the one sent first
     and others evenly after it. A token costs `draws` decodings of the picture; `progress` is called after each token. The same
     arguments give the same maps. Raises UsageError for a place that the sequence does not reach."""
-    from codec.tiles import decode_pixels
-    from codec.tokens import detokenize
+    from codec.pyramid.tiles import decode_pixels
+    from codec.pyramid.tokens import detokenize
 
     prior = codec.model.prior
     layout, sent = read_tokens(codec.cut(*codec.sequence(pixels), Target(tokens=length)).file, prior)

@@ -17,8 +17,8 @@ import torch
 
 from benchmarks.metrics import psnr
 from codec.api import Codec
-from codec.images import read_image, to_pixels
 from codec.lpips import LPIPS
+from codec.pictures.images import read_image, to_pixels
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ from benchmarks.codecs import CodecMissingError, Made, Sizes
 from benchmarks.results import Pixels
 from bitstream.container import read_number, write_number
 from bitstream.errors import FormatError, ImageError
-from codec.images import check_size
+from codec.pictures.images import check_size
 
 T = TypeVar("T")
 HUB = "https://compressai.s3.amazonaws.com/models/v1"

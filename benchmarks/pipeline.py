@@ -23,11 +23,11 @@ import torch
 
 from bitstream.layout import Layout
 from codec.api import Codec
-from codec.images import read_image
-from codec.pipeline import Limits, Stages, encode_all, overlap
-from codec.stages import Prepared
-from codec.tiles import encode_pixels, together
-from codec.tokens import tokenize_batch
+from codec.batch import Limits, Stages, encode_all, overlap
+from codec.pictures.images import read_image
+from codec.pyramid.tiles import encode_pixels, together
+from codec.pyramid.tokens import tokenize_batch
+from codec.results import Prepared
 
 
 @dataclass

@@ -19,9 +19,9 @@ from PIL import Image
 
 from benchmarks.metrics import psnr
 from codec.api import Codec
-from codec.images import read_image, to_pixels
 from codec.lengths import block_tokens_of_quality
 from codec.lpips import LPIPS
+from codec.pictures.images import read_image, to_pixels
 
 
 def webp(pixels: NDArray[np.uint8], quality: int) -> bytes:

@@ -22,8 +22,8 @@ from benchmarks.codecs import SCALED, SCALES, CodecMissingError, Coder, Made, en
 from benchmarks.metrics import SMALLEST_LPIPS, SMALLEST_MS_SSIM, colour_error, ms_ssim, psnr
 from benchmarks.results import METRICS, Picture, Pixels, Point, Sample, Series
 from bitstream.errors import ImageError
-from codec.images import MAX_PIXELS, read_image, to_pixels
 from codec.lpips import LPIPS
+from codec.pictures.images import MAX_PIXELS, read_image, to_pixels
 
 BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.25, 0.4, 0.7)  # bits per pixel
 LEAST = {"ms_ssim": SMALLEST_MS_SSIM, "lpips": SMALLEST_LPIPS}  # pixels of the shorter side

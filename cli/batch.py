@@ -30,7 +30,7 @@ from cli.report import (
 
 if TYPE_CHECKING:
     from cli.progress import Bar
-    from codec.pipeline import Outcome
+    from codec.batch import Outcome
 
 
 class Skipped(Exception):  # noqa: N818 (nothing went wrong)

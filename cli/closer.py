@@ -62,7 +62,7 @@ def contribution(source: str, output: str | None, places: tuple[float, ...] | No
         from benchmarks.contribution import contribution as maps
         from benchmarks.contribution import sheet
         from codec.api import Codec
-        from codec.images import read_image, to_pixels
+        from codec.pictures.images import read_image, to_pixels
 
         most = min(max_pixels, LONGEST**2)
         pixels = to_pixels(read_image(read_picture(source, most), most), background="white")

@@ -20,7 +20,7 @@ from cli.report import Saying
 if TYPE_CHECKING:
     from PIL import Image
 
-    from codec.pipeline import Drawn, Outcome
+    from codec.batch import Drawn, Outcome
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def decode(**given: Any) -> None:
 
 def is_picture(path: str, max_pixels: int) -> bool:
     """Whether all of a picture can be read."""
-    from codec.images import read_image
+    from codec.pictures.images import read_image
 
     try:
         read_image(read_picture(path, max_pixels), max_pixels)
@@ -106,7 +106,7 @@ def _work(request: Request, kind: Kind, save_as: Format, verbose: bool) -> Work:
     def run(
         jobs: tuple[Job, ...], writer: Writer, progress: Callable[[float], None]
     ) -> Generator[Outcome[Job, Drawn], None, None]:
-        from codec.pipeline import Limits, decode_all
+        from codec.batch import Limits, decode_all
 
         return decode_all(
             jobs,

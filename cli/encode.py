@@ -18,7 +18,7 @@ from cli.plan import Job, Kind, Wanted, make_plan
 from cli.report import Saying
 
 if TYPE_CHECKING:
-    from codec.pipeline import Compressed, Outcome
+    from codec.batch import Compressed, Outcome
 
 ENDING = ".tsr"
 NO_PHOTOS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "TSR", "WMF")  # films, drawings, data, and what is encoded already
@@ -163,9 +163,9 @@ def _work(request: Request, kind: Kind, target: dict[str, Any]) -> Work:
     def run(
         jobs: tuple[Job, ...], writer: Writer, progress: Callable[[float], None]
     ) -> Generator[Outcome[Job, Compressed], None, None]:
+        from codec.batch import Limits, encode_all
         from codec.lengths import Target
-        from codec.pipeline import Limits, encode_all
-        from codec.stages import PictureOptions
+        from codec.results import PictureOptions
 
         return encode_all(
             jobs,

@@ -57,7 +57,7 @@ def format_of(output: str, ending: str | None, quality: int | None) -> Format:
     quality where one is asked for."""
     from PIL import Image
 
-    from codec.images import call_plugin
+    from codec.pictures.images import call_plugin
 
     suffix = f".{ending.lstrip('.')}" if ending else ("" if output == STANDARD else os.path.splitext(output)[1])
     suffix = (suffix or ".png").lower()
@@ -80,7 +80,7 @@ def picture_bytes(image: Image.Image, wanted: Format, background: str | None = N
     """A picture as a file, its transparency laid on `background` where one is given.
 
     Raises TesseraError where the format cannot hold it."""
-    from codec.images import flattened, in_srgb
+    from codec.pictures.images import flattened, in_srgb
 
     if image.mode in ("RGBA", "LA"):
         if background is not None:

@@ -84,7 +84,7 @@ def _of_model(file: File) -> dict[str, Any]:
     """What only the model that wrote a file can tell of it; nothing where it is not installed."""
     from bitstream.layout import Layout
     from codec.lengths import quality_of_block_tokens
-    from codec.weights import model_for
+    from codec.models import model_for
 
     try:
         model = model_for(file.stream_id)

@@ -60,7 +60,7 @@ def read_picture(path: str, max_pixels: int) -> bytes:
 
     Raises FileError, or ImageError where its first bytes are not those of a picture."""
     from bitstream.container import MAGIC
-    from codec.images import check_head
+    from codec.pictures.images import check_head
 
     with opened(path) as stream:
         head = stream.read(HEAD)
@@ -76,7 +76,7 @@ def read_tsr(path: str, max_pixels: int) -> bytes:
 
     Raises FileError, FormatError, or ImageError for a picture with more pixels than allowed."""
     from bitstream.container import HEADER_MAX, MAGIC, read_header
-    from codec.images import check_head, check_size
+    from codec.pictures.images import check_head, check_size
 
     with opened(path) as stream:
         head = stream.read(HEADER_MAX)

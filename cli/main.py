@@ -79,7 +79,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         return
     from bitstream.container import VERSION
     from codec import __version__
-    from codec.weights import open_model
+    from codec.models import open_model
 
     model = open_model()
     click.echo(f"tessera {__version__}, format {VERSION}, model {model.name} (stream id {model.stream_id.hex()})")

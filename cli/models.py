@@ -15,7 +15,7 @@ from cli import options
 from cli.files import human, printable
 from cli.report import Failed, Saying, fail, put, put_record, reporting
 
-FOLDER = Path(__file__).parent.parent / "codec" / "models"
+FOLDER = Path(__file__).parent.parent / "codec" / "weights"
 
 
 def bundled() -> list[Path]:
@@ -82,7 +82,7 @@ def check(names: tuple[str, ...], **given: Any) -> None:
     tessera models check
     tessera models check mine.safetensors
     """
-    from codec.weights import open_model
+    from codec.models import open_model
 
     saying = options.gather(Saying, given)
     code = 0
@@ -122,7 +122,7 @@ def fetch(name: str, **given: Any) -> None:
 
 
 def _described(name: str) -> dict[str, Any]:
-    from codec.weights import open_model
+    from codec.models import open_model
 
     with _named_once(name):
         model = open_model(name)

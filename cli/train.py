@@ -50,8 +50,8 @@ def train(photos: tuple[str, ...], **given: Any) -> None:
     tessera train photos/ --vgg vgg19.npz --minutes 600 -o mine.safetensors
     tessera encode a.jpg --model mine.safetensors
     """
-    from codec.training import TrainingConfig
-    from codec.training_run import Run
+    from codec.training.run import Run
+    from codec.training.trainer import TrainingConfig
 
     saying = options.gather(Saying, given)
     recipe = {name: given.pop(name) for name in TrainingConfig.__dataclass_fields__ if name in given}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from codec.api import Codec
-    from codec.inputs import Data, Picture
+    from codec.pictures.inputs import Data, Picture
 
 __all__ = ["Codec", "FormatError", "ImageError", "ModelError", "TesseraError", "TruncatedError", "decode", "encode"]
 __version__ = "0.1.0"

@@ -17,16 +17,16 @@ from bitstream.coder import Sequence, Tokens, encode_tokens, first_tokens, fit_t
 from bitstream.container import COLOURED, File, Sections, overhead, payload_max, read_file, write_file
 from bitstream.errors import ModelError
 from bitstream.layout import Layout
-from codec.colours import neutral
 from codec.forks import Lock
-from codec.images import KEEP, MAX_PIXELS, check_size, prepare, restore
-from codec.inputs import Data, Picture, data_of, picture_of
 from codec.lengths import DEFAULT_EFFORT, DEFAULT_TARGET, Target, TargetError, steps_of_effort
-from codec.sections import ALPHA, LABELS, fit_alpha, from_sections
-from codec.spaces import SRGB
-from codec.stages import Decoded, Encoded, EncodeOptions, PictureOptions, Prepared, Read, read_tokens
-from codec.targets import Found, psnr, shortest
-from codec.weights import DEFAULT, Model, model_for, open_model
+from codec.models import DEFAULT, Model, model_for, open_model
+from codec.pictures.colours import neutral
+from codec.pictures.images import KEEP, MAX_PIXELS, check_size, prepare, restore
+from codec.pictures.inputs import Data, Picture, data_of, picture_of
+from codec.pictures.metadata import ALPHA, LABELS, fit_alpha, from_sections
+from codec.pictures.profiles import SRGB
+from codec.results import Decoded, Encoded, EncodeOptions, PictureOptions, Prepared, Read, read_tokens
+from codec.search import Found, psnr, shortest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,8 +108,8 @@ class Codec:
 
         Pictures whose canvases (whole blocks of 256x256 pixels) are equally large share network calls. With an `effort` above
         the default of 3, tokens are refined for the length that `target` asks for."""
-        from codec.tiles import encode_pixels, together
-        from codec.tokens import tokenize_batch
+        from codec.pyramid.tiles import encode_pixels, together
+        from codec.pyramid.tokens import tokenize_batch
 
         steps, wanted = steps_of_effort(effort), list(prepared)
         pictures = [part.pixels for part in wanted]
@@ -130,8 +130,8 @@ class Codec:
         self, part: Prepared, layout: Layout, sequence: Sequence, latents: Tensor, target: Target, steps: int
     ) -> Sequence:
         """A better sequence for the length that a target asks for, from the picture's latents (1, C, h, w)."""
-        from codec.refine import goal_of, refine
-        from codec.tokens import tokenize_batch
+        from codec.pyramid.refine import goal_of, refine
+        from codec.pyramid.tokens import tokenize_batch
 
         try:
             length = self.cut(layout, sequence, target, part).file.length
@@ -231,7 +231,7 @@ class Codec:
     def draw(self, read: Iterable[Read]) -> list[NDArray[np.uint8]]:
         """Pixels (H, W, 3) of each. This is the network's part; pictures of one model and equally large canvases share its
         calls."""
-        from codec.tiles import together
+        from codec.pyramid.tiles import together
 
         files = list(read)
         done: dict[int, NDArray[np.uint8]] = {}
@@ -246,8 +246,8 @@ class Codec:
 
     def _pixels(self, model: Model, layouts: list[Layout], tokens: list[Tokens]) -> list[NDArray[np.uint8]]:
         """Pixels (H, W, 3) of pictures whose canvases are of one size."""
-        from codec.tiles import decode_pixels
-        from codec.tokens import detokenize_batch
+        from codec.pyramid.tiles import decode_pixels
+        from codec.pyramid.tokens import detokenize_batch
 
         network = self._network(model)
         latents, known = detokenize_batch(network, layouts, tokens, self.device)

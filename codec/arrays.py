@@ -12,9 +12,9 @@ from bitstream.coder import encode_tokens, first_tokens, sequence_of
 from bitstream.container import SIDE_MAX, File, read_file, write_file
 from bitstream.errors import FormatError, TesseraError
 from bitstream.layout import Layout
-from codec.images import MAX_PIXELS, check_size
-from codec.stages import read_tokens
-from codec.weights import DEFAULT, model_for, open_model
+from codec.models import DEFAULT, model_for, open_model
+from codec.pictures.images import MAX_PIXELS, check_size
+from codec.results import read_tokens
 
 NPY_HEADER = 256  # bytes that NumPy puts before an array, at most, where it has few dimensions
 

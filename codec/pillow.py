@@ -20,10 +20,10 @@ from PIL import Image, ImageFile
 
 from bitstream.container import MAGIC, read_file
 from bitstream.errors import TesseraError
-from codec.images import check_size, mode_of
 from codec.lengths import Target
-from codec.sections import ALPHA, from_sections
-from codec.stages import PictureOptions
+from codec.pictures.images import check_size, mode_of
+from codec.pictures.metadata import ALPHA, from_sections
+from codec.results import PictureOptions
 
 if TYPE_CHECKING:
     from codec.api import Codec

@@ -11,7 +11,7 @@ from PIL import Image
 from bitstream.layout import EVEN, ODD, Layout, Level, in_part
 from bitstream.prior import IntegerLayer, LevelPrior, Prior, grids_before
 from codec.api import Codec
-from codec.integer import tables_from
+from codec.training.integer import tables_from
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"

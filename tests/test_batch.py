@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from bitstream.layout import Layout
-from codec import tiles
 from codec.lengths import Target
-from codec.stages import Prepared
+from codec.pyramid import tiles
+from codec.results import Prepared
 
 SIZES = [(200, 150), (256, 256), (17, 250), (300, 256), (1, 1)]  # all but one on a canvas of one block
 

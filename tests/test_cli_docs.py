@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from bitstream.container import File, write_file
 from cli.main import main
 from cli.manual import manual
-from codec.weights import BUNDLED, open_model
+from codec.models import BUNDLED, open_model
 
 MAN = ROOT / "docs" / "tessera.1"
 MIME = ROOT / "docs" / "tessera-mime.xml"

@@ -13,7 +13,7 @@ from PIL import Image
 from bitstream.container import read_file
 from cli.main import main
 from codec.lengths import QUALITY_STOPS
-from codec.weights import open_model
+from codec.models import open_model
 
 CODING = ("encode", "decode", "bench run")
 PICTURES = ("encode", "decode")

@@ -70,7 +70,7 @@ def test_a_quality_for_a_lossless_format_is_refused(folder, ending):
 
 def test_a_format_whose_plugin_is_missing_names_it(folder, monkeypatch):
     monkeypatch.setattr(Image, "SAVE", {name: save for name, save in Image.SAVE.items() if name != "JXL"})
-    monkeypatch.setattr("codec.images._import_helper", lambda module: None)
+    monkeypatch.setattr("codec.pictures.images._import_helper", lambda module: None)
     said = run("decode", "a.tsr", "a.jxl")
     assert said.exit_code == 2
     assert "pictures cannot be written as jxl: install pillow-jxl-plugin, or use png" in said.stderr

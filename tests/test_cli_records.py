@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from cli.batch import Batch
 from cli.main import main
 from codec.api import Codec
-from codec.pipeline import Limits, Stages, decode_all, encode_all, overlap
+from codec.batch import Limits, Stages, decode_all, encode_all, overlap
 
 README_KEYS = {
     "encode": {"reached", "measured", "notes"},

@@ -12,7 +12,7 @@ from conftest import SHARED
 from PIL import Image
 
 from cli.main import main
-from codec.targets import psnr
+from codec.search import psnr
 
 LPIPS_WEIGHTS = SHARED / "perceptual" / "lpips_alex.npz"
 

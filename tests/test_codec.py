@@ -14,7 +14,7 @@ from bitstream.container import read_file
 from bitstream.errors import ImageError
 from codec.api import Codec
 from codec.lengths import QUALITY_STOPS, Target, TargetError, block_tokens_of_quality, quality_of_block_tokens
-from codec.stages import read_tokens
+from codec.results import read_tokens
 
 
 def picture(photo: Image.Image, width: int, height: int) -> Image.Image:
@@ -105,7 +105,7 @@ SCRIPT = """
 import hashlib, sys, numpy, torch
 torch.set_num_threads(int(sys.argv[2]))
 from codec.api import Codec
-from codec.stages import read_tokens
+from codec.results import read_tokens
 from bitstream.container import read_file
 data = open(sys.argv[1], "rb").read()
 codec = Codec(device="cpu")

@@ -23,7 +23,7 @@ from benchmarks.codecs import (
     shrink,
 )
 from benchmarks.metrics import psnr
-from codec.images import to_pixels
+from codec.pictures.images import to_pixels
 
 HERE = [name for name in NATIVE_NAMES if name == "tessera" or name in {coder.name for coder in PILLOW_CODERS}]
 

@@ -9,8 +9,8 @@ from click.testing import CliRunner
 from bitstream.container import CRC_BYTES, File, _checksum, read_file, write_file
 from bitstream.errors import FormatError, ImageError, ModelError, TruncatedError
 from cli.main import main
-from codec.images import check_size
-from codec.stages import read_tokens
+from codec.pictures.images import check_size
+from codec.results import read_tokens
 
 
 @pytest.fixture(scope="module")

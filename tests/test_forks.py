@@ -15,7 +15,8 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import torch
 import codec
-from codec import api, images
+from codec import api
+from codec.pictures import images
 
 torch.set_num_threads(2)
 data = codec.encode({str(PHOTO)!r}, tokens=100)

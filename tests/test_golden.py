@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 
 from bitstream.container import read_file
 from codec.arrays import npz_to_file
-from codec.stages import read_tokens
-from codec.weights import model_for, open_model
+from codec.models import model_for, open_model
+from codec.results import read_tokens
 
 FOLDER = Path(__file__).parent / "golden"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.tsr"))

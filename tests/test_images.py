@@ -14,10 +14,10 @@ from PIL import Image, TiffImagePlugin, features
 
 from bitstream.container import COLOURED, GREY, NEUTRAL
 from bitstream.errors import ImageError
-from codec.images import HELPERS, _import_helper, check_size, open_image, prepare, read_image, to_pixels, upright_exif
 from codec.lengths import UsageError
-from codec.sections import Extras, from_sections
-from codec.stages import PictureOptions, Prepared
+from codec.pictures.images import HELPERS, _import_helper, check_size, open_image, prepare, read_image, to_pixels, upright_exif
+from codec.pictures.metadata import Extras, from_sections
+from codec.results import PictureOptions, Prepared
 
 RAMP = np.arange(48 * 64, dtype=np.uint32).reshape(48, 64) * 21  # 16-bit values, all different
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/><tiff:Orientation>6</tiff:Orientation></x:xmpmeta>'
@@ -376,7 +376,7 @@ def test_formats_that_a_package_adds(small, module, kind):
     ],
 )
 def test_what_would_help_is_named(start, said, monkeypatch):
-    monkeypatch.setattr("codec.images._import_helper", lambda module: None)  # as where nothing is installed
+    monkeypatch.setattr("codec.pictures.images._import_helper", lambda module: None)  # as where nothing is installed
     Image.init()
     monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name not in ("JXL", "HEIF")])
     with pytest.raises(ImageError, match=said):
@@ -385,7 +385,7 @@ def test_what_would_help_is_named(start, said, monkeypatch):
 
 def test_every_helper_is_tried(monkeypatch):
     tried = []
-    monkeypatch.setattr("codec.images.importlib.import_module", lambda name: tried.append(name) or object())
+    monkeypatch.setattr("codec.pictures.images.importlib.import_module", lambda name: tried.append(name) or object())
     for start in (b"\0\0\0\x18ftypavif", b"\0\0\0\x18ftypheic", b"\0\0\0\x0cJXL \r\n\x87\n"):
         with pytest.raises(ImageError):
             open_image(start)

@@ -16,7 +16,7 @@ import codec as library
 from bitstream.errors import FormatError, ImageError, TesseraError
 from codec.api import Codec
 from codec.lengths import DEFAULT_EFFORT, Target
-from codec.stages import EncodeOptions, PictureOptions
+from codec.results import EncodeOptions, PictureOptions
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitstream.layout import Layout, spread
-from codec.config import NetworkConfig
+from codec.pyramid.config import NetworkConfig
 
 LEVELS = NetworkConfig().levels
 

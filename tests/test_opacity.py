@@ -11,9 +11,9 @@ from bitstream.container import ALPHA
 from bitstream.errors import FormatError
 from cli.main import main
 from codec.lengths import UsageError
-from codec.opacity import enlarged, error_of, shrunk
-from codec.sections import pack_alpha, unpack_alpha
-from codec.stages import PictureOptions
+from codec.pictures.metadata import pack_alpha, unpack_alpha
+from codec.pictures.opacity import enlarged, error_of, shrunk
+from codec.results import PictureOptions
 
 
 @pytest.fixture(scope="module")

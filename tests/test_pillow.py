@@ -15,7 +15,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 import codec as library
 import codec.pillow
 from bitstream.container import File, write_file
-from codec.sections import EXIF, ICC
+from codec.pictures.metadata import EXIF, ICC
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from bitstream.container import read_file
 from bitstream.errors import FormatError, ImageError
-from codec.pipeline import Limits, Stages, decode_all, encode_all, overlap
+from codec.batch import Limits, Stages, decode_all, encode_all, overlap
 
 CODEC: Any = SimpleNamespace(device=torch.device("cpu"))
 PATIENCE = 20  # seconds until a test that hangs fails

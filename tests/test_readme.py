@@ -16,10 +16,10 @@ from PIL import Image
 
 from benchmarks.card import delta_table, rate_table
 from cli.main import main
-from codec.config import NetworkConfig
 from codec.lengths import QUALITY_STOPS, block_tokens_of_quality
-from codec.network import Network
-from codec.weights import open_model
+from codec.models import open_model
+from codec.pyramid.config import NetworkConfig
+from codec.pyramid.network import Network
 
 README = (ROOT / "README.md").read_text()
 LIMIT_MACS = 60_000  # a pixel, encode and decode together
@@ -137,7 +137,7 @@ def macs_per_pixel(network: Network) -> float:
     from torch import nn
 
     from bitstream.layout import Layout
-    from codec.tokens import detokenize, tokenize
+    from codec.pyramid.tokens import detokenize, tokenize
 
     total = 0
 

@@ -23,9 +23,9 @@ import codec.pillow  # noqa: F401 (registers .tsr)
 from bitstream.container import File, read_file, write_file
 from bitstream.errors import FormatError, ImageError, TruncatedError
 from cli.main import main
-from codec.images import restore
 from codec.lengths import TargetError
-from codec.sections import ALPHA, CONTENT_MAX, EXIF, ICC, Extras, from_sections, pack, to_sections, unpack
+from codec.pictures.images import restore
+from codec.pictures.metadata import ALPHA, CONTENT_MAX, EXIF, ICC, Extras, from_sections, pack, to_sections, unpack
 
 ALPHA_PLANE = np.arange(60 * 90).reshape(60, 90).astype(np.uint8)
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from bitstream.errors import ModelError
-from codec import soup
 from codec.api import Codec
-from codec.weights import open_model, save_model
+from codec.models import open_model, save_model
+from codec.training.trainer import soup
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_the_file_is_a_model(tmp_path, monkeypatch, photo, doubled):
     model = open_model(out)
     model.check()
     assert model.network(torch.device("cpu")).config.bit_worth == (0.1,) * 9
-    assert model.metadata["card"]["made_by"].startswith("python -m codec.soup ")
+    assert model.metadata["card"]["made_by"].startswith("python -m codec.training.soup ")
     assert model.metadata["card"]["crops"] == open_model().metadata["card"]["crops"]
     assert model.metadata["card"]["table_photos"] == 1
     picture = photo.crop((0, 0, 100, 80))

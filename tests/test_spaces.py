@@ -9,9 +9,9 @@ import profiles
 import pytest
 from PIL import Image, ImageCms
 
-from codec.images import prepare
-from codec.spaces import GREYS, SPACES, SRGB, make_profile, profile_of, recognise
-from codec.stages import PictureOptions
+from codec.pictures.images import prepare
+from codec.pictures.profiles import GREYS, SPACES, SRGB, make_profile, profile_of, recognise
+from codec.results import PictureOptions
 
 D65 = np.array([0.3127, 0.3290])
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])

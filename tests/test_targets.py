@@ -14,7 +14,7 @@ from bitstream.coder import decode_tokens, encode_tokens, first_tokens
 from bitstream.errors import ModelError
 from codec.api import Codec
 from codec.lengths import Target, TargetError
-from codec.targets import CLOSE, psnr, shortest
+from codec.search import CLOSE, psnr, shortest
 
 LPIPS_WEIGHTS = SHARED / "perceptual" / "lpips_alex.npz"
 
@@ -207,8 +207,8 @@ def test_tiles_do_not_change_a_step(codec, photo, monkeypatch):
     """The error's gradient, gathered tile by tile, is that of the whole picture."""
     import torch
 
-    from codec import refine
-    from codec.tiles import encode_pixels
+    from codec.pyramid import refine
+    from codec.pyramid.tiles import encode_pixels
 
     image = np.asarray(photo.resize((1000, 300)))
     network, prior = codec._network(codec.model), codec.model.prior
@@ -227,8 +227,8 @@ def test_tiles_do_not_change_a_step(codec, photo, monkeypatch):
 def test_the_walk_codes_as_the_codec_does(codec, small):
     import torch
 
-    from codec import refine
-    from codec.tiles import encode_pixels
+    from codec.pyramid import refine
+    from codec.pyramid.tiles import encode_pixels
 
     network, prior = codec._network(codec.model), codec.model.prior
     layout, sequence = codec.sequence(small)

@@ -15,14 +15,14 @@ from bitstream.errors import ImageError, ModelError, TesseraError
 from bitstream.layout import Layout
 from cli.main import main
 from codec.api import Codec
-from codec.config import NetworkConfig
 from codec.device import pick_device
-from codec.integer import measure_tables, quantize_prior
-from codec.network import CLASSES, Network, choose_digits, logistic_tables
-from codec.photos import is_held_out, karhunen_loeve, load_photos, random_crops, read_square
-from codec.tokens import detokenize, tokenize
-from codec.training import Trainer, TrainingConfig, code_for_training, priced, train
-from codec.weights import open_model, save_model
+from codec.models import open_model, save_model
+from codec.pyramid.config import NetworkConfig
+from codec.pyramid.network import CLASSES, Network, choose_digits, logistic_tables
+from codec.pyramid.tokens import detokenize, tokenize
+from codec.training.integer import measure_tables, quantize_prior
+from codec.training.photos import is_held_out, karhunen_loeve, load_photos, random_crops, read_square
+from codec.training.trainer import Trainer, TrainingConfig, code_for_training, priced, train
 
 TINY = NetworkConfig(
     encoder_width8=8, encoder_width16=8, encoder_depth=1, decoder_width32=8, decoder_width16=8, decoder_width8=8,
@@ -143,7 +143,7 @@ def test_a_new_schedule_keeps_the_weights(photos, tmp_path):
 
 
 def test_the_loop_writes_checkpoint_and_logs(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("codec.training.CHECKPOINT_MINUTES", 0.0)
+    monkeypatch.setattr("codec.training.trainer.CHECKPOINT_MINUTES", 0.0)
     trainer = Trainer(klt_network(photos), TrainingConfig(steps=2, batch=1), CPU)
     said: list[str] = []
     train(trainer, photos, photos[:1], None, tmp_path, said.append, validate_minutes=0.0)
@@ -256,7 +256,7 @@ def test_measured_tables_are_cheaper_than_the_logistic(photos):
 
 def test_train_command_from_nothing_to_a_picture(tmp_path, photo, monkeypatch):
     """Photos in, a model file out, a picture coded with it; and the run goes on where it stopped."""
-    monkeypatch.setattr("codec.training_run.NetworkConfig", lambda: TINY)
+    monkeypatch.setattr("codec.training.run.NetworkConfig", lambda: TINY)
     (tmp_path / "photos").mkdir()
     for index in range(3):
         photo.crop((index * 90, 0, index * 90 + 330, 330)).save(tmp_path / "photos" / f"{index}.png")
@@ -326,7 +326,7 @@ def test_devices_are_never_replaced():
 
 @pytest.mark.skipif(not (SHARED / "perceptual").exists(), reason="perceptual weights are not there")
 def test_the_perceptual_loss_tells_blur_from_likeness(photos):
-    from codec.losses import PerceptualLoss
+    from codec.training.losses import PerceptualLoss
 
     loss = PerceptualLoss(SHARED / "perceptual" / "vgg19_conv1-4_f16.npz")
     x = random_crops(photos, 2, np.random.default_rng(0))
@@ -337,7 +337,7 @@ def test_the_perceptual_loss_tells_blur_from_likeness(photos):
 
 
 def test_a_file_that_is_no_vgg_is_refused(tmp_path):
-    from codec.losses import PerceptualLoss
+    from codec.training.losses import PerceptualLoss
 
     np.savez(tmp_path / "x.npz", a=np.zeros(3))
     with pytest.raises(ModelError, match=r"x\.npz: not a VGG19 feature file"):

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from codec.config import NetworkConfig
 from codec.device import pick_device
-from codec.integer import measure_tables
-from codec.losses import PerceptualLoss
-from codec.network import Network
-from codec.photos import karhunen_loeve, load_photos
-from codec.training import Trainer, TrainingConfig, train
-from codec.weights import Model, open_model, save_model
+from codec.models import Model, open_model, save_model
+from codec.pyramid.config import NetworkConfig
+from codec.pyramid.network import Network
+from codec.training.integer import measure_tables
+from codec.training.losses import PerceptualLoss
+from codec.training.photos import karhunen_loeve, load_photos
+from codec.training.trainer import Trainer, TrainingConfig, train
 
 CHECKPOINT = "checkpoint.safetensors"
 

@@ -1,6 +1,7 @@
 """Averages of models that were trained one from another: often better than each ("model soups", arXiv 2203.05482).
 
-    python -m codec.soup OUT.safetensors --photos train-0.tar --bit-worth 0.06,0.06,... a.safetensors=0.5 b.safetensors=0.5
+    python -m codec.training.soup OUT.safetensors --photos train-0.tar --bit-worth 0.06,0.06,... \\
+        a.safetensors=0.5 b.safetensors=0.5
 
 Weights are averaged in fp32 and rounded to fp16; then the prior is made anew: integers, and tables measured on photos.
 """
@@ -17,10 +18,10 @@ import torch
 from torch import Tensor
 
 from bitstream.errors import ModelError
-from codec.integer import measure_tables
-from codec.network import Network
-from codec.photos import load_photos
-from codec.weights import Model, open_model, save_model
+from codec.models import Model, open_model, save_model
+from codec.pyramid.network import Network
+from codec.training.integer import measure_tables
+from codec.training.photos import load_photos
 
 
 def average(models: Mapping[str, float], bit_worth: Sequence[float] = ()) -> Network:
@@ -63,7 +64,7 @@ def main() -> None:
     network = average(models, [float(part) for part in given.bit_worth.split(",") if part])
     photos, _ = load_photos(given.photos)
     photos = photos[:: max(1, len(photos) // given.tables)][: given.tables]
-    made = save_average(network, photos, given.output, models, " ".join(["python -m codec.soup", *sys.argv[1:]]))
+    made = save_average(network, photos, given.output, models, " ".join(["python -m codec.training.soup", *sys.argv[1:]]))
     sys.stdout.write(f"{made.path}: stream id {made.stream_id.hex()}\n")
 
 

@@ -1,6 +1,6 @@
 """Model files: safetensors with the configuration as plain metadata. Finding, loading, checking and writing them.
 
-A file holds the network in fp16 under the names of `codec.network`, and the integer prior under `prior.LEVEL.*`. Its
+A file holds the network in fp16 under the names of `codec.pyramid.network`, and the integer prior under `prior.LEVEL.*`. Its
 fingerprint is computed over what fixes the meaning of tokens: levels, integer prior, tables, and the layers that turn digits
 into latents. A better encoder or decoder for the same fingerprint may ship later, and old files then look better. Its digest is
 computed over all arrays, and is verified before any of them is used: damage would otherwise show only in the pictures.
@@ -25,14 +25,14 @@ from safetensors.numpy import save
 from bitstream.container import STREAM_ID_BYTES
 from bitstream.errors import ModelError
 from bitstream.prior import IntegerLayer, LevelPrior, Prior, fingerprint
-from codec.config import NetworkConfig
+from codec.pyramid.config import NetworkConfig
 
 if TYPE_CHECKING:
     import torch
 
-    from codec.network import Network
+    from codec.pyramid.network import Network
 
-BUNDLED = Path(__file__).parent / "models"
+BUNDLED = Path(__file__).parent / "weights"
 DEFAULT = "standard"
 KIND = "tessera-pyramid-1"  # the family of networks that this release can build
 # Digests of bundled models whose files were written before files carried one, by stream id
@@ -91,7 +91,7 @@ class Model:
         """The network in float32, ready to code on `device`. Raises ModelError as `prior` does."""
         import torch
 
-        from codec.network import Network
+        from codec.pyramid.network import Network
 
         self.verify()
         with _open(self.path) as file:

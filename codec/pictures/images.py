@@ -15,12 +15,12 @@ from PIL import ExifTags, Image, ImageColor, ImageOps, UnidentifiedImageError
 from bitstream.container import COLOURED, GREY
 from bitstream.errors import ImageError, TesseraError
 from bitstream.layout import BLOCK
-from codec.alpha import fill_hidden, split
-from codec.colours import DEEP, greyness_of, neutral, to_rgb
 from codec.forks import Lock
-from codec.opacity import DEFAULT_QUALITY
-from codec.sections import Extras, to_sections, upright_exif
-from codec.stages import PictureOptions, Prepared
+from codec.pictures.alpha import fill_hidden, split
+from codec.pictures.colours import DEEP, greyness_of, neutral, to_rgb
+from codec.pictures.metadata import Extras, to_sections, upright_exif
+from codec.pictures.opacity import DEFAULT_QUALITY
+from codec.results import PictureOptions, Prepared
 
 MAX_PIXELS = 500_000_000
 THIN = 4  # times its own pixels that a picture's whole blocks may have, or the limit of pixels for a small picture,

@@ -23,10 +23,10 @@ from torch import Tensor
 from bitstream.coder import Sequence, order_of
 from bitstream.layout import CELL, Layout
 from bitstream.prior import Prior
-from codec.network import Network, Pyramid
 from codec.progress import report
-from codec.tiles import tile_cells, tiles
-from codec.tokens import blank, on_canvas, price_table
+from codec.pyramid.network import Network, Pyramid
+from codec.pyramid.tiles import tile_cells, tiles
+from codec.pyramid.tokens import blank, on_canvas, price_table
 
 RATE = 0.014  # of Adam, in latent units, for one step; it falls with the root of their number
 AROUND = (0.8, 1.25)  # times the length: what is compared to learn what a bit buys
@@ -89,7 +89,7 @@ def refine(
 
 
 def walk(network: Network, prior: Prior, layout: Layout, latents: Tensor, goal: Goal, dither: torch.Generator) -> Walked:
-    """Codes latents (1, C, h, w) as `codec.tokens.tokenize` does, as far as the goal goes, with gradients."""
+    """Codes latents (1, C, h, w) as `codec.pyramid.tokens.tokenize` does, as far as the goal goes, with gradients."""
     decoded, known = blank(network, [layout], latents.device)
     digits: list[NDArray[np.int8]] = []
     bits = latents.new_zeros(())

@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from bitstream.container import File, read_file
 from bitstream.errors import ModelError, TesseraError
 from bitstream.layout import BLOCK
-from codec.images import MAX_PIXELS, check_size, open_image
 from codec.lengths import DEFAULT_EFFORT, DEFAULT_TARGET, Target, steps_of_effort
+from codec.pictures.images import MAX_PIXELS, check_size, open_image
 from codec.progress import Listener, listening
-from codec.stages import Encoded, PictureOptions, Prepared, Read
+from codec.results import Encoded, PictureOptions, Prepared, Read
 
 if TYPE_CHECKING:
     import torch

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bitstream.layout import BLOCK, BLOCK_CELLS, CELL, Layout
-from codec.network import Network
 from codec.progress import report
+from codec.pyramid.network import Network
 
 WHOLE_PIXELS = 16_000_000  # a canvas up to this is computed in one piece
 TILE = 2048  # pixels

@@ -29,11 +29,11 @@ from torch import Tensor, nn
 from bitstream.errors import ModelError
 from bitstream.layout import BLOCK, in_part
 from bitstream.prior import grids_before
-from codec.config import NetworkConfig
 from codec.device import trains_in_bf16
-from codec.losses import PerceptualLoss, colour_distance
-from codec.network import CLASSES, Network, Pyramid, bits_of, entropy_of, logistic_tables
-from codec.photos import random_crops, to_network
+from codec.pyramid.config import NetworkConfig
+from codec.pyramid.network import CLASSES, Network, Pyramid, bits_of, entropy_of, logistic_tables
+from codec.training.losses import PerceptualLoss, colour_distance
+from codec.training.photos import random_crops, to_network
 
 PRIOR_STRENGTH = 30.0  # digits that the logistic start of a table is worth against counted ones
 COUNT_MEMORY = 0.998  # how much of a count is left after a step

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from bitstream.layout import BLOCK, Layout, Level
 from bitstream.prior import COST_UNIT, PRECISION, IntegerLayer, LevelPrior, Prior
-from codec.network import CLASSES, SCORE_RANGE, Network, Pyramid, logistic_tables
-from codec.photos import to_network
-from codec.tokens import tokenize
+from codec.pyramid.network import CLASSES, SCORE_RANGE, Network, Pyramid, logistic_tables
+from codec.pyramid.tokens import tokenize
+from codec.training.photos import to_network
 
 WEIGHT_MAX = 2047  # 12 bits and a sign
 DIGIT_UNIT = 4.0  # the float prior reads digits / 4

@@ -15,8 +15,8 @@ from PIL import ExifTags
 
 from bitstream.container import ALPHA, Sections
 from bitstream.errors import FormatError, ImageError
-from codec.opacity import DEFAULT_QUALITY, LOSSLESS, SHRINKS, enlarged, smaller
-from codec.spaces import SRGB, profile_of
+from codec.pictures.opacity import DEFAULT_QUALITY, LOSSLESS, SHRINKS, enlarged, smaller
+from codec.pictures.profiles import SRGB, profile_of
 
 ICC, EXIF, XMP = 2, 3, 4  # and ALPHA, which comes first: a cut file loses it last
 LABELS = {ALPHA: "transparency", ICC: "colour profile", EXIF: "EXIF", XMP: "XMP"}

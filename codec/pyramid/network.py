@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bitstream.layout import BLOCK_CELLS, CELL, Level
 from bitstream.prior import grids_before
-from codec.config import NetworkConfig
+from codec.pyramid.config import NetworkConfig
 
 CLASSES = 64  # scales that a prior tells apart
 SCORE_RANGE = 12.0  # log-scales from -6 to 6 span the classes
@@ -128,7 +128,7 @@ class Predictor(nn.Sequential):
 class Prior(nn.Sequential):
     """Absolute digits of the last levels (B, K, n, m) -> a score in 0..CLASSES for each digit (B, D, n, m).
 
-    This is the float form, for training. `codec.integer` turns it into integers for the product."""
+    This is the float form, for training. `codec.training.integer` turns it into integers for the product."""
 
     def __init__(self, inputs: int, width: int, kernels: Sequence[int], digits: int) -> None:
         widths = [inputs, *[width] * (len(kernels) - 1), digits]
@@ -202,7 +202,8 @@ class Pyramid(nn.Module):
 
 
 class Network(nn.Module):
-    """Encoder, levels and decoder. How tokens are chosen is in `codec.tokens` (coding) and `codec.training` (learning)."""
+    """Encoder, levels and decoder. How tokens are chosen is in `codec.pyramid.tokens` (coding) and
+    `codec.training.trainer` (learning)."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()

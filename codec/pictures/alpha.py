@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bitstream.layout import CELL
-from codec.colours import DEEP
+from codec.pictures.colours import DEEP
 
 
 def split(image: Image.Image) -> tuple[Image.Image, NDArray[np.uint8] | None]:

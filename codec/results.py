@@ -66,7 +66,7 @@ class Prepared:
 
     pixels: NDArray[np.uint8]  # (H, W, 3)
     sections: Sections = ()
-    space: int = 0  # number of the colour space in `codec.spaces`
+    space: int = 0  # number of the colour space in `codec.pictures.profiles`
     greyness: int = COLOURED  # or GREY, NEUTRAL
     notes: tuple[str, ...] = ()  # what a person should hear, such as 'first of 12 frames'
     alpha: NDArray[np.uint8] | None = None  # (H, W), where its section may be made smaller for a size

@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 
 from bitstream.container import COLOURED, GREY, NEUTRAL
 from bitstream.errors import ImageError
-from codec.spaces import SRGB, recognise
+from codec.pictures.profiles import SRGB, recognise
 
 SPACES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK", b"Lab ": "LAB"}  # of a profile: the mode that it is for
 NAMES = {"CMYK": "CMYK", "LAB": "Lab"}  # modes that cannot be kept
@@ -32,7 +32,7 @@ class Colours:
     """A picture without alpha as it is coded."""
 
     image: Image.Image  # RGB
-    space: int = SRGB  # its number in `codec.spaces`
+    space: int = SRGB  # its number in `codec.pictures.profiles`
     profile: bytes | None = None  # where the space has no number
     greyness: int = COLOURED
     notes: tuple[str, ...] = ()  # what a person should hear of it

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bitstream.errors import FormatError, ImageError, TesseraError
-from codec.images import MAX_PIXELS, open_image
+from codec.pictures.images import MAX_PIXELS, open_image
 
 StrPath: TypeAlias = str | os.PathLike[str]
 Picture: TypeAlias = Image.Image | NDArray[np.uint8] | StrPath | BinaryIO

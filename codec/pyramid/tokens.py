@@ -1,7 +1,7 @@
 """Latents and tokens, for coding: the pyramid run with the integer prior, so that what is written can be read anywhere.
 
 `tokenize` and `detokenize` are inverses up to quantization, and walk the levels in the same way. Learning has its own walk in
-`codec.training`, with gradients and a float prior.
+`codec.training.trainer`, with gradients and a float prior.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from bitstream.coder import Tokens
 from bitstream.layout import BLOCK_CELLS, Layout
 from bitstream.prior import PRECISION, STRIP, Prior
-from codec.network import Network, Pyramid
+from codec.pyramid.network import Network, Pyramid
 
 Digits: TypeAlias = tuple[NDArray[np.int8], ...]  # (D, n, m) of a picture, a level each
 Classes: TypeAlias = tuple[NDArray[np.uint8], ...]  # of each digit, likewise
