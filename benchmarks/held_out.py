@@ -24,10 +24,10 @@ from bitstream.layout import BLOCK
 from codec.api import Codec
 from codec.lengths import Target
 from codec.lpips import LPIPS
-from codec.training.photos import load_photos
-from codec.training.trainer import Trainer
-from codec.training.run import export
 from codec.models import Model, open_model
+from codec.training.photos import load_photos
+from codec.training.run import export
+from codec.training.trainer import Trainer
 
 BUDGETS = (0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits per pixel
 MEASURES = ("lpips", "psnr", "colour")

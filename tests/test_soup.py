@@ -11,7 +11,7 @@ import torch
 from bitstream.errors import ModelError
 from codec.api import Codec
 from codec.models import open_model, save_model
-from codec.training.trainer import soup
+from codec.training import soup
 
 
 @pytest.fixture(scope="module")
