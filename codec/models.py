@@ -63,7 +63,7 @@ class Model:
     def digest(self) -> str:
         """SHA-256 of all arrays in the file: names, types, shapes and values. 20 ms for the bundled model."""
         with _open(self.path) as file:
-            return _digest(file.keys(), file.get_tensor)
+            return digest_of(file.keys(), file.get_tensor)
 
     def verify(self) -> None:
         """Raises ModelError unless the arrays have the digest that the file states."""
@@ -126,7 +126,7 @@ def _blob(name: str, array: NDArray) -> bytes:
     return name.encode() + b"\0" + str(array.shape).encode() + array.astype("<f2").tobytes()
 
 
-def _digest(names: Iterable[str], array_of: Callable[[str], NDArray]) -> str:
+def digest_of(names: Iterable[str], array_of: Callable[[str], NDArray]) -> str:
     """SHA-256 over arrays in the order of their names: of each its name, type and shape on a line, then its bytes."""
     digest = hashlib.sha256()
     for name in sorted(names):
@@ -209,7 +209,7 @@ def save_model(path: Path, network: Network, prior: Prior, card: dict[str, Any])
     plain = {
         "kind": KIND,
         "fingerprint": fingerprint(prior, blobs).hex(),
-        "digest": _digest(arrays, arrays.__getitem__),
+        "digest": digest_of(arrays, arrays.__getitem__),
         "network": network.config.to_dict(),
         "card": card,
     }
