@@ -341,7 +341,7 @@ def test_other_safetensors_are_no_models_of_this_family(file, tmp_path):
         save_file({"a": torch.from_numpy(np.zeros(3))}, tmp_path / "a.safetensors")
         path, said = tmp_path / "a.safetensors", "not a Tessera model"
     else:
-        from codec.weights import open_model
+        from codec.models import open_model
 
         path, said = open_model().path, "a model of kind 'tessera-pyramid-1', not 'tessera-titok-1'"
     with pytest.raises(ModelError, match=said):

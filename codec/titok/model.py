@@ -1,4 +1,4 @@
-"""Model files of this family: safetensors with plain metadata, as those of `codec.weights`.
+"""Model files of this family: safetensors with plain metadata, as those of `codec.models`.
 
 A file holds the network under its published names and the code's arrays under `code.*`. Its fingerprint covers what turns a
 picture's bytes into vectors: tables, codebook and geometry. Networks that were trained on with a frozen codebook, as the second
@@ -26,7 +26,7 @@ from bitstream.flat import FlatCode, uniform_code
 from codec.titok.config import TitokConfig
 from codec.titok.convert import check_shapes, config_of, open_checkpoint, read_checkpoint
 from codec.titok.network import Titok
-from codec.weights import digest_of
+from codec.models import digest_of
 
 KIND = "tessera-titok-1"
 CODE = ("tables", "table_of", "classes")
