@@ -23,10 +23,10 @@ from torch import Tensor
 
 from bitstream.errors import ModelError
 from bitstream.flat import FlatCode, uniform_code
+from codec.models import digest_of
 from codec.titok.config import TitokConfig
 from codec.titok.convert import check_shapes, config_of, open_checkpoint, read_checkpoint
 from codec.titok.network import Titok
-from codec.models import digest_of
 
 KIND = "tessera-titok-1"
 CODE = ("tables", "table_of", "classes")
