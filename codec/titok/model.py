@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -24,9 +26,11 @@ from torch import Tensor
 from bitstream.errors import ModelError
 from bitstream.flat import FlatCode, uniform_code
 from codec.models import digest_of
+from codec.titok.blocks import tokenize_picture
 from codec.titok.config import TitokConfig
 from codec.titok.convert import check_shapes, config_of, open_checkpoint, read_checkpoint
 from codec.titok.network import Titok
+from codec.titok.tables import Measured, measure_code
 
 KIND = "tessera-titok-1"
 CODE = ("tables", "table_of", "classes")
@@ -145,3 +149,17 @@ def import_checkpoint(source: str | os.PathLike[str], folder: Path, family: str 
     code = uniform_code(config.block_tokens, config.codebook)
     card = {"source": Path(source).name if Path(source).exists() else str(source)}  # no paths of this machine
     return save_titok(folder / f"{config.name}.safetensors", config, state, code, card)
+
+
+def calibrate(model: TitokModel, pictures: Iterable[NDArray[np.float32]], device: torch.device) -> tuple[TitokModel, Measured]:
+    """Measures the tables of a model on photos (3, H, W) in [0, 1], and writes its file again with them.
+
+    Files that were made with the tables before have another stream id, and need the model as it was. Raises ModelError where
+    the file cannot be read or written, ValueError for too few photos."""
+    network = model.network(device)
+    seen = [tokenize_picture(network, picture).reshape(model.config.block_tokens, -1).T for picture in pictures]
+    with _open(model.path) as file:
+        state = {name: file.get_tensor(name) for name in file.keys() if not name.startswith("code.")}  # noqa: SIM118
+    found = measure_code(np.concatenate(seen), state["quantize.embedding.weight"].float().numpy())
+    card = model.metadata["card"] | {"calibrated_on_blocks": sum(map(len, seen))}
+    return save_titok(model.path, model.config, state, found.code, card), found

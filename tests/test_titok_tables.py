@@ -1,0 +1,100 @@
+"""Tables measured on photos: cheaper where indices are uneven, no dearer where they are not, and any index can be coded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from bitstream.coder import encode_tokens
+from bitstream.flat import decode_flat, flat_sequence
+from codec.titok.config import TitokConfig
+from codec.titok.model import calibrate, save_titok, uniform_code
+from codec.titok.network import Titok
+from codec.titok.tables import CLASSES, classes_of, measure_code
+
+VALUES = 64
+CODEBOOK = np.random.default_rng(5).normal(size=(VALUES, 12)).astype(np.float32)
+
+
+def even(rng, blocks, positions):
+    return rng.integers(0, VALUES, (blocks, positions)).astype(np.int32)
+
+
+def uneven(rng, blocks, positions):
+    """Each position prefers indices of its own."""
+    steps = rng.geometric(0.2, (blocks, positions)) - 1
+    return ((np.arange(positions) * 11 + steps) % VALUES).astype(np.int32)
+
+
+def chained(rng, blocks, positions):
+    """From the second position on, each index lies near a place that the class of the one before picks."""
+    indices = even(rng, blocks, positions)
+    for position in range(1, positions):
+        place = classes_of(CODEBOOK)[indices[:, position - 1]].astype(np.int32) * (VALUES // CLASSES)
+        indices[:, position] = (place + rng.integers(0, VALUES // CLASSES, blocks)) % VALUES
+    return indices
+
+
+def cost(code, indices) -> float:
+    """Bits per token of blocks (blocks, N)."""
+    return float(flat_sequence(code, indices.T[:, :, None]).bits().mean())
+
+
+@pytest.mark.parametrize(
+    ("source", "below", "conditioned"), [(even, 6.15, range(0, 2)), (uneven, 4.2, range(0, 3)), (chained, 4.0, range(5, 6))]
+)
+def test_tables_cost_what_was_said_on_fresh_blocks(source, below, conditioned):
+    rng = np.random.default_rng(0)
+    measured = measure_code(source(rng, 2000, 6), CODEBOOK)
+    fresh = cost(measured.code, source(rng, 2000, 6))
+    assert fresh < below
+    assert abs(fresh - measured.bits) < 0.1
+    assert measured.conditioned in conditioned
+
+
+def test_few_blocks_are_hardly_trusted():
+    """Tables from a handful of blocks are little worse than uniform ones, not ruinous."""
+    rng = np.random.default_rng(1)
+    measured = measure_code(even(rng, 5, 6), CODEBOOK)
+    assert cost(measured.code, even(rng, 500, 6)) < 6.4
+
+
+@pytest.mark.parametrize("source", [uneven, chained])
+def test_indices_that_were_never_seen_can_be_coded(source):
+    rng = np.random.default_rng(2)
+    code = measure_code(source(rng, 300, 6) // 2, CODEBOOK).code
+    indices = np.full((6, 2, 2), VALUES - 1, np.int32)
+    payload = encode_tokens(flat_sequence(code, indices), indices.size)
+    assert np.array_equal(decode_flat(code, (2, 2), payload, indices.size).indices, indices)
+
+
+def test_classes_split_the_codebook():
+    sizes = np.bincount(classes_of(CODEBOOK), minlength=CLASSES)
+    assert len(sizes) == CLASSES
+    assert sizes.min() > 0
+    assert np.array_equal(classes_of(CODEBOOK), classes_of(CODEBOOK * np.linspace(1, 9, VALUES, dtype=np.float32)[:, None]))
+
+
+def test_too_few_blocks_are_refused():
+    with pytest.raises(ValueError, match="on 3 blocks: 4 or more"):
+        measure_code(np.zeros((3, 6), np.int32), CODEBOOK)
+
+
+def test_a_model_is_written_again_with_its_tables(tmp_path):
+    """The random network uses few of its indices: its tables save much, and it decodes as before under another stream id."""
+    torch.manual_seed(4)
+    config = TitokConfig(6, True, 16, 1, 2, side=32, codebook=VALUES, pixel_codebook=20, pixel_code=8, pixel_width=32)
+    before = save_titok(
+        tmp_path / "m.safetensors", config, Titok(config).state_dict(), uniform_code(6, VALUES), {"source": "x"}
+    )
+    pictures = [np.random.default_rng(i).random((3, 40, 100)).astype(np.float32) for i in range(8)]
+    after, measured = calibrate(before, pictures, torch.device("cpu"))
+    assert measured.bits < 4
+    assert cost(after.code, np.zeros((1, 6), np.int32)) > 0
+    assert np.array_equal(after.code.tables, measured.code.tables)
+    assert after.metadata["fingerprint"] != before.metadata["fingerprint"]
+    assert after.metadata["card"] == {"source": "x", "calibrated_on_blocks": 8 * 2 * 4}
+    with safe_open(after.path, "pt") as file:
+        assert all(torch.equal(file.get_tensor(name), value) for name, value in state.items())
