@@ -83,6 +83,18 @@ def test_no_step_is_left_between_neighbours_that_differ():
     assert np.abs(seam[66:] - 0.8).max() < 1e-6
 
 
+def test_blocks_go_on_as_their_mirror_image():
+    """A grating that ends in black at one seam and begins there in the next block is not smeared: its mirror image is black."""
+    left = np.ones((3, 64, 64), np.float32)
+    left[:, :, 62:] = 0
+    seam = joined([left, left[:, :, ::-1].copy()], 64, 128, 64)[0, 0]
+    assert (seam[62:66] == 0).all()
+    assert (seam[:62] == 1).all()
+    left[:, :, 62] = 1
+    quarters = joined([left, 0 * left], 64, 128, 64)[0, 0, 62:66]
+    assert np.allclose(quarters, [0.875, 0, 0, 0.125])  # shares of the left block at 1.5 pixels before and behind the seam
+
+
 @pytest.mark.parametrize(("height", "width", "grid"), [(64, 64, (1, 1)), (30, 65, (1, 2)), (200, 130, (4, 3))])
 def test_a_picture_through_tokens_and_bytes(height, width, grid, monkeypatch):
     monkeypatch.setattr(blocks, "BATCH", 5)
