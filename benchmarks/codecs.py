@@ -236,7 +236,7 @@ class TesseraCoder:
         for budget in budgets:
             try:
                 cut = self.codec.cut(layout, sequence, Target(target_size=budget))
-                made.append(Made(cut.data, f"{cut.tokens:.1f} tokens a block", quality_of_block_tokens(cut.tokens)))
+                made.append(Made(cut.data, f"{cut.tokens:.1f} tokens per block", quality_of_block_tokens(cut.tokens)))
             except TargetError:
                 made.append(None)
         return made

@@ -67,7 +67,7 @@ def contribution(
     draws: int = DRAWS,
     progress: Callable[[], None] = lambda: None,
 ) -> list[Contribution]:
-    """Maps of tokens, in the order of the sequence, in a picture (H, W, 3) that is cut to `length` tokens a block.
+    """Maps of tokens, in the order of the sequence, in a picture (H, W, 3) that is cut to `length` tokens per block.
 
     `tokens` are places in the sequence, the first of which is 0; None takes SAMPLES tokens of each level, the one sent first
     and others evenly after it. A token costs `draws` decodings of the picture; `progress` is called after each token. The same
@@ -79,7 +79,7 @@ def contribution(
     layout, sent = read_tokens(codec.cut(*codec.sequence(pixels), Target(tokens=length)).file, prior)
     wanted = sorted(set(some_of_each_level(layout, sent.length) if tokens is None else tokens))
     if outside := [place for place in wanted if not 0 <= place < sent.length]:
-        msg = f"there is no token {outside[0]}: this picture has 0 to {sent.length - 1} at {length:g} tokens a block"
+        msg = f"there is no token {outside[0]}: this picture has 0 to {sent.length - 1} at {length:g} tokens per block"
         raise UsageError(msg)
     network = codec.model.network(codec.device)
 

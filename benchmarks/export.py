@@ -30,7 +30,7 @@ def json_of(series: Series, results: Results) -> dict:
     for speed in results.speeds:
         if speed.codec == series.name and points:
             area = sum(p.width * p.height for p in results.pictures) / len(results.pictures) / 1e6
-            curve["encoding_time"] = [area / speed.encode] * len(points)  # seconds a picture, at the rate of `speed`
+            curve["encoding_time"] = [area / speed.encode] * len(points)  # seconds per picture, at the rate of `speed`
             curve["decoding_time"] = [area / speed.decode] * len(points)
     few = {p.label: p.pictures for p in series.points if p.pictures < len(results.pictures)}
     return {

@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="only so many pictures")
     parser.add_argument("--turn", type=int, default=50, help="pictures a turn")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--batch", type=int, help="pictures a network call")
+    parser.add_argument("--batch", type=int, help="pictures per network call")
     parser.add_argument("--jobs", type=int, help="reading and writing threads")
     given = parser.parse_args()
     files = sorted(path for path in given.folder.iterdir() if path.is_file())[: given.limit]

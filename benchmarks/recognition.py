@@ -98,7 +98,7 @@ def recognition(
     lengths: Sequence[float],
     progress: Callable[[], None] = lambda: None,
 ) -> list[Recognition]:
-    """Agreement on pictures (H, W, 3) at each length, in tokens a block, shortest first.
+    """Agreement on pictures (H, W, 3) at each length, in tokens per block, shortest first.
 
     Top-1 agreement: the likeliest class of the decoded picture is that of the original. Top-5 agreement: the original's
     likeliest class is among the decoded picture's five likeliest. `progress` is called after each picture. Raises UsageError

@@ -53,7 +53,7 @@ class Sample:
     """One picture as one file, and how good it is."""
 
     data: bytes  # the whole file
-    setting: str  # what made it: 'quality 31', '451 tokens a block'
+    setting: str  # what made it: 'quality 31', '451 tokens per block'
     scale: float  # the picture was shrunk by this before; 1 is its own size
     bpp: float  # bits per pixel of the original, of the whole file
     metrics: Mapping[str, float]  # by the keys of METRICS

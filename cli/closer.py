@@ -16,7 +16,7 @@ from cli.inputs import read_picture
 from cli.report import put_record, say
 
 LENGTHS = (21.0, 85.0, 213.0, 341.0, 469.0, 853.0, 1365.0)
-LONGEST = 4096  # pixels a side of a picture whose contributions are drawn: each map decodes it several times
+LONGEST = 4096  # pixels per side of a picture whose contributions are drawn: each map decodes it several times
 
 
 @bench.command()
@@ -37,7 +37,7 @@ LONGEST = 4096  # pixels a side of a picture whose contributions are drawn: each
     default=469,
     show_default=True,
     metavar="N",
-    help="Length of the sequence, tokens a block of 256x256 pixels.",
+    help="Length of the sequence, tokens per block of 256x256 pixels.",
 )
 @click.option(
     "--draws", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Other values that a token is given."
@@ -90,7 +90,7 @@ def contribution(source: str, output: str | None, places: tuple[float, ...] | No
     "lengths",
     type=Numbers(),
     metavar="LIST",
-    help=f"Lengths, tokens a block.  [default: {','.join(f'{length:g}' for length in LENGTHS)}]",
+    help=f"Lengths, tokens per block.  [default: {','.join(f'{length:g}' for length in LENGTHS)}]",
 )
 @options.coding
 @options.reporting
@@ -125,7 +125,7 @@ def recognition(
             return
         from benchmarks.export import new_table
 
-        table = new_table("tokens a block", "bpp", "top-1", "top-5")
+        table = new_table("tokens per block", "bpp", "top-1", "top-5")
         for row in rows:
             table.add_row(f"{row.tokens:g}", f"{row.bpp:.4f}", f"{100 * row.top1:.1f} %", f"{100 * row.top5:.1f} %")
         show([f"{judge.name} on {len(sources)} pictures: agreement with its verdict on the original", table])

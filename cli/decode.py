@@ -137,5 +137,5 @@ def _told(made: Drawn, more: str) -> Told:
         "width": width, "height": height, "bytes": made.bytes_in, "bpp": round(8 * made.bytes_in / (width * height), 5),
         "tokens": round(made.tokens, 2), "model": made.model, "partial": made.partial,
     }  # fmt: skip
-    cut = f", cut: {made.tokens:.1f} tokens a block" if made.partial else ""
+    cut = f", cut: {made.tokens:.1f} tokens per block" if made.partial else ""
     return Told(f"{width}x{height}{cut}{more}", values, made.bytes_in, made.bytes_out, width * height)

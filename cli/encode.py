@@ -201,7 +201,7 @@ def _told(made: Compressed, request: Request, target: dict[str, Any]) -> Told:
         "tokens": round(encoded.tokens, 2), "quality": round(quality_of_block_tokens(encoded.tokens), 1),
         "model": made.model, "reached": encoded.reached, "measured": measured, "notes": list(encoded.notes),
     }  # fmt: skip
-    line = f"{human(made.bytes_in)} -> {human(len(encoded.data))}  {encoded.bpp:.4f} bpp  {encoded.tokens:.0f} tokens a block"
+    line = f"{human(made.bytes_in)} -> {human(len(encoded.data))}  {encoded.bpp:.4f} bpp  {encoded.tokens:.0f} tokens per block"
     warning = None
     if encoded.measured is not None:
         found = f"{encoded.measured:.2f} dB" if "target_psnr" in target else f"LPIPS {encoded.measured:.4f}"

@@ -49,7 +49,7 @@ ENCODING, DECODING = 2, 1.2  # what coding a picture costs, about, in passes ove
 SEARCH = 9  # passes, about, that looking for a target of quality takes
 MOST = 0.95  # of a picture, at most, that is reported as done before it is
 WORKERS = 4  # network calls at once on a CPU, at most: on few threads each they wait less for each other than one on many
-CPU_BATCH = 1  # pictures a network call there: more were 5 to 10 % slower, since they leave the cache
+CPU_BATCH = 1  # pictures per network call there: more were 5 to 10 % slower, since they leave the cache
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Limits:
     """How much is done at once. What is None is picked from device and memory."""
 
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)  # that read, as many that write, as many for the network
-    batch: int | None = None  # pictures a network call
+    batch: int | None = None  # pictures per network call
     pixels: int | None = None  # in memory; a picture that is larger comes in alone
     max_pixels: int = MAX_PIXELS  # larger pictures are refused
 

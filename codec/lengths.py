@@ -42,7 +42,7 @@ class Target:
     quality: float | None = None  # 0..100
     tokens: float | None = None  # a block of 256x256 pixels, 1..1365
     target_size: int | None = None  # bytes of the whole file, at most
-    target_bpp: float | None = None  # bits a pixel of the whole file, at most
+    target_bpp: float | None = None  # bits per pixel of the whole file, at most
     target_psnr: float | None = None  # dB, at least
     target_lpips: float | None = None  # at most
 

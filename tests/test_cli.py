@@ -42,7 +42,7 @@ def shell(*arguments, data: bytes | None = None) -> subprocess.CompletedProcess[
 def test_encode_and_decode_report_one_line(folder, tmp_path):
     made = run("encode", folder / "a.png", "-o", tmp_path / "a.tsr", "--target-size", "400", "--device", "cpu")
     assert re.fullmatch(
-        rf"{folder}/a.png -> {tmp_path}/a.tsr  [\d.]+ kB -> \d+ B  0\.\d{{4}} bpp  \d+ tokens a block  \d+\.\d\d s\n",
+        rf"{folder}/a.png -> {tmp_path}/a.tsr  [\d.]+ kB -> \d+ B  0\.\d{{4}} bpp  \d+ tokens per block  \d+\.\d\d s\n",
         made.stderr,
     )
     assert made.stdout == ""
@@ -194,7 +194,7 @@ def test_cut_files(folder, tmp_path):
     )
     drawn = run("decode", cut, "--allow-partial")
     assert drawn.exit_code == 0
-    assert re.search(r"200x150, cut: [\d.]+ tokens a block", drawn.stderr)
+    assert re.search(r"200x150, cut: [\d.]+ tokens per block", drawn.stderr)
     said = run("info", cut)
     assert said.exit_code == 1
     assert "cut or damaged" in said.stdout

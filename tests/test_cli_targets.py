@@ -43,7 +43,7 @@ def test_a_psnr_is_reached_by_the_smallest_file(picture):
     assert 25 <= measured < 25.5
     assert encoded(picture, "--target-psnr", "24")["bytes"] < told["bytes"] < encoded(picture, "-q", "100")["bytes"]
     line = run("encode", picture, "-f", "--target-psnr", "25").stderr
-    assert re.search(r"tokens a block  25\.\d\d dB  \d+\.\d\d s\n", line)
+    assert re.search(r"tokens per block  25\.\d\d dB  \d+\.\d\d s\n", line)
 
 
 def test_what_is_out_of_reach_is_a_warning_or_with_strict_an_error(picture):

@@ -107,7 +107,7 @@ def test_an_encoder_that_fails_says_on_what(small):
         coder.encode(small, 5)
 
 
-# Kodak at fixed qualities, as compressai (869a9f5) stores them in results/image/kodak: bits a pixel and PSNR, dB. Later
+# Kodak at fixed qualities, as compressai (869a9f5) stores them in results/image/kodak: bits per pixel and PSNR, dB. Later
 # versions of libjpeg-turbo draw JPEG a little better: by 0.07 dB here, and by up to 0.13 at quality 75.
 PUBLISHED = {
     ("jpeg", 5): (0.22115, 23.780),

@@ -22,7 +22,7 @@ from bitstream.layout import Layout
 from codec.api import read_tokens
 from codec.lengths import UsageError
 
-FULL = 1365  # tokens a block
+FULL = 1365  # tokens per block
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_short_sequences_have_fewer_levels(codec, pixels):
 
 @pytest.mark.parametrize("place", [-1, 12])
 def test_places_that_are_not_sent_are_refused(codec, pixels, place):
-    with pytest.raises(UsageError, match=f"there is no token {place}: this picture has 0 to 1 at 1 tokens a block"):
+    with pytest.raises(UsageError, match=f"there is no token {place}: this picture has 0 to 1 at 1 tokens per block"):
         contribution(codec, pixels, [0, place], 1)
 
 

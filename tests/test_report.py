@@ -68,7 +68,7 @@ def made_up(**changes: object) -> Results:
             Delta("tessera", "psnr", 12.0, 25.0, 27.5, ""),
             Delta("jpeg", "lpips", None, None, None, "JPEG has 0 points, 3 are needed"),
         ),
-        speeds=(Speed("tessera", 3.14159, 2.5, 1.25, 640.4, "400 tokens a block"),),
+        speeds=(Speed("tessera", 3.14159, 2.5, 1.25, 640.4, "400 tokens per block"),),
         speed_note="1 thread on a <processor>",
         versions={"torch": "2.14.1"},
         settings={"Rates": "the best file that is no larger"},
@@ -180,7 +180,7 @@ def test_bd_rates_and_speed_are_given(still):
     texts = [re.sub(r"\s+", " ", text).strip() for text in still.locator("#bd tbody tr").all_inner_texts()]
     assert texts[0] == "Tessera \u221231.3 % over 0.300 to 0.550 +12.0 % over 25.00 to 27.50 dB none not measured"
     assert "none JPEG has 0 points, 3 are needed" in texts[2]
-    assert still.locator("#speed tbody td").all_inner_texts() == ["3.14", "2.5", "1.25", "640", "400 tokens a block"]
+    assert still.locator("#speed tbody td").all_inner_texts() == ["3.14", "2.5", "1.25", "640", "400 tokens per block"]
 
 
 def clip(page) -> float:

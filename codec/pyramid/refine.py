@@ -30,7 +30,7 @@ from codec.pyramid.tokens import blank, on_canvas, price_table
 
 RATE = 0.014  # of Adam, in latent units, for one step; it falls with the root of their number
 AROUND = (0.8, 1.25)  # times the length: what is compared to learn what a bit buys
-TILE = 2048  # pixels; of one tile, with its halo, a step holds the decoder's activations: about 400 bytes a pixel
+TILE = 2048  # pixels; of one tile, with its halo, a step holds the decoder's activations: about 400 bytes per pixel
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Learning: the pyramid with straight-through rounding, priced as the product will code it, and the training loop.
 
-Recipe: mean squared error + perceptual distance + sum over levels of slope x bits a pixel, sequences cut at random (tail
+Recipe: mean squared error + perceptual distance + sum over levels of slope x bits per pixel, sequences cut at random (tail
 token drop, One-D-Piece 2501.10064), AdamW at a constant rate that falls to zero at the end (2405.18392), so that a long
 run can be continued or ended at will, moving average of the weights.
 """
@@ -41,7 +41,7 @@ CHECKPOINT_MINUTES = 3.0
 PROGRESS = ("step", "spent", "total_crops", "total_minutes")
 WARM_STEPS = 100  # in which the rate rises
 LONGEST_STEP = 10.0  # seconds: a step that took longer was suspended, and the rest of it is not training
-BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits a pixel that validation looks at
+BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits per pixel that validation looks at
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def code_for_training(network: Network, prices: Prices, latents: Tensor, stop: T
 
 @torch.no_grad()
 def validate(network: Network, prices: Prices, photos: Tensor, perceptual: PerceptualLoss | None) -> dict[str, float]:
-    """PSNR (dB) and perceptual distance of held-out photos (N, side, side, 3) at each budget, and bits a pixel at the end of
+    """PSNR (dB) and perceptual distance of held-out photos (N, side, side, 3) at each budget, and bits per pixel at the end of
     each level. Rates are the prior's own, less 12 bytes for a header."""
     network.eval()
     rows = []
