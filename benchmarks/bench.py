@@ -18,12 +18,12 @@ import torch
 from PIL import Image
 
 from benchmarks.cache import Cache
-from benchmarks.codecs import NATIVE_NAMES, SCALED, SCALED_NAMES, SCALES, CodecMissingError, Coder, Means, make_coder
+from benchmarks.codecs import NATIVE_NAMES, SCALED, SCALED_NAMES, SCALES, Coder, Means, make_coder
 from benchmarks.curves import delta
 from benchmarks.results import METRICS, Pixels, Results, Sample, Speed
 from benchmarks.study import BUDGETS, LEAST, Source, Study, open_source, shown
 from benchmarks.timing import note, time_codec
-from bitstream.errors import ImageError, ModelError, TesseraError
+from bitstream.errors import CodecMissingError, ImageError, ModelError, TesseraError, UsageError
 from codec import __version__
 from codec.lpips import LPIPS
 from codec.pictures.images import MAX_PIXELS
@@ -34,12 +34,6 @@ SPEED_PICTURES = 2
 LEAST_TASKS = 8  # that processes of their own, which take seconds to start, are worth
 ANCHORS = ("webp-scaled", "webp")  # in this order, where none is asked for
 LIBRARIES = ("torch", "numpy", "pillow", "pytorch-msssim", "bjontegaard", "compressai", "pillow-jxl-plugin", "constriction")
-
-
-class UsageError(TesseraError):
-    """What was asked for makes no sense."""
-
-    usage = True
 
 
 @dataclass(frozen=True)

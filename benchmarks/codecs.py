@@ -19,16 +19,12 @@ import PIL
 from PIL import Image, features
 
 from benchmarks.results import Pixels
-from bitstream.errors import TesseraError
+from bitstream.errors import CodecMissingError, TargetError
 from codec.api import Codec
-from codec.lengths import Target, TargetError, quality_of_block_tokens
+from codec.lengths import Target, quality_of_block_tokens
 
 SCALES = (1.0, 0.75, 0.5, 0.35, 0.25, 0.125)
 SCALED = "-scaled"  # ending of a downscaled variant's name
-
-
-class CodecMissingError(TesseraError):
-    """A codec cannot run here; the message says why and what to do."""
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.results import Pixels
 from bitstream.coder import Tokens, order_of
+from bitstream.errors import UsageError
 from bitstream.layout import Layout
 from bitstream.prior import Prior
 from codec.api import Codec, read_tokens
-from codec.lengths import Target, UsageError
+from codec.lengths import Target
 
 SAMPLES = 3  # tokens of a level that are looked at where none are named
 DRAWS = 4  # other values that a token is given

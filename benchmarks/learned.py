@@ -37,10 +37,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from benchmarks.codecs import CodecMissingError, Made, Sizes
+from benchmarks.codecs import Made, Sizes
 from benchmarks.results import Pixels
 from bitstream.container import read_number, write_number
-from bitstream.errors import FormatError, ImageError
+from bitstream.errors import CodecMissingError, FormatError, ImageError
 from codec.pictures.images import check_size
 
 T = TypeVar("T")

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.results import Pixels
-from bitstream.errors import ModelError, TesseraError
+from bitstream.errors import ModelError, TesseraError, UsageError
 from codec.api import Codec
-from codec.lengths import Target, UsageError
+from codec.lengths import Target
 
 DEFAULT = "mobilenet_v3_small"
 TOP = 5

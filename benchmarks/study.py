@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from benchmarks.cache import Cache, key_of
-from benchmarks.codecs import SCALED, SCALES, CodecMissingError, Coder, Made, enlarge, shrink
+from benchmarks.codecs import SCALED, SCALES, Coder, Made, enlarge, shrink
 from benchmarks.metrics import SMALLEST_LPIPS, SMALLEST_MS_SSIM, colour_error, ms_ssim, psnr
 from benchmarks.results import METRICS, Picture, Pixels, Point, Sample, Series
-from bitstream.errors import ImageError
+from bitstream.errors import CodecMissingError, ImageError
 from codec.lpips import LPIPS
 from codec.pictures.images import MAX_PIXELS, read_image, to_pixels
 

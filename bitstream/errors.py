@@ -26,3 +26,25 @@ class ModelError(TesseraError):
 
 class ImageError(TesseraError):
     """A picture cannot be read, is too large, or carries what cannot be coded."""
+
+
+class TargetError(TesseraError):
+    """The size or quality asked for cannot be reached; the message says what can."""
+
+
+class UsageError(TesseraError):
+    """The request makes no sense, whatever the file."""
+
+    usage = True
+
+
+class DeviceError(UsageError):
+    """The device asked for is not there."""
+
+
+class FileError(TesseraError):
+    """A file cannot be read or written; the message says why and what to do."""
+
+
+class CodecMissingError(TesseraError):
+    """A codec of the benchmarks cannot run here; the message says why and what to do."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cli.files import MISSING, STANDARD, FileError, Writer, human, printable, sweep
+from bitstream.errors import FileError
+from cli.files import MISSING, STANDARD, Writer, human, printable, sweep
 from cli.plan import Job, Kind, Plan
 from cli.report import (
     Interrupted,

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from bitstream.errors import TesseraError
+from bitstream.errors import FileError
 
 try:
     import fcntl
@@ -24,10 +24,6 @@ MISSING = "no such file: check the name"
 CLOSED = "standard output is closed: let it lead to a file or a pipe"
 TEMPORARY = re.compile(r"\.tessera-[0-9a-f]{16}\.tmp")  # what a killed run may leave behind
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-class FileError(TesseraError):
-    """A file cannot be read or written; the message says why and what to do."""
 
 
 def check_output(path: str, force: bool, source: str, *, makes_folders: bool = False) -> None:

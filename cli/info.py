@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bitstream.errors import ModelError, TruncatedError
+from bitstream.errors import FileError, ModelError, TruncatedError
 from cli import options
 from cli.encode import ENDING, is_whole
-from cli.files import STANDARD, FileError, check_output, human, is_folder, printable, write_output
+from cli.files import STANDARD, check_output, human, is_folder, printable, write_output
 from cli.inputs import read_npz, read_tsr
 from cli.plan import renamed
 from cli.report import Failed, Report, Saying, name_of, out_name, put, reporting

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from bitstream.errors import TesseraError
-from cli.files import MISSING, STANDARD, FileError, human
+from bitstream.errors import FileError, TesseraError
+from cli.files import MISSING, STANDARD, human
 
 HEAD = 1 << 16  # bytes that show of what format a picture is
 LIST_MAX = 1 << 26  # bytes of a list of names

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
-from bitstream.errors import TesseraError
-from cli.files import STANDARD, FileError, check_output, is_folder
+from bitstream.errors import FileError, TesseraError
+from cli.files import STANDARD, check_output, is_folder
 from cli.inputs import read_lines, refuse_address
 from cli.options import refuse_two
 

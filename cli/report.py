@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 import click
 
-from bitstream.errors import TesseraError
-from cli.files import CLOSED, FileError, printable, silence, write_standard
+from bitstream.errors import FileError, TesseraError
+from cli.files import CLOSED, printable, silence, write_standard
 
 FIELDS = (
     "input", "output", "status", "width", "height", "bytes", "bpp", "tokens", "quality", "model", "seconds", "error",

@@ -15,10 +15,10 @@ from PIL import Image
 
 from bitstream.coder import Sequence, Tokens, encode_tokens, first_tokens, fit_tokens, sequence_of
 from bitstream.container import COLOURED, File, Sections, overhead, payload_max, read_file, write_file
-from bitstream.errors import ModelError
+from bitstream.errors import ModelError, TargetError
 from bitstream.layout import Layout
 from codec.forks import Lock
-from codec.lengths import DEFAULT_EFFORT, DEFAULT_TARGET, Target, TargetError, steps_of_effort
+from codec.lengths import DEFAULT_EFFORT, DEFAULT_TARGET, Target, steps_of_effort
 from codec.models import DEFAULT, Model, model_for, open_model
 from codec.pictures.colours import neutral
 from codec.pictures.images import KEEP, MAX_PIXELS, check_size, prepare, restore

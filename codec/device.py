@@ -6,18 +6,12 @@ from functools import partial
 
 import torch
 
-from bitstream.errors import TesseraError
+from bitstream.errors import DeviceError
 from codec.forks import in_child
 
 # A forked child has none of the threads that torch computed with in its parent, and would wait for them for ever
 # (https://github.com/pytorch/pytorch/issues/17199). With one thread it computes by itself, as suits a pool of processes.
 in_child(partial(torch.set_num_threads, 1))
-
-
-class DeviceError(TesseraError):
-    """The device asked for is not there."""
-
-    usage = True
 
 
 def pick_device(name: str = "auto") -> torch.device:

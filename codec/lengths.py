@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitstream.errors import TesseraError
+from bitstream.errors import UsageError
 from bitstream.layout import Layout
 
 # Quality and tokens per block, linear in between. Chosen by what people see (`python -m benchmarks.quality`): 50 is as far up
@@ -23,16 +23,6 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "target_psnr": (0, None),
     "target_lpips": (0, None),
 }
-
-
-class TargetError(TesseraError):
-    """What was asked for cannot be reached; the message says what can."""
-
-
-class UsageError(TargetError):
-    """What was asked for makes no sense."""
-
-    usage = True
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,9 @@ from PIL import Image
 
 from bitstream.coder import Tokens, decode_tokens, sequence_of
 from bitstream.container import COLOURED, File, Sections
-from bitstream.errors import FormatError, TruncatedError
+from bitstream.errors import FormatError, TruncatedError, UsageError
 from bitstream.layout import Layout
 from bitstream.prior import Prior
-from codec.lengths import UsageError
 
 SLACK = 64  # bits: trailing zero bytes are not stored
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 import cli.encode
 from bitstream.container import read_file
-from cli.files import FileError, Writer
+from bitstream.errors import FileError
+from cli.files import Writer
 from cli.main import main
 
 

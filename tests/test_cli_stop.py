@@ -17,7 +17,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from bitstream.container import read_file
-from cli.files import TEMPORARY, FileError, Writer, sweep
+from bitstream.errors import FileError
+from cli.files import TEMPORARY, Writer, sweep
 from cli.main import main
 
 TESSERA = [sys.executable, "-m", "cli"]

@@ -11,9 +11,9 @@ from PIL import Image
 
 import codec as library
 from bitstream.container import read_file
-from bitstream.errors import ImageError
+from bitstream.errors import ImageError, TargetError, UsageError
 from codec.api import Codec
-from codec.lengths import QUALITY_STOPS, Target, TargetError, block_tokens_of_quality, quality_of_block_tokens
+from codec.lengths import QUALITY_STOPS, Target, block_tokens_of_quality, quality_of_block_tokens
 from codec.results import read_tokens
 
 
@@ -156,7 +156,7 @@ def test_quality_stops_are_inverted():
     ],
 )
 def test_targets_that_make_no_sense(options, message):
-    with pytest.raises(TargetError, match=message):
+    with pytest.raises(UsageError, match=message):
         Target(**options)
 
 

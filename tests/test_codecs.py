@@ -13,7 +13,6 @@ from benchmarks.codecs import (
     NATIVE_NAMES,
     PILLOW_CODERS,
     SCALES,
-    CodecMissingError,
     Means,
     Sizes,
     TesseraCoder,
@@ -23,6 +22,7 @@ from benchmarks.codecs import (
     shrink,
 )
 from benchmarks.metrics import psnr
+from bitstream.errors import CodecMissingError
 from codec.pictures.images import to_pixels
 
 HERE = [name for name in NATIVE_NAMES if name == "tessera" or name in {coder.name for coder in PILLOW_CODERS}]

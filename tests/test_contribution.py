@@ -18,9 +18,9 @@ from benchmarks.contribution import (
 )
 from bitstream.coder import encode_tokens, sequence_of
 from bitstream.container import File, read_file, write_file
+from bitstream.errors import UsageError
 from bitstream.layout import Layout
 from codec.api import read_tokens
-from codec.lengths import UsageError
 
 FULL = 1365  # tokens per block
 

@@ -13,8 +13,7 @@ import pytest
 from PIL import Image, TiffImagePlugin, features
 
 from bitstream.container import COLOURED, GREY, NEUTRAL
-from bitstream.errors import ImageError
-from codec.lengths import UsageError
+from bitstream.errors import ImageError, UsageError
 from codec.pictures.images import HELPERS, _import_helper, check_size, open_image, prepare, read_image, to_pixels, upright_exif
 from codec.pictures.metadata import Extras, from_sections
 from codec.results import PictureOptions, Prepared

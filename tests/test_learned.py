@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.codecs import LEARNED_NAMES, CodecMissingError, Means, make_coder
+from benchmarks.codecs import LEARNED_NAMES, Means, make_coder
 from benchmarks.learned import HEAD, ZOO, LearnedCoder, from_hub, pack, unpack, weights_in
-from bitstream.errors import FormatError, ImageError
+from bitstream.errors import CodecMissingError, FormatError, ImageError
 
 FACTORIZED, HYPERPRIOR = LEARNED_NAMES[:2]
 

@@ -8,9 +8,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from bitstream.container import ALPHA
-from bitstream.errors import FormatError
+from bitstream.errors import FormatError, UsageError
 from cli.main import main
-from codec.lengths import UsageError
 from codec.pictures.metadata import pack_alpha, unpack_alpha
 from codec.pictures.opacity import enlarged, error_of, shrunk
 from codec.results import PictureOptions

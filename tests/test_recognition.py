@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from benchmarks import recognition as recognition_module
 from benchmarks.recognition import Classifier, load_classifier, recognition
-from bitstream.errors import ModelError, TesseraError
+from bitstream.errors import ModelError, TesseraError, UsageError
 from cli.main import main
-from codec.lengths import UsageError
 
 WEIGHTS = "mobilenet_v3_small-047dcff4.pth"
 

@@ -21,9 +21,8 @@ from PIL import Image
 
 import codec.pillow  # noqa: F401 (registers .tsr)
 from bitstream.container import File, read_file, write_file
-from bitstream.errors import FormatError, ImageError, TruncatedError
+from bitstream.errors import FormatError, ImageError, TargetError, TruncatedError
 from cli.main import main
-from codec.lengths import TargetError
 from codec.pictures.images import restore
 from codec.pictures.metadata import ALPHA, CONTENT_MAX, EXIF, ICC, Extras, from_sections, pack, to_sections, unpack
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitstream.coder import decode_tokens, encode_tokens, first_tokens
-from bitstream.errors import ModelError
+from bitstream.errors import ModelError, TargetError, UsageError
 from codec.api import Codec
-from codec.lengths import Target, TargetError
+from codec.lengths import Target
 from codec.search import CLOSE, psnr, shortest
 
 LPIPS_WEIGHTS = SHARED / "perceptual" / "lpips_alex.npz"
@@ -135,7 +135,7 @@ def test_a_target_of_quality_needs_pixels(codec, small):
     "options", [{"target_psnr": -1}, {"target_lpips": -0.1}, {"target_psnr": math.nan}, {"quality": math.nan}]
 )
 def test_targets_that_make_no_sense(options):
-    with pytest.raises(TargetError, match=r"is too small|out of range"):
+    with pytest.raises(UsageError, match=r"is too small|out of range"):
         Target(**options)
 
 
@@ -199,7 +199,7 @@ def test_effort_where_there_is_nothing_to_gain(codec, small):
 
 @pytest.mark.parametrize("effort", [-1, 2, 10, 3.5])
 def test_effort_out_of_range(codec, small, effort):
-    with pytest.raises(TargetError, match=r"effort .* is out of range: 3 to 9"):
+    with pytest.raises(UsageError, match=r"effort .* is out of range: 3 to 9"):
         codec.encode(small, effort=effort)
 
 
