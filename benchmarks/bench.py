@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from benchmarks.cache import Cache
-from benchmarks.codecs import NATIVE_NAMES, SCALED, SCALED_NAMES, SCALES, Coder, Means, make_coder
+from benchmarks.codecs import NATIVE_NAMES, SCALED, SCALED_NAMES, SCALES, Coder, CoderOptions, make_coder
 from benchmarks.curves import delta
 from benchmarks.results import METRICS, Pixels, Results, Sample, Speed
 from benchmarks.study import BUDGETS, LEAST, Source, Study, open_source, shown
@@ -37,7 +37,7 @@ LIBRARIES = ("torch", "numpy", "pillow", "pytorch-msssim", "bjontegaard", "compr
 
 
 @dataclass(frozen=True)
-class Request:
+class BenchOptions:
     """What a user asked for. Raises UsageError for what is unknown or contradicts itself."""
 
     inputs: Sequence[str]
@@ -48,7 +48,7 @@ class Request:
     metrics: Sequence[str] = ()  # none: all
     lpips_weights: str | None = None
     anchor: str | None = None
-    means: Means = field(default_factory=Means)
+    coder_options: CoderOptions = field(default_factory=CoderOptions)
     cache: Path | None = None
     jobs: int = 1
     speed: bool = True
@@ -113,7 +113,7 @@ def _too_small(sources: Sequence[Source], metrics: Iterable[str]) -> Iterator[tu
 class Bench:
     """One run: opened pictures, codecs that can run, and what could not."""
 
-    request: Request
+    request: BenchOptions
     sources: list[Source]
     coders: list[Coder]
     lpips: LPIPS | None
@@ -121,7 +121,7 @@ class Bench:
     failed: dict[str, str]
 
     @classmethod
-    def prepare(cls, request: Request, say: Callable[[str], None]) -> Bench:
+    def prepare(cls, request: BenchOptions, say: Callable[[str], None]) -> Bench:
         """Opens pictures and codecs; what cannot be had is said and left out. Raises TesseraError where nothing is left."""
         failed, missing, sources, coders = {}, {}, [], []
         for name, path in find_pictures(request.inputs, request.recursive):
@@ -135,7 +135,7 @@ class Bench:
             raise ImageError(msg)
         for name in dict.fromkeys(name.removesuffix(SCALED) for name in request.names):
             try:
-                coders.append(make_coder(name, request.means))
+                coders.append(make_coder(name, request.coder_options))
             except CodecMissingError as error:
                 missing[name] = str(error)
                 if request.codecs:
@@ -234,8 +234,8 @@ class Bench:
         with tempfile.TemporaryDirectory() as folder:
             for coder in self.coders:
                 try:
-                    means = self.request.means
-                    speeds.append(time_codec(coder.name, means, pictures, bpp, self.request.threads, Path(folder)))
+                    coder_options = self.request.coder_options
+                    speeds.append(time_codec(coder.name, coder_options, pictures, bpp, self.request.threads, Path(folder)))
                 except TesseraError as error:
                     say(str(error))
         return tuple(speeds), note(self.request.threads, pictures, bpp)
@@ -268,7 +268,7 @@ class Bench:
 _worker: Study  # of a process that measures
 
 
-def _start(request: Request) -> None:
+def _start(request: BenchOptions) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt ends it without a traceback
     torch.set_num_threads(1)

@@ -28,7 +28,7 @@ SCALED = "-scaled"  # ending of a downscaled variant's name
 
 
 @dataclass(frozen=True)
-class Made:
+class CodedFile:
     """A file, and the setting that made it, in words and as the number that makes it again."""
 
     data: bytes
@@ -64,7 +64,7 @@ class Coder(Protocol):
     def decode(self, data: bytes) -> Pixels:
         """The inverse of `encode`."""
 
-    def fit(self, pixels: Pixels, budgets: Sequence[int]) -> list[Made | None]:
+    def fit(self, pixels: Pixels, budgets: Sequence[int]) -> list[CodedFile | None]:
         """For each budget in bytes the best file that is no larger; None where there is none."""
 
 
@@ -81,14 +81,14 @@ class Sizes:
             self.files[setting] = self.coder.encode(self.pixels, setting)
         return self.files[setting]
 
-    def fit(self, choices: Sequence[int], budget: int) -> Made | None:
+    def fit(self, choices: Sequence[int], budget: int) -> CodedFile | None:
         """The highest of the `choices`, which ascend, whose file is within the budget, by bisection."""
         low, high, best = 0, len(choices) - 1, None
         while low <= high:
             middle = (low + high) // 2
             data = self.at(choices[middle])
             if len(data) <= budget:
-                low, best = middle + 1, Made(data, f"quality {choices[middle]}", choices[middle])
+                low, best = middle + 1, CodedFile(data, f"quality {choices[middle]}", choices[middle])
             else:
                 high = middle - 1
         return best
@@ -149,7 +149,7 @@ class PillowCoder:
     def decode(self, data: bytes) -> Pixels:
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
-    def fit(self, pixels: Pixels, budgets: Sequence[int]) -> list[Made | None]:
+    def fit(self, pixels: Pixels, budgets: Sequence[int]) -> list[CodedFile | None]:
         sizes = Sizes(self, pixels)
         return [sizes.fit(range(self.lowest, self.highest + 1), budget) for budget in budgets]
 
@@ -165,10 +165,10 @@ class Jpeg2000Coder(PillowCoder):
     def _quality(self, setting: float) -> dict[str, Any]:
         return {"quality_layers": [10 ** (3.4 - setting / 200)]}
 
-    def fit(self, pixels: Pixels, budgets: Sequence[int]) -> list[Made | None]:
+    def fit(self, pixels: Pixels, budgets: Sequence[int]) -> list[CodedFile | None]:
         """From the setting that should meet the budget, up as long as it fits, else down until it does: a few trials each."""
         sizes = Sizes(self, pixels)
-        made: list[Made | None] = []
+        made: list[CodedFile | None] = []
         for budget in budgets:
             wanted = 200 * (3.4 - np.log10(pixels.size / max(1, budget)))
             setting = int(np.clip(wanted, self.lowest, self.highest))
@@ -179,7 +179,7 @@ class Jpeg2000Coder(PillowCoder):
                 while setting > self.lowest and len(sizes.at(setting)) > budget:
                     setting -= 1
             data = sizes.at(setting)
-            made.append(Made(data, f"quality {setting}", setting) if len(data) <= budget else None)
+            made.append(CodedFile(data, f"quality {setting}", setting) if len(data) <= budget else None)
         return made
 
 
@@ -226,20 +226,20 @@ class TesseraCoder:
     def decode(self, data: bytes) -> Pixels:
         return np.asarray(self.codec.decode(data))
 
-    def fit(self, pixels: Pixels, budgets: Sequence[int]) -> list[Made | None]:
+    def fit(self, pixels: Pixels, budgets: Sequence[int]) -> list[CodedFile | None]:
         layout, sequence = self.codec.sequence(pixels)
-        made: list[Made | None] = []
+        made: list[CodedFile | None] = []
         for budget in budgets:
             try:
                 cut = self.codec.cut(layout, sequence, Target(target_size=budget))
-                made.append(Made(cut.data, f"{cut.tokens:.1f} tokens per block", quality_of_block_tokens(cut.tokens)))
+                made.append(CodedFile(cut.data, f"{cut.tokens:.1f} tokens per block", quality_of_block_tokens(cut.tokens)))
             except TargetError:
                 made.append(None)
         return made
 
 
 @dataclass(frozen=True)
-class Means:
+class CoderOptions:
     """What codecs need beside a picture."""
 
     model: str | None = None  # of Tessera: name or path
@@ -247,15 +247,15 @@ class Means:
     learned_weights: str | None = None  # folder of compressai's weights
 
 
-def make_coder(name: str, means: Means) -> Coder:
+def make_coder(name: str, options: CoderOptions) -> Coder:
     """The codec of a name in NATIVE_NAMES. Raises CodecMissingError where it cannot run here."""
     coder: Coder
     if name == TesseraCoder.name:
-        coder = TesseraCoder(Codec(means.model, means.device))
+        coder = TesseraCoder(Codec(options.model, options.device))
     elif name in LEARNED_NAMES:
         from benchmarks.learned import LearnedCoder
 
-        coder = LearnedCoder(name, Path(means.learned_weights) if means.learned_weights else None)
+        coder = LearnedCoder(name, Path(options.learned_weights) if options.learned_weights else None)
     else:
         coder = next(coder for coder in PILLOW_CODERS if coder.name == name)
     coder.check()
@@ -276,7 +276,7 @@ def enlarge(pixels: Pixels, width: int, height: int) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def at_all_scales(coder: Coder, pixels: Pixels, budget: int) -> Iterator[tuple[Made, Pixels]]:
+def at_all_scales(coder: Coder, pixels: Pixels, budget: int) -> Iterator[tuple[CodedFile, Pixels]]:
     """At each scale, the best file within `budget` bytes and its picture at the original size."""
     height, width = pixels.shape[:2]
     for scale in SCALES:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks.codecs import Means, at_all_scales, make_coder
+from benchmarks.codecs import CoderOptions, at_all_scales, make_coder
 from benchmarks.metrics import ms_ssim, psnr
 from benchmarks.results import Pixels
 from bitstream.errors import ModelError
@@ -66,7 +66,7 @@ def main() -> None:
         f"Tessera, {size} bytes: {', '.join(text.format(measure(decoded, original)) for text, measure in compared.items())}"
     ]
     panels = [labelled(original, "original"), labelled(decoded, f"Tessera, {size} bytes")]
-    tried = list(at_all_scales(make_coder("webp", Means()), original, size))
+    tried = list(at_all_scales(make_coder("webp", CoderOptions()), original, size))
     if tried:
         best = (
             text.format((min if text.startswith("LPIPS") else max)(measure(picture, original) for _, picture in tried))

@@ -37,7 +37,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from benchmarks.codecs import Made, Sizes
+from benchmarks.codecs import CodedFile, Sizes
 from benchmarks.results import Pixels
 from bitstream.container import read_number, write_number
 from bitstream.errors import CodecMissingError, FormatError, ImageError
@@ -207,7 +207,7 @@ class LearnedCoder:
         quality, width, height, strings = unpack(self.name, data)
         return self._run(_decompress, quality, strings, width, height)
 
-    def fit(self, pixels: Pixels, budgets: Sequence[int]) -> list[Made | None]:
+    def fit(self, pixels: Pixels, budgets: Sequence[int]) -> list[CodedFile | None]:
         """For each budget in bytes the best file that is no larger; None where there is none."""
         sizes = Sizes(self, pixels)
         return [sizes.fit(self.settings, budget) for budget in budgets]

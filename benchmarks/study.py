@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.cache import Cache, key_of
-from benchmarks.codecs import SCALED, SCALES, Coder, Made, enlarge, shrink
+from benchmarks.codecs import SCALED, SCALES, CodedFile, Coder, enlarge, shrink
 from benchmarks.metrics import SMALLEST_LPIPS, SMALLEST_MS_SSIM, colour_error, ms_ssim, psnr
 from benchmarks.results import METRICS, Picture, Pixels, Point, Sample, Series
 from bitstream.errors import CodecMissingError, ImageError
@@ -28,7 +28,7 @@ from codec.pictures.images import MAX_PIXELS, read_image, to_pixels
 BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.25, 0.4, 0.7)  # bits per pixel
 LEAST = {"ms_ssim": SMALLEST_MS_SSIM, "lpips": SMALLEST_LPIPS}  # pixels of the shorter side
 METRICS_VERSION = 1  # to be raised when a metric's arithmetic changes, so that old results are not taken for new ones
-Found = dict[tuple[str, str, str], list[Sample]]  # (picture, codec, label) -> one a scale
+Samples = dict[tuple[str, str, str], list[Sample]]  # (picture, codec, label) -> one a scale
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,10 @@ class Study:
             return [f"{budget:g} bpp" for budget in self.budgets]
         return [f"quality {setting}" for setting in coder.settings]
 
-    def run(self, measured: Iterable[tuple[list[Sample | None], str]], progress: Callable[[], None] = lambda: None) -> Found:
+    def run(self, measured: Iterable[tuple[list[Sample | None], str]], progress: Callable[[], None] = lambda: None) -> Samples:
         """Gathers what `try_task` found for each of the tasks, in their order. A codec that fails in the middle is left out;
         `failed` says why."""
-        found: Found = {}
+        found: Samples = {}
         for (source, coder, _), (samples, problem) in zip(self.tasks(), measured, strict=True):
             if problem:
                 self.failed[coder.name] = problem
@@ -141,7 +141,7 @@ class Study:
             self.cache.put(keys[place], last)
         return samples
 
-    def _make(self, source: Source, coder: Coder, scale: float, places: list[int]) -> Iterator[Made | None]:
+    def _make(self, source: Source, coder: Coder, scale: float, places: list[int]) -> Iterator[CodedFile | None]:
         small = shrink(source.pixels(), scale)
         if self.budgets:
             area = source.picture.width * source.picture.height
@@ -149,7 +149,7 @@ class Study:
         else:
             for place in places:
                 setting = coder.settings[place]
-                yield Made(coder.encode(small, setting), f"quality {setting}", setting)
+                yield CodedFile(coder.encode(small, setting), f"quality {setting}", setting)
 
     def _possible(self, source: Source) -> tuple[str, ...]:
         """The metrics that a picture is large enough for."""
@@ -159,7 +159,7 @@ class Study:
     def _lacks(self, source: Source, sample: Sample) -> bool:
         return any(name not in sample.metrics for name in self._possible(source))
 
-    def _sample(self, source: Source, coder: Coder, scale: float, made: Made) -> Sample:
+    def _sample(self, source: Source, coder: Coder, scale: float, made: CodedFile) -> Sample:
         original = source.pixels()
         height, width = original.shape[:2]
         picture = enlarge(coder.decode(made.data), width, height)
@@ -182,7 +182,7 @@ class Study:
             self._seen = {source.digest: self.lpips.look(source.pixels())}
         return float(self.lpips.between(self.lpips.look(picture), self._seen[source.digest]))
 
-    def series(self, found: Found) -> list[Series]:
+    def series(self, found: Samples) -> list[Series]:
         """The mean curves of all codecs, the downscaled variants after their codec."""
         out = []
         for coder in self.coders:
@@ -199,7 +199,7 @@ class Study:
                 out.append(Series(name, title, text, tuple(p for p in points if p.pictures)))
         return out
 
-    def _point(self, found: Found, name: str, label: str, choose: Callable[[list[Sample]], Mapping[str, float]]) -> Point:
+    def _point(self, found: Samples, name: str, label: str, choose: Callable[[list[Sample]], Mapping[str, float]]) -> Point:
         rows = [choose(found.get((source.picture.name, name, label), [])) for source in self.sources]
         rows = [row for row in rows if row]
         names = [key for key in ("bpp", *METRICS) if rows and all(key in row for row in rows)]
@@ -227,7 +227,7 @@ def shown_of_scales(samples: list[Sample]) -> Sample:
     return next(sample for sample in samples if sample.metrics[key] == best)
 
 
-def shown(found: Found, series: Sequence[Series]) -> dict[tuple[str, str, str], Sample]:
+def shown(found: Samples, series: Sequence[Series]) -> dict[tuple[str, str, str], Sample]:
     """What a page shows of each picture, codec and label."""
     names = {one.name for one in series}
     out = {}

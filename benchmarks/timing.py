@@ -19,7 +19,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.codecs import Means, make_coder
+from benchmarks.codecs import CoderOptions, make_coder
 from benchmarks.learned import LearnedCoder
 from benchmarks.results import Pixels, Speed
 from bitstream.errors import TesseraError
@@ -29,14 +29,14 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 LONGEST = 600.0  # seconds that one codec may take
 
 
-def time_codec(name: str, means: Means, pictures: Sequence[Pixels], bpp: float, threads: int, folder: Path) -> Speed:
+def time_codec(name: str, options: CoderOptions, pictures: Sequence[Pixels], bpp: float, threads: int, folder: Path) -> Speed:
     """Speed of a codec on pictures near a rate, measured in a fresh process; `folder` takes the pictures there.
 
     Raises TesseraError where the process fails."""
     path = folder / "pictures.npz"
     if not path.exists():
         np.savez(path, *pictures)
-    job = {"name": name, "means": asdict(means), "pictures": str(path), "bpp": bpp, "started": time.time()}
+    job = {"name": name, "options": asdict(options), "pictures": str(path), "bpp": bpp, "started": time.time()}
     environment = os.environ | dict.fromkeys(THREADS, str(threads))
     try:
         done = subprocess.run(
@@ -95,7 +95,7 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     with np.load(job["pictures"], allow_pickle=False) as arrays:
         pictures = [arrays[name] for name in arrays.files]
-    coder = make_coder(job["name"], Means(**job["means"]))
+    coder = make_coder(job["name"], CoderOptions(**job["options"]))
     coder.decode(coder.encode(pictures[0], coder.settings[len(coder.settings) // 2]))
     startup = time.time() - job["started"]
     rates: dict[str, list[float]] = {"encode": [], "decode": []}

@@ -17,7 +17,7 @@ from cli.files import MISSING, STANDARD, Writer, human, printable, sweep
 from cli.plan import Job, Kind, Plan
 from cli.report import (
     Interrupted,
-    Saying,
+    ReportOptions,
     end_records,
     exit_code,
     message_of,
@@ -39,8 +39,8 @@ class Skipped(Exception):  # noqa: N818 (nothing went wrong)
 
 
 @dataclass(frozen=True)
-class Told:
-    """What there is to say of a file that is done."""
+class Summary:
+    """What is reported of a file that is done."""
 
     line: str
     values: dict[str, Any]
@@ -60,7 +60,7 @@ class Work:
     kind: Kind
     jobs: int  # threads of each kind
     run: Callable[[tuple[Job, ...], Writer, Callable[[float], None]], Generator[Outcome[Job, Any], None, None]]
-    tell: Callable[[Job, Any], Told]
+    summarise: Callable[[Job, Any], Summary]
     keys: tuple[str, ...]  # of its JSON, besides those of all commands
     hopeless: tuple[type[Exception], ...] = ()  # errors after which no other file will fare better
 
@@ -77,11 +77,11 @@ class Tally:
     pixels: int = 0
     start: float = field(default_factory=time.perf_counter)
 
-    def add(self, told: Told) -> None:
+    def add(self, summary: Summary) -> None:
         self.done += 1
-        self.bytes_in += told.bytes_in
-        self.bytes_out += told.bytes_out
-        self.pixels += told.pixels
+        self.bytes_in += summary.bytes_in
+        self.bytes_out += summary.bytes_out
+        self.pixels += summary.pixels
 
     @property
     def seconds(self) -> float:
@@ -115,10 +115,10 @@ def load(job: Job, kind: Kind) -> bytes:
 class Batch:
     """One run of a plan."""
 
-    def __init__(self, plan: Plan, work: Work, saying: Saying) -> None:
+    def __init__(self, plan: Plan, work: Work, report_options: ReportOptions) -> None:
         self._plan = plan
         self._work = work
-        self._saying = saying
+        self._report_options = report_options
         self._tally = Tally()
         self._writer = Writer()
         self._bar: Bar | None = None
@@ -136,13 +136,13 @@ class Batch:
                 (self._pretend if dry else self._do)(ready)
         except Interrupted as stopped:
             self._end_at_once(stopped)
-        if not (self._plan.single or self._saying.quiet or dry):
+        if not (self._plan.single or self._report_options.quiet or dry):
             say(self._tally.line(self._work.verb))
         return self._code
 
     def _show_progress(self, stack: ExitStack) -> None:
-        garbled = self._saying.as_json and sys.stdout is not None and sys.stdout.isatty()
-        if self._saying.quiet or garbled or sys.stderr is None or not sys.stderr.isatty():
+        garbled = self._report_options.as_json and sys.stdout is not None and sys.stdout.isatty()
+        if self._report_options.quiet or garbled or sys.stderr is None or not sys.stderr.isatty():
             return
         from cli.progress import Bar
 
@@ -163,7 +163,7 @@ class Batch:
                     if exit_code(outcome.error) == 2 or isinstance(outcome.error, self._work.hopeless):
                         break
                 else:
-                    self._done(outcome.job, self._work.tell(outcome.job, outcome.made), outcome.seconds)
+                    self._done(outcome.job, self._work.summarise(outcome.job, outcome.made), outcome.seconds)
 
     def _pretend(self, jobs: tuple[Job, ...]) -> None:
         for job in jobs:
@@ -174,16 +174,18 @@ class Batch:
             else:
                 self._tell(job, "planned", f"{name_of(job.source)} -> {out_name(job.output)}  not done: --dry-run")
 
-    def _done(self, job: Job, told: Told, seconds: float) -> None:
-        self._tally.add(told)
-        line = f"{name_of(job.source)} -> {out_name(job.output)}  {told.line}  {seconds:.2f} s"
-        self._tell(job, "done", line, told.values, seconds)
-        for note in told.notes:
+    def _done(self, job: Job, summary: Summary, seconds: float) -> None:
+        self._tally.add(summary)
+        line = f"{name_of(job.source)} -> {out_name(job.output)}  {summary.line}  {seconds:.2f} s"
+        self._tell(job, "done", line, summary.values, seconds)
+        for note in summary.notes:
             self._say(f"Note: {name_of(job.source)}: {note}")
-        if told.warning and told.strict:
+        if summary.warning and summary.strict:
             self._code = 1
-        if told.warning:
-            self._say(f"{'Error' if told.strict else 'Warning'}: {name_of(job.source)}: {told.warning}", even_if_quiet=True)
+        if summary.warning:
+            self._say(
+                f"{'Error' if summary.strict else 'Warning'}: {name_of(job.source)}: {summary.warning}", even_if_quiet=True
+            )
 
     def _skipped(self, job: Job) -> None:
         self._tally.skipped += 1
@@ -193,7 +195,7 @@ class Batch:
         self._tally.failed += 1
         self._code = max(self._code, exit_code(error))
         self._tell(job, "failed", None, {}, seconds, error)
-        if self._saying.verbose:
+        if self._report_options.verbose:
             show_traceback(error, partial(self._say, even_if_quiet=True))
         self._say(f"Error: {name_of(job.source)}: {message_of(error)}", even_if_quiet=True)
 
@@ -206,7 +208,7 @@ class Batch:
         seconds: float | None = None,
         error: Exception | None = None,
     ) -> None:
-        if self._saying.as_json:
+        if self._report_options.as_json:
             put_record(record(job.source, job.output or None, status, values or {}, seconds, error, self._work.keys))
         elif line:
             self._say(line)
@@ -218,7 +220,7 @@ class Batch:
             self._bar.advance(pictures)
 
     def _say(self, line: str, even_if_quiet: bool = False) -> None:
-        if self._saying.quiet and not even_if_quiet:
+        if self._report_options.quiet and not even_if_quiet:
             return
         if self._bar:
             self._bar.say(printable(line))
@@ -231,7 +233,7 @@ class Batch:
             signal.signal(number, signal.SIG_IGN)
         self._writer.end()
         end_records()
-        if not (self._plan.single or self._saying.quiet):
+        if not (self._plan.single or self._report_options.quiet):
             say(f"Interrupted: {self._tally.line(self._work.verb)}; go on with --skip-existing")
         for stream in (sys.stdout, sys.stderr):
             with suppress(AttributeError, OSError, ValueError):

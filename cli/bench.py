@@ -137,16 +137,17 @@ def _refuse_two_streams(given: dict[str, Any]) -> None:
 
 
 def _request(inputs: tuple[str, ...], recursive: bool, given: dict[str, Any]) -> Any:
-    from benchmarks.bench import BUDGETS, Request
-    from benchmarks.codecs import Means
+    from benchmarks.bench import BUDGETS, BenchOptions
+    from benchmarks.codecs import CoderOptions
 
     if not inputs:
         msg = "name pictures, or a folder of them"
         raise click.UsageError(msg)
     cache = None if given["no_cache"] else Path(given["cache"] or _user_cache())
-    return Request(
+    coder_options = CoderOptions(given["model"], given["device"], given["compressai_weights"])
+    return BenchOptions(
         inputs, recursive, given["codecs"], given["budgets"] or BUDGETS, given["own_settings"], given["metrics"],
-        given["lpips_weights"], given["anchor"], Means(given["model"], given["device"], given["compressai_weights"]), cache,
+        given["lpips_weights"], given["anchor"], coder_options, cache,
         given["jobs"], not given["no_speed"], given["threads"], given["max_pixels"], shlex.join(["tessera", *sys.argv[1:]]),
     )  # fmt: skip
 

@@ -10,12 +10,12 @@ import click
 
 from bitstream.errors import TesseraError
 from cli import options
-from cli.batch import Batch, Told, Work, load
+from cli.batch import Batch, Summary, Work, load
 from cli.files import Writer
 from cli.formats import Format, endings, format_of, picture_bytes
 from cli.inputs import read_picture, read_tsr
 from cli.plan import Job, Kind, Wanted, make_plan
-from cli.report import Saying
+from cli.report import ReportOptions
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Request:
+class DecoderOptions:
     """What is asked of a decoder."""
 
     ending: str | None
@@ -72,18 +72,19 @@ def decode(**given: Any) -> None:
     tessera decode -r small/ --output-dir decoded/ --format jpg
     head -c 800 photo.tsr | tessera decode - --allow-partial -o - | display
     """
-    saying, wanted, request = options.gather(Saying, given), options.gather(Wanted, given), options.gather(Request, given)
-    ending = f".{(request.ending or 'png').lstrip('.')}"
+    report_options, wanted = options.gather(ReportOptions, given), options.gather(Wanted, given)
+    chosen = options.gather(DecoderOptions, given)
+    ending = f".{(chosen.ending or 'png').lstrip('.')}"
     kind = Kind(
         lambda: frozenset([".tsr"]),
         endings,
         ending,
-        lambda path: read_tsr(path, request.max_pixels),
-        lambda path: is_picture(path, request.max_pixels),
+        lambda path: read_tsr(path, chosen.max_pixels),
+        lambda path: is_picture(path, chosen.max_pixels),
     )
-    plan = make_plan(wanted, kind, saying.as_json is not None)
-    save_as = format_of(plan.output or ending, request.ending, request.output_quality)
-    raise SystemExit(Batch(plan, _work(request, kind, save_as, saying.verbose), saying).run(wanted.dry_run))
+    plan = make_plan(wanted, kind, report_options.as_json is not None)
+    save_as = format_of(plan.output or ending, chosen.ending, chosen.output_quality)
+    raise SystemExit(Batch(plan, _work(chosen, kind, save_as, report_options.verbose), report_options).run(wanted.dry_run))
 
 
 def is_picture(path: str, max_pixels: int) -> bool:
@@ -97,9 +98,9 @@ def is_picture(path: str, max_pixels: int) -> bool:
     return True
 
 
-def _work(request: Request, kind: Kind, save_as: Format, verbose: bool) -> Work:
+def _work(chosen: DecoderOptions, kind: Kind, save_as: Format, verbose: bool) -> Work:
     def store(job: Job, image: Image.Image, writer: Writer) -> int:
-        data = picture_bytes(image, save_as, request.background)
+        data = picture_bytes(image, save_as, chosen.background)
         writer.write(job.output, data, job.replace)
         return len(data)
 
@@ -110,32 +111,32 @@ def _work(request: Request, kind: Kind, save_as: Format, verbose: bool) -> Work:
 
         return decode_all(
             jobs,
-            lambda: _codec(request),
+            lambda: _codec(chosen),
             lambda job: load(job, kind),
             lambda job, image: store(job, image, writer),
-            allow_partial=request.allow_partial,
-            tokens=request.tokens,
-            limits=Limits(request.jobs, request.batch, max_pixels=request.max_pixels),
+            allow_partial=chosen.allow_partial,
+            tokens=chosen.tokens,
+            limits=Limits(chosen.jobs, chosen.batch, max_pixels=chosen.max_pixels),
             progress=progress,
         )
 
-    def tell(_: Job, made: Drawn) -> Told:
-        return _told(made, f", {save_as}" if verbose else "")
+    def summarise(_: Job, made: Drawn) -> Summary:
+        return _summary(made, f", {save_as}" if verbose else "")
 
-    return Work("decoded", kind, request.jobs, run, tell, ("partial",))
+    return Work("decoded", kind, chosen.jobs, run, summarise, ("partial",))
 
 
-def _codec(request: Request) -> Any:
+def _codec(chosen: DecoderOptions) -> Any:
     from codec.api import Codec
 
-    return Codec(request.model, request.device, max_pixels=request.max_pixels)
+    return Codec(chosen.model, chosen.device, max_pixels=chosen.max_pixels)
 
 
-def _told(made: Drawn, more: str) -> Told:
+def _summary(made: Drawn, more: str) -> Summary:
     width, height = made.file.width, made.file.height
     values = {
         "width": width, "height": height, "bytes": made.bytes_in, "bpp": round(8 * made.bytes_in / (width * height), 5),
         "tokens": round(made.tokens, 2), "model": made.model, "partial": made.partial,
     }  # fmt: skip
     cut = f", cut: {made.tokens:.1f} tokens per block" if made.partial else ""
-    return Told(f"{width}x{height}{cut}{more}", values, made.bytes_in, made.bytes_out, width * height)
+    return Summary(f"{width}x{height}{cut}{more}", values, made.bytes_in, made.bytes_out, width * height)

@@ -11,11 +11,11 @@ import click
 
 from bitstream.errors import ModelError, TesseraError
 from cli import options
-from cli.batch import Batch, Told, Work, load
+from cli.batch import Batch, Summary, Work, load
 from cli.files import Writer, human
 from cli.inputs import read_picture, read_tsr
 from cli.plan import Job, Kind, Wanted, make_plan
-from cli.report import Saying
+from cli.report import ReportOptions
 
 if TYPE_CHECKING:
     from codec.batch import Compressed, Outcome
@@ -27,7 +27,7 @@ HELPED = frozenset((".avif", ".heic", ".heif", ".jxl"))  # read with a package m
 
 
 @dataclass(frozen=True)
-class Goal:
+class TargetOptions:
     """How large or how good a file should be: at most one of these."""
 
     quality: float | None
@@ -39,7 +39,7 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Request:
+class EncoderOptions:
     """All else that is asked of an encoder."""
 
     lpips_weights: str | None
@@ -137,14 +137,15 @@ def encode(**given: Any) -> None:
     tessera encode photo.png small.tsr --target-bpp 0.05
     tessera encode -r photos/ --output-dir small/ --skip-existing
     """
-    saying, wanted, request = options.gather(Saying, given), options.gather(Wanted, given), options.gather(Request, given)
-    goal = options.gather(Goal, given)
-    options.refuse_two(vars(goal))
-    options.refuse_two({"strip": request.strip, "keep_exif": request.keep_exif})
-    target = {name: value for name, value in vars(goal).items() if value is not None}
-    kind = _kind(request.max_pixels)
-    plan = make_plan(wanted, kind, saying.as_json is not None)
-    raise SystemExit(Batch(plan, _work(request, kind, target), saying).run(wanted.dry_run))
+    report_options, wanted = options.gather(ReportOptions, given), options.gather(Wanted, given)
+    chosen = options.gather(EncoderOptions, given)
+    target_options = options.gather(TargetOptions, given)
+    options.refuse_two(vars(target_options))
+    options.refuse_two({"strip": chosen.strip, "keep_exif": chosen.keep_exif})
+    target = {name: value for name, value in vars(target_options).items() if value is not None}
+    kind = _kind(chosen.max_pixels)
+    plan = make_plan(wanted, kind, report_options.as_json is not None)
+    raise SystemExit(Batch(plan, _work(chosen, kind, target), report_options).run(wanted.dry_run))
 
 
 def _kind(max_pixels: int) -> Kind:
@@ -157,7 +158,7 @@ def _kind(max_pixels: int) -> Kind:
     )
 
 
-def _work(request: Request, kind: Kind, target: dict[str, Any]) -> Work:
+def _work(chosen: EncoderOptions, kind: Kind, target: dict[str, Any]) -> Work:
     """What is done with the jobs of a plan, once they are known."""
 
     def run(
@@ -169,29 +170,29 @@ def _work(request: Request, kind: Kind, target: dict[str, Any]) -> Work:
 
         return encode_all(
             jobs,
-            lambda: _codec(request),
+            lambda: _codec(chosen),
             lambda job: load(job, kind),
             lambda job, made: writer.write(job.output, made.data, job.replace),
-            options=PictureOptions(**{field.name: getattr(request, field.name) for field in fields(PictureOptions)}),
+            options=PictureOptions(**{field.name: getattr(chosen, field.name) for field in fields(PictureOptions)}),
             target=Target(**target),
-            effort=request.effort,
-            limits=Limits(request.jobs, request.batch, max_pixels=request.max_pixels),
+            effort=chosen.effort,
+            limits=Limits(chosen.jobs, chosen.batch, max_pixels=chosen.max_pixels),
             progress=progress,
         )
 
-    def tell(_: Job, made: Compressed) -> Told:
-        return _told(made, request, target)
+    def summarise(_: Job, made: Compressed) -> Summary:
+        return _summary(made, chosen, target)
 
-    return Work("encoded", kind, request.jobs, run, tell, ("reached", "measured", "notes"), hopeless=(ModelError,))
+    return Work("encoded", kind, chosen.jobs, run, summarise, ("reached", "measured", "notes"), hopeless=(ModelError,))
 
 
-def _codec(request: Request) -> Any:
+def _codec(chosen: EncoderOptions) -> Any:
     from codec.api import Codec
 
-    return Codec(request.model, request.device, max_pixels=request.max_pixels, lpips_weights=request.lpips_weights)
+    return Codec(chosen.model, chosen.device, max_pixels=chosen.max_pixels, lpips_weights=chosen.lpips_weights)
 
 
-def _told(made: Compressed, request: Request, target: dict[str, Any]) -> Told:
+def _summary(made: Compressed, chosen: EncoderOptions, target: dict[str, Any]) -> Summary:
     from codec.lengths import quality_of_block_tokens
 
     encoded, file = made.encoded, made.encoded.file
@@ -208,6 +209,6 @@ def _told(made: Compressed, request: Request, target: dict[str, Any]) -> Told:
         line += f"  {found}"
         wanted = "".join(f"--{name.replace('_', '-')} {value:g}" for name, value in target.items())
         warning = None if encoded.reached else f"{wanted} is out of reach: the best is {found}"
-    return Told(
-        line, values, made.bytes_in, len(encoded.data), file.width * file.height, encoded.notes, warning, request.strict
+    return Summary(
+        line, values, made.bytes_in, len(encoded.data), file.width * file.height, encoded.notes, warning, chosen.strict
     )

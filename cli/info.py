@@ -15,7 +15,7 @@ from cli.encode import ENDING, is_whole
 from cli.files import STANDARD, check_output, human, is_folder, printable, write_output
 from cli.inputs import read_npz, read_tsr
 from cli.plan import renamed
-from cli.report import Failed, Report, Saying, name_of, out_name, put, reporting
+from cli.report import Failed, Report, ReportOptions, name_of, out_name, put, reporting
 
 if TYPE_CHECKING:
     from bitstream.container import File
@@ -40,12 +40,13 @@ def info(sources: tuple[str, ...], allow_partial: bool, max_pixels: int, **given
     tessera info photo.tsr
     tessera info *.tsr --json
     """
-    saying = options.gather(Saying, given)
+    report_options = options.gather(ReportOptions, given)
     code = 0
     for source in sources:
         try:
-            with reporting(source, None, saying, KEYS) as report:
-                _inspect(report, read_tsr(source, max_pixels), allow_partial, show=not (saying.as_json or saying.quiet))
+            with reporting(source, None, report_options, KEYS) as report:
+                show = not (report_options.as_json or report_options.quiet)
+                _inspect(report, read_tsr(source, max_pixels), allow_partial, show=show)
         except Failed:
             code = 1
     raise SystemExit(code)
@@ -112,15 +113,15 @@ def tokens(source: str, output: str | None, back: bool, model: str | None, max_p
     tessera tokens photo.tsr -o photo.npz
     tessera tokens photo.npz --back -o photo.tsr
     """
-    saying = options.gather(Saying, given)
+    report_options = options.gather(ReportOptions, given)
     force, skip_existing = given["force"], given["skip_existing"]
     options.refuse_two({"force": force, "skip_existing": skip_existing})
     ending = ENDING if back else ".npz"
     if output and is_folder(output) and source != STANDARD:
         output = os.path.join(output, renamed(os.path.basename(source), ending))
     output = output or (STANDARD if source == STANDARD else renamed(source, ending))
-    with reporting(source, output, saying, ("length",)) as report:
-        if output == STANDARD and saying.as_json:
+    with reporting(source, output, report_options, ("length",)) as report:
+        if output == STANDARD and report_options.as_json:
             msg = "--json and -o - both want standard output: name an output file"
             raise FileError(msg)
         check_output(output, force or skip_existing, source)

@@ -13,7 +13,7 @@ import click
 from bitstream.errors import ModelError, TesseraError
 from cli import options
 from cli.files import human, printable
-from cli.report import Failed, Saying, fail, put, put_record, reporting
+from cli.report import Failed, ReportOptions, fail, put, put_record, reporting
 
 FOLDER = Path(__file__).parent.parent / "codec" / "weights"
 
@@ -42,14 +42,14 @@ def list_models(**given: Any) -> None:
     tessera models list
     tessera models list --json
     """
-    saying = options.gather(Saying, given)
+    report_options = options.gather(ReportOptions, given)
     for path in bundled():
         try:
-            told = _described(str(path))
+            described = _described(str(path))
         except TesseraError as error:
-            fail(str(path), error, saying.verbose)
-        put_record(json.dumps(told)) if saying.as_json else put(
-            f"{told['name']}  stream id {told['stream_id']}  {human(told['bytes'])}"
+            fail(str(path), error, report_options.verbose)
+        put_record(json.dumps(described)) if report_options.as_json else put(
+            f"{described['name']}  stream id {described['stream_id']}  {human(described['bytes'])}"
         )
 
 
@@ -63,12 +63,12 @@ def path(name: str, **given: Any) -> None:
     tessera models path
     tessera encode photo.jpg --model "$(tessera models path)"
     """
-    saying = options.gather(Saying, given)
+    report_options = options.gather(ReportOptions, given)
     try:
-        told = _described(name)
+        described = _described(name)
     except TesseraError as error:
-        fail(name, error, saying.verbose)
-    put_record(json.dumps(told)) if saying.as_json else put(printable(told["path"]))
+        fail(name, error, report_options.verbose)
+    put_record(json.dumps(described)) if report_options.as_json else put(printable(described["path"]))
 
 
 @models.command()
@@ -84,16 +84,16 @@ def check(names: tuple[str, ...], **given: Any) -> None:
     """
     from codec.models import open_model
 
-    saying = options.gather(Saying, given)
+    report_options = options.gather(ReportOptions, given)
     code = 0
     for name in names or [path.stem for path in bundled()]:
         try:
-            with reporting(name, None, saying) as report:
-                told = _described(name)
-                report.values = {"model": told["name"], "stream_id": told["stream_id"], "bytes": told["bytes"]}
-                with _named_once(told["path"]):
+            with reporting(name, None, report_options) as report:
+                described = _described(name)
+                report.values = {"model": described["name"], "stream_id": described["stream_id"], "bytes": described["bytes"]}
+                with _named_once(described["path"]):
                     open_model(name).check()
-                report.line = f"{told['path']}: stream id {told['stream_id']}, sound"
+                report.line = f"{described['path']}: stream id {described['stream_id']}, sound"
         except Failed:
             code = 1
     raise SystemExit(code)
@@ -113,9 +113,9 @@ def fetch(name: str, **given: Any) -> None:
     from cli.bench import progress
     from codec import fetch as source
 
-    saying = options.gather(Saying, given)
-    with reporting(name, None, saying) as report:
-        with progress(source.ALEXNET.size + source.LINEAR.size, saying.quiet, "fetching") as step:
+    report_options = options.gather(ReportOptions, given)
+    with reporting(name, None, report_options) as report:
+        with progress(source.ALEXNET.size + source.LINEAR.size, report_options.quiet, "fetching") as step:
             path = source.fetch_lpips(source.ALEXNET, source.LINEAR, step)
         report.values = {"output": str(path), "bytes": path.stat().st_size}
         report.line = f"{path}: weights of LPIPS"

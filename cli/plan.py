@@ -142,7 +142,7 @@ def _refuse_contradictions(wanted: Wanted) -> None:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Input:
     """An input, and its place below the folder that was named, or its own name."""
 
     path: str
@@ -150,9 +150,9 @@ class _Found:
     error: TesseraError | None = None
 
 
-def _find(name: str, recursive: bool, kind: Kind) -> Iterator[_Found]:
+def _find(name: str, recursive: bool, kind: Kind) -> Iterator[_Input]:
     if name == STANDARD or not os.path.isdir(name):
-        yield _Found(name, os.path.basename(name))
+        yield _Input(name, os.path.basename(name))
         return
     found = False
     for entry in _walk(name, "", recursive, kind.taken(), set()):
@@ -161,10 +161,10 @@ def _find(name: str, recursive: bool, kind: Kind) -> Iterator[_Found]:
     if not found:
         deeper = "" if recursive else ", or look into its folders too with -r"
         endings = "pictures" if kind.ending == ".tsr" else ".tsr files"
-        yield _Found(name, "", FileError(f"holds no {endings}: name another folder{deeper}"))
+        yield _Input(name, "", FileError(f"holds no {endings}: name another folder{deeper}"))
 
 
-def _walk(folder: str, place: str, recursive: bool, taken: frozenset[str], seen: set[tuple[int, int]]) -> Iterator[_Found]:
+def _walk(folder: str, place: str, recursive: bool, taken: frozenset[str], seen: set[tuple[int, int]]) -> Iterator[_Input]:
     """Files of a folder in the order of their names. Links are followed, each folder is entered once; hidden ones, and those
     with other endings, are passed over."""
     try:
@@ -174,7 +174,7 @@ def _walk(folder: str, place: str, recursive: bool, taken: frozenset[str], seen:
         seen.add((state.st_dev, state.st_ino))
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        yield _Found(folder, place, FileError(f"the folder cannot be read ({error.strerror}): check its permissions"))
+        yield _Input(folder, place, FileError(f"the folder cannot be read ({error.strerror}): check its permissions"))
         return
     for entry in entries:
         below = os.path.join(place, entry.name)
@@ -184,10 +184,10 @@ def _walk(folder: str, place: str, recursive: bool, taken: frozenset[str], seen:
             if recursive:
                 yield from _walk(entry.path, below, recursive, taken, seen)
         elif entry.is_file() and os.path.splitext(entry.name)[1].lower() in taken:
-            yield _Found(entry.path, below)
+            yield _Input(entry.path, below)
 
 
-def _placed(found: _Found, wanted: Wanted, kind: Kind) -> Job:
+def _placed(found: _Input, wanted: Wanted, kind: Kind) -> Job:
     if found.path == STANDARD:
         return Job(STANDARD, STANDARD)
     if found.error:

@@ -41,8 +41,8 @@ class Failed(SystemExit):
 
 
 @dataclass(frozen=True)
-class Saying:
-    """How much is said, and to whom."""
+class ReportOptions:
+    """How much is reported, and in which form."""
 
     as_json: str | None = None  # 'lines' or 'array'
     quiet: bool = False
@@ -100,7 +100,7 @@ class Report:
 
 
 @contextmanager
-def reporting(source: str, output: str | None, saying: Saying, keys: tuple[str, ...] = ()) -> Iterator[Report]:
+def reporting(source: str, output: str | None, report_options: ReportOptions, keys: tuple[str, ...] = ()) -> Iterator[Report]:
     """Runs one file's work; says how it went. An error that the user can act on ends with one line and exit code 1, or 2
     where the command line itself asked for what is not there. `keys` are those of its JSON, besides those of all commands."""
     report = Report(source)
@@ -110,13 +110,13 @@ def reporting(source: str, output: str | None, saying: Saying, keys: tuple[str, 
         yield report
     except (TesseraError, MemoryError) as caught:
         error = caught
-    if saying.as_json:
+    if report_options.as_json:
         status = "failed" if error else report.status
         put_record(record(source, output, status, report.values, time.perf_counter() - start, error, keys))
-    elif report.line and not error and not saying.quiet:
+    elif report.line and not error and not report_options.quiet:
         say(f"{report.line}  {time.perf_counter() - start:.2f} s")
     if error:
-        fail(source, error, saying.verbose)
+        fail(source, error, report_options.verbose)
 
 
 def record(

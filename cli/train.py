@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from cli import options
-from cli.report import Saying, reporting, say
+from cli.report import ReportOptions, reporting, say
 
 
 @click.command()
@@ -53,15 +53,15 @@ def train(photos: tuple[str, ...], **given: Any) -> None:
     from codec.training.run import Run
     from codec.training.trainer import TrainingConfig
 
-    saying = options.gather(Saying, given)
+    report_options = options.gather(ReportOptions, given)
     recipe = {name: given.pop(name) for name in TrainingConfig.__dataclass_fields__ if name in given}
     recipe = {name: value for name, value in recipe.items() if value is not None}
-    with reporting("train", given["output"], saying) as report:
-        model = Run(photos=photos, recipe=recipe, **given).execute((lambda _: None) if saying.quiet else say)
+    with reporting("train", given["output"], report_options) as report:
+        model = Run(photos=photos, recipe=recipe, **given).execute((lambda _: None) if report_options.quiet else say)
         report.values["input"] = ", ".join(photos)
         if model:
             card = model.metadata["card"]
-            told = {"stream_id": model.stream_id.hex(), "crops": card["crops"], "minutes": card["minutes"]}
-            report.values |= {"model": model.name, "bytes": model.path.stat().st_size} | told
+            described = {"stream_id": model.stream_id.hex(), "crops": card["crops"], "minutes": card["minutes"]}
+            report.values |= {"model": model.name, "bytes": model.path.stat().st_size} | described
             spent = f"{card['crops']} crops in {card['minutes']:.0f} minutes"
-            report.line = f"{model.path}: {spent}, stream id {told['stream_id']}"
+            report.line = f"{model.path}: {spent}, stream id {described['stream_id']}"

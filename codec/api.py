@@ -26,7 +26,7 @@ from codec.pictures.inputs import Data, Picture, data_of, picture_of
 from codec.pictures.metadata import ALPHA, LABELS, fit_alpha, from_sections
 from codec.pictures.profiles import SRGB
 from codec.results import Decoded, Encoded, EncodeOptions, PictureOptions, Prepared, Read, read_tokens
-from codec.search import Found, psnr, shortest
+from codec.search import SearchResult, psnr, shortest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -191,7 +191,7 @@ class Codec:
         made = Encoded(data, read_file(data), layout.block_tokens_of(length))
         return replace(made, reached=found.reached, measured=found.value) if found else made
 
-    def _search(self, layout: Layout, sequence: Sequence, target: Target, part: Prepared | None) -> Found:
+    def _search(self, layout: Layout, sequence: Sequence, target: Target, part: Prepared | None) -> SearchResult:
         """The length that a target of quality asks for, by drawing. Raises TargetError where LPIPS cannot be measured."""
         if part is None:
             msg = "a target of quality is looked for by comparing: give the picture"

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from codec.api import Codec
 
 Job = TypeVar("Job")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 Admit: TypeAlias = Callable[[int], None]
 
 PIXEL_BYTES = 60  # that coding a picture takes, about, for each of its pixels
@@ -63,11 +63,11 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[Job, Made]):
+class Outcome(Generic[Job, Result]):
     """How a job ended: exactly one of `made` and `error` is there."""
 
     job: Job
-    made: Made | None
+    made: Result | None
     error: Exception | None
     seconds: float  # of work: reading, its share of the network calls that it was in, writing
     reported: float = 0.0  # of the picture, to whoever watches the progress
@@ -95,12 +95,12 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Stages(Generic[Job, Made]):
+class Stages(Generic[Job, Result]):
     """What is done to a job. `read` calls `admit` with a picture's pixels before it makes them."""
 
     read: Callable[[Job, Admit], Any]
     compute: Callable[[list[Any]], list[Any]]  # several pictures -> as many results
-    write: Callable[[Job, Any, Any], Made]  # the job, what was read, what was computed
+    write: Callable[[Job, Any, Any], Result]  # the job, what was read, what was computed
     alike: Callable[[Any], Hashable]  # pictures for which it is equal can share a network call
     codec: Callable[[], Codec]
     passes: float = 1.0  # of the network over a picture, about
@@ -191,8 +191,8 @@ def decode_all(
 
 
 def overlap(
-    jobs: Sequence[Job], stages: Stages[Job, Made], limits: Limits, progress: Listener | None = None
-) -> Generator[Outcome[Job, Made], None, None]:
+    jobs: Sequence[Job], stages: Stages[Job, Result], limits: Limits, progress: Listener | None = None
+) -> Generator[Outcome[Job, Result], None, None]:
     """Takes each job through all stages; yields how it ended, in the order in which they are finished."""
     yield from _Flow(stages, limits, progress).run(jobs)
 
@@ -267,10 +267,10 @@ class _Carried(Generic[Job]):
     reported: float = 0.0  # of it, as done
 
 
-class _Flow(Generic[Job, Made]):
+class _Flow(Generic[Job, Result]):
     """The three stages over some jobs. All but the threads' own work happens in the thread that calls `run`."""
 
-    def __init__(self, stages: Stages[Job, Made], limits: Limits, progress: Listener | None) -> None:
+    def __init__(self, stages: Stages[Job, Result], limits: Limits, progress: Listener | None) -> None:
         self._stages = stages
         self._progress = progress
         self._limits = limits
@@ -281,9 +281,9 @@ class _Flow(Generic[Job, Made]):
         self._reading: dict[Future[None], _Carried[Job]] = {}
         self._ready: deque[_Carried[Job]] = deque()
         self._computing: dict[Future[tuple[list[Any], float]], list[_Carried[Job]]] = {}
-        self._writing: dict[Future[tuple[Made, float]], _Carried[Job]] = {}
+        self._writing: dict[Future[tuple[Result, float]], _Carried[Job]] = {}
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome[Job, Made]]:
+    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome[Job, Result]]:
         waiting = deque(jobs)
         finished = False
         try:
@@ -348,7 +348,7 @@ class _Flow(Generic[Job, Made]):
             self._ready.remove(carried)
         return batch
 
-    def _hand_on(self, future: Future[Any]) -> Iterator[Outcome[Job, Made]]:
+    def _hand_on(self, future: Future[Any]) -> Iterator[Outcome[Job, Result]]:
         """Passes what a thread has done to the next stage, or ends the job."""
         error = _reason(future)
         if future in self._reading:
@@ -376,7 +376,7 @@ class _Flow(Generic[Job, Made]):
                     written = self._writers.submit(_timed, self._stages.write, carried.job, carried.item, computed)
                     self._writing[written] = carried
 
-    def _end(self, carried: _Carried[Job], made: Made | None = None, error: Exception | None = None) -> Outcome[Job, Made]:
+    def _end(self, carried: _Carried[Job], made: Result | None = None, error: Exception | None = None) -> Outcome[Job, Result]:
         self._gate.leave(carried.pixels)
         return Outcome(carried.job, made, error, carried.seconds, carried.reported)
 

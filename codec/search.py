@@ -19,7 +19,7 @@ CAUTION = 0.02  # how far into the bracket a guess is kept
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """How a search ended."""
 
     length: int
@@ -33,7 +33,9 @@ def psnr(picture: NDArray[np.uint8], original: NDArray[np.uint8]) -> float:
     return float(10 * np.log10(255**2 / error)) if error else math.inf
 
 
-def shortest(measure: Callable[[int], float], wanted: float, bits: NDArray[np.float64], *, higher_is_better: bool) -> Found:
+def shortest(
+    measure: Callable[[int], float], wanted: float, bits: NDArray[np.float64], *, higher_is_better: bool
+) -> SearchResult:
     """The shortest length whose measure is `wanted` or better, as the module says. `bits` (tokens,) is what each length from 1
     on costs in all."""
     values: dict[int, float] = {}
@@ -45,10 +47,10 @@ def shortest(measure: Callable[[int], float], wanted: float, bits: NDArray[np.fl
     low, high = 1, len(bits)
     above = margin(high)
     if above < 0 or high == 1:
-        return Found(high, above >= 0, values[high])
+        return SearchResult(high, above >= 0, values[high])
     below = margin(1)
     if below >= 0:
-        return Found(1, True, values[1])
+        return SearchResult(1, True, values[1])
     side = 0  # that the last guess fell on
     while high - low > 1 and bits[high - 1] > CLOSE * bits[low - 1]:
         # The Illinois method on the logarithm of bits, in which measures are nearly straight: 7 drawings where halving takes
@@ -62,4 +64,4 @@ def shortest(measure: Callable[[int], float], wanted: float, bits: NDArray[np.fl
             high, above, below, side = middle, value, below / (2 if side == 1 else 1), 1
         else:
             low, below, above, side = middle, value, above / (2 if side == -1 else 1), -1
-    return Found(high, True, values[high])
+    return SearchResult(high, True, values[high])

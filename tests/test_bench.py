@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from conftest import ROOT, SHARED
 from PIL import Image
 
-from benchmarks.bench import Bench, Request, find_pictures
+from benchmarks.bench import Bench, BenchOptions, find_pictures
 from benchmarks.cache import Cache, key_of
 from benchmarks.codecs import PillowCoder
 from benchmarks.metrics import ms_ssim, psnr
@@ -317,12 +317,13 @@ def test_pictures_are_found(pictures, tmp_path):
 def test_lpips_without_weights_is_left_out_aloud(pictures, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     said: list[str] = []
-    made = Bench.prepare(Request([str(pictures / "a.png")], codecs=["webp"]), said.append)
+    made = Bench.prepare(BenchOptions([str(pictures / "a.png")], codecs=["webp"]), said.append)
     assert made.metrics == ("psnr", "ms_ssim", "colour")
     assert len(said) == 1
     assert said[0].startswith("LPIPS is left out: LPIPS weights are neither at ")
     assert not made.problems
-    assert Bench.prepare(Request([str(pictures / "b.jpg")], codecs=["webp"], metrics=["lpips", "psnr"]), said.append).problems
+    options = BenchOptions([str(pictures / "b.jpg")], codecs=["webp"], metrics=["lpips", "psnr"])
+    assert Bench.prepare(options, said.append).problems
 
 
 def test_a_metric_that_a_picture_is_too_small_for_is_named(pictures, tmp_path, photo):

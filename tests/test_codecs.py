@@ -13,7 +13,7 @@ from benchmarks.codecs import (
     NATIVE_NAMES,
     PILLOW_CODERS,
     SCALES,
-    Means,
+    CoderOptions,
     Sizes,
     TesseraCoder,
     at_all_scales,
@@ -35,7 +35,7 @@ def small(photo) -> np.ndarray:
 
 @pytest.mark.parametrize("name", HERE)
 def test_a_file_fits_its_budget_and_the_next_setting_does_not(name, small):
-    coder = make_coder(name, Means(device="cpu"))
+    coder = make_coder(name, CoderOptions(device="cpu"))
     budgets = [700, 1500, 4000]
     for budget, made in zip(budgets, coder.fit(small, budgets), strict=True):
         assert made is not None
@@ -49,7 +49,7 @@ def test_a_file_fits_its_budget_and_the_next_setting_does_not(name, small):
 
 @pytest.mark.parametrize("name", HERE)
 def test_higher_settings_buy_quality(name, small):
-    coder = make_coder(name, Means(device="cpu"))
+    coder = make_coder(name, CoderOptions(device="cpu"))
     low, high = coder.settings[1], coder.settings[-1]
     files = [coder.encode(small, setting) for setting in (low, high)]
     assert len(files[0]) < len(files[1])
@@ -84,7 +84,7 @@ def test_scales_shrink_and_enlarge(small):
         assert tiny.shape == (round(100 * scale), round(160 * scale), 3)
         assert enlarge(tiny, 160, 100).shape == small.shape
     assert shrink(np.zeros((1, 3, 3), np.uint8), 0.125).shape == (1, 1, 3)
-    found = list(at_all_scales(make_coder("webp", Means()), small, 300))
+    found = list(at_all_scales(make_coder("webp", CoderOptions()), small, 300))
     assert 1 <= len(found) < len(SCALES)
     assert all(len(made.data) <= 300 and picture.shape == small.shape for made, picture in found)
 
@@ -92,13 +92,13 @@ def test_scales_shrink_and_enlarge(small):
 def test_a_codec_that_pillow_lacks_says_so(monkeypatch):
     monkeypatch.setattr("benchmarks.codecs.features.version", lambda name: None)
     with pytest.raises(CodecMissingError, match=r"AVIF is missing from this Pillow \(.*\): install a build with avif"):
-        make_coder("avif", Means())
+        make_coder("avif", CoderOptions())
 
 
 def test_a_plugin_that_is_not_installed_says_so(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pillow_jxl", None)
     with pytest.raises(CodecMissingError, match="JPEG XL needs pillow-jxl-plugin: pip install pillow-jxl-plugin"):
-        make_coder("jxl", Means())
+        make_coder("jxl", CoderOptions())
 
 
 def test_an_encoder_that_fails_says_on_what(small):

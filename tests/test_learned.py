@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.codecs import LEARNED_NAMES, Means, make_coder
+from benchmarks.codecs import LEARNED_NAMES, CoderOptions, make_coder
 from benchmarks.learned import HEAD, ZOO, LearnedCoder, from_hub, pack, unpack, weights_in
 from bitstream.errors import CodecMissingError, FormatError, ImageError
 
@@ -94,12 +94,12 @@ def test_weights_are_found_by_either_name(tmp_path):
 def test_what_is_missing_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.learned.find_spec", lambda name: None)
     with pytest.raises(CodecMissingError, match=r"compressai is not installed: pip install '\.\[bench\]'"):
-        make_coder(FACTORIZED, Means())
+        make_coder(FACTORIZED, CoderOptions())
     monkeypatch.setattr("benchmarks.learned.find_spec", lambda name: object())
     with pytest.raises(
         CodecMissingError, match=r"no weights of mbt2018-mean in .*none: .* named as in mbt2018-mean-1.pth.tar or"
     ):
-        make_coder("mbt2018-mean", Means(learned_weights=str(tmp_path / "none")))
+        make_coder("mbt2018-mean", CoderOptions(learned_weights=str(tmp_path / "none")))
     (tmp_path / "mbt2018-mean-4.pth.tar").write_bytes(b"")
     with pytest.raises(CodecMissingError, match="no weights of mbt2018-mean at quality 2 in"):
         LearnedCoder("mbt2018-mean", tmp_path).encode(np.zeros((8, 8, 3), np.uint8), 2)
@@ -202,7 +202,7 @@ def factorized(folder):
 @learned
 @pytest.mark.parametrize("name", LEARNED_NAMES)
 def test_a_coder_does_what_compressai_does(folder, pixels, name):
-    coder = make_coder(name, Means(learned_weights=str(folder)))
+    coder = make_coder(name, CoderOptions(learned_weights=str(folder)))
     data = coder.encode(pixels, 1)
     assert coder.encode(pixels, 1) == data
     with np.load(folder / f"{name}.npz") as expected:
@@ -277,14 +277,14 @@ def test_bytes_that_nobody_wrote_do_no_harm(factorized, pixels):
 def test_files_that_are_no_weights_are_refused_by_name(tmp_path, content):
     (tmp_path / "mbt2018-mean-1.pth.tar").write_bytes(content)
     with pytest.raises(CodecMissingError, match=r"mbt2018-mean failed with the weights mbt2018-mean-1.pth.tar \(\w+: "):
-        make_coder("mbt2018-mean", Means(learned_weights=str(tmp_path)))
+        make_coder("mbt2018-mean", CoderOptions(learned_weights=str(tmp_path)))
 
 
 @learned
 def test_weights_of_another_codec_are_refused(tmp_path, folder):
     (tmp_path / "cheng2020-attn-1.pth.tar").write_bytes((folder / "mbt2018-mean-1.pth.tar").read_bytes())
     with pytest.raises(CodecMissingError, match=r"cheng2020-attn failed with the weights cheng2020-attn-1.pth.tar \(KeyError"):
-        make_coder("cheng2020-attn", Means(learned_weights=str(tmp_path)))
+        make_coder("cheng2020-attn", CoderOptions(learned_weights=str(tmp_path)))
 
 
 @learned

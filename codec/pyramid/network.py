@@ -125,7 +125,7 @@ class Predictor(nn.Sequential):
         return latents + super().forward(torch.cat([latents, known], 1))
 
 
-class Prior(nn.Sequential):
+class FloatPrior(nn.Sequential):
     """Absolute digits of the last levels (B, K, n, m) -> a score in 0..CLASSES for each digit (B, D, n, m).
 
     This is the float form, for training. `codec.training.integer` turns it into integers for the product."""
@@ -141,7 +141,7 @@ class Prior(nn.Sequential):
         return CLASSES / 2 + CLASSES / SCORE_RANGE * super().forward(digits / 4)
 
 
-class Pyramid(nn.Module):
+class PyramidLevel(nn.Module):
     """One level of the residual pyramid: its prediction, its quantizer's transform, its prior."""
 
     def __init__(self, c: NetworkConfig, index: int) -> None:
@@ -152,7 +152,7 @@ class Pyramid(nn.Module):
         parts = 4 if self.coarse else 1  # coarse tokens see 2x2 sub-cells, so that they carry slopes as well as means
         seen = sum(c.levels[grid[0]].digits for grid in grids_before(c.levels, index))
         self.predict = Predictor(c.channels, c.predictor_width)
-        self.prior = Prior(max(1, seen), c.prior_width, c.prior_kernels, level.digits)
+        self.prior = FloatPrior(max(1, seen), c.prior_width, c.prior_kernels, level.digits)
         self.project = nn.Conv2d(parts * c.channels, level.digits, 1)
         self.expand = nn.Conv2d(level.digits, parts * c.channels, 1)
         self.smooth = nn.Conv2d(c.channels, c.channels, 3, padding=1, groups=c.channels)
@@ -209,7 +209,7 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
-        self.levels = nn.ModuleList(Pyramid(config, index) for index in range(len(config.levels)))
+        self.levels = nn.ModuleList(PyramidLevel(config, index) for index in range(len(config.levels)))
         self.decoder = Decoder(config)
 
     def start_from_klt(self, mean: Tensor, components: Tensor) -> None:

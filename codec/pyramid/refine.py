@@ -24,7 +24,7 @@ from bitstream.coder import Sequence, order_of
 from bitstream.layout import CELL, Layout
 from bitstream.prior import Prior
 from codec.progress import report
-from codec.pyramid.network import Network, Pyramid
+from codec.pyramid.network import Network, PyramidLevel
 from codec.pyramid.tiles import tile_cells, tiles
 from codec.pyramid.tokens import blank, on_canvas, price_table
 
@@ -96,7 +96,7 @@ def walk(network: Network, prior: Prior, layout: Layout, latents: Tensor, goal: 
     lengths = layout.split(layout.tokens if goal.length is None else goal.length)
     left = float("inf") if goal.bits is None else goal.bits
     for index, level in enumerate(network.levels):
-        assert isinstance(level, Pyramid)
+        assert isinstance(level, PyramidLevel)
         rows, columns = layout.grids[index]
         predicted = level.predict(decoded, known)
         raw = level.analyse(latents - predicted)
@@ -118,7 +118,7 @@ def walk(network: Network, prior: Prior, layout: Layout, latents: Tensor, goal: 
     return Walked(decoded, known, bits)
 
 
-def _round(level: Pyramid, raw: Tensor, classes: Tensor, table: Tensor, dither: torch.Generator) -> tuple[Tensor, Tensor]:
+def _round(level: PyramidLevel, raw: Tensor, classes: Tensor, table: Tensor, dither: torch.Generator) -> tuple[Tensor, Tensor]:
     """Digits before rounding (D, n, m), and their classes -> digits to send, with the gradient of `raw`, and the bits of each,
     with the gradient of its price at a dithered place."""
     bits = table.to(raw.device)

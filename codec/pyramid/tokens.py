@@ -17,7 +17,7 @@ from torch import Tensor
 from bitstream.coder import Tokens
 from bitstream.layout import BLOCK_CELLS, Layout
 from bitstream.prior import PRECISION, STRIP, Prior
-from codec.pyramid.network import Network, Pyramid
+from codec.pyramid.network import Network, PyramidLevel
 
 Digits: TypeAlias = tuple[NDArray[np.int8], ...]  # (D, n, m) of a picture, a level each
 Classes: TypeAlias = tuple[NDArray[np.uint8], ...]  # of each digit, likewise
@@ -47,7 +47,7 @@ def price_table(prior: Prior, index: int) -> Tensor:
     return torch.from_numpy(PRECISION - np.log2(frequencies[:, frequencies.shape[1] // 2 :])).float()
 
 
-def round_digits(raw: Tensor, classes: NDArray[np.uint8], bits: Tensor, level: Pyramid) -> NDArray[np.int8]:
+def round_digits(raw: Tensor, classes: NDArray[np.uint8], bits: Tensor, level: PyramidLevel) -> NDArray[np.int8]:
     """`choose_digits` over a whole level (D, n, m), some rows at a time to bound memory."""
     rows = max(1, STRIP // raw.shape[2])
     out = np.empty(classes.shape, np.int8)
@@ -66,7 +66,7 @@ def tokenize_batch(network: Network, prior: Prior, layouts: Sequence[Layout], la
     digits: list[list[NDArray[np.int8]]] = [[] for _ in layouts]
     classes: list[list[NDArray[np.uint8]]] = [[] for _ in layouts]
     for index, level in enumerate(network.levels):
-        assert isinstance(level, Pyramid)
+        assert isinstance(level, PyramidLevel)
         predicted = level.predict(decoded, known)
         raw = level.analyse(latents - predicted)
         bits = price_table(prior, index).to(raw.device)
@@ -93,7 +93,7 @@ def detokenize_batch(
     """Tokens of pictures whose canvases are of one size -> latents (B, C, h, w) and map of known tokens (B, 1, h, w)."""
     decoded, known = blank(network, layouts, device)
     for index, level in enumerate(network.levels):
-        assert isinstance(level, Pyramid)
+        assert isinstance(level, PyramidLevel)
         if not any(part.known[index].any() for part in tokens):
             break
         predicted = level.predict(decoded, known)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bitstream.layout import BLOCK, Layout, Level
 from bitstream.prior import COST_UNIT, PRECISION, IntegerLayer, LevelPrior, Prior
-from codec.pyramid.network import CLASSES, SCORE_RANGE, Network, Pyramid, logistic_tables
+from codec.pyramid.network import CLASSES, SCORE_RANGE, Network, PyramidLevel, logistic_tables
 from codec.pyramid.tokens import tokenize
 from codec.training.photos import to_network
 
@@ -39,7 +39,7 @@ def quantize_prior(network: Network) -> Prior:
     """The integer prior of a network, with tables as the logistic has them."""
     priors = []
     for level in network.levels:
-        assert isinstance(level, Pyramid)
+        assert isinstance(level, PyramidLevel)
         first, *middle, last = (layer for layer in level.prior if isinstance(layer, nn.Conv2d))
         layers = (
             quantize_layer(first, DIGIT_UNIT, ACTIVATION_UNIT),

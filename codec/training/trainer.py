@@ -31,7 +31,7 @@ from bitstream.layout import BLOCK, in_part
 from bitstream.prior import grids_before
 from codec.device import trains_in_bf16
 from codec.pyramid.config import NetworkConfig
-from codec.pyramid.network import CLASSES, Network, Pyramid, bits_of, entropy_of, logistic_tables
+from codec.pyramid.network import CLASSES, Network, PyramidLevel, bits_of, entropy_of, logistic_tables
 from codec.training.losses import PerceptualLoss, colour_distance
 from codec.training.photos import random_crops, to_network
 
@@ -144,7 +144,7 @@ def code_for_training(network: Network, prices: Prices, latents: Tensor, stop: T
     token_bits: list[Tensor] = []
     seen: list[Tensor] = []
     for index, level in enumerate(network.levels):
-        assert isinstance(level, Pyramid)
+        assert isinstance(level, PyramidLevel)
         if (going := int((stop > index).sum())) < len(decoded):
             finished.append((decoded[going:], known[going:]))
             decoded, known, latents = decoded[:going], known[:going], latents[:going]
