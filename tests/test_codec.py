@@ -197,3 +197,17 @@ def test_orientation_is_applied(codec, photo):
 def test_big_pictures_are_refused_by_their_size():
     with pytest.raises(ImageError, match=r"100x100 is 10,000 pixels, more than 9,999"):
         Codec(device="cpu", max_pixels=9999).encode(np.zeros((100, 100, 3), np.uint8))
+
+
+@pytest.mark.parametrize("value", [0, 108, 255])
+def test_flat_greys_stay_grey(codec, value):
+    decoded = np.asarray(codec.decode(codec.encode(np.full((200, 300, 3), value, np.uint8)))).astype(int)
+    assert (decoded == decoded[..., :1]).all()
+    assert abs(decoded.mean() - value) < 6
+
+
+def test_a_grey_photo_stays_grey(codec, photo):
+    grey = photo.convert("L").convert("RGB")
+    decoded = np.asarray(codec.decode(codec.encode(grey))).astype(int)
+    assert (decoded == decoded[..., :1]).all()
+    assert abs(decoded.mean() - np.asarray(grey).mean()) < 1
