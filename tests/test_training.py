@@ -89,6 +89,20 @@ def test_training_lowers_the_loss(photos):
     assert any(".prior." in name for name in moved)
 
 
+def test_training_keeps_flat_colours_flat(photos):
+    trainer = Trainer(klt_network(photos), TrainingConfig(steps=12, batch=2, rate=2e-2), CPU)
+    before = trainer.network.decoder.linear.weight.detach().clone()
+    for _ in range(2):
+        trainer.train_step(photos, None)
+    linear = trainer.network.decoder.linear
+    for part in (linear.weight.detach()[:, :3, 0, 0], linear.bias.detach()[:, None]):
+        cells = part.reshape(3, 256, -1)
+        assert torch.allclose(cells, cells[:, :1].expand_as(cells), atol=1e-7)
+    moved = (linear.weight.detach() - before).abs().amax((0, 2, 3))
+    assert (moved[:3] > 0).all()
+    assert (moved[3:] > 0).any()
+
+
 def test_digits_past_their_limit_do_not_push_the_encoder_further(photos):
     """Their error has no gradient; their price has one, which pulls them back."""
     trainer = Trainer(klt_network(photos).train(), TrainingConfig(), CPU)

@@ -8,7 +8,7 @@ from typing import Any
 from bitstream.layout import EVEN, ODD, Level
 
 HALVES = (EVEN, ODD)
-BEFORE = {"prior_kernels": [3, 1, 1]}  # what networks had before these were stored
+BEFORE = {"prior_kernels": [3, 1, 1], "flat_channels": 0}  # what networks had before these were stored
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class NetworkConfig:
     # quantizer at its best slope has 2 ln 2 / 12 = 0.12; a little less where finer levels can still mend what is lost.
     bit_worth: tuple[float, ...] = (0.1, 0.1, 0.1, 0.08, 0.08, 0.08, 0.1, 0.1, *(0.12,) * 6)
     channels: int = 128  # C; with 48 the same rates were 0.2-0.3 dB worse
+    flat_channels: int = 3  # the first of them, which hold flat colours and nothing else
     # Widths and depths: 15 kMAC per pixel in all. Twice as much trains half as fast, and was no better for the same time.
     encoder_width8: int = 48  # at 1/8
     encoder_width16: int = 128  # at 1/16

@@ -223,6 +223,17 @@ class Network(nn.Module):
         self.decoder.linear.weight.data = (components.t() * 4)[:, :, None, None].contiguous()
         self.decoder.linear.bias.data = mean.clone()  # type: ignore[union-attr]
 
+    @torch.no_grad()
+    def keep_flat(self) -> None:
+        """Makes what the decoder's linear transform adds for the flat channels, and for none, one colour per cell again.
+
+        Training drifts away from that by a hundredth, which already shows as dots in smooth areas."""
+        linear, count = self.decoder.linear, self.config.flat_channels
+        if count and linear.bias is not None:
+            for part in (linear.weight[:, :count, 0, 0], linear.bias[:, None]):
+                means = part.reshape(3, CELL**2, -1).mean(1, keepdim=True)
+                part.copy_(means.expand(3, CELL**2, -1).reshape(part.shape))
+
 
 def logistic_tables(level: Level) -> Tensor:
     """(CLASSES, limit + 1) probabilities of absolute digits under a rounded logistic of each class's scale, before photos
