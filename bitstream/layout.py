@@ -26,7 +26,6 @@ class Level:
     side: int  # tokens along the side of a block: 1, 2, 4, 8 or 16
     digits: int  # digits of a token
     limit: int  # digits lie in -limit..limit
-    step: float  # quantizer step in latent units that training starts from
     part: int = ALL  # of the grid: all tokens, or one colour of a checkerboard
 
     @property

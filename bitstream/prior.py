@@ -68,7 +68,7 @@ class Prior:
             raise ModelError(msg)
         for index, (level, prior) in enumerate(zip(self.levels, self.priors, strict=True)):
             before = self.levels[index - 1] if index else None
-            if level.part == ODD and before != replace(level, part=EVEN, step=before.step if before else 0):
+            if level.part == ODD and before != replace(level, part=EVEN):
                 msg = f"level {index} is the odd half of a grid of which level {index - 1} is not the even half"
                 raise ModelError(msg)
             _check(index, level, prior)

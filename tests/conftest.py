@@ -37,15 +37,15 @@ def codec() -> Codec:
 @pytest.fixture(scope="session")
 def small_prior() -> Prior:
     """Four levels with made-up integers, the same in every run."""
-    levels = (Level(1, 2, 3, 0.25), Level(2, 3, 5, 0.25), Level(8, 2, 2, 0.5), Level(16, 4, 1, 0.75))
+    levels = (Level(1, 2, 3), Level(2, 3, 5), Level(8, 2, 2), Level(16, 4, 1))
     return Prior(levels, tuple(_made_up(levels, index, (3, 1, 1)) for index in range(len(levels))))
 
 
 @pytest.fixture(scope="session")
 def halves_prior() -> Prior:
     """Levels of which two are halves of a checkerboard each, and layers of two kinds, with made-up integers."""
-    halves = (Level(8, 2, 2, 0.5, EVEN), Level(8, 2, 2, 0.5, ODD), Level(16, 4, 1, 0.75, EVEN), Level(16, 4, 1, 0.75, ODD))
-    levels = (Level(1, 2, 3, 0.25), Level(4, 3, 5, 0.25), *halves)
+    halves = (Level(8, 2, 2, EVEN), Level(8, 2, 2, ODD), Level(16, 4, 1, EVEN), Level(16, 4, 1, ODD))
+    levels = (Level(1, 2, 3), Level(4, 3, 5), *halves)
     return Prior(levels, tuple(_made_up(levels, index, (3, 3, 1)) for index in range(len(levels))))
 
 

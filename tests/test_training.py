@@ -249,6 +249,16 @@ def test_an_unknown_or_missing_setting_is_named():
         NetworkConfig.from_dict(plain)
 
 
+def test_models_in_which_each_level_has_its_own_step_are_read():
+    plain = TINY.to_dict()
+    for level, step in zip(plain["levels"], plain.pop("steps"), strict=True):
+        level["step"] = step
+    assert NetworkConfig.from_dict(plain) == TINY
+    del plain["levels"]
+    with pytest.raises(TypeError, match="levels"):
+        NetworkConfig.from_dict(plain)
+
+
 @pytest.mark.parametrize("content", [b"", b"junk" * 9, b"\x08" + bytes(7) + b"{}      "])
 def test_what_is_no_model_is_refused(tmp_path, content):
     (tmp_path / "m.safetensors").write_bytes(content)

@@ -16,18 +16,21 @@ class NetworkConfig:
     """Everything needed to build the network; stored as plain data beside its weights."""
 
     levels: tuple[Level, ...] = (
-        Level(1, 8, 40, 0.25),
-        Level(2, 8, 40, 0.25),
-        Level(4, 8, 24, 0.3),
-        Level(8, 12, 16, 0.45),
+        Level(1, 8, 40),
+        Level(2, 8, 40),
+        Level(4, 8, 24),
+        Level(8, 12, 16),
         # The cells of a refinement in two halves: what is predicted of the second, and how likely its digits are, follows
-        # from its neighbours in the first. Steps halve: each refinement adds one bit plane.
-        *(Level(16, 16, 10, 0.75, half) for half in HALVES),
-        *(Level(16, 32, 8, 0.375, half) for half in HALVES),
-        *(Level(16, 64, 8, 0.19, half) for half in HALVES),
-        *(Level(16, 96, 8, 0.095, half) for half in HALVES),
-        *(Level(16, 128, 8, 0.048, half) for half in HALVES),
+        # from its neighbours in the first.
+        *(Level(16, 16, 10, half) for half in HALVES),
+        *(Level(16, 32, 8, half) for half in HALVES),
+        *(Level(16, 64, 8, half) for half in HALVES),
+        *(Level(16, 96, 8, half) for half in HALVES),
+        *(Level(16, 128, 8, half) for half in HALVES),
     )
+    # Quantizer steps that training starts from, per level, in latent units. They halve from one refinement to the next: each
+    # adds one bit plane.
+    steps: tuple[float, ...] = (0.25, 0.25, 0.3, 0.45, 0.75, 0.75, 0.375, 0.375, 0.19, 0.19, 0.095, 0.095, 0.048, 0.048)
     # Squared error, in steps, that a bit is worth when rounding, per level: the wider the deadzone, the fewer bits. A uniform
     # quantizer at its best slope has 2 ln 2 / 12 = 0.12; a little less where finer levels can still mend what is lost.
     bit_worth: tuple[float, ...] = (0.1, 0.1, 0.1, 0.08, 0.08, 0.08, 0.1, 0.1, *(0.12,) * 6)
@@ -52,6 +55,9 @@ class NetworkConfig:
     def from_dict(cls, plain: dict) -> NetworkConfig:
         """The inverse of `to_dict`; an unknown or missing key is a TypeError that names it."""
         plain = BEFORE | plain
+        if "steps" not in plain and "levels" in plain:  # each level had its own step in models of before
+            levels = [dict(level) for level in plain["levels"]]
+            plain |= {"steps": [level.pop("step") for level in levels], "levels": levels}
         if wrong := plain.keys() ^ {field.name for field in fields(cls)}:
             msg = f"unknown or missing in the network's configuration: {', '.join(sorted(wrong))}"
             raise TypeError(msg)

@@ -147,7 +147,7 @@ class PyramidLevel(nn.Module):
     def __init__(self, c: NetworkConfig, index: int) -> None:
         super().__init__()
         self.level = level = c.levels[index]
-        self.bit_worth = c.bit_worth[index]
+        self.step, self.bit_worth = c.steps[index], c.bit_worth[index]
         self.coarse = level.side < BLOCK_CELLS
         parts = 4 if self.coarse else 1  # coarse tokens see 2x2 sub-cells, so that they carry slopes as well as means
         seen = sum(c.levels[grid[0]].digits for grid in grids_before(c.levels, index))
@@ -167,8 +167,8 @@ class PyramidLevel(nn.Module):
             weight[d, d] = 1 / parts
         if self.coarse:
             weight[-3:, 0] = torch.tensor(SLOPES) / 4
-        self.project.weight.data = (weight / level.step).reshape(level.digits, -1, 1, 1)
-        self.expand.weight.data = (weight * parts * level.step).reshape(level.digits, -1).t()[:, :, None, None].contiguous()
+        self.project.weight.data = (weight / self.step).reshape(level.digits, -1, 1, 1)
+        self.expand.weight.data = (weight * parts * self.step).reshape(level.digits, -1).t()[:, :, None, None].contiguous()
         nn.init.dirac_(self.smooth.weight, channels)
         for layer in (self.smooth, self.expand, self.project, self.prior[-1]):
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
