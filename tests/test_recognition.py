@@ -154,5 +154,5 @@ def test_the_command_prints_a_table(tmp_path, photo, monkeypatch):
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0] == "squeezenet1_1 on 1 pictures: agreement with its verdict on the original"
-    assert lines[1].split() == ["tokens", "a", "block", "bpp", "top-1", "top-5"]
+    assert lines[1].split() == ["tokens", "per", "block", "bpp", "top-1", "top-5"]
     assert [line.split()[0] for line in lines[2:]] == ["20", "300"]
