@@ -90,7 +90,7 @@ def bench() -> None:
 @click.option("--compressai-weights", metavar="DIR", help="Weights of compressai's models; default: compressai's own hub.")
 @click.option("--anchor", metavar="CODEC", help="What BD-rates compare with.  [default: webp-scaled]")
 @click.option("--csv", "csv_path", metavar="PATH", help="Write every number; '-' is standard output.")
-@click.option("--json-dir", metavar="DIR", help="Write a JSON file a codec, as compressai's plot tool takes them.")
+@click.option("--json-dir", metavar="DIR", help="Write a JSON file per codec, as compressai's plot tool takes them.")
 @click.option("--plot", "plot_path", metavar="PATH", help="Draw the curves: .png, .svg or .pdf.")
 @click.option(
     "--overlay", "overlays", metavar="JSON", multiple=True, help="Draw a published curve too, from compressai's JSON."

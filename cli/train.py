@@ -20,11 +20,13 @@ from cli.report import ReportOptions, reporting, say
 )
 @click.option("--init", metavar="MODEL", help="Start from a model instead of from the KLT of the photos.")
 @click.option("--restart", is_flag=True, help="Start a new schedule from the checkpoint's weights.")
-@click.option("--vgg", metavar="FILE", help="VGG19 features (.npz) for the perceptual loss; without it, squared error alone.")
+@click.option(
+    "--vgg", metavar="FILE", help="VGG19 features (.npz) for the perceptual loss; without it, squared error and colour alone."
+)
 @click.option("--perceptual", type=float, metavar="W", help="Weight of the perceptual loss.")
 @click.option("--patch", type=click.IntRange(16, 256), metavar="PIXELS", help="Side of the window it looks at.")
 @click.option("--rate", type=float, metavar="LR", help="Highest learning rate.")
-@click.option("--batch", type=click.IntRange(1), metavar="N", help="Crops a step.")
+@click.option("--batch", type=click.IntRange(1), metavar="N", help="Crops per step.")
 @click.option("--slope", type=float, metavar="S", help="Multiplies what a bit is worth.")
 @click.option("--average", type=float, metavar="DECAY", help="Decay of the moving average that ships.")
 @click.option("--seed", type=int, metavar="N", help="Of the random crops and lengths.")

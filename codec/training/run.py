@@ -47,7 +47,7 @@ class Run:
         report(f"{len(crops)} photos to train on, {len(held_out)} held out, on {device} with {torch.get_num_threads()} threads")
         trainer = self.start(crops, device, report)
         if perceptual is None:
-            report("no --vgg given: training on squared error alone, pictures will be smoother")
+            report("no --vgg given: training on squared error and colour alone, pictures will be smoother")
         train(trainer, crops, held_out, perceptual, Path(self.state), report)
         if not self.output:
             return None
