@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 
 from benchmarks.cache import Cache
-from benchmarks.codecs import NATIVE_NAMES, SCALED, SCALED_NAMES, SCALES, Coder, CoderOptions, make_coder
+from benchmarks.codecs import NATIVE_NAMES, QUICK_NAMES, SCALED, SCALED_NAMES, SCALES, CoderOptions, make_coder
+from benchmarks.coder import Coder
 from benchmarks.curves import delta
 from benchmarks.results import METRICS, Pixels, Results, Sample, Speed
 from benchmarks.study import BUDGETS, LEAST, Source, Study, open_source, shown
@@ -33,7 +34,10 @@ SPEED_BPP = 0.153  # rate at which speed is measured where no rates were asked f
 SPEED_PICTURES = 2
 LEAST_TASKS = 8  # that processes of their own, which take seconds to start, are worth
 ANCHORS = ("webp-scaled", "webp")  # in this order, where none is asked for
-LIBRARIES = ("torch", "numpy", "pillow", "pytorch-msssim", "bjontegaard", "compressai", "pillow-jxl-plugin", "constriction")
+LIBRARIES = (
+    "torch", "numpy", "pillow", "pytorch-msssim", "bjontegaard", "compressai",
+    "pillow-jxl-plugin", "pillow-heif", "imageio-ffmpeg", "constriction",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class BenchOptions:
 
     inputs: Sequence[str]
     recursive: bool = False
-    codecs: Sequence[str] = ()  # none: all
+    codecs: Sequence[str] = ()  # none: all but those at their quick settings
     budgets: Sequence[float] = BUDGETS
     own_settings: bool = False
     metrics: Sequence[str] = ()  # none: all
@@ -74,7 +78,7 @@ class BenchOptions:
     @property
     def names(self) -> tuple[str, ...]:
         """The codecs to run, in a fixed order."""
-        wanted = [name for name in NAMES if not self.codecs or name in self.codecs]
+        wanted = [name for name in NAMES if name in self.codecs or (not self.codecs and name not in QUICK_NAMES)]
         return tuple(name for name in wanted if not (self.own_settings and name.endswith(SCALED)))
 
 

@@ -37,7 +37,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from benchmarks.codecs import CodedFile, Sizes
+from benchmarks.coder import CodedFile, Sizes
 from benchmarks.results import Pixels
 from bitstream.container import read_number, write_number
 from bitstream.errors import CodecMissingError, FormatError, ImageError
@@ -160,6 +160,8 @@ class LearnedCoder:
 
     It codes with one thread, or as many as OMP_NUM_THREADS says. May be used from several threads, which take turns."""
 
+    aim = "squared error"
+
     def __init__(self, name: str, weights: Path | None = None) -> None:
         self.name = name
         self.title = ZOO[name].title
@@ -183,7 +185,7 @@ class LearnedCoder:
                 digest.update(bytes([quality]) + hashlib.sha256(path.read_bytes()).digest())
             origin = f"weights {digest.hexdigest()[:16]}"
         libraries = f"compressai {version('compressai')}, torch {version('torch')}"
-        return f"{self.title}: {self.name} of {libraries}, for squared error, {origin}, a header of 5 to 9 bytes"
+        return f"{self.title}: {self.name} of {libraries}, {origin}, a header of 5 to 9 bytes"
 
     def check(self) -> None:
         """Raises CodecMissingError where compressai or the weights cannot be had."""

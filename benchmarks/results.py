@@ -77,6 +77,7 @@ class Series:
     title: str  # 'WebP, best scale'
     description: str  # encoder, version and settings
     points: tuple[Point, ...]
+    aim: str = ""  # what it was trained on, or what its encoder decides by
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from benchmarks.cache import Cache, key_of
-from benchmarks.codecs import SCALED, SCALES, CodedFile, Coder, enlarge, shrink
+from benchmarks.codecs import SCALED, SCALES, enlarge, shrink
+from benchmarks.coder import CodedFile, Coder
 from benchmarks.metrics import SMALLEST_LPIPS, SMALLEST_MS_SSIM, colour_error, ms_ssim, psnr
 from benchmarks.results import METRICS, Picture, Pixels, Point, Sample, Series
 from bitstream.errors import CodecMissingError, ImageError
@@ -191,12 +192,14 @@ class Study:
             labels = self.labels(coder)
             if coder.name in self.native:
                 points = tuple(self._point(found, coder.name, label, native) for label in labels)
-                out.append(Series(coder.name, coder.title, coder.description, tuple(p for p in points if p.pictures)))
+                out.append(
+                    Series(coder.name, coder.title, coder.description, tuple(p for p in points if p.pictures), coder.aim)
+                )
             if coder.name in self.scaled and self.budgets:
                 points = tuple(self._point(found, coder.name, label, best_of_scales) for label in labels)
                 text = f"{coder.description}, at the best of the scales {', '.join(f'{s:g}' for s in SCALES)}"
                 name, title = coder.name + SCALED, f"{coder.title}, best scale"
-                out.append(Series(name, title, text, tuple(p for p in points if p.pictures)))
+                out.append(Series(name, title, text, tuple(p for p in points if p.pictures), coder.aim))
         return out
 
     def _point(self, found: Samples, name: str, label: str, choose: Callable[[list[Sample]], Mapping[str, float]]) -> Point:

@@ -22,6 +22,7 @@ import numpy as np
 from benchmarks.codecs import CoderOptions, make_coder
 from benchmarks.learned import LearnedCoder
 from benchmarks.results import Pixels, Speed
+from benchmarks.vvc import VvcCoder
 from bitstream.errors import TesseraError
 
 RUNS = 5  # of each picture
@@ -114,8 +115,9 @@ def main() -> None:
             rates["encode"].append(area / 1e6 / (middle - start))
             rates["decode"].append(area / 1e6 / (end - middle))
     memory = peak_memory()
-    if isinstance(coder, LearnedCoder):  # its work was done by a process of its own
+    if isinstance(coder, LearnedCoder):
         coder.close()
+    if isinstance(coder, LearnedCoder | VvcCoder):  # their work was done by processes of their own
         memory += resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6
     speed = Speed(
         coder.name, median(rates["encode"]), median(rates["decode"]), startup,

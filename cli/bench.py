@@ -71,9 +71,9 @@ def bench() -> None:
     type=Names(),
     metavar="LIST",
     default=(),
-    help="Which to run; default all: tessera, jpeg, webp, avif, jpeg2000, "
-    "jxl, the same but tessera with -scaled (best scale), and compressai's bmshj2018-factorized, bmshj2018-hyperprior, "
-    "mbt2018-mean, cheng2020-attn.",
+    help="Which to run; default: tessera; jpeg, webp, avif, avif-psnr, heic, jpeg2000, jxl, vvc, and these with -scaled (best "
+    "scale); compressai's bmshj2018-factorized, bmshj2018-hyperprior, mbt2018-mean, cheng2020-attn. All but tessera, jpeg2000 "
+    "and compressai's also with -quick (their quick settings).",
 )
 @click.option(
     "--bpp",

@@ -18,7 +18,7 @@ from PIL import Image
 
 from benchmarks.bench import Bench, BenchOptions, find_pictures
 from benchmarks.cache import Cache, key_of
-from benchmarks.codecs import PillowCoder
+from benchmarks.classical import PillowCoder
 from benchmarks.metrics import ms_ssim, psnr
 from benchmarks.results import Sample
 from cli.main import main
@@ -253,7 +253,7 @@ def test_speed_is_measured_in_processes_of_their_own(pictures):
         (
             ("DIR", "--codecs", "jpeg,gif"),
             2,
-            "Error: bench: unknown codec 'gif': choose from tessera, jpeg, webp, avif, jpeg2000, jxl,",
+            "Error: bench: unknown codec 'gif': choose from tessera, jpeg, webp, avif, avif-psnr, heic, jpeg2000, jxl, vvc,",
         ),
         (("DIR", "--metrics", "vmaf"), 2, "Error: bench: unknown metric 'vmaf': choose from lpips, psnr, ms_ssim, colour"),
         (("DIR", "--bpp", "x"), 2, "'x' are no numbers: write them with commas, as in 0.02,0.05"),

@@ -9,23 +9,29 @@ import pytest
 from conftest import SHARED
 from PIL import Image, ImageCms
 
+from benchmarks.classical import PILLOW_CODERS
 from benchmarks.codecs import (
-    NATIVE_NAMES,
-    PILLOW_CODERS,
+    CLASSICAL,
+    QUICK_CODERS,
     SCALES,
     CoderOptions,
-    Sizes,
     TesseraCoder,
     at_all_scales,
     enlarge,
     make_coder,
     shrink,
 )
+from benchmarks.coder import Sizes
 from benchmarks.metrics import psnr
-from bitstream.errors import CodecMissingError
+from benchmarks.vvc import _ffmpeg
+from bitstream.errors import CodecMissingError, FormatError, ImageError
 from codec.pictures.images import to_pixels
 
-HERE = [name for name in NATIVE_NAMES if name == "tessera" or name in {coder.name for coder in PILLOW_CODERS}]
+OF_EXTRA = ("heic", "heic-quick", "vvc", "vvc-quick")  # need packages of the extra `bench`
+HERE = [
+    pytest.param(name, marks=pytest.mark.learned if name in OF_EXTRA else ())
+    for name in ("tessera", *(coder.name for coder in (*CLASSICAL, *QUICK_CODERS)))
+]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +42,7 @@ def small(photo) -> np.ndarray:
 @pytest.mark.parametrize("name", HERE)
 def test_a_file_fits_its_budget_and_the_next_setting_does_not(name, small):
     coder = make_coder(name, CoderOptions(device="cpu"))
-    budgets = [700, 1500, 4000]
+    budgets = [1000, 1500, 4000]
     for budget, made in zip(budgets, coder.fit(small, budgets), strict=True):
         assert made is not None
         assert len(made.data) <= budget
@@ -54,6 +60,44 @@ def test_higher_settings_buy_quality(name, small):
     files = [coder.encode(small, setting) for setting in (low, high)]
     assert len(files[0]) < len(files[1])
     assert psnr(coder.decode(files[0]), small) < psnr(coder.decode(files[1]), small)
+
+
+@pytest.mark.learned
+@pytest.mark.parametrize("size", [(1, 1), (17, 9), (95, 64)])
+def test_vvc_takes_odd_and_small_sizes(size, photo):
+    pixels = np.asarray(photo.crop((100, 100, 100 + size[0], 100 + size[1])))
+    coder = make_coder("vvc-quick", CoderOptions())
+    data = coder.encode(pixels, 40)
+    assert data[:4] == size[0].to_bytes(2, "big") + size[1].to_bytes(2, "big")
+    assert coder.decode(data).shape == pixels.shape
+    assert psnr(coder.decode(data), pixels) > 28
+
+
+@pytest.mark.learned
+def test_vvc_refuses_what_is_none_of_its_files(small):
+    coder = make_coder("vvc-quick", CoderOptions())
+    data = coder.encode(small, 20)
+    with pytest.raises(FormatError, match=f"these {len(data)} bytes are no file of VVC, quick"):
+        coder.decode(bytes([0, 200]) + data[2:])
+    with pytest.raises(CodecMissingError, match="ffmpeg failed on VVC"):
+        coder.decode(b"nothing of the kind")
+    with pytest.raises(ImageError, match="65536x1 is too large for VVC, quick here"):
+        coder.encode(np.zeros((1, 65536, 3), np.uint8), 20)
+
+
+def test_vvc_without_its_encoder_says_so(monkeypatch):
+    monkeypatch.setattr("benchmarks.vvc._ffmpeg", lambda: ("/usr/bin/ffmpeg", "5.1"))
+    monkeypatch.setattr("benchmarks.vvc._run", lambda *_: b" V..... libx265")
+    with pytest.raises(CodecMissingError, match="VVC needs an ffmpeg with libvvenc, which /usr/bin/ffmpeg lacks: pip install"):
+        make_coder("vvc", CoderOptions())
+
+
+def test_a_quick_setting_is_another_setting():
+    slow = {coder.name: coder for coder in CLASSICAL}
+    for coder in QUICK_CODERS:
+        usual = slow[coder.name.removesuffix("-quick")]
+        assert (coder.aim, coder.highest) == (usual.aim, usual.highest)
+        assert coder != replace(usual, name=coder.name, title=coder.title)
 
 
 def test_tessera_is_cut_from_one_encoding(small, codec):
@@ -90,7 +134,7 @@ def test_scales_shrink_and_enlarge(small):
 
 
 def test_a_codec_that_pillow_lacks_says_so(monkeypatch):
-    monkeypatch.setattr("benchmarks.codecs.features.version", lambda name: None)
+    monkeypatch.setattr("benchmarks.classical.features.version", lambda name: None)
     with pytest.raises(CodecMissingError, match=r"AVIF is missing from this Pillow \(.*\): install a build with avif"):
         make_coder("avif", CoderOptions())
 
@@ -99,6 +143,10 @@ def test_a_plugin_that_is_not_installed_says_so(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pillow_jxl", None)
     with pytest.raises(CodecMissingError, match="JPEG XL needs pillow-jxl-plugin: pip install pillow-jxl-plugin"):
         make_coder("jxl", CoderOptions())
+    monkeypatch.setitem(__import__("sys").modules, "imageio_ffmpeg", None)
+    _ffmpeg.cache_clear()
+    with pytest.raises(CodecMissingError, match="VVC needs imageio-ffmpeg: pip install imageio-ffmpeg"):
+        make_coder("vvc", CoderOptions())
 
 
 def test_an_encoder_that_fails_says_on_what(small):
