@@ -1,4 +1,5 @@
-"""Opening HTML pages in a headless Chromium without a network, for tests of what a reader sees."""
+"""Opening HTML pages in a headless Chromium, from files or from a web server on this machine and with nothing from beyond, for
+tests of what a reader sees."""
 
 from __future__ import annotations
 
@@ -6,7 +7,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -32,14 +36,39 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+class Handler(SimpleHTTPRequestHandler):
+    """Files of a folder, with types that do not depend on the system's tables, and without a log."""
+
+    extensions_map = {".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css"} | {
+        ".wasm": "application/wasm", "": "application/octet-stream",
+    }  # fmt: skip
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @contextmanager
-def opened(browser: Any, path: Path, **options: Any) -> Iterator[Any]:
-    """A page from a file. Asks of anything but files are refused; at the end there must have been none, and no errors."""
+def served(folder: Path, handler: type[SimpleHTTPRequestHandler] = Handler) -> Iterator[str]:
+    """The address of a web server for a folder."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder)))
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+@contextmanager
+def opened(browser: Any, place: Path | str, **options: Any) -> Iterator[Any]:
+    """A page from a file or a local server. Asks of anything but files and that server are refused; at the end there must have
+    been none, and no errors."""
     context = browser.new_context(**options)
+    address = place.as_uri() if isinstance(place, Path) else place
+    own = address[: address.index("/", len("http://"))]
     wrong: list[str] = []
 
     def route(route: Any) -> None:
-        if route.request.url.startswith(("file:", "data:", "blob:")):
+        if route.request.url.startswith((own, "data:", "blob:")):
             route.continue_()
         else:
             wrong.append(f"asked for {route.request.url}")
@@ -49,7 +78,7 @@ def opened(browser: Any, path: Path, **options: Any) -> Iterator[Any]:
     page = context.new_page()
     page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.goto(path.as_uri())
+    page.goto(address)
     yield page
     context.close()
     assert wrong == []
