@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from bitstream.errors import ModelError, TesseraError
+from bitstream.errors import FileError, ModelError, TesseraError
 from cli import options
 from cli.files import human, printable
 from cli.report import Failed, ReportOptions, fail, put, put_record, reporting
@@ -97,6 +97,37 @@ def check(names: tuple[str, ...], **given: Any) -> None:
         except Failed:
             code = 1
     raise SystemExit(code)
+
+
+@models.command()
+@click.argument("name", metavar="[MODEL]", default="standard", type=options.Model())
+@click.option("-o", "--output", metavar="DIR", required=True, type=options.Name(), help="Folder, new or empty.")
+@click.option("--decoder-only", is_flag=True, help="Leave out the graphs that only encoding needs.")
+@options.reporting
+def export(name: str, output: str, decoder_only: bool, **given: Any) -> None:
+    """Write a model as ONNX graphs, for ONNX Runtime and web pages. Weights are fp16, height and width are free, and each
+    graph is checked against torch. Needs onnx, onnxruntime and onnxscript, and takes a minute.
+
+    \b
+    tessera models export -o graphs/
+    tessera models export mine.safetensors -o graphs/ --decoder-only
+    """
+    from cli.bench import progress
+    from codec.models import open_model
+
+    report_options = options.gather(ReportOptions, given)
+    with reporting(name, output, report_options) as report:
+        from codec.pyramid.export import export as write
+
+        model = open_model(name)
+        with progress(3 * len(model.config.levels) + 2, report_options.quiet, "exporting") as step:
+            try:
+                files = write(model, Path(output), encodes=not decoder_only, step=step)
+            except OSError as error:
+                msg = f"cannot write {printable(output)}: {error.strerror}"
+                raise FileError(msg) from error
+        report.values = {"model": model.name, "bytes": sum(path.stat().st_size for path in files)}
+        report.line = f"{output}: {len(files)} files, {human(report.values['bytes'])}"
 
 
 @models.command()

@@ -1,0 +1,167 @@
+"""`tessera models export`: graphs that compute what torch does, on canvases of any size."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from conftest import random_digits
+from onnx import TensorProto
+
+from bitstream.coder import Tokens
+from bitstream.layout import BLOCK_CELLS, EVEN, ODD, Layout, Level
+from cli.main import main
+from codec.models import Model, open_model, save_model
+from codec.pyramid import export
+from codec.pyramid.config import NetworkConfig
+from codec.pyramid.network import Network
+from codec.pyramid.tiles import decode_pixels, encode_pixels
+from codec.pyramid.tokens import detokenize, on_canvas
+from codec.training.integer import measure_tables
+
+CPU = torch.device("cpu")
+# Coarse levels, one of them with sub-cells of a cell, and the halves of a grid.
+CONFIG = NetworkConfig(
+    levels=(Level(2, 4, 8), Level(8, 4, 8), Level(16, 4, 4, EVEN), Level(16, 4, 4, ODD)),
+    steps=(0.25,) * 4, bit_worth=(0.1,) * 4, channels=8, encoder_width8=8, encoder_width16=8, encoder_depth=1,
+    decoder_width32=8, decoder_width16=8, decoder_width8=8, decoder_width4=8, decoder_depth16=1, decoder_depth32=1,
+    decoder_depth8=1, predictor_width=8, prior_width=8,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(photo, tmp_path_factory) -> Model:
+    """A small model with made-up weights, none of them zero."""
+    torch.manual_seed(0)
+    network = Network(CONFIG)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape) * 0.2).copy_(parameter.half())
+    square = torch.from_numpy(np.array(photo.crop((0, 0, 320, 320))))[None]
+    prior = measure_tables(network.eval(), square, rounds=1)
+    return save_model(tmp_path_factory.mktemp("model") / "small.safetensors", network, prior, {})
+
+
+def exported(model: Model, folder: Path, *options: str) -> Result:
+    return CliRunner().invoke(main, ["models", "export", str(model.path), "-o", str(folder), *options])
+
+
+@pytest.fixture(scope="module")
+def graphs(model, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "graphs"
+    done = exported(model, folder)
+    assert done.exit_code == 0, done.stderr
+    return folder
+
+
+def run(folder: Path, name: str, *inputs: np.ndarray) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(folder / f"{name}.onnx", providers=["CPUExecutionProvider"])
+    return session.run(None, {port.name: given for port, given in zip(session.get_inputs(), inputs, strict=True)})
+
+
+def same(mine: np.ndarray, theirs: torch.Tensor) -> bool:
+    return np.abs(mine - theirs.numpy()).max() <= 1e-4 * max(1, float(theirs.abs().max()))
+
+
+def test_there_is_a_graph_for_each_part(graphs):
+    parts = [f"level-{index}.{part}" for index, part in product(range(4), ("predict", "analyse", "update"))]
+    assert {path.name for path in graphs.iterdir()} == {"model.safetensors"} | {
+        f"{name}.onnx" for name in (*parts, "encoder", "decoder")
+    }
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (300, 520)])
+def test_encoding_starts_as_in_torch(graphs, model, photo, width, height):
+    pixels = np.asarray(photo.resize((width, height)))
+    layout = Layout(model.config.levels, width, height)
+    latents = encode_pixels(model.network(CPU), [layout], [pixels], CPU)
+    rows, columns = (256 * count for count in layout.blocks)
+    canvas = np.pad(pixels, ((0, rows - height), (0, columns - width), (0, 0)), "edge").transpose(2, 0, 1)[None]
+    assert same(run(graphs, "encoder", canvas.astype(np.float32) / 127.5 - 1)[0], latents)
+    network = model.network(CPU)
+    for index, level in enumerate(network.levels):
+        with torch.inference_mode():
+            assert same(run(graphs, f"level-{index}.analyse", latents.numpy())[0], level.analyse(latents))
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (300, 520)])
+def test_decoding_gives_the_pixels_of_torch(graphs, model, width, height):
+    layout = Layout(model.config.levels, width, height)
+    digits = random_digits(model.prior, layout, seed=1)
+    known = tuple(layout.mask(index) for index in range(len(layout.levels)))
+    network = model.network(CPU)
+    latents, seen = detokenize(network, layout, Tokens(digits, known), CPU)
+    expected = decode_pixels(network, [layout], latents, seen)[0]
+    rows, columns = (BLOCK_CELLS * count for count in layout.blocks)
+    x, k = np.zeros((1, CONFIG.channels, rows, columns), np.float32), np.zeros((1, 1, rows, columns), np.float32)
+    for index in range(len(layout.levels)):
+        sent, keep = (on_canvas([part], [layout], index, CPU).numpy() for part in (digits[index], known[index][None]))
+        x, k = run(graphs, f"level-{index}.update", x, k, run(graphs, f"level-{index}.predict", x, k)[0], sent, keep)
+    assert same(x, latents)
+    assert same(k, seen)
+    pixels = run(graphs, "decoder", x, k)[0][0].transpose(1, 2, 0)[:height, :width]
+    assert len(np.unique(expected)) > 1 or width == 1
+    assert np.abs(np.clip(pixels * 127.5 + 127.5, 0, 255) - expected).max() <= 1
+
+
+def test_weights_are_half_floats(graphs):
+    for path in graphs.glob("*.onnx"):
+        graph = onnx.load(path).graph
+        assert sum(weight.data_type == TensorProto.FLOAT16 for weight in graph.initializer) > 0
+        assert all(np.prod(weight.dims) <= 4 for weight in graph.initializer if weight.data_type == TensorProto.FLOAT)
+        assert b".py" not in path.read_bytes()  # nothing of the machine that made it
+
+
+def test_the_integer_part_is_a_model_without_a_network(graphs, model):
+    part = open_model(graphs / "model.safetensors")
+    assert part.stream_id == model.stream_id
+    for mine, theirs in zip(part.prior.priors, model.prior.priors, strict=True):
+        assert np.array_equal(mine.frequencies, theirs.frequencies)
+    assert part.metadata["reach"] == {"encoder": 3, "decoder": 10}
+    for name, digest in part.metadata["graphs"].items():
+        assert hashlib.sha256((graphs / name).read_bytes()).hexdigest() == digest
+    assert len(part.metadata["graphs"]) == 14
+
+
+def test_the_decoder_alone(model, tmp_path):
+    done = exported(model, tmp_path / "graphs", "--decoder-only", "--json")
+    assert done.exit_code == 0, done.stderr
+    files = list((tmp_path / "graphs").iterdir())
+    assert len(files) == 10
+    assert not any("encoder" in path.name or "analyse" in path.name for path in files)
+    assert json.loads(done.stdout)["bytes"] == sum(path.stat().st_size for path in files)
+
+
+def test_a_graph_that_computes_something_else_is_refused(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    done = exported(model, tmp_path / "graphs")
+    assert done.exit_code == 1
+    assert "encoder: latents differs by" in done.stderr
+
+
+def test_a_missing_package_is_named(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    done = exported(model, tmp_path / "graphs")
+    assert done.exit_code == 1
+    assert "needs onnxruntime, which is not installed: pip install onnx onnxruntime onnxscript" in done.stderr
+    assert not (tmp_path / "graphs").exists()
+
+
+def test_a_folder_with_something_in_it_is_left_alone(model, tmp_path):
+    (tmp_path / "kept").write_text("mine")
+    done = exported(model, tmp_path)
+    assert done.exit_code == 1
+    assert "is not empty: name a new folder" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    done = exported(model, tmp_path / "kept" / "graphs")
+    assert done.exit_code == 1
+    assert "cannot write" in done.stderr
