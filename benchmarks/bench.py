@@ -21,22 +21,23 @@ from benchmarks.cache import Cache
 from benchmarks.codecs import NATIVE_NAMES, QUICK_NAMES, SCALED, SCALED_NAMES, SCALES, CoderOptions, make_coder
 from benchmarks.coder import Coder
 from benchmarks.curves import delta
+from benchmarks.measures import Measure, MeasureOptions, in_order, make_measure
 from benchmarks.results import METRICS, Pixels, Results, Sample, Speed
-from benchmarks.study import BUDGETS, LEAST, Source, Study, open_source, shown
+from benchmarks.study import BUDGETS, Source, Study, open_source, shown
 from benchmarks.timing import note, time_codec
 from bitstream.errors import CodecMissingError, ImageError, ModelError, TesseraError, UsageError
 from codec import __version__
-from codec.lpips import LPIPS
 from codec.pictures.images import MAX_PIXELS
 
 NAMES = (*NATIVE_NAMES, *SCALED_NAMES)
 SPEED_BPP = 0.153  # rate at which speed is measured where no rates were asked for
 SPEED_PICTURES = 2
 LEAST_TASKS = 8  # that processes of their own, which take seconds to start, are worth
+ALL = "all"  # of the metrics
 ANCHORS = ("webp-scaled", "webp")  # in this order, where none is asked for
 LIBRARIES = (
     "torch", "numpy", "pillow", "pytorch-msssim", "bjontegaard", "compressai",
-    "pillow-jxl-plugin", "pillow-heif", "imageio-ffmpeg", "constriction",
+    "pillow-jxl-plugin", "pillow-heif", "imageio-ffmpeg", "ssimulacra2", "constriction",
 )  # fmt: skip
 
 
@@ -49,8 +50,8 @@ class BenchOptions:
     codecs: Sequence[str] = ()  # none: all but those at their quick settings
     budgets: Sequence[float] = BUDGETS
     own_settings: bool = False
-    metrics: Sequence[str] = ()  # none: all
-    lpips_weights: str | None = None
+    metrics: Sequence[str] = ()  # none: the usual ones; 'all': all
+    measure_options: MeasureOptions = field(default_factory=MeasureOptions)
     anchor: str | None = None
     coder_options: CoderOptions = field(default_factory=CoderOptions)
     cache: Path | None = None
@@ -61,7 +62,7 @@ class BenchOptions:
     command: str = ""
 
     def __post_init__(self) -> None:
-        for what, given, known in (("codec", self.codecs, NAMES), ("metric", self.metrics, tuple(METRICS))):
+        for what, given, known in (("codec", self.codecs, NAMES), ("metric", self.metrics, (*METRICS, ALL))):
             if unknown := [name for name in given if name not in known]:
                 msg = f"unknown {what} {', '.join(map(repr, unknown))}: choose from {', '.join(known)}"
                 raise UsageError(msg)
@@ -74,6 +75,12 @@ class BenchOptions:
         if not all(budget > 0 for budget in self.budgets):
             msg = "rates are bits per pixel, above 0"
             raise UsageError(msg)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The metrics to measure, as tables show them."""
+        usual = (key for key, metric in METRICS.items() if metric.usual)
+        return tuple(METRICS) if ALL in self.metrics else in_order(self.metrics or usual)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -104,13 +111,14 @@ def find_pictures(inputs: Iterable[str], recursive: bool) -> Iterator[tuple[str,
         raise ImageError(msg)
 
 
-def _too_small(sources: Sequence[Source], metrics: Iterable[str]) -> Iterator[tuple[str, str]]:
+def _too_small(sources: Sequence[Source], measures: Iterable[Measure]) -> Iterator[tuple[str, str]]:
     """Metrics that have no mean because some picture is too small for them, and why."""
-    for name in metrics:
-        small = [source for source in sources if min(source.picture.width, source.picture.height) < LEAST.get(name, 1)]
+    for measure in measures:
+        small = [source for source in sources if min(source.picture.width, source.picture.height) < measure.least]
         if small:
             count, first = f"{len(small)} of {len(sources)} pictures", small[0].picture.name
-            yield name, f"{count} ({first}) have a side under {LEAST[name]} pixels, so there is no mean"
+            reason = f"{count} ({first}) have a side under {measure.least} pixels, so there is no mean"
+            yield from ((key, reason) for key in measure.keys)
 
 
 @dataclass
@@ -120,7 +128,7 @@ class Bench:
     request: BenchOptions
     sources: list[Source]
     coders: list[Coder]
-    lpips: LPIPS | None
+    measures: list[Measure]
     missing: dict[str, str]
     failed: dict[str, str]
 
@@ -147,19 +155,24 @@ class Bench:
         if not coders:
             msg = f"none of the codecs can run: {'; '.join(missing.values())}"
             raise CodecMissingError(msg)
-        lpips = None
-        if not request.metrics or "lpips" in request.metrics:
+        measures: list[Measure] = []
+        for key in request.metric_names:
             try:
-                lpips = LPIPS(Path(request.lpips_weights) if request.lpips_weights else None)
-            except ModelError as error:
-                if request.lpips_weights:
+                if not any(key in measure.keys for measure in measures):
+                    measures.append(make_measure(key, request.measure_options))
+            except (ModelError, CodecMissingError) as error:
+                if key == "lpips" and request.measure_options.lpips_weights:
                     raise
-                missing["lpips"] = str(error)
-                say(f"LPIPS is left out: {error}")
-        for name, reason in _too_small(sources, request.metrics or tuple(METRICS)):
-            if missing.setdefault(name, reason) is reason:
-                say(f"{METRICS[name].title} is left out of the tables: {reason}")
-        return cls(request, sources, coders, lpips, missing, failed)
+                missing[key] = str(error)
+                say(f"{METRICS[key].title} is left out: {error}")
+        if not measures:
+            msg = f"none of the metrics can be measured: {'; '.join(dict.fromkeys(missing.values()))}"
+            raise TesseraError(msg)
+        for key, reason in _too_small(sources, measures):
+            if key in request.metric_names:
+                missing[key] = reason
+                say(f"{METRICS[key].title} is left out of the tables: {reason}")
+        return cls(request, sources, coders, measures, missing, failed)
 
     @property
     def problems(self) -> bool:
@@ -169,8 +182,8 @@ class Bench:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        wanted = self.request.metrics or tuple(METRICS)
-        return tuple(name for name in METRICS if name in wanted and (name != "lpips" or self.lpips))
+        measured = {key for measure in self.measures for key in measure.keys}
+        return tuple(key for key in self.request.metric_names if key in measured)
 
     def study(self) -> Study:
         names = self.request.names
@@ -180,9 +193,8 @@ class Bench:
             frozenset(name.removesuffix(SCALED) for name in names if name.endswith(SCALED)),
             frozenset(name for name in names if not name.endswith(SCALED)),
             () if self.request.own_settings else tuple(sorted(set(self.request.budgets))),
-            self.metrics,
+            self.measures,
             Cache(self.request.cache),
-            self.lpips,
         )
 
     def measured(self, study: Study) -> Iterator[tuple[list[Sample | None], str]]:
@@ -222,7 +234,9 @@ class Bench:
             missing=self.missing,
             failed=self.failed,
             anchor=anchor,
-            deltas=tuple(delta(base, s, key, len(self.sources)) for s in others for key in self.metrics) if base else (),
+            deltas=tuple(delta(base, s, key, len(self.sources)) for s in others for key in self.metrics if METRICS[key].rated)
+            if base
+            else (),
             speeds=speeds,
             speed_note=speed_note,
             versions=versions(),
@@ -259,10 +273,11 @@ class Bench:
                 f"the picture is shrunk by a Lanczos filter, coded, decoded and enlarged by a bicubic one, at scales {scales}; "
                 "the best of them for each picture, rate and metric apart"
             )
-        words["Metrics"] = (
-            "on RGB at the original size: PSNR over all channels; MS-SSIM by pytorch-msssim; LPIPS v0.1 on AlexNet; "
-            "colour error is the mean distance in CIELAB of the means of 16x16 pixels"
+        words["Metrics"] = "on RGB at the original size: " + "; ".join(
+            f"{METRICS[key].title} {METRICS[key].how}" for key in self.metrics
         )
+        if {"top1", "top5"} & set(self.metrics):
+            words["Classifier"] = self.request.measure_options.classifier
         words["BD-rate"] = (
             "Bjontegaard's delta rate by piecewise cubic interpolation of mean curves, over the qualities both reach"
         )

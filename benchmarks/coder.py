@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import log
 from typing import Protocol
 
 from benchmarks.results import Pixels
@@ -72,13 +73,20 @@ class Sizes:
         return self.files[setting]
 
     def fit(self, choices: Sequence[int], budget: int) -> CodedFile | None:
-        """The highest of the `choices`, which ascend, whose file is within the budget, by bisection."""
-        low, high, best = 0, len(choices) - 1, None
-        while low <= high:
-            middle = (low + high) // 2
-            data = self.at(choices[middle])
-            if len(data) <= budget:
-                low, best = middle + 1, CodedFile(data, f"quality {choices[middle]}", choices[middle])
-            else:
-                high = middle - 1
-        return best
+        """The highest of the `choices`, which ascend, whose file is within the budget.
+
+        Between two settings that were tried, the next one is where the budget would lie if sizes grew exponentially; where that
+        does not halve the gap, its middle. High settings are slow, so the first is a low one."""
+        sizes = {place: len(self.files[choice]) for place, choice in enumerate(choices) if choice in self.files}
+        low = max((place for place, size in sizes.items() if size <= budget), default=-1)
+        high = min((place for place, size in sizes.items() if size > budget and place > low), default=len(choices))
+        halve = False
+        while high - low > 1:
+            middle = (low + high) // 2 if low in sizes or high in sizes else len(choices) // 4
+            if low in sizes and high in sizes and not halve:
+                share = log(max(1, budget) / max(1, sizes[low])) / log(sizes[high] / max(1, sizes[low]))
+                middle = min(high - 1, max(low + 1, low + round(share * (high - low))))
+            gap, sizes[middle] = high - low, len(self.at(choices[middle]))
+            low, high = (middle, high) if sizes[middle] <= budget else (low, middle)
+            halve = 2 * (high - low) > gap
+        return CodedFile(self.files[choices[low]], f"quality {choices[low]}", choices[low]) if low >= 0 else None

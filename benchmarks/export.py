@@ -36,6 +36,7 @@ def json_of(series: Series, results: Results) -> dict:
     return {
         "name": series.title,
         "description": series.description,
+        "made_for": series.aim,
         "results": curve,
         "codec": series.name,
         "labels": [point.label for point in points],
@@ -143,6 +144,16 @@ def tables(results: Results) -> Iterator[tuple[str, Table, str]]:
         yield _deltas(results)
     if results.speeds:
         yield _speeds(results)
+    aims = new_table("", "")
+    aims.columns[1].justify = "left"
+    for series in results.series:
+        aims.add_row(series.title, series.aim)
+    yield "What each codec was made for: it looks good in the measures that are near to that", aims, ""
+
+
+def rated(results: Results) -> list[str]:
+    """The metrics at equal values of which rates are compared."""
+    return [key for key in results.metrics if METRICS[key].rated]
 
 
 def _find(series: Series, label: str) -> Point | None:
@@ -151,7 +162,7 @@ def _find(series: Series, label: str) -> Point | None:
 
 def _same_quality(results: Results) -> Iterator[tuple[str, Table, str]]:
     reference = next((series for series in results.series if series.name == REFERENCE), None)
-    for key in results.metrics if reference else ():
+    for key in rated(results) if reference else ():
         assert reference
         rows = same_quality(results.series, reference, key, len(results.pictures))
         if rows:
@@ -163,12 +174,12 @@ def _same_quality(results: Results) -> Iterator[tuple[str, Table, str]]:
 
 
 def _deltas(results: Results) -> tuple[str, Table, str]:
-    table = new_table("", *(METRICS[key].title for key in results.metrics))
+    table = new_table("", *(METRICS[key].title for key in rated(results)))
     found = {(delta.codec, delta.metric): delta for delta in results.deltas}
     notes = []
     for series in results.series:
         cells = []
-        for key in results.metrics:
+        for key in rated(results):
             delta, digits = found.get((series.name, key)), METRICS[key].digits
             if delta and delta.percent is not None:
                 cells.append(f"{delta.percent:+.1f} %  {delta.low:.{digits}f}..{delta.high:.{digits}f}")

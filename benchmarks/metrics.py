@@ -1,10 +1,14 @@
-"""How far a picture is from its original: PSNR, MS-SSIM, colour; LPIPS is in `codec.lpips`. Both pictures are of one size."""
+"""How far a picture is from its original: PSNR, MS-SSIM, SSIMULACRA2, colour. LPIPS is in `codec.lpips`, what a classifier sees
+in `benchmarks.recognition`. Both pictures are of one size."""
 
 from __future__ import annotations
+
+import io
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from pytorch_msssim import ms_ssim as torch_ms_ssim
 
 from benchmarks.results import Pixels
@@ -12,6 +16,7 @@ from benchmarks.results import Pixels
 SMALLEST_MS_SSIM = 161  # pixels of the shorter side: five scales of an 11x11 window
 COLOUR_SIDE = 16  # pixels: smaller spots of a wrong colour are hardly seen
 SRGB_TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))  # D65
+SMALLEST_SSIMULACRA2 = 8  # pixels: below, there is no scale to look at
 SMALLEST_LPIPS = 31  # AlexNet's last stage has a place to look at
 
 
@@ -26,6 +31,18 @@ def ms_ssim(picture: Pixels, original: Pixels) -> float:
     Both sides must be at least SMALLEST_MS_SSIM."""
     x, y = (torch.from_numpy(p.astype(np.float32)).permute(2, 0, 1)[None] for p in (picture, original))
     return float(torch_ms_ssim(x, y, data_range=255.0))
+
+
+def ssimulacra2(picture: Pixels, original: Pixels) -> float:
+    """SSIMULACRA 2.1 (Sneyers, cloudinary/ssimulacra2) by the port of the package ssimulacra2: 100 is the original, 90 cannot
+    be told from it, 50 is medium quality, and far below 0 is possible."""
+    from ssimulacra2 import compute_ssimulacra2
+
+    files = []
+    for pixels in (original, picture):
+        files.append(io.BytesIO())
+        Image.fromarray(pixels).save(files[-1], "PPM")
+    return float(compute_ssimulacra2(*files))
 
 
 def cielab(colours: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.export import rated
 from benchmarks.results import METRICS, Delta, Picture, Pixels, Results, Sample, Series
 from bitstream.errors import TesseraError
 from cli.files import write_output
@@ -69,6 +70,7 @@ def write_report(
         results=results,
         tables=Tables(results),
         metrics=[METRICS[key] for key in results.metrics],
+        rated=[METRICS[key] for key in rated(results)],
         thumbnails=[(picture.name, block["thumbnail"]) for picture, block in zip(shown, blocks, strict=True)],
         left_out=len(results.pictures) - len(shown),
         quality=QUALITY,
@@ -274,7 +276,7 @@ class Tables:
         """A row a codec but the anchor, a cell a metric."""
         found = {(delta.codec, delta.metric): delta for delta in self.results.deltas}
         others = [series for series in self.results.series if series.name != self.results.anchor]
-        return [(series, [_delta(found.get((series.name, key)), key) for key in self.results.metrics]) for series in others]
+        return [(series, [_delta(found.get((series.name, key)), key) for key in rated(self.results)]) for series in others]
 
 
 def _delta(delta: Delta | None, metric: str) -> Cell:

@@ -21,6 +21,9 @@ class Metric:
     digits: int  # shown after the point
     best: Callable[..., float]  # of several values: min or max
     json: str  # in the JSON that compressai's plot tool reads
+    how: str  # it is measured, in words
+    usual: bool = True  # measured where nothing else is asked for
+    rated: bool = True  # rates at equal values of it are compared
 
     @property
     def arrow(self) -> str:
@@ -30,10 +33,43 @@ class Metric:
 METRICS = {
     metric.key: metric
     for metric in (
-        Metric("lpips", "LPIPS", "", 3, min, "lpips-rgb"),
-        Metric("psnr", "PSNR", "dB", 2, max, "psnr-rgb"),
-        Metric("ms_ssim", "MS-SSIM", "", 4, max, "ms-ssim-rgb"),
-        Metric("colour", "Colour error", "", 2, min, "cielab-16"),
+        Metric("lpips", "LPIPS", "", 3, min, "lpips-rgb", "v0.1 on AlexNet"),
+        Metric("psnr", "PSNR", "dB", 2, max, "psnr-rgb", "over all channels"),
+        Metric("ms_ssim", "MS-SSIM", "", 4, max, "ms-ssim-rgb", "by pytorch-msssim, the mean of the channels"),
+        Metric("colour", "Colour error", "", 2, min, "cielab-16", "mean distance in CIELAB of the means of 16x16 pixels"),
+        Metric(
+            "features",
+            "Lite0 features",
+            "",
+            4,
+            min,
+            "lite0-rgb",
+            "distance of unit-normalised features of EfficientNet-Lite0, mean of five stages",
+            usual=False,
+        ),
+        Metric("ssimulacra2", "SSIMULACRA2", "", 1, max, "ssimulacra2", "version 2.1 by the package ssimulacra2", usual=False),
+        Metric(
+            "top1",
+            "Top-1 agreement",
+            "%",
+            0,
+            max,
+            "top1",
+            "pictures whose likeliest class is the original's",
+            usual=False,
+            rated=False,
+        ),
+        Metric(
+            "top5",
+            "Top-5 agreement",
+            "%",
+            0,
+            max,
+            "top5",
+            "pictures among whose five likeliest classes is the original's likeliest",
+            usual=False,
+            rated=False,
+        ),
     )
 }
 

@@ -8,27 +8,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from importlib.metadata import version
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.cache import Cache, key_of
 from benchmarks.codecs import SCALED, SCALES, enlarge, shrink
 from benchmarks.coder import CodedFile, Coder
-from benchmarks.metrics import SMALLEST_LPIPS, SMALLEST_MS_SSIM, colour_error, ms_ssim, psnr
+from benchmarks.measures import Measure, possible
 from benchmarks.results import METRICS, Picture, Pixels, Point, Sample, Series
 from bitstream.errors import CodecMissingError, ImageError
-from codec.lpips import LPIPS
 from codec.pictures.images import MAX_PIXELS, read_image, to_pixels
 
 BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.25, 0.4, 0.7)  # bits per pixel
-LEAST = {"ms_ssim": SMALLEST_MS_SSIM, "lpips": SMALLEST_LPIPS}  # pixels of the shorter side
-METRICS_VERSION = 1  # to be raised when a metric's arithmetic changes, so that old results are not taken for new ones
 Samples = dict[tuple[str, str, str], list[Sample]]  # (picture, codec, label) -> one a scale
 
 
@@ -71,19 +66,10 @@ class Study:
     scaled: frozenset[str]  # names of codecs that also run at their best scale
     native: frozenset[str]  # names of codecs that run at the picture's own size
     budgets: Sequence[float]  # bits per pixel; empty: each codec's own settings
-    metrics: tuple[str, ...]
+    measures: Sequence[Measure]
     cache: Cache
-    lpips: LPIPS | None = None
     failed: dict[str, str] = field(default_factory=dict)  # codec -> why it stopped in the middle
-    _seen: dict[str, list[torch.Tensor]] = field(default_factory=dict)
-
-    @cached_property
-    def _yardsticks(self) -> list[Any]:
-        """What the metrics' values depend on."""
-        weights = hashlib.sha256()
-        for value in self.lpips.state_dict().values() if self.lpips else ():
-            weights.update(value.cpu().numpy().tobytes())
-        return [METRICS_VERSION, version("pytorch-msssim"), weights.hexdigest()]
+    _seen: dict[tuple[str, str], Any] = field(default_factory=dict)  # of the original that is measured: by digest and basis
 
     def tasks(self) -> list[tuple[Source, Coder, float]]:
         """Pieces of work, picture by picture: a codec at a scale."""
@@ -124,23 +110,27 @@ class Study:
             return [], str(error)
 
     def measure(self, source: Source, coder: Coder, scale: float) -> list[Sample | None]:
-        """A picture through a codec at a scale: a sample for each label, from the cache as far as it knows them."""
+        """A picture through a codec at a scale: a sample for each label. Files and metrics come from the cache as far as it
+        knows them, so that a new metric needs no file to be made again."""
         labels = self.labels(coder)
-        keys = [key_of(source.digest, coder.description, scale, label, self._yardsticks) for label in labels]
+        keys = [key_of(source.digest, coder.description, scale, label) for label in labels]
         known = [self.cache.get(key) for key in keys]
         samples = [sample for _, sample in known]
-        todo = [place for place, (there, sample) in enumerate(known) if not there or (sample and self._lacks(source, sample))]
-        if not todo:
-            return samples
+        todo = [place for place, (there, _) in enumerate(known) if not there]
+        for place, made in zip(todo, self._make(source, coder, scale, todo) if todo else (), strict=True):
+            if made:
+                bpp = 8 * len(made.data) / (source.picture.width * source.picture.height)
+                samples[place] = Sample(made.data, made.setting, scale, bpp, {})
+            self.cache.put(keys[place], samples[place])
         last: Sample | None = None
-        for place, made in zip(todo, self._make(source, coder, scale, todo), strict=True):
-            if made and last and last.data == made.data:  # a budget past all that the codec can use
-                samples[place] = last
-            else:
-                samples[place] = self._sample(source, coder, scale, made) if made else None
-            last = samples[place]
-            self.cache.put(keys[place], last)
-        return samples
+        for place, sample in enumerate(samples):
+            if sample:  # a budget past all that the codec can use has the file of the one before
+                whole = replace(sample, metrics=last.metrics) if last and last.data == sample.data else sample
+                whole = self._measured(source, coder, whole)
+                if whole.metrics != sample.metrics:
+                    self.cache.put(keys[place], whole)
+                last = samples[place] = whole
+        return [sample and replace(sample, metrics=self._plain(sample)) for sample in samples]
 
     def _make(self, source: Source, coder: Coder, scale: float, places: list[int]) -> Iterator[CodedFile | None]:
         small = shrink(source.pixels(), scale)
@@ -152,36 +142,40 @@ class Study:
                 setting = coder.settings[place]
                 yield CodedFile(coder.encode(small, setting), f"quality {setting}", setting)
 
-    def _possible(self, source: Source) -> tuple[str, ...]:
-        """The metrics that a picture is large enough for."""
-        side = min(source.picture.width, source.picture.height)
-        return tuple(name for name in self.metrics if side >= LEAST.get(name, 1))
-
-    def _lacks(self, source: Source, sample: Sample) -> bool:
-        return any(name not in sample.metrics for name in self._possible(source))
-
-    def _sample(self, source: Source, coder: Coder, scale: float, made: CodedFile) -> Sample:
+    def _measured(self, source: Source, coder: Coder, sample: Sample) -> Sample:
+        """The sample with all metrics that its picture is large enough for, each under its key and what it depends on."""
+        lacking = [
+            measure
+            for measure in possible(self.measures, source.picture.width, source.picture.height)
+            if any(_full(key, measure) not in sample.metrics for key in measure.keys)
+        ]
+        if not lacking:
+            return sample
         original = source.pixels()
         height, width = original.shape[:2]
-        picture = enlarge(coder.decode(made.data), width, height)
+        picture = enlarge(coder.decode(sample.data), width, height)
         if picture.shape != original.shape:
             msg = f"{coder.title} gave back {picture.shape[1]}x{picture.shape[0]} pixels for {width}x{height}: it is left out"
             raise CodecMissingError(msg)
-        measures: dict[str, Callable[[], float]] = {
-            "psnr": lambda: psnr(picture, original),
-            "ms_ssim": lambda: ms_ssim(picture, original),
-            "colour": lambda: colour_error(picture, original),
-            "lpips": lambda: self._distance(picture, source),
-        }
-        metrics = {name: measures[name]() for name in self._possible(source)}
-        return Sample(made.data, made.setting, scale, 8 * len(made.data) / (width * height), metrics)
+        metrics = dict(sample.metrics)
+        for measure in lacking:
+            values = measure.values(picture, original, self._sight(measure, source))
+            metrics |= {_full(key, measure): value for key, value in values.items()}
+        return replace(sample, metrics=metrics)
 
-    def _distance(self, picture: Pixels, source: Source) -> float:
-        """LPIPS; what the network sees in an original is kept for the next of its samples."""
-        assert self.lpips
-        if source.digest not in self._seen:
-            self._seen = {source.digest: self.lpips.look(source.pixels())}
-        return float(self.lpips.between(self.lpips.look(picture), self._seen[source.digest]))
+    def _plain(self, sample: Sample) -> dict[str, float]:
+        """The metrics that are measured here, under their keys."""
+        full = {key: _full(key, measure) for measure in self.measures for key in measure.keys}
+        return {key: sample.metrics[full[key]] for key in METRICS if full.get(key) in sample.metrics}
+
+    def _sight(self, measure: Measure, source: Source) -> Any:
+        """What a measure sees in an original is kept for the next of its samples."""
+        if any(digest != source.digest for digest, _ in self._seen):
+            self._seen.clear()
+        place = source.digest, " ".join((*measure.keys, measure.basis))
+        if place not in self._seen:
+            self._seen[place] = measure.see(source.pixels())
+        return self._seen[place]
 
     def series(self, found: Samples) -> list[Series]:
         """The mean curves of all codecs, the downscaled variants after their codec."""
@@ -208,6 +202,10 @@ class Study:
         names = [key for key in ("bpp", *METRICS) if rows and all(key in row for row in rows)]
         means = {key: float(np.mean([row[key] for row in rows])) for key in names}
         return Point(label, len(rows), means.pop("bpp", 0.0), means)
+
+
+def _full(key: str, measure: Measure) -> str:
+    return f"{key} {measure.basis}"
 
 
 def native(samples: list[Sample]) -> Mapping[str, float]:

@@ -41,7 +41,7 @@ class VvcCoder:
     preset: str
     aim: str = "squared error"
     lowest: int = 0
-    highest: int = QP_MAX
+    highest: int = QP_MAX - 12  # below QP 12 nothing is seen, and a picture takes very long
 
     @property
     def description(self) -> str:
@@ -114,7 +114,7 @@ def _run(*arguments: str, given: bytes = b"") -> bytes:
     """What ffmpeg writes. Raises CodecMissingError where it fails."""
     done = subprocess.run([_ffmpeg()[0], "-v", "error", *arguments], input=given, capture_output=True, check=False)
     if done.returncode:
-        last = (done.stderr.decode(errors="replace").strip().splitlines() or ["it ended without a word"])[-1]
-        msg = f"ffmpeg failed on VVC ({last})"
+        reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["it ended without a word"])[0]
+        msg = f"ffmpeg failed on VVC ({reason})"
         raise CodecMissingError(msg)
     return done.stdout

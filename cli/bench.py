@@ -21,6 +21,7 @@ from cli.report import fail, put_record, say
 
 RUN = "run"
 PLOTS = (".png", ".svg", ".pdf")
+SEERS = "tessera,webp-scaled,avif-scaled,vvc-scaled"
 
 
 class BenchGroup(click.Group):
@@ -58,6 +59,18 @@ class Numbers(click.ParamType):
             self.fail(f"{value!r} are no numbers: write them with commas, as in 0.02,0.05", param, ctx)
 
 
+_weights = click.option(
+    "--classifier-weights", metavar="FILE", help="Its weights.  [default: the package's, or the torch cache's]"
+)
+_classifier = click.option(
+    "--classifier", metavar="NAME", help="For top1 and top5: a classifier of torchvision.  [default: efficientnet-lite0]"
+)
+_csv = click.option("--csv", "csv_path", metavar="PATH", help="Write every number; '-' is standard output.")
+_plot = click.option("--plot", "plot_path", metavar="PATH", help="Draw the curves: .png, .svg or .pdf.")
+_cache = click.option("--cache", metavar="DIR", help="Where results are kept for later runs.  [default: the user's cache]")
+_no_cache = click.option("--no-cache", is_flag=True, help="Keep nothing.")
+
+
 @click.group(cls=BenchGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def bench() -> None:
     """Rate, quality and speed, against other codecs."""
@@ -85,13 +98,21 @@ def bench() -> None:
 @click.option(
     "--own-settings", is_flag=True, help="Fixed settings of each codec instead of common rates, as published curves have."
 )
-@click.option("--metrics", type=Names(), metavar="LIST", default=(), help="Of lpips, psnr, ms_ssim, colour; default all.")
+@click.option(
+    "--metrics",
+    type=Names(),
+    metavar="LIST",
+    default=(),
+    help="Of lpips, psnr, ms_ssim, colour, which are the default, and features, ssimulacra2 (both slow), top1, top5; or all.",
+)
+@_classifier
+@_weights
 @click.option("--lpips-weights", metavar="NPZ", help="Weights of AlexNet and LPIPS.  [default: what models fetch put in place]")
 @click.option("--compressai-weights", metavar="DIR", help="Weights of compressai's models; default: compressai's own hub.")
 @click.option("--anchor", metavar="CODEC", help="What BD-rates compare with.  [default: webp-scaled]")
-@click.option("--csv", "csv_path", metavar="PATH", help="Write every number; '-' is standard output.")
+@_csv
 @click.option("--json-dir", metavar="DIR", help="Write a JSON file per codec, as compressai's plot tool takes them.")
-@click.option("--plot", "plot_path", metavar="PATH", help="Draw the curves: .png, .svg or .pdf.")
+@_plot
 @click.option(
     "--overlay", "overlays", metavar="JSON", multiple=True, help="Draw a published curve too, from compressai's JSON."
 )
@@ -102,8 +123,8 @@ def bench() -> None:
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Threads when measuring speed."
 )
-@click.option("--cache", metavar="DIR", help="Where results are kept for later runs.  [default: the user's cache]")
-@click.option("--no-cache", is_flag=True, help="Keep nothing.")
+@_cache
+@_no_cache
 @options.jobs
 @options.force
 @options.coding
@@ -118,6 +139,50 @@ def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **give
     tessera bench photos/
     tessera bench photos/ --codecs tessera,webp,webp-scaled --bpp 0.02,0.05,0.1 --report report.html
     """
+    _measure(inputs, files_from, recursive, given)
+
+
+@bench.command()
+@click.argument("inputs", metavar="DIR|FILE...", nargs=-1)
+@options.inputs
+@_classifier
+@_weights
+@click.option(
+    "--codecs", type=Names(), metavar="LIST", default=SEERS, show_default=True, help="Which to run, as for `tessera bench`."
+)
+@click.option(
+    "--bpp",
+    "budgets",
+    type=Numbers(),
+    metavar="LIST",
+    default="0.0147,0.0244,0.0443,0.0806,0.153",
+    show_default=True,
+    help="Rates that no file exceeds, bits per pixel.",
+)
+@_csv
+@_plot
+@_cache
+@_no_cache
+@options.jobs
+@options.force
+@options.coding
+@options.reporting
+def recognition(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **given: Any) -> None:
+    """Tell how often a classifier sees in decoded pictures what it sees in the originals, at equal bytes.
+
+    Of the scales of a codec with -scaled, one at which the class is recognised is enough.
+
+    \b
+    tessera bench recognition photos/
+    tessera bench recognition photos/ --classifier resnet50 --codecs tessera,webp,webp-scaled
+    """
+    others = dict.fromkeys(("lpips_weights", "compressai_weights", "anchor", "json_dir", "page_path"))
+    fixed = {"metrics": ("top1", "top5"), "own_settings": False, "overlays": (), "no_speed": True, "threads": 1}
+    _measure(inputs, files_from, recursive, others | fixed | given)
+
+
+def _measure(inputs: tuple[str, ...], files_from: str | None, recursive: bool, given: dict[str, Any]) -> None:
+    """What both commands do; exits with 1 where something was missing."""
     with failing(given["verbose"]):
         outputs = [given[name] for name in ("csv_path", "plot_path", "page_path") if given[name]]
         for path in outputs:
@@ -126,7 +191,8 @@ def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **give
         if given["plot_path"] and not given["plot_path"].lower().endswith(PLOTS):
             msg = f"{given['plot_path']!r} is no name for a plot: let it end with {', '.join(PLOTS)}"
             raise click.UsageError(msg)
-        problems = _run(_request((*inputs, *(read_lines(files_from) if files_from else ())), recursive, given), given)
+        names = (*inputs, *(read_lines(files_from) if files_from else ()))
+        problems = _run(_request(names, recursive, given), given)
     sys.exit(1 if problems else 0)
 
 
@@ -139,15 +205,18 @@ def _refuse_two_streams(given: dict[str, Any]) -> None:
 def _request(inputs: tuple[str, ...], recursive: bool, given: dict[str, Any]) -> Any:
     from benchmarks.bench import BUDGETS, BenchOptions
     from benchmarks.codecs import CoderOptions
+    from benchmarks.measures import MeasureOptions
+    from benchmarks.recognition import DEFAULT
 
     if not inputs:
         msg = "name pictures, or a folder of them"
         raise click.UsageError(msg)
     cache = None if given["no_cache"] else Path(given["cache"] or _user_cache())
     coder_options = CoderOptions(given["model"], given["device"], given["compressai_weights"])
+    measure_options = MeasureOptions(given["lpips_weights"], given["classifier"] or DEFAULT, given["classifier_weights"])
     return BenchOptions(
         inputs, recursive, given["codecs"], given["budgets"] or BUDGETS, given["own_settings"], given["metrics"],
-        given["lpips_weights"], given["anchor"], coder_options, cache,
+        measure_options, given["anchor"], coder_options, cache,
         given["jobs"], not given["no_speed"], given["threads"], given["max_pixels"], shlex.join(["tessera", *sys.argv[1:]]),
     )  # fmt: skip
 
@@ -214,15 +283,6 @@ def _parts(results: Any) -> Iterator[Any]:
     for title, table, remarks in tables(results):
         yield from (Text(title, "bold"), table, f"{remarks}\n" if remarks else "")
     yield from (f"left out: {name}: {reason}" for name, reason in results.missing.items())
-
-
-def find_all(inputs: tuple[str, ...], recursive: bool, files_from: str | None, max_pixels: int) -> list[Any]:
-    """Opened pictures. Raises ImageError for one that cannot be read."""
-    from benchmarks.bench import find_pictures
-    from benchmarks.study import open_source
-
-    names = (*inputs, *(read_lines(files_from) if files_from else ()))
-    return [open_source(path, name, max_pixels) for name, path in find_pictures(names, recursive)]
 
 
 @contextmanager

