@@ -9,7 +9,7 @@ import numpy as np
 from bitstream.errors import UsageError
 from bitstream.layout import Layout
 
-# Quality and tokens per block, linear in between. Chosen by what people see (`python -m benchmarks.quality`): 50 is as far up
+# Quality and tokens per block, linear in between. Chosen by what people see (`benchmarks/scripts/quality.py`): 50 is as far up
 # as files stay clearly smaller than WebP's for the same LPIPS, 100 is the best that the model can do, a little above WebP's 50.
 QUALITY_STOPS = ((0, 85), (25, 469), (50, 853), (75, 1109), (100, 1365))
 DEFAULT_QUALITY = 50

@@ -10,8 +10,8 @@ import pytest
 from conftest import PHOTO, ROOT, SHARED
 from PIL import Image, ImageFilter
 
-from benchmarks import compare
 from benchmarks.metrics import cielab, colour_error, ms_ssim, psnr
+from benchmarks.scripts import compare
 from codec.lpips import LPIPS
 
 LPIPS_WEIGHTS = SHARED / "perceptual" / "lpips_alex.npz"
@@ -83,7 +83,7 @@ def test_compare_measures_lpips_where_its_weights_are(demo, monkeypatch, capsys,
 
 
 def test_prefixes_say_by_how_much_quality_ever_falls(tmp_path):
-    printed = run("benchmarks.prefixes", PHOTO, "--cuts", 5)
+    printed = run("benchmarks.scripts.prefixes", PHOTO, "--cuts", 5)
     assert len(printed.splitlines()) == 6
     assert re.search(r"largest fall of PSNR -?0\.0000 dB", printed)
 

@@ -225,7 +225,7 @@ def test_larger_pictures_than_allowed_are_refused_before_they_are_read(codec, ph
 
 
 def test_the_benchmark_says_rates_shares_and_memory(photo, tmp_path, monkeypatch, capsys):
-    from benchmarks.pipeline import main
+    from benchmarks.scripts.pipeline import main
 
     for number in range(3):
         photo.crop((number, 0, number + 60, 40)).save(tmp_path / f"{number}.png")

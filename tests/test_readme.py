@@ -14,7 +14,7 @@ import pytest
 from conftest import PHOTO, ROOT
 from PIL import Image
 
-from benchmarks.card import delta_table, rate_table
+from benchmarks.scripts.card import delta_table, rate_table
 from cli.main import main
 from codec.lengths import QUALITY_STOPS, block_tokens_of_quality
 from codec.models import open_model

@@ -1,6 +1,6 @@
 """The tables of README.md and MODEL.md, from the JSON that `tessera bench --json-dir` wrote.
 
-python -m benchmarks.card benchmarks/kodak
+python -m benchmarks.scripts.card benchmarks/kodak
 """
 
 from __future__ import annotations

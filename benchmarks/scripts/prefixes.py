@@ -1,6 +1,6 @@
 """Quality of cut files: every prefix is a picture, and more bytes are never a worse one.
 
-    python -m benchmarks.prefixes ../shared/kodak --lpips ../shared/perceptual/lpips_alex.npz
+    python -m benchmarks.scripts.prefixes ../shared/kodak --lpips ../shared/perceptual/lpips_alex.npz
 
 Encodes each picture whole, cuts the file at a series of sizes, decodes the cuts, and prints PSNR and LPIPS averaged over the
 pictures for each size, and by how much either ever falls back from one size to the next.

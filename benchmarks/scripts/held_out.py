@@ -1,6 +1,7 @@
 """Quality of a model, or of a training run so far, on photos that it was not trained on: what decides between trials.
 
-    python -m benchmarks.held_out .data/train/checkpoint.safetensors --photos train-0.tar --lpips lpips_alex.npz --csv curve.csv
+    python -m benchmarks.scripts.held_out .data/train/checkpoint.safetensors --photos train-0.tar --lpips lpips_alex.npz \\
+        --csv curve.csv
 
 The middle block of each held-out photo is coded as a whole file at each budget. Prints LPIPS, PSNR in dB and the colour error;
 with `--csv` a row is added to a file that `--plot` makes a picture of. Kodak is not for this: it is for the final table alone.

@@ -1,6 +1,6 @@
 """What `--effort` buys: quality and processor seconds at one rate, effort by effort.
 
-    python -m benchmarks.effort ../shared/kodak --lpips ../shared/perceptual/lpips_alex.npz --bpp 0.0443 --efforts 3,5,7
+    python -m benchmarks.scripts.effort ../shared/kodak --lpips ../shared/perceptual/lpips_alex.npz --bpp 0.0443 --efforts 3,5,7
 
 Every file is at most as large as `--bpp` says; the seconds are of one thread, so that they are those of one core.
 """

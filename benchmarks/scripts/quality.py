@@ -1,6 +1,6 @@
 """What `--quality` means: bytes, LPIPS and PSNR at some values of it, beside WebP at the same values.
 
-    python -m benchmarks.quality ../shared/kodak --lpips ../shared/perceptual/lpips_alex.npz
+    python -m benchmarks.scripts.quality ../shared/kodak --lpips ../shared/perceptual/lpips_alex.npz
 
 Prints the means over the pictures as the rows of a Markdown table. With `--tokens`, lengths in tokens per block are measured
 instead of qualities, to choose the scale by.

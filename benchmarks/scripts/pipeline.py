@@ -1,6 +1,6 @@
 """How near the encoding of a folder comes to what the network alone can do, and in how much memory.
 
-OPENBLAS_NUM_THREADS=1 python -m benchmarks.pipeline photos/ --limit 300
+OPENBLAS_NUM_THREADS=1 python -m benchmarks.scripts.pipeline photos/ --limit 300
 
 Both code the same pictures in turns, some at a time, so that whatever else the machine does slows both. The network alone is
 given pixels that were read beforehand, in the same threads and batches, and its tokens are thrown away; the pipeline reads

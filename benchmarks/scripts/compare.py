@@ -1,7 +1,7 @@
 """How a decoded picture compares with its original, and with WebP at the same bytes: what `make demo` prints last, and the
 picture that README.md shows.
 
-    python -m benchmarks.compare ORIGINAL FILE.tsr DECODED SHEET.webp
+    python -m benchmarks.scripts.compare ORIGINAL FILE.tsr DECODED SHEET.webp
 """
 
 from __future__ import annotations
