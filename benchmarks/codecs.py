@@ -19,7 +19,7 @@ from benchmarks.results import Pixels
 from benchmarks.vvc import QUICK_VVC, VVC
 from bitstream.errors import TargetError
 from codec.api import Codec
-from codec.lengths import DEFAULT_EFFORT, Target, quality_of_block_tokens
+from codec.lengths import DEFAULT_EFFORT, Target
 
 SCALES = (1.0, 0.75, 0.5, 0.35, 0.25, 0.125)
 SCALED = "-scaled"  # ending of a downscaled variant's name
@@ -67,12 +67,12 @@ class TesseraCoder:
         return np.asarray(self.codec.decode(data))
 
     def fit(self, pixels: Pixels, budgets: Sequence[int]) -> list[CodedFile | None]:
-        layout, sequence = self.codec.sequence(pixels)
+        sequence = self.codec.sequence(pixels)
         made: list[CodedFile | None] = []
         for budget in budgets:
             try:
-                cut = self.codec.cut(layout, sequence, Target(target_size=budget))
-                made.append(CodedFile(cut.data, f"{cut.tokens:.1f} tokens per block", quality_of_block_tokens(cut.tokens)))
+                cut = self.codec.cut(sequence, Target(target_size=budget))
+                made.append(CodedFile(cut.data, f"{cut.block_tokens:.1f} tokens per block", cut.quality))
             except TargetError:
                 made.append(None)
         return made

@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.results import Pixels
-from bitstream.coder import Tokens, order_of
 from bitstream.errors import UsageError
-from bitstream.layout import Layout
-from bitstream.prior import Prior
+from bitstream.pyramid import PyramidCode, PyramidLayout, PyramidPrefix
 from codec.api import Codec, read_tokens
 from codec.lengths import Target
 
@@ -73,27 +71,24 @@ def contribution(
     `tokens` are places in the sequence, the first of which is 0; None takes SAMPLES tokens of each level, the one sent first
     and others evenly after it. A token costs `draws` decodings of the picture; `progress` is called after each token. The same
     arguments give the same maps. Raises UsageError for a place that the sequence does not reach."""
-    from codec.pyramid.tiles import decode_pixels
-    from codec.pyramid.tokens import detokenize
-
-    prior = codec.model.prior
-    layout, sent = read_tokens(codec.cut(*codec.sequence(pixels), Target(tokens=length)).file, prior)
-    wanted = sorted(set(some_of_each_level(layout, sent.length) if tokens is None else tokens))
+    code = codec.model.code
+    assert isinstance(code, PyramidCode)
+    sent = read_tokens(codec.cut(codec.sequence(pixels), Target(tokens=length)).file, code)
+    assert isinstance(sent, PyramidPrefix)
+    wanted = sorted(set(some_of_each_level(sent.layout, sent.length) if tokens is None else tokens))
     if outside := [place for place in wanted if not 0 <= place < sent.length]:
         msg = f"there is no token {outside[0]}: this picture has 0 to {sent.length - 1} at {length:g} tokens per block"
         raise UsageError(msg)
-    network = codec.model.network(codec.device)
 
-    def draw(known: Tokens) -> NDArray[np.int16]:
-        latents, mask = detokenize(network, layout, known, codec.device)
-        return decode_pixels(network, [layout], latents, mask, codec.tile)[0].astype(np.int16)
+    def decoded(prefix: PyramidPrefix) -> NDArray[np.int16]:
+        return codec.tokenizer().detokenize([prefix])[0].astype(np.int16)
 
-    before = draw(sent)
+    before = decoded(sent)
     out = []
-    for place in places_of(prior, layout, sent, wanted):
+    for place in places_of(code, sent, wanted):
         change, share = np.zeros(before.shape[:2], np.float32), 0.0
         for other in others(place, sent, draws):
-            difference = np.abs(draw(other) - before)
+            difference = np.abs(decoded(other) - before)
             change += difference.mean(2, dtype=np.float32) / draws
             share += float(difference.any(2).mean()) / draws
         out.append(Contribution(place.place, place.level, place.row, place.column, change, share))
@@ -101,7 +96,7 @@ def contribution(
     return out
 
 
-def some_of_each_level(layout: Layout, length: int) -> list[int]:
+def some_of_each_level(layout: PyramidLayout, length: int) -> list[int]:
     """Places of up to SAMPLES tokens of each level that a sequence of this length reaches."""
     places, start = [], 0
     for count, kept in zip(layout.counts, layout.split(length), strict=True):
@@ -110,22 +105,22 @@ def some_of_each_level(layout: Layout, length: int) -> list[int]:
     return places
 
 
-def places_of(prior: Prior, layout: Layout, sent: Tokens, wanted: Sequence[int]) -> Iterator[Place]:
+def places_of(code: PyramidCode, sent: PyramidPrefix, wanted: Sequence[int]) -> Iterator[Place]:
     """Where the wanted tokens of the sequence stand, level by level."""
-    start = 0
+    layout, start = sent.layout, 0
     for index, count in enumerate(layout.counts):
         ranks = [place - start for place in wanted if 0 <= place - start < count]
         if ranks:
-            classes = prior.classes(index, prior.context(layout, index, list(sent.digits[:index])))
-            order = order_of(prior.priors[index], classes, prior.levels[index].part)
+            classes = code.classes(layout, index, sent.digits[:index])
+            order = code.order(index, classes)
             for rank in ranks:
                 row, column = divmod(int(order[rank]), layout.grids[index][1])
-                frequencies = prior.priors[index].frequencies[classes[:, row, column]]
+                frequencies = code.priors[index].frequencies[classes[:, row, column]]
                 yield Place(start + rank, index, row, column, frequencies)
         start += count
 
 
-def others(place: Place, sent: Tokens, draws: int) -> Iterator[Tokens]:
+def others(place: Place, sent: PyramidPrefix, draws: int) -> Iterator[PyramidPrefix]:
     """The tokens of a picture with one of them changed, several times; the same for a place in every call."""
     rng = np.random.default_rng((SEED, place.place))
     own = sent.digits[place.level][:, place.row, place.column]

@@ -13,8 +13,8 @@ import zlib
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from bitstream.blocks import CELL
 from bitstream.errors import FormatError
-from bitstream.layout import CELL
 
 MAGIC = b"\xd4T"  # not text, and not the start of any registered image format
 VERSION = 1

@@ -2,26 +2,115 @@
 make of a picture.
 
 Tokens are sent position by position over all blocks: the first token of every block, then the second of every block, and so on,
-so that every prefix covers the whole picture. Blocks follow each other as `bitstream.layout.spread` says, far apart at first.
+so that every prefix covers the whole picture. Blocks follow each other as `bitstream.blocks.spread` says, far apart at first.
 Each token is coded with a frequency table that its position, and if the tables ask for it the token before in its block, picks.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bitstream.blocks import BLOCK, spread
 from bitstream.coder import decoders_of, read_certain
-from bitstream.errors import ModelError
-from bitstream.layout import spread
-from bitstream.prior import PRECISION
+from bitstream.errors import FormatError, ModelError
+from bitstream.prior import PRECISION, frequencies_of
 
 ENTRIES = 1 << 22  # of tables handed to the coder in one go, to bound memory: 32 MB
+
+
+@dataclass(frozen=True)
+class FlatLayout:
+    """The blocks of one picture of width x height pixels: as few as cover it."""
+
+    width: int
+    height: int
+    side: int  # pixels of a block
+    block_tokens: int  # N, tokens per block
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of blocks."""
+        return -(-self.height // self.side), -(-self.width // self.side)
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks there are."""
+        rows, columns = self.grid
+        return rows * columns
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole sequence."""
+        return self.blocks * self.block_tokens
+
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """(blocks,) places in reading order of the blocks as they are sent."""
+        return np.argsort(spread(*self.grid))
+
+    def length_of(self, block_tokens: float) -> int:
+        """Length of the prefix that keeps this many tokens per block."""
+        return min(self.tokens, max(0, int(np.ceil(block_tokens * self.blocks - 1e-9))))
+
+    def block_tokens_of(self, length: int) -> float:
+        """The inverse of `length_of`, up to its rounding."""
+        return length / self.blocks
+
+
+@dataclass(frozen=True)
+class FlatPrefix:
+    """The first tokens of a picture."""
+
+    layout: FlatLayout
+    indices: NDArray[np.int32]  # (N, rows, columns); 0 where not known
+    length: int  # known tokens, in the order in which they are sent
+
+    @property
+    def block_lengths(self) -> NDArray[np.int64]:
+        """(rows, columns) how many tokens of each block are known."""
+        whole, rest = divmod(self.length, self.layout.blocks)
+        return (whole + (spread(*self.layout.grid) < rest)).reshape(self.layout.grid)
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """(N, rows, columns) which tokens are known."""
+        return np.arange(len(self.indices))[:, None, None] < self.block_lengths
+
+
+def whole_of(layout: FlatLayout, indices: NDArray[np.int32]) -> FlatPrefix:
+    """All tokens of a picture, from the indices (N, rows, columns) of its blocks."""
+    return FlatPrefix(layout, indices, layout.tokens)
+
+
+@dataclass(frozen=True)
+class FlatSequence:
+    """All tokens of a picture in the order in which they are sent, with the tables that they are coded with."""
+
+    code: FlatCode
+    layout: FlatLayout
+    indices: NDArray[np.int32]  # (tokens,)
+    picked: NDArray[np.int32]  # (tokens,) tables
+
+    def bits(self) -> NDArray[np.float64]:
+        """(tokens,) cost of each token."""
+        return PRECISION - np.log2(self.code.tables[self.picked, self.indices])
+
+    def chunks(self, first: int, last: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float64]]]:
+        """Indices and frequencies less one, as `bitstream.code.Sequence` has them."""
+        for part in _parts(self.code, first, last):
+            yield self.indices[part], _weights(self.code, self.picked[part])
+
+    def first(self, length: int) -> FlatPrefix:
+        """The first tokens, as `FlatCode.decode` reads them."""
+        sent = np.where(np.arange(len(self.indices)) < length, self.indices, 0).reshape(self.code.block_tokens, -1)
+        return _prefix(self.layout, sent, min(length, len(self.indices)))
 
 
 @dataclass(frozen=True)
@@ -31,6 +120,8 @@ class FlatCode:
     tables: NDArray[np.int32]  # (tables, V) frequencies, none zero; each row sums to 2^24
     table_of: NDArray[np.int32]  # (N, K) the table of a position after a token of each class
     classes: NDArray[np.uint8]  # (V,) class of each index, below K; tokens at position 0 count as after class 0
+    side: int = BLOCK  # pixels of a block
+    tail_drop: bool = True  # whether the first tokens of a block decode; otherwise only all of them do
 
     def __post_init__(self) -> None:
         problem = None
@@ -56,6 +147,15 @@ class FlatCode:
         """V, the number of indices."""
         return self.tables.shape[1]
 
+    @property
+    def quality_stops(self) -> tuple[tuple[float, float], ...]:
+        """Each quality keeps as large a share of the tokens, from one per block on; all of them where fewer do not decode."""
+        return ((0.0, 1.0 if self.tail_drop else float(self.block_tokens)), (100.0, float(self.block_tokens)))
+
+    def layout(self, width: int, height: int) -> FlatLayout:
+        """The blocks of a picture."""
+        return FlatLayout(width, height, self.side, self.block_tokens)
+
     def pick(self, position: int, before: NDArray[np.int32] | None) -> NDArray[np.int32]:
         """The tokens before (blocks,), none at position 0 -> the table of each block's token at this position (blocks,)."""
         return self.table_of[position, 0 if before is None else self.classes[before]]
@@ -68,95 +168,68 @@ class FlatCode:
             digest.update(np.array(array.shape, ">i4").tobytes() + array.astype(">i4").tobytes())
         return digest.digest()
 
+    def sequence(self, whole: FlatPrefix) -> FlatSequence:
+        """Puts the indices of a picture's blocks into the order in which they are sent. Raises ValueError for indices that the
+        code has no tokens for."""
+        indices = whole.indices
+        if len(indices) != self.block_tokens or indices.min() < 0 or indices.max() >= self.values:
+            span = f"{indices.min()}..{indices.max()}"
+            msg = f"{indices.shape} indices in {span}, for {self.block_tokens} tokens below {self.values}"
+            raise ValueError(msg)
+        sent = indices.reshape(len(indices), -1)[:, whole.layout.order].astype(np.int32)
+        picked = [self.pick(position, sent[position - 1] if position else None) for position in range(len(sent))]
+        tables = np.concatenate([np.broadcast_to(pick, sent.shape[1:]) for pick in picked])
+        return FlatSequence(self, whole.layout, sent.ravel(), tables)
 
-def uniform_code(block_tokens: int, values: int) -> FlatCode:
+    def decode(self, layout: FlatLayout, payload: bytes, length: int, partial: bool = False) -> FlatPrefix:
+        """The inverse of `bitstream.coder.encode_tokens`, as `bitstream.code.Code` has it."""
+        decoders = decoders_of(payload, partial)
+        blocks = len(layout.order)
+        sent = np.zeros((self.block_tokens, blocks), np.int32)
+        read = 0
+        while read < length:
+            position = read // blocks
+            wanted = min(blocks, length - read)
+            before = sent[position - 1, :wanted] if position else None
+            picked = np.broadcast_to(self.pick(position, before), wanted)
+            for part in _parts(self, 0, wanted):
+                found = read_certain(decoders, _weights(self, picked[part]), 1)[:, 0]
+                sent[position, part.start : part.start + len(found)] = found
+                read += len(found)
+                if len(found) < part.stop - part.start:
+                    length = read  # all that follows is unknown
+                    break
+        return _prefix(layout, sent, read)
+
+    def to_arrays(self, prefix: FlatPrefix) -> dict[str, NDArray[Any]]:
+        """`indices` (N, rows, columns), and `known`, which of them are known."""
+        return {"indices": prefix.indices, "known": prefix.known}
+
+    def array_types(self, layout: FlatLayout) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Type and shape of each of these."""
+        shape = (self.block_tokens, *layout.grid)
+        return {"indices": ("int32", shape), "known": ("bool", shape)}
+
+    def from_arrays(self, layout: FlatLayout, arrays: Mapping[str, NDArray[Any]]) -> FlatPrefix:
+        """The inverse of `to_arrays`. Raises FormatError for an index that is none."""
+        indices = arrays["indices"]
+        if indices.min() < 0 or indices.max() >= self.values:
+            msg = f"indices are {indices.min()}..{indices.max()}: 0..{self.values - 1} is allowed"
+            raise FormatError(msg)
+        return FlatPrefix(layout, indices, int(arrays["known"].sum()))
+
+
+def uniform_code(block_tokens: int, values: int, side: int = BLOCK, tail_drop: bool = True) -> FlatCode:
     """Every index alike: log2 V bits per token."""
     table = frequencies_of(np.full((1, values), 1 / values))
-    return FlatCode(table, np.zeros((block_tokens, 1), np.int32), np.zeros(values, np.uint8))
+    return FlatCode(table, np.zeros((block_tokens, 1), np.int32), np.zeros(values, np.uint8), side, tail_drop)
 
 
-def frequencies_of(weights: NDArray[np.float64]) -> NDArray[np.int32]:
-    """Counts or probabilities (tables, V) -> frequencies that sum to 2^24, none zero."""
-    total = 1 << PRECISION
-    share = weights / weights.sum(1, keepdims=True) * (total - weights.shape[1])
-    frequencies = np.floor(share).astype(np.int32) + 1
-    frequencies[np.arange(len(weights)), frequencies.argmax(1)] += total - frequencies.sum(1)
-    return frequencies
-
-
-@dataclass(frozen=True)
-class FlatTokens:
-    """The tokens of a picture of rows x columns blocks, as far as they are known."""
-
-    indices: NDArray[np.int32]  # (N, rows, columns); 0 where not known
-    length: int  # known tokens, in the order they are sent
-
-    @property
-    def block_lengths(self) -> NDArray[np.int64]:
-        """(rows, columns) how many tokens of each block are known."""
-        _, rows, columns = self.indices.shape
-        whole, rest = divmod(self.length, rows * columns)
-        return (whole + (spread(rows, columns) < rest)).reshape(rows, columns)
-
-
-@dataclass(frozen=True)
-class FlatSequence:
-    """All tokens of a picture in the order they are sent, with the tables that they are coded with."""
-
-    code: FlatCode
-    indices: NDArray[np.int32]  # (tokens,)
-    picked: NDArray[np.int32]  # (tokens,) tables
-
-    def bits(self) -> NDArray[np.float64]:
-        """(tokens,) cost of each token under the tables."""
-        return PRECISION - np.log2(self.code.tables[self.picked, self.indices])
-
-    def chunks(self, first: int, last: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float64]]]:
-        """Indices and frequencies less one (tokens, V) of tokens first..last, some at a time."""
-        for part in _parts(self.code, first, last):
-            yield self.indices[part], _weights(self.code, self.picked[part])
-
-
-def flat_sequence(code: FlatCode, indices: NDArray[np.int32]) -> FlatSequence:
-    """Puts the indices (N, rows, columns) of a picture's blocks into the order they are sent. Raises ValueError for indices
-    that the code has no tokens for."""
-    if len(indices) != code.block_tokens or indices.min() < 0 or indices.max() >= code.values:
-        msg = f"{indices.shape} indices in {indices.min()}..{indices.max()}, for {code.block_tokens} tokens below {code.values}"
-        raise ValueError(msg)
-    sent = indices.reshape(len(indices), -1)[:, _order(*indices.shape[1:])].astype(np.int32)
-    picked = [code.pick(position, sent[position - 1] if position else None) for position in range(len(sent))]
-    return FlatSequence(code, sent.ravel(), np.concatenate([np.broadcast_to(pick, sent.shape[1:]) for pick in picked]))
-
-
-def decode_flat(code: FlatCode, grid: tuple[int, int], payload: bytes, length: int, partial: bool = False) -> FlatTokens:
-    """The inverse of `bitstream.coder.encode_tokens` for the first `length` tokens of a grid of (rows, columns) blocks.
-
-    With `partial` the payload may have been cut, and only tokens that are certain are read. Raises FormatError for bytes that
-    no encoder writes."""
-    decoders = decoders_of(payload, partial)
-    order = _order(*grid)
-    sent = np.zeros((code.block_tokens, len(order)), np.int32)
-    read = 0
-    while read < length:
-        position = read // len(order)
-        wanted = min(len(order), length - read)
-        before = sent[position - 1, :wanted] if position else None
-        picked = np.broadcast_to(code.pick(position, before), wanted)
-        for part in _parts(code, 0, wanted):
-            found = read_certain(decoders, _weights(code, picked[part]), 1)[:, 0]
-            sent[position, part.start : part.start + len(found)] = found
-            read += len(found)
-            if len(found) < part.stop - part.start:
-                length = read  # all that follows is unknown
-                break
+def _prefix(layout: FlatLayout, sent: NDArray[np.int32], length: int) -> FlatPrefix:
+    """From indices (N, blocks) as they are sent."""
     indices = np.zeros_like(sent)
-    indices[:, order] = sent
-    return FlatTokens(indices.reshape(-1, *grid), read)
-
-
-def _order(rows: int, columns: int) -> NDArray[np.int64]:
-    """(blocks,) places in reading order of the blocks as they are sent."""
-    return np.argsort(spread(rows, columns))
+    indices[:, layout.order] = sent
+    return FlatPrefix(layout, indices.reshape(-1, *layout.grid), length)
 
 
 def _parts(code: FlatCode, first: int, last: int) -> Iterator[slice]:

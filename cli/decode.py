@@ -20,7 +20,7 @@ from cli.report import ReportOptions
 if TYPE_CHECKING:
     from PIL import Image
 
-    from codec.batch import Drawn, Outcome
+    from codec.batch import Decompressed, Outcome
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _work(chosen: DecoderOptions, kind: Kind, save_as: Format, verbose: bool) ->
 
     def run(
         jobs: tuple[Job, ...], writer: Writer, progress: Callable[[float], None]
-    ) -> Generator[Outcome[Job, Drawn], None, None]:
+    ) -> Generator[Outcome[Job, Decompressed], None, None]:
         from codec.batch import Limits, decode_all
 
         return decode_all(
@@ -120,7 +120,7 @@ def _work(chosen: DecoderOptions, kind: Kind, save_as: Format, verbose: bool) ->
             progress=progress,
         )
 
-    def summarise(_: Job, made: Drawn) -> Summary:
+    def summarise(_: Job, made: Decompressed) -> Summary:
         return _summary(made, f", {save_as}" if verbose else "")
 
     return Work("decoded", kind, chosen.jobs, run, summarise, ("partial",))
@@ -132,11 +132,11 @@ def _codec(chosen: DecoderOptions) -> Any:
     return Codec(chosen.model, chosen.device, max_pixels=chosen.max_pixels)
 
 
-def _summary(made: Drawn, more: str) -> Summary:
+def _summary(made: Decompressed, more: str) -> Summary:
     width, height = made.file.width, made.file.height
     values = {
         "width": width, "height": height, "bytes": made.bytes_in, "bpp": round(8 * made.bytes_in / (width * height), 5),
-        "tokens": round(made.tokens, 2), "model": made.model, "partial": made.partial,
+        "tokens": round(made.block_tokens, 2), "model": made.model, "partial": made.partial,
     }  # fmt: skip
-    cut = f", cut: {made.tokens:.1f} tokens per block" if made.partial else ""
+    cut = f", cut: {made.block_tokens:.1f} tokens per block" if made.partial else ""
     return Summary(f"{width}x{height}{cut}{more}", values, made.bytes_in, made.bytes_out, width * height)

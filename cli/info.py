@@ -83,7 +83,6 @@ def _section(kind: int) -> str:
 
 def _of_model(file: File) -> dict[str, Any]:
     """What only the model that wrote a file can tell of it; nothing where it is not installed."""
-    from bitstream.layout import Layout
     from codec.lengths import quality_of_block_tokens
     from codec.models import model_for
 
@@ -91,8 +90,8 @@ def _of_model(file: File) -> dict[str, Any]:
         model = model_for(file.stream_id)
     except ModelError:
         return {}
-    tokens = Layout(model.config.levels, file.width, file.height).block_tokens_of(file.length)
-    return {"tokens": round(tokens, 2), "quality": round(quality_of_block_tokens(tokens), 1), "model": model.name}
+    tokens = model.code.layout(file.width, file.height).block_tokens_of(file.length)
+    return {"tokens": round(tokens, 2), "quality": round(quality_of_block_tokens(model.code, tokens), 1), "model": model.name}
 
 
 @click.command()

@@ -13,25 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bitstream.coder import Sequence, Tokens, encode_tokens, first_tokens, fit_tokens, sequence_of
+from bitstream.code import Prefix, Sequence
+from bitstream.coder import encode_tokens, fit_tokens
 from bitstream.container import COLOURED, File, Sections, overhead, payload_max, read_file, write_file
-from bitstream.errors import ModelError, TargetError
-from bitstream.layout import Layout
+from bitstream.errors import ModelError, TargetError, UsageError
 from codec.forks import Lock
-from codec.lengths import DEFAULT_EFFORT, DEFAULT_TARGET, Target, steps_of_effort
-from codec.models import DEFAULT, Model, model_for, open_model
+from codec.lengths import DEFAULT_EFFORT, DEFAULT_TARGET, Target, quality_of_block_tokens, steps_of_effort
+from codec.model import Model
+from codec.models import DEFAULT, model_for, open_model
 from codec.pictures.colours import neutral
 from codec.pictures.images import KEEP, MAX_PIXELS, check_size, prepare, restore
 from codec.pictures.inputs import Data, Picture, data_of, picture_of
 from codec.pictures.metadata import ALPHA, LABELS, fit_alpha, from_sections
 from codec.pictures.profiles import SRGB
-from codec.results import Decoded, Encoded, EncodeOptions, PictureOptions, Prepared, Read, read_tokens
+from codec.results import Decoded, Encoded, EncodeOptions, PictureOptions, Prepared, Read, all_or_nothing, read_tokens
 from codec.search import SearchResult, psnr, shortest
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from codec.lpips import LPIPS
+    from codec.tokenizer import Refiner, Tokenizer
 
 LOADING = Lock()  # threads that come at once load a network once
 ALPHA_SHARE = 3  # of a size that is asked for, the part that transparency may take before it loses quality
@@ -41,10 +41,11 @@ LPIPS_SIDE = 31  # pixels that AlexNet needs to have anything to look at
 class Codec:
     """A model in memory, for many pictures. Use it in a `with` statement, or let it be collected.
 
-    `model` is a bundled model's name or the path of a model file; by default pictures are encoded with the standard model,
-    and files decoded with the one that wrote them. `device` is 'auto', 'cpu', 'cuda' or 'cuda:N'. `tile` is the side in
-    pixels of the tiles that a picture is worked on in; by default only those above 16 megapixels are cut. `lpips_weights` is
-    the .npz that a target of LPIPS needs; by default what `tessera models fetch lpips` fetched, or what the torch cache has."""
+    `model` is the name of a bundled or installed model, or the path of a model file; by default pictures are encoded with the
+    standard model, and files decoded with the one that wrote them. `device` is 'auto', 'cpu', 'cuda' or 'cuda:N'. `tile` is the
+    side in pixels of the tiles that a picture is worked on in, for models that have them; by default only pictures above 16
+    megapixels are cut. `lpips_weights` is the .npz that a target of LPIPS needs; by default what `tessera models fetch lpips`
+    fetched, or what the torch cache has."""
 
     def __init__(
         self,
@@ -62,25 +63,31 @@ class Codec:
         self.max_pixels = max_pixels
         self.lpips_weights = Path(lpips_weights) if lpips_weights is not None else None
         self._chosen = model
-        self._networks: dict[bytes, Any] = {}
-        self._models: dict[bytes, Model] = {}
+        self._tokenizers: dict[str, Tokenizer] = {}  # by the model's fingerprint
+        self._models: dict[bytes, Model] = {}  # by stream id, which is all that a file has
 
     def __enter__(self) -> Codec:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._networks.clear()
+        self._tokenizers.clear()
 
     @cached_property
     def model(self) -> Model:
         """The model that pictures are encoded with."""
         return open_model(self._chosen or DEFAULT)
 
-    def _network(self, model: Model) -> Any:
+    def tokenizer(self, model: Model | None = None) -> Tokenizer:
+        """The network of a model, by default the one that pictures are encoded with; it is loaded once. Raises UsageError for
+        tiles that it does not have."""
+        chosen = model or self.model
+        if self.tile is not None and not chosen.tiles:
+            msg = f"{chosen.name} does not work in tiles of a size that can be chosen: leave it out"
+            raise UsageError(msg, ("tile",))
         with LOADING:
-            if model.stream_id not in self._networks:
-                self._networks[model.stream_id] = model.network(self.device)
-            return self._networks[model.stream_id]
+            if chosen.fingerprint not in self._tokenizers:
+                self._tokenizers[chosen.fingerprint] = chosen.tokenizer(self.device, self.tile)
+            return self._tokenizers[chosen.fingerprint]
 
     def _model_of(self, file: File) -> Model:
         """The model that wrote a file. Raises ModelError if it is not there, or is not the one that was named."""
@@ -101,75 +108,55 @@ class Codec:
         for reading bytes. Raises ImageError for a picture that cannot be read or coded, or is too large."""
         return prepare(picture_of(image, self.max_pixels), options, self.max_pixels)
 
-    def sequences(
+    def tokenize(
         self, prepared: Iterable[Prepared], target: Target = DEFAULT_TARGET, effort: int = DEFAULT_EFFORT
-    ) -> list[tuple[Layout, Sequence]]:
+    ) -> list[Sequence]:
         """All tokens of each picture: one encoding, of which every rate is a prefix. This is the network's part.
 
-        Pictures whose canvases (whole blocks of 256x256 pixels) are equally large share network calls. With an `effort` above
-        the default of 3, tokens are refined for the length that `target` asks for."""
-        from codec.pyramid.tiles import encode_pixels, together
-        from codec.pyramid.tokens import tokenize_batch
-
+        Pictures of similar size share network calls. With an `effort` above the default of 3, tokens are refined for the length
+        that `target` asks for. Raises UsageError where the model cannot refine."""
         steps, wanted = steps_of_effort(effort), list(prepared)
-        pictures = [part.pixels for part in wanted]
-        network, prior = self._network(self.model), self.model.prior
-        layouts = [Layout(prior.levels, picture.shape[1], picture.shape[0]) for picture in pictures]
-        done: dict[int, Sequence] = {}
-        for places in together(layouts):
-            group = [layouts[place] for place in places]
-            latents = encode_pixels(network, group, [pictures[place] for place in places], self.device, self.tile)
-            coded = tokenize_batch(network, prior, group, latents)
-            for row, (place, layout, tokens) in enumerate(zip(places, group, coded, strict=True)):
-                done[place] = sequence_of(prior, layout, *tokens)
-                if steps:
-                    done[place] = self._refined(wanted[place], layout, done[place], latents[row : row + 1], target, steps)
-        return [(layout, done[place]) for place, layout in enumerate(layouts)]
+        if steps and not self.model.refines:
+            msg = f"effort {effort} is not there with {self.model.name}, which does not refine tokens: {DEFAULT_EFFORT} is all"
+            raise UsageError(msg)
+        made = self.tokenizer().tokenize([part.pixels for part in wanted])
+        if not steps:
+            return made
+        return [self._refined(part, sequence, target, steps) for part, sequence in zip(wanted, made, strict=True)]
 
-    def _refined(
-        self, part: Prepared, layout: Layout, sequence: Sequence, latents: Tensor, target: Target, steps: int
-    ) -> Sequence:
-        """A better sequence for the length that a target asks for, from the picture's latents (1, C, h, w)."""
-        from codec.pyramid.refine import goal_of, refine
-        from codec.pyramid.tokens import tokenize_batch
-
+    def _refined(self, part: Prepared, sequence: Sequence, target: Target, steps: int) -> Sequence:
+        """A better sequence for the length that a target asks for."""
         try:
-            length = self.cut(layout, sequence, target, part).file.length
+            length = self.cut(sequence, target, part).file.length
         except TargetError:  # it will be raised when the sequence is cut
             return sequence
 
-        def squared_error(length: int) -> float:
-            drawn = self._drawn(layout, sequence, length, part.greyness)
-            return float(np.square(drawn.astype(np.float32) - part.pixels).sum(dtype=np.float64))
+        def squared_error(prefix: Prefix) -> float:
+            decoded = self._decoded(prefix, part.greyness)
+            return float(np.square(decoded.astype(np.float32) - part.pixels).sum(dtype=np.float64))
 
-        sized = target.budget(layout.width, layout.height) is not None
-        goal = goal_of(layout, sequence, length, squared_error, sized)
-        if goal is None:
-            return sequence
-        network, prior = self._network(self.model), self.model.prior
-        better = refine(network, prior, layout, part.pixels, latents, goal, steps)
-        return sequence_of(prior, layout, *tokenize_batch(network, prior, [layout], better)[0])
+        sized = target.budget(part.width, part.height) is not None
+        refiner: Refiner = self.tokenizer()  # type: ignore[assignment]  # the model says so
+        return refiner.refine(part.pixels, sequence, length, squared_error, sized, steps)
 
-    def sequence(self, image: Picture) -> tuple[Layout, Sequence]:
-        """`sequences` of one picture."""
-        return self.sequences([self.prepare(image)])[0]
+    def sequence(self, image: Picture) -> Sequence:
+        """`tokenize` for one picture."""
+        return self.tokenize([self.prepare(image)])[0]
 
-    def cut(
-        self,
-        layout: Layout,
-        sequence: Sequence,
-        target: Target,
-        part: Prepared | None = None,
-    ) -> Encoded:
+    def cut(self, sequence: Sequence, target: Target, part: Prepared | None = None) -> Encoded:
         """The file that a target asks for, with all that `part` keeps beside pixels. Raises TargetError where no token fits.
 
-        No network, but where `target.draws`: such a target is looked for by drawing, and compared with the picture."""
+        No network, but where `target.searched`: such a target is looked for by decoding, and compared with the picture."""
+        layout, code = sequence.layout, self.model.code
         budget = target.budget(layout.width, layout.height)
-        found = self._search(layout, sequence, target, part) if target.draws else None
+        found = self._search(sequence, target, part) if target.searched else None
         sections, space, greyness = (part.sections, part.space, part.greyness) if part else ((), SRGB, COLOURED)
         file = File(layout.width, layout.height, self.model.stream_id, layout.tokens, b"", sections, space, greyness)
+        shortest_length = 1 if code.tail_drop else layout.tokens
         if budget is None:
-            length = found.length if found else target.length(layout)
+            length = found.length if found else target.length(code, layout)
+            if length < shortest_length:
+                raise UsageError(all_or_nothing(code, layout.block_tokens_of(length)))
             payload = encode_tokens(sequence, length)
         else:
             most = min(budget, payload_max(layout.width, layout.height))
@@ -179,8 +166,8 @@ class Codec:
                 file = replace(file, sections=sections)
                 room = budget - overhead(file, most)
             length, payload = fit_tokens(sequence, room) if room >= 0 else (0, b"")
-            if length < 1:
-                length, payload = 1, encode_tokens(sequence, 1)
+            if length < shortest_length:
+                length, payload = shortest_length, encode_tokens(sequence, shortest_length)
         file = replace(file, length=length, payload=payload)
         data = write_file(file)
         if budget is not None and len(data) > budget:
@@ -188,29 +175,31 @@ class Codec:
             if sections:
                 msg += f", {file.section_bytes} of them for its {_listed(sections)}"
             raise TargetError(msg, _left_out_by(sections))
-        made = Encoded(data, read_file(data), layout.block_tokens_of(length))
+        block_tokens = layout.block_tokens_of(length)
+        made = Encoded(data, read_file(data), block_tokens, quality_of_block_tokens(code, block_tokens))
         return replace(made, reached=found.reached, measured=found.value) if found else made
 
-    def _search(self, layout: Layout, sequence: Sequence, target: Target, part: Prepared | None) -> SearchResult:
-        """The length that a target of quality asks for, by drawing. Raises TargetError where LPIPS cannot be measured."""
+    def _search(self, sequence: Sequence, target: Target, part: Prepared | None) -> SearchResult:
+        """The length that a target of quality asks for. Raises TargetError where LPIPS cannot be measured."""
         if part is None:
             msg = "a target of quality is looked for by comparing: give the picture"
             raise TypeError(msg)
         original, greyness = part.pixels, part.greyness
 
-        def draw(length: int) -> NDArray[np.uint8]:
-            return self._drawn(layout, sequence, length, greyness)
+        def decode(length: int) -> NDArray[np.uint8]:
+            return self._decoded(sequence.first(length), greyness)
 
         bits = sequence.bits().cumsum()
+        least = 1 if self.model.code.tail_drop else len(bits)
         if target.target_psnr is not None:
-            return shortest(lambda length: psnr(draw(length), original), target.target_psnr, bits, higher_is_better=True)
+            return shortest(lambda n: psnr(decode(n), original), target.target_psnr, bits, least, higher_is_better=True)
         assert target.target_lpips is not None
-        if min(layout.width, layout.height) < LPIPS_SIDE:
-            msg = f"LPIPS looks at sides of {LPIPS_SIDE} pixels and more, not {layout.width}x{layout.height}: use target psnr"
+        if min(part.width, part.height) < LPIPS_SIDE:
+            msg = f"LPIPS looks at sides of {LPIPS_SIDE} pixels and more, not {part.width}x{part.height}: use target psnr"
             raise TargetError(msg)
         with LOADING:
             distance = self._lpips.distance
-        return shortest(lambda length: distance(draw(length), original), target.target_lpips, bits, higher_is_better=False)
+        return shortest(lambda n: distance(decode(n), original), target.target_lpips, bits, least, higher_is_better=False)
 
     @cached_property
     def _lpips(self) -> LPIPS:
@@ -226,36 +215,21 @@ class Codec:
         file = read_file(data_of(data))
         check_size(file.width, file.height, self.max_pixels)
         model = self._model_of(file)
-        return Read(file, *read_tokens(file, model.prior, allow_partial, tokens), model.name)
+        return Read(file, read_tokens(file, model.code, allow_partial, tokens), model)
 
-    def draw(self, read: Iterable[Read]) -> list[NDArray[np.uint8]]:
-        """Pixels (H, W, 3) of each. This is the network's part; pictures of one model and equally large canvases share its
-        calls."""
-        from codec.pyramid.tiles import together
-
+    def detokenize(self, read: Iterable[Read]) -> list[NDArray[np.uint8]]:
+        """The inverse of `tokenize`: pixels (H, W, 3) of each. This is the network's part; pictures of one model and similar
+        size share its calls."""
         files = list(read)
         done: dict[int, NDArray[np.uint8]] = {}
-        for stream_id in dict.fromkeys(part.file.stream_id for part in files):
-            mine = [place for place, part in enumerate(files) if part.file.stream_id == stream_id]
-            model = self._model_of(files[mine[0]].file)
-            for group in together([files[place].layout for place in mine]):
-                places = [mine[index] for index in group]
-                layouts, tokens = [files[place].layout for place in places], [files[place].tokens for place in places]
-                done |= zip(places, self._pixels(model, layouts, tokens), strict=True)
+        for model in {part.model.fingerprint: part.model for part in files}.values():
+            mine = [place for place, part in enumerate(files) if part.model.fingerprint == model.fingerprint]
+            done |= zip(mine, self.tokenizer(model).detokenize([files[place].prefix for place in mine]), strict=True)
         return [done[place] for place in range(len(files))]
 
-    def _pixels(self, model: Model, layouts: list[Layout], tokens: list[Tokens]) -> list[NDArray[np.uint8]]:
-        """Pixels (H, W, 3) of pictures whose canvases are of one size."""
-        from codec.pyramid.tiles import decode_pixels
-        from codec.pyramid.tokens import detokenize_batch
-
-        network = self._network(model)
-        latents, known = detokenize_batch(network, layouts, tokens, self.device)
-        return decode_pixels(network, layouts, latents, known, self.tile)
-
-    def _drawn(self, layout: Layout, sequence: Sequence, length: int, greyness: int) -> NDArray[np.uint8]:
-        """The pixels (H, W, 3) that a decoder makes of the first tokens of a sequence."""
-        return neutral(self._pixels(self.model, [layout], [first_tokens(sequence, layout, length)])[0], greyness)
+    def _decoded(self, prefix: Prefix, greyness: int) -> NDArray[np.uint8]:
+        """The pixels (H, W, 3) that come back from the first tokens of a picture that is being encoded."""
+        return neutral(self.tokenizer().detokenize([prefix])[0], greyness)
 
     def finish(self, pixels: NDArray[np.uint8], file: File) -> Image.Image:
         """The picture in the mode that it had, L, LA, RGB or RGBA; profile, EXIF and XMP are in its `info`. No network.
@@ -277,8 +251,8 @@ class Codec:
         target = Target(**given)
         prepared = [self.prepare(image, PictureOptions(**kept)) for image in images]
         made = []
-        for part, (layout, sequence) in zip(prepared, self.sequences(prepared, target, effort), strict=True):
-            made.append(replace(self.cut(layout, sequence, target, part), notes=part.notes))
+        for part, sequence in zip(prepared, self.tokenize(prepared, target, effort), strict=True):
+            made.append(replace(self.cut(sequence, target, part), notes=part.notes))
         return made
 
     def decompress(self, data: Data, *, allow_partial: bool = False, tokens: float | None = None) -> Decoded:
@@ -293,8 +267,8 @@ class Codec:
         """`decompress` for many files at once."""
         read = [self.read(data, allow_partial=allow_partial, tokens=tokens) for data in blobs]
         return [
-            Decoded(self.finish(pixels, part.file), part.file, part.block_tokens, part.partial, part.model)
-            for part, pixels in zip(read, self.draw(read), strict=True)
+            Decoded(self.finish(pixels, part.file), part.file, part.block_tokens, part.partial, part.model.name)
+            for part, pixels in zip(read, self.detokenize(read), strict=True)
         ]
 
     def encode(self, image: Picture, **options: Unpack[EncodeOptions]) -> bytes:

@@ -8,10 +8,9 @@ import zipfile
 import numpy as np
 from numpy.typing import NDArray
 
-from bitstream.coder import encode_tokens, first_tokens, sequence_of
+from bitstream.coder import encode_tokens
 from bitstream.container import SIDE_MAX, File, read_file, write_file
 from bitstream.errors import FormatError, TesseraError
-from bitstream.layout import Layout
 from codec.models import DEFAULT, model_for, open_model
 from codec.pictures.images import MAX_PIXELS, check_size
 from codec.results import read_tokens
@@ -22,17 +21,16 @@ NPY_HEADER = 256  # bytes that NumPy puts before an array, at most, where it has
 def file_to_npz(data: bytes, model: str | None = None, max_pixels: int = MAX_PIXELS) -> tuple[bytes, int, int, int]:
     """A .tsr file -> an .npz of its tokens, width, height and length.
 
-    Arrays: `digits_I` int8 (D, n, m) and `known_I` bool (n, m) for each level I, `size` (width, height)."""
+    Arrays: `size` (width, height), and those of the model's code. For the pyramid they are `digits_I` int8 (D, n, m) and
+    `known_I` bool (n, m) for each level I; for One-D-Piece and TiTok `indices` int32 and `known` bool (N, rows, columns)."""
     file = read_file(data)
     check_size(file.width, file.height, max_pixels)
-    chosen = open_model(model) if model else model_for(file.stream_id)
-    _, read = read_tokens(file, chosen.prior)
-    arrays: dict[str, NDArray] = {"size": np.array([file.width, file.height])}
-    for index, (digits, known) in enumerate(zip(read.digits, read.known, strict=True)):
-        arrays |= {f"digits_{index}": digits, f"known_{index}": known}
+    code = (open_model(model) if model else model_for(file.stream_id)).code
+    prefix = read_tokens(file, code)
+    arrays: dict[str, NDArray] = {"size": np.array([file.width, file.height]), **code.to_arrays(prefix)}
     stream = io.BytesIO()
     np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-    return stream.getvalue(), file.width, file.height, read.length
+    return stream.getvalue(), file.width, file.height, prefix.length
 
 
 def npz_to_file(data: bytes, model: str | None = None, max_pixels: int = MAX_PIXELS) -> tuple[bytes, int, int, int]:
@@ -41,31 +39,27 @@ def npz_to_file(data: bytes, model: str | None = None, max_pixels: int = MAX_PIX
     Raises FormatError for arrays that are missing, of another shape, or out of range, and ImageError for too large a picture;
     no array is unpacked before its size was checked."""
     chosen = open_model(model or DEFAULT)
-    prior = chosen.prior
+    code = chosen.code
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as arrays:
-            width, height = (int(side) for side in _array(arrays, "size", (2,), "integer"))
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            width, height = (int(side) for side in _array(archive, "size", (2,), "integer"))
             if not 0 < width <= SIDE_MAX or not 0 < height <= SIDE_MAX:
                 msg = f"size is {width}x{height}: sides are 1 to {SIDE_MAX} pixels"
                 raise FormatError(msg)
             check_size(width, height, max_pixels)
-            layout = Layout(prior.levels, width, height)
-            shapes = [(level.digits, *grid) for level, grid in zip(prior.levels, layout.grids, strict=True)]
-            digits = tuple(_array(arrays, f"digits_{i}", shape, "int8") for i, shape in enumerate(shapes))
-            known = tuple(_array(arrays, f"known_{i}", shape[1:], "bool") for i, shape in enumerate(shapes))
+            layout = code.layout(width, height)
+            types = code.array_types(layout).items()
+            arrays = {name: _array(archive, name, shape, kind) for name, (kind, shape) in types}
     except TesseraError:
         raise
     except Exception as error:  # what the readers of zip and npy run into has no common name
         msg = f"not an .npz of tokens ({error})"
         raise FormatError(msg) from error
-    for index, (level, array) in enumerate(zip(prior.levels, digits, strict=True)):
-        if np.abs(array.astype(np.int16)).max() > level.limit:
-            msg = f"digits_{index} has digits beyond {level.limit}, which no file holds"
-            raise FormatError(msg)
-    sequence = sequence_of(prior, layout, digits)
-    length = int(sum(part.sum() for part in known))
-    first = first_tokens(sequence, layout, length)
-    if not all(map(np.array_equal, known, first.known)):
+    prefix = code.from_arrays(layout, arrays)
+    length = prefix.length
+    sequence = code.sequence(prefix)
+    first = code.to_arrays(sequence.first(length))
+    if not all(np.array_equal(arrays[name], first[name]) for name in arrays if name.startswith("known")):
         msg = f"the {length} known tokens are not the first {length} of the sequence: a file holds no others"
         raise FormatError(msg)
     payload = encode_tokens(sequence, length)
@@ -75,7 +69,8 @@ def npz_to_file(data: bytes, model: str | None = None, max_pixels: int = MAX_PIX
 def _array(arrays: zipfile.ZipFile, name: str, shape: tuple[int, ...], kind: str) -> NDArray:
     """An array of an .npz, if it is of that shape and type. Raises FormatError, KeyError, or what NumPy raises."""
     entry = arrays.getinfo(f"{name}.npy")
-    expected = 8 * shape[0] if kind == "integer" else int(np.prod(shape, dtype=np.int64))
+    width = 8 if kind == "integer" else np.dtype(kind).itemsize
+    expected = width * int(np.prod(shape, dtype=np.int64))
     if entry.file_size > expected + NPY_HEADER:
         msg = f"{name} has {entry.file_size:,} bytes, and {kind} {shape} takes {expected:,}"
         raise FormatError(msg)

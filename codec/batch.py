@@ -23,9 +23,9 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPo
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
+from bitstream.blocks import blocks_of
 from bitstream.container import File, read_file
 from bitstream.errors import ModelError, TesseraError
-from bitstream.layout import BLOCK
 from codec.lengths import DEFAULT_EFFORT, DEFAULT_TARGET, Target, steps_of_effort
 from codec.pictures.images import MAX_PIXELS, check_size, open_image
 from codec.progress import Listener, listening
@@ -83,11 +83,11 @@ class Compressed:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Decompressed:
     """A file that was decoded and stored as a picture."""
 
     file: File
-    tokens: float  # a block of 256x256 pixels
+    block_tokens: float  # tokens per block of 256x256 pixels
     partial: bool  # tokens were missing because the file is cut
     model: str  # its name
     bytes_in: int
@@ -118,14 +118,14 @@ def encode_all(
     limits: Limits | None = None,
     progress: Listener | None = None,
 ) -> Generator[Outcome[Job, Compressed], None, None]:
-    """Encodes a picture a job: `load` gives the bytes of its file, `store` takes those made; both run in several threads.
+    """Encodes one picture per job: `load` gives the bytes of its file, `store` takes those made; both run in several threads.
 
     `codec` is asked for when the first picture was found readable. `progress` is told, from any thread, what share of a picture
     more is done; the outcome says how much of it was reported."""
     chosen = options or PictureOptions()
     steps = steps_of_effort(effort)
     weight = REFINING if steps else 1
-    passes = ENCODING + (steps + 3 if steps else 0) + (SEARCH if target.draws else 0)
+    passes = ENCODING + (steps + 3 if steps else 0) + (SEARCH if target.searched else 0)
     once, bounds = _Once(codec), limits or Limits()
 
     def read(job: Job, admit: Admit) -> tuple[int, Prepared]:
@@ -136,21 +136,20 @@ def encode_all(
 
     def compute(items: list[tuple[int, Prepared]]) -> list[Any]:
         pictures = [prepared for _, prepared in items]
-        made = once().sequences(pictures, target, effort)
-        return [cut(*pair) for pair in zip(pictures, made, strict=True)] if target.draws else made
+        made = once().tokenize(pictures, target, effort)
+        return [cut(*pair) for pair in zip(pictures, made, strict=True)] if target.searched else made
 
     def cut(prepared: Prepared, made: Any) -> Encoded:
-        layout, sequence = made
-        encoded = once().cut(layout, sequence, target, prepared)
+        encoded = once().cut(made, target, prepared)
         return replace(encoded, notes=(*prepared.notes, *encoded.notes))
 
     def write(job: Job, item: tuple[int, Prepared], made: Any) -> Compressed:
-        encoded = made if target.draws else cut(item[1], made)
+        encoded = made if target.searched else cut(item[1], made)
         store(job, encoded)
         return Compressed(encoded, item[0], once().model.name)
 
     def alike(item: tuple[int, Prepared]) -> Hashable:
-        return _blocks(item[1].width, item[1].height)
+        return blocks_of(item[1].width, item[1].height)
 
     yield from overlap(jobs, Stages(read, compute, write, alike, once, passes), bounds, progress)
 
@@ -165,8 +164,8 @@ def decode_all(
     tokens: float | None = None,
     limits: Limits | None = None,
     progress: Listener | None = None,
-) -> Generator[Outcome[Job, Drawn], None, None]:
-    """The inverse of `encode_all`: draws a file a job. `store` takes the picture and says how many bytes it became."""
+) -> Generator[Outcome[Job, Decompressed], None, None]:
+    """The inverse of `encode_all`: decodes one file per job. `store` takes the picture and says how many bytes it became."""
     once, bounds = _Once(codec), limits or Limits()
 
     def read(job: Job, admit: Admit) -> tuple[int, Read]:
@@ -177,15 +176,15 @@ def decode_all(
         return len(data), once().read(data, allow_partial=allow_partial, tokens=tokens)
 
     def compute(items: list[tuple[int, Read]]) -> list[Any]:
-        return once().draw([part for _, part in items])
+        return once().detokenize([part for _, part in items])
 
-    def write(job: Job, item: tuple[int, Read], pixels: Any) -> Drawn:
+    def write(job: Job, item: tuple[int, Read], pixels: Any) -> Decompressed:
         size, part = item
         stored = store(job, once().finish(pixels, part.file))
-        return Drawn(part.file, part.block_tokens, part.partial, part.model, size, stored)
+        return Decompressed(part.file, part.block_tokens, part.partial, part.model.name, size, stored)
 
     def alike(item: tuple[int, Read]) -> Hashable:
-        return item[1].file.stream_id, _blocks(item[1].file.width, item[1].file.height)
+        return item[1].file.stream_id, blocks_of(item[1].file.width, item[1].file.height)
 
     yield from overlap(jobs, Stages(read, compute, write, alike, once, DECODING), bounds, progress)
 
@@ -195,10 +194,6 @@ def overlap(
 ) -> Generator[Outcome[Job, Result], None, None]:
     """Takes each job through all stages; yields how it ended, in the order in which they are finished."""
     yield from _Flow(stages, limits, progress).run(jobs)
-
-
-def _blocks(width: int, height: int) -> tuple[int, int]:
-    return -(-width // BLOCK), -(-height // BLOCK)
 
 
 class _Once:
@@ -451,7 +446,7 @@ def _room() -> int:
 
 
 def _usual_batch(device: torch.device) -> int:
-    """Pictures a network call where none is asked for."""
+    """Pictures per network call where none is asked for."""
     import torch
 
     if device.type == "cpu":

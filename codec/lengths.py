@@ -6,18 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bitstream.code import AnyCode, Layout
 from bitstream.errors import UsageError
-from bitstream.layout import Layout
 
-# Quality and tokens per block, linear in between. Chosen by what people see (`benchmarks/scripts/quality.py`): 50 is as far up
-# as files stay clearly smaller than WebP's for the same LPIPS, 100 is the best that the model can do, a little above WebP's 50.
-QUALITY_STOPS = ((0, 85), (25, 469), (50, 853), (75, 1109), (100, 1365))
 DEFAULT_QUALITY = 50
 DEFAULT_EFFORT = 3  # one pass of the network
 EFFORT_STEPS = {4: 4, 5: 8, 6: 16, 7: 32, 8: 64, 9: 128}  # of refinement; none up to the default, which is as fast as it gets
 RANGES: dict[str, tuple[float, float | None]] = {
     "quality": (0, 100),
-    "tokens": (1, 1365),
+    "tokens": (1, None),
     "target_size": (1, None),
     "target_bpp": (0, None),
     "target_psnr": (0, None),
@@ -30,7 +27,7 @@ class Target:
     """How long a sequence should be: exactly one of these, or none for the default quality."""
 
     quality: float | None = None  # 0..100
-    tokens: float | None = None  # a block of 256x256 pixels, 1..1365
+    tokens: float | None = None  # per block of 256x256 pixels, from 1 to what the model has
     target_size: int | None = None  # bytes of the whole file, at most
     target_bpp: float | None = None  # bits per pixel of the whole file, at most
     target_psnr: float | None = None  # dB, at least
@@ -50,8 +47,8 @@ class Target:
                 raise UsageError(msg)
 
     @property
-    def draws(self) -> bool:
-        """Whether pictures must be drawn, by the network, to find the length."""
+    def searched(self) -> bool:
+        """Whether pictures must be decoded, by the network, to find the length."""
         return self.target_psnr is not None or self.target_lpips is not None
 
     def budget(self, width: int, height: int) -> int | None:
@@ -60,27 +57,31 @@ class Target:
             return int(self.target_bpp * width * height / 8)
         return self.target_size
 
-    def length(self, layout: Layout) -> int:
-        """Tokens to keep, where the target is a quality or a number of tokens."""
-        if self.tokens is not None:
-            return layout.length_of(self.tokens)
-        quality = DEFAULT_QUALITY if self.quality is None else self.quality
-        return layout.length_of(block_tokens_of_quality(quality))
+    def length(self, code: AnyCode, layout: Layout) -> int:
+        """Tokens to keep, where the target is a quality or a number of tokens. Raises UsageError for more tokens per block than
+        there are."""
+        if self.tokens is None:
+            quality = DEFAULT_QUALITY if self.quality is None else self.quality
+            return layout.length_of(block_tokens_of_quality(code, quality))
+        if self.tokens > code.block_tokens:
+            msg = f"tokens {self.tokens:g} is out of range: 1 to {code.block_tokens}"
+            raise UsageError(msg)
+        return layout.length_of(self.tokens)
 
 
 DEFAULT_TARGET = Target()
 
 
-def block_tokens_of_quality(quality: float) -> float:
-    """Tokens a block that a quality 0..100 stands for."""
-    qualities, stops = zip(*QUALITY_STOPS, strict=True)
+def block_tokens_of_quality(code: AnyCode, quality: float) -> float:
+    """Tokens per block that a quality 0..100 stands for."""
+    qualities, stops = zip(*code.quality_stops, strict=True)
     return float(np.interp(quality, qualities, stops))
 
 
-def quality_of_block_tokens(tokens: float) -> float:
+def quality_of_block_tokens(code: AnyCode, block_tokens: float) -> float:
     """The inverse of `block_tokens_of_quality`; 0 and 100 beyond the ends."""
-    qualities, stops = zip(*QUALITY_STOPS, strict=True)
-    return float(np.interp(tokens, stops, qualities))
+    qualities, stops = zip(*code.quality_stops, strict=True)
+    return float(np.interp(block_tokens, stops, qualities))
 
 
 def steps_of_effort(effort: int) -> int:

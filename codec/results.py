@@ -1,7 +1,7 @@
 """What passes between the stages of coding, so that a pipeline can overlap them.
 
-    encoding: prepare (no network) -> sequences (network, several pictures) -> cut (no network, but for some targets)
-    decoding: read (no network) -> draw (network, several pictures) -> finish (no network)
+    encoding: prepare (no network) -> tokenize (network, several pictures) -> cut (no network, but for some targets)
+    decoding: read (no network) -> detokenize (network, several pictures) -> finish (no network)
 
 The stages are methods of `codec.api.Codec`. Free of torch.
 """
@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bitstream.coder import Tokens, decode_tokens, sequence_of
+from bitstream.code import AnyCode, Layout, Prefix
 from bitstream.container import COLOURED, File, Sections
 from bitstream.errors import FormatError, TruncatedError, UsageError
-from bitstream.layout import Layout
-from bitstream.prior import Prior
+from codec.model import Model
 
 SLACK = 64  # bits: trailing zero bytes are not stored
 
@@ -85,14 +84,15 @@ class Encoded:
 
     data: bytes
     file: File
-    tokens: float  # a block of 256x256 pixels
+    block_tokens: float  # tokens per block of 256x256 pixels
+    quality: float  # 0..100, that these stand for
     reached: bool = True  # whether the target was; a size always is, or there is an error
     measured: float | None = None  # PSNR in dB, or LPIPS, where the target is one
     notes: tuple[str, ...] = ()  # of `Prepared`
 
     @property
     def bpp(self) -> float:
-        """Bits a pixel of the whole file."""
+        """Bits per pixel of the whole file."""
         return 8 * len(self.data) / (self.file.width * self.file.height)
 
 
@@ -101,14 +101,13 @@ class Read:
     """What was read of a file: all but its pixels."""
 
     file: File
-    layout: Layout
-    tokens: Tokens
-    model: str  # its name
+    prefix: Prefix  # its tokens
+    model: Model
 
     @property
     def block_tokens(self) -> float:
-        """Tokens a block of 256x256 pixels."""
-        return self.layout.block_tokens_of(self.tokens.length)
+        """Tokens per block of 256x256 pixels."""
+        return self.prefix.layout.block_tokens_of(self.prefix.length)
 
     @property
     def partial(self) -> bool:
@@ -122,47 +121,71 @@ class Decoded:
 
     image: Image.Image
     file: File
-    tokens: float  # a block of 256x256 pixels
+    block_tokens: float  # tokens per block of 256x256 pixels
     partial: bool  # tokens were missing because the file is cut
     model: str  # its name
 
 
-def read_tokens(file: File, prior: Prior, allow_partial: bool = False, tokens: float | None = None) -> tuple[Layout, Tokens]:
-    """The tokens of a file, at most `tokens` a block, without torch.
+def read_tokens(file: File, code: AnyCode, allow_partial: bool = False, block_tokens: float | None = None) -> Prefix:
+    """The tokens of a file, at most `block_tokens` per block, without torch.
 
     Raises TruncatedError for a cut file unless `allow_partial`, and FormatError for a damaged one: a file whose checksum is
-    wrong is cut if it is shorter than its header says, or, where that says nothing, if its tokens run out."""
-    layout = Layout(prior.levels, file.width, file.height)
+    wrong is cut if it is shorter than its header says, or, where that says nothing, if its tokens run out. Raises UsageError
+    where so few tokens are not a picture."""
+    layout = code.layout(file.width, file.height)
     if file.length > layout.tokens:
         msg = f"{file.length} tokens for a picture that has {layout.tokens}: the file is damaged"
         raise FormatError(msg)
-    length = file.length if tokens is None or not file.whole else min(file.length, layout.length_of(tokens))
-    read = decode_tokens(prior, layout, file.payload, length, partial=not file.payload_whole)
-    if file.whole:
-        return layout, read
-    if file.surplus and _ends_before(file, prior, layout):
+    most = file.length if block_tokens is None else min(file.length, layout.length_of(block_tokens))
+    prefix = code.decode(layout, file.payload, most if file.whole else file.length, partial=not file.payload_whole)
+    if not file.whole:
+        _check_cut(file, code, prefix, allow_partial)
+        if prefix.length > most:
+            prefix = code.decode(layout, file.payload, most, partial=not file.payload_whole)
+    _check_enough(file, code, prefix)
+    return prefix
+
+
+def _check_cut(file: File, code: AnyCode, prefix: Prefix, allow_partial: bool) -> None:
+    """Raises FormatError where a file whose checksum is wrong is not cut but damaged, TruncatedError unless `allow_partial`."""
+    if file.surplus and _ends_before(file, code, prefix.layout):
         msg = f"the file is damaged: {file.surplus} byte{'s' * (file.surplus > 1)} after its end; get it again"
         raise FormatError(msg)
-    if file.missing == 0 or (file.missing is None and read.length == file.length):
+    if file.missing == 0 or (file.missing is None and prefix.length == file.length):
         msg = "the checksum is wrong: the file is damaged, get it again"
         raise FormatError(msg)
     if not allow_partial:
-        there = f"{read.length} of {file.length} tokens are there"
-        if read.length == file.length:
+        there = f"{prefix.length} of {file.length} tokens are there"
+        if prefix.length == file.length:
             there = "its picture is there, but not all that follows it"
         msg = f"the file is cut short: {there}"
         raise TruncatedError(msg, ("allow_partial",))
-    if tokens is not None:
-        read = decode_tokens(prior, layout, file.payload, min(read.length, layout.length_of(tokens)), not file.payload_whole)
-    return layout, read
 
 
-def _ends_before(file: File, prior: Prior, layout: Layout) -> bool:
+def _check_enough(file: File, code: AnyCode, prefix: Prefix) -> None:
+    """Raises an error where tail tokens cannot be dropped, and no block has all of its tokens."""
+    block_tokens = prefix.layout.block_tokens_of(prefix.length)
+    if code.tail_drop or block_tokens > code.block_tokens - 1:
+        return
+    if prefix.length == file.length:
+        raise FormatError(all_or_nothing(code, block_tokens) + ": the file is damaged")
+    if not file.whole:
+        msg = f"the file is cut short: {prefix.length} of {file.length} tokens are there, too few for a single block"
+        raise TruncatedError(msg)
+    raise UsageError(all_or_nothing(code, block_tokens))
+
+
+def all_or_nothing(code: AnyCode, block_tokens: float) -> str:
+    """What is said where fewer tokens are asked for than a model without tail token drop decodes."""
+    return f"this model codes a block with all of its {code.block_tokens} tokens or not at all, not with {block_tokens:.4g}"
+
+
+def _ends_before(file: File, code: AnyCode, layout: Layout) -> bool:
     """Whether the payload without its surplus holds all tokens, by what they cost; a cut one is far shorter than they cost."""
     payload = file.payload[: len(file.payload) - file.surplus]
     try:
-        tokens = decode_tokens(prior, layout, payload, file.length)
+        prefix = code.decode(layout, payload, file.length)
     except FormatError:
         return False
-    bits = sequence_of(prior, layout, tokens.digits).bits()[: file.length].sum()
+    bits = code.sequence(prefix).bits()[: file.length].sum()
     return bool(bits <= 8 * len(payload) + SLACK)

@@ -1,8 +1,8 @@
-"""Targets of quality: the smallest file whose picture is close enough to the original, found by drawing.
+"""Targets of quality: the smallest file whose picture is close enough to the original, found by decoding.
 
 Quality rises with length, but not at every single token, so what is returned is defined by the search: a length that reaches
-the target, drawn and measured, such that one at most 0.5 % smaller, drawn too, does not. Where even all tokens do not reach it,
-it counts as out of reach, and all tokens are the best there is.
+the target, decoded and measured, such that one at most 0.5 % smaller, decoded too, does not. Where even all tokens do not reach
+it, it counts as out of reach, and all tokens are the best there is.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ def psnr(picture: NDArray[np.uint8], original: NDArray[np.uint8]) -> float:
 
 
 def shortest(
-    measure: Callable[[int], float], wanted: float, bits: NDArray[np.float64], *, higher_is_better: bool
+    measure: Callable[[int], float], wanted: float, bits: NDArray[np.float64], least: int = 1, *, higher_is_better: bool
 ) -> SearchResult:
-    """The shortest length whose measure is `wanted` or better, as the module says. `bits` (tokens,) is what each length from 1
-    on costs in all."""
+    """The shortest length, `least` or more, whose measure is `wanted` or better, as the module says. `bits` (tokens,) is what
+    each length from 1 on costs in all."""
     values: dict[int, float] = {}
 
     def margin(length: int) -> float:
         values[length] = measure(length)
         return values[length] - wanted if higher_is_better else wanted - values[length]
 
-    low, high = 1, len(bits)
+    low, high = least, len(bits)
     above = margin(high)
-    if above < 0 or high == 1:
+    if above < 0 or high == low:
         return SearchResult(high, above >= 0, values[high])
-    below = margin(1)
+    below = margin(low)
     if below >= 0:
-        return SearchResult(1, True, values[1])
+        return SearchResult(low, True, values[low])
     side = 0  # that the last guess fell on
     while high - low > 1 and bits[high - 1] > CLOSE * bits[low - 1]:
-        # The Illinois method on the logarithm of bits, in which measures are nearly straight: 7 drawings where halving takes
+        # The Illinois method on the logarithm of bits, in which measures are nearly straight: 7 decodings where halving takes
         # 11. An infinite PSNR says nothing of where to look.
         share = below / (below - above) if math.isfinite(above) else 0.5
         share = min(1 - CAUTION, max(CAUTION, share))

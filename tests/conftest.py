@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bitstream.layout import EVEN, ODD, Layout, Level, in_part
-from bitstream.prior import IntegerLayer, LevelPrior, Prior, grids_before
+from bitstream.prior import IntegerLayer, LevelPrior
+from bitstream.pyramid import EVEN, ODD, Level, PyramidCode, PyramidLayout, grids_before, in_part
 from codec.api import Codec
 from codec.training.integer import tables_from
 
@@ -35,22 +35,22 @@ def codec() -> Codec:
 
 
 @pytest.fixture(scope="session")
-def small_prior() -> Prior:
+def small_code() -> PyramidCode:
     """Four levels with made-up integers, the same in every run."""
     levels = (Level(1, 2, 3), Level(2, 3, 5), Level(8, 2, 2), Level(16, 4, 1))
-    return Prior(levels, tuple(_made_up(levels, index, (3, 1, 1)) for index in range(len(levels))))
+    return PyramidCode(levels, tuple(_made_up(levels, index, (3, 1, 1)) for index in range(len(levels))))
 
 
 @pytest.fixture(scope="session")
-def halves_prior() -> Prior:
+def halves_code() -> PyramidCode:
     """Levels of which two are halves of a checkerboard each, and layers of two kinds, with made-up integers."""
     halves = (Level(8, 2, 2, EVEN), Level(8, 2, 2, ODD), Level(16, 4, 1, EVEN), Level(16, 4, 1, ODD))
     levels = (Level(1, 2, 3), Level(4, 3, 5), *halves)
-    return Prior(levels, tuple(_made_up(levels, index, (3, 3, 1)) for index in range(len(levels))))
+    return PyramidCode(levels, tuple(_made_up(levels, index, (3, 3, 1)) for index in range(len(levels))))
 
 
-@pytest.fixture(scope="session", params=["small_prior", "halves_prior"])
-def made_up_prior(request: pytest.FixtureRequest) -> Prior:
+@pytest.fixture(scope="session", params=["small_code", "halves_code"])
+def made_up_code(request: pytest.FixtureRequest) -> PyramidCode:
     return request.getfixturevalue(request.param)
 
 
@@ -79,11 +79,11 @@ def _made_up(levels: tuple[Level, ...], index: int, kernels: tuple[int, ...]) ->
     return LevelPrior(layers, tables, costs)
 
 
-def random_digits(prior: Prior, layout: Layout, seed: int) -> tuple[np.ndarray, ...]:
+def random_digits(code: PyramidCode, layout: PyramidLayout, seed: int) -> tuple[np.ndarray, ...]:
     """Digits of all tokens, many of them zero, now and then at the limit."""
     rng = np.random.default_rng(seed)
     digits = []
-    for level, grid in zip(prior.levels, layout.grids, strict=True):
+    for level, grid in zip(code.levels, layout.grids, strict=True):
         drawn = np.round(rng.laplace(0, 0.6, (level.digits, *grid))) + (rng.random((level.digits, *grid)) < 0.01) * level.limit
         digits.append(drawn.clip(-level.limit, level.limit).astype(np.int8) * in_part(level.part, *grid))
     return tuple(digits)

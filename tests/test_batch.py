@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bitstream.layout import Layout
 from codec.lengths import Target
-from codec.pyramid import tiles
+from codec.pyramid import tokenizer
 from codec.results import Prepared
 
 SIZES = [(200, 150), (256, 256), (17, 250), (300, 256), (1, 1)]  # all but one on a canvas of one block
@@ -19,10 +18,10 @@ def pictures(photo):
 
 
 def test_a_batch_encodes_as_one_by_one(codec, pictures):
-    alone = [codec.sequence(picture)[1] for picture in pictures]
-    together = codec.sequences([codec.prepare(picture) for picture in pictures])
-    for (width, height), one, (layout, batched) in zip(SIZES, alone, together, strict=True):
-        assert (layout.width, layout.height) == (width, height)
+    alone = [codec.sequence(picture) for picture in pictures]
+    together = codec.tokenize([codec.prepare(picture) for picture in pictures])
+    for (width, height), one, batched in zip(SIZES, alone, together, strict=True):
+        assert (batched.layout.width, batched.layout.height) == (width, height)
         digits = [np.concatenate([level.ravel() for level in sequence.symbols]) for sequence in (one, batched)]
         assert digits[0].shape == digits[1].shape
         assert (digits[0] != digits[1]).mean() <= 1e-4  # a rounding of floats may tip a digit
@@ -37,30 +36,30 @@ def test_a_batch_decodes_as_one_by_one(codec, pictures):
 
 def test_a_batch_keeps_order_and_shares_calls(codec, pictures, monkeypatch):
     sizes = []
-    encode = tiles.encode_pixels
-    monkeypatch.setattr(tiles, "encode_pixels", lambda *given: sizes.append(len(given[1])) or encode(*given))
+    encode = tokenizer.encode_pixels
+    monkeypatch.setattr(tokenizer, "encode_pixels", lambda *given: sizes.append(len(given[1])) or encode(*given))
     order = [0, 3, 1, 3, 2]
     blobs = codec.encode_batch([pictures[place] for place in order], tokens=20)
-    assert [codec.read(data).layout.width for data in blobs] == [SIZES[place][0] for place in order]
+    assert [codec.read(data).file.width for data in blobs] == [SIZES[place][0] for place in order]
     assert sizes == [3, 2]
 
 
 def test_a_call_is_bounded(codec, monkeypatch):
-    monkeypatch.setattr(tiles, "WHOLE_PIXELS", 3 * 65536)
-    layouts = [Layout(codec.model.prior.levels, 256, side) for side in (256, 256, 256, 300, 256, 1500)]
-    assert list(tiles.together(layouts)) == [[0, 1, 2], [4], [3], [5]]
+    monkeypatch.setattr(tokenizer, "WHOLE_PIXELS", 3 * 65536)
+    layouts = [codec.model.code.layout(256, side) for side in (256, 256, 256, 300, 256, 1500)]
+    assert tokenizer.together(layouts) == [[0, 1, 2], [4], [3], [5]]
 
 
 def test_stages_are_what_compress_is_made_of(codec, pictures):
     prepared = codec.prepare(pictures[0])
     assert isinstance(prepared, Prepared)
-    layout, sequence = codec.sequences([prepared])[0]
-    made = codec.cut(layout, sequence, Target(quality=40), prepared.sections)
+    (sequence,) = codec.tokenize([prepared])
+    made = codec.cut(sequence, Target(quality=40), prepared)
     assert made.data == codec.encode(pictures[0], quality=40)
     read = codec.read(made.data)
-    assert read.block_tokens == made.tokens
+    assert read.block_tokens == made.block_tokens
     assert not read.partial
-    image = codec.finish(codec.draw([read])[0], read.file)
+    image = codec.finish(codec.detokenize([read])[0], read.file)
     assert np.array_equal(np.asarray(image), np.asarray(codec.decode(made.data)))
 
 

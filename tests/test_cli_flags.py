@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from bitstream.container import read_file
+from bitstream.pyramid import QUALITY_STOPS
 from cli.main import main
-from codec.lengths import QUALITY_STOPS
 from codec.models import open_model
 
 CODING = ("encode", "decode", "bench run")

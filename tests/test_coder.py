@@ -10,17 +10,17 @@ from conftest import random_digits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitstream.coder import decode_tokens, encode_tokens, fit_tokens, sequence_of
+from bitstream.coder import encode_tokens, fit_tokens
 from bitstream.container import File, write_file
 from bitstream.errors import FormatError, ModelError
-from bitstream.layout import Layout
-from bitstream.prior import LevelPrior, Prior, fingerprint
+from bitstream.prior import LevelPrior
+from bitstream.pyramid import PyramidCode, fingerprint, whole_of
 
 
-def made(prior, width, height, seed):
-    layout = Layout(prior.levels, width, height)
-    digits = random_digits(prior, layout, seed)
-    return layout, digits, sequence_of(prior, layout, digits)
+def made(code, width, height, seed):
+    layout = code.layout(width, height)
+    digits = random_digits(code, layout, seed)
+    return layout, digits, code.sequence(whole_of(layout, digits))
 
 
 def assert_prefix(tokens, digits, length):
@@ -30,16 +30,16 @@ def assert_prefix(tokens, digits, length):
         assert np.array_equal(read, sent * known)
 
 
-def test_golden_words(small_prior):
+def test_golden_words(small_code):
     """Exact bytes of fixed tokens under fixed tables: a change here breaks every file there is."""
-    layout, _, sequence = made(small_prior, 50, 40, 1)
+    layout, _, sequence = made(small_code, 50, 40, 1)
     assert encode_tokens(sequence, 9).hex() == "8c187674d3be"
     assert hashlib.sha256(encode_tokens(sequence, layout.tokens)).hexdigest()[:32] == "a4052f159be6946a7446b60ac1dd8458"
 
 
-def test_golden_classes(small_prior):
-    layout, digits, _ = made(small_prior, 300, 200, 2)
-    classes = [small_prior.classes(i, small_prior.context(layout, i, list(digits[:i]))) for i in range(4)]
+def test_golden_classes(small_code):
+    layout, digits, _ = made(small_code, 300, 200, 2)
+    classes = [small_code.classes(layout, i, digits[:i]) for i in range(4)]
     assert [hashlib.sha256(c.tobytes()).hexdigest()[:16] for c in classes] == [
         "2fe2cb1b5d7405a2",
         "bd7ead31fbb42644",
@@ -49,30 +49,30 @@ def test_golden_classes(small_prior):
     assert all(len(np.unique(c)) > 1 for c in classes[1:])
 
 
-def test_golden_fingerprint(small_prior):
-    assert fingerprint(small_prior, [b"more"]).hex()[:32] == "ac1f6bfd87719357c7a08e2f066d3ac3"
-    assert fingerprint(small_prior, [b"mor", b"e"]) != fingerprint(small_prior, [b"more"])
+def test_golden_fingerprint(small_code):
+    assert fingerprint(small_code, [b"more"]).hex()[:32] == "ac1f6bfd87719357c7a08e2f066d3ac3"
+    assert fingerprint(small_code, [b"mor", b"e"]) != fingerprint(small_code, [b"more"])
 
 
-def test_golden_halves(halves_prior):
-    layout, digits, sequence = made(halves_prior, 300, 200, 4)
-    classes = [halves_prior.classes(i, halves_prior.context(layout, i, list(digits[:i]))) for i in range(6)]
+def test_golden_halves(halves_code):
+    layout, digits, sequence = made(halves_code, 300, 200, 4)
+    classes = [halves_code.classes(layout, i, digits[:i]) for i in range(6)]
     assert hashlib.sha256(b"".join(c.tobytes() for c in classes)).hexdigest()[:32] == "e1ab17a64ac1501827d26f25a676dcb1"
     assert hashlib.sha256(encode_tokens(sequence, layout.tokens)).hexdigest()[:32] == "44197db62eff1acd409b09098d32adde"
-    assert fingerprint(halves_prior, []).hex()[:32] == "f26e0e3b93140ece5504ed7b5da69083"
+    assert fingerprint(halves_code, []).hex()[:32] == "f26e0e3b93140ece5504ed7b5da69083"
 
 
-def test_a_second_decoder_agrees_on_halves(halves_prior):
-    layout, digits, sequence = made(halves_prior, 90, 70, 5)
+def test_a_second_decoder_agrees_on_halves(halves_code):
+    layout, digits, sequence = made(halves_code, 90, 70, 5)
     data = write_file(File(90, 70, b"\0\0", layout.tokens - 3, encode_tokens(sequence, layout.tokens - 3)))
     arrays = {}
-    for index, prior in enumerate(halves_prior.priors):
+    for index, prior in enumerate(halves_code.priors):
         parts = {"shifts": [layer.shift for layer in prior.layers], "frequencies": prior.frequencies, "costs": prior.costs}
         for depth, layer in enumerate(prior.layers):
             parts |= {f"{depth}.weight": layer.weight, f"{depth}.bias": layer.bias}
         arrays |= {f"prior.{index}.{name}": np.array(part) for name, part in parts.items()}
-    read = reference.decode(data, [asdict(level) for level in halves_prior.levels], arrays)
-    tokens = decode_tokens(halves_prior, layout, encode_tokens(sequence, layout.tokens - 3), layout.tokens - 3)
+    read = reference.decode(data, [asdict(level) for level in halves_code.levels], arrays)
+    tokens = halves_code.decode(layout, encode_tokens(sequence, layout.tokens - 3), layout.tokens - 3)
     for index, level in enumerate(read):
         assert np.array_equal(level, tokens.digits[index])
         assert np.array_equal(level[:, ~layout.mask(index)], digits[index][:, ~layout.mask(index)])
@@ -80,11 +80,11 @@ def test_a_second_decoder_agrees_on_halves(halves_prior):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 2**32), st.floats(0, 1))
-def test_tokens_to_bytes_to_tokens(made_up_prior, width, height, seed, share):
-    layout, digits, sequence = made(made_up_prior, width, height, seed)
+def test_tokens_to_bytes_to_tokens(made_up_code, width, height, seed, share):
+    layout, digits, sequence = made(made_up_code, width, height, seed)
     length = round(share * layout.tokens)
     payload = encode_tokens(sequence, length)
-    assert_prefix(decode_tokens(made_up_prior, layout, payload, length), digits, length)
+    assert_prefix(made_up_code.decode(layout, payload, length), digits, length)
     assert len(payload) <= sequence.bits()[:length].sum() / 8 + 4
     if payload:
         assert payload[-1] != 0
@@ -92,12 +92,12 @@ def test_tokens_to_bytes_to_tokens(made_up_prior, width, height, seed, share):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32))
-def test_every_cut_gives_certain_tokens_and_never_fewer_than_a_shorter_cut(made_up_prior, width, height, seed):
-    layout, digits, sequence = made(made_up_prior, width, height, seed)
+def test_every_cut_gives_certain_tokens_and_never_fewer_than_a_shorter_cut(made_up_code, width, height, seed):
+    layout, digits, sequence = made(made_up_code, width, height, seed)
     payload = encode_tokens(sequence, layout.tokens)
     before = 0
     for size in range(len(payload)):
-        tokens = decode_tokens(made_up_prior, layout, payload[:size], layout.tokens, partial=True)
+        tokens = made_up_code.decode(layout, payload[:size], layout.tokens, partial=True)
         assert_prefix(tokens, digits, tokens.length)
         assert before <= tokens.length < layout.tokens
         before = tokens.length
@@ -107,8 +107,8 @@ def test_every_cut_gives_certain_tokens_and_never_fewer_than_a_shorter_cut(made_
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32), st.integers(0, 120))
-def test_fits_a_budget_exactly(made_up_prior, width, height, seed, budget):
-    layout, _, sequence = made(made_up_prior, width, height, seed)
+def test_fits_a_budget_exactly(made_up_code, width, height, seed, budget):
+    layout, _, sequence = made(made_up_code, width, height, seed)
     length, payload = fit_tokens(sequence, budget)
     assert len(payload) <= budget
     assert payload == encode_tokens(sequence, length)
@@ -116,23 +116,23 @@ def test_fits_a_budget_exactly(made_up_prior, width, height, seed, budget):
         assert len(encode_tokens(sequence, length + 1)) > budget
 
 
-def test_strips_of_a_large_grid_give_the_same_classes(made_up_prior, monkeypatch):
-    layout, digits, sequence = made(made_up_prior, 700, 500, 3)
+def test_strips_of_a_large_grid_give_the_same_classes(made_up_code, monkeypatch):
+    layout, digits, sequence = made(made_up_code, 700, 500, 3)
     monkeypatch.setattr("bitstream.prior.STRIP", 50)
-    monkeypatch.setattr("bitstream.coder.CHUNK", 64)
-    again = sequence_of(made_up_prior, layout, digits)
+    monkeypatch.setattr("bitstream.pyramid.CHUNK", 64)
+    again = made_up_code.sequence(whole_of(layout, digits))
     for a, b in zip(again.classes + again.symbols, sequence.classes + sequence.symbols, strict=True):
         assert np.array_equal(a, b)
     assert encode_tokens(again, layout.tokens) == encode_tokens(sequence, layout.tokens)
 
 
-def test_random_bytes_end_in_an_error_or_in_tokens(made_up_prior):
-    layout = Layout(made_up_prior.levels, 100, 100)
+def test_random_bytes_end_in_an_error_or_in_tokens(made_up_code):
+    layout = made_up_code.layout(100, 100)
     rng = np.random.default_rng(0)
     refused = 0
     for _ in range(300):
         try:
-            tokens = decode_tokens(made_up_prior, layout, rng.bytes(30), layout.tokens)
+            tokens = made_up_code.decode(layout, rng.bytes(30), layout.tokens)
             assert tokens.length == layout.tokens
         except FormatError:
             refused += 1
@@ -140,15 +140,15 @@ def test_random_bytes_end_in_an_error_or_in_tokens(made_up_prior):
 
 
 @pytest.mark.parametrize("parts", [(0, 0, 2, 1, 1, 2), (0, 0, 1, 2, 2, 2), (0, 0, 1, 2, 1, 3)])
-def test_halves_that_make_no_grid_are_refused(halves_prior, parts):
-    levels = tuple(replace(level, part=part) for level, part in zip(halves_prior.levels, parts, strict=True))
+def test_halves_that_make_no_grid_are_refused(halves_code, parts):
+    levels = tuple(replace(level, part=part) for level, part in zip(halves_code.levels, parts, strict=True))
     with pytest.raises(ModelError, match=r"half|part 3"):
-        Prior(levels, halves_prior.priors)
+        PyramidCode(levels, halves_code.priors)
 
 
 @pytest.mark.parametrize("change", ["sum", "zero", "shape", "count"])
-def test_a_prior_that_does_not_fit_is_refused(small_prior, change):
-    first = small_prior.priors[0]
+def test_a_prior_that_does_not_fit_is_refused(small_code, change):
+    first = small_code.priors[0]
     frequencies = first.frequencies.copy()
     if change == "sum":
         frequencies[0, 0] += 1
@@ -157,6 +157,6 @@ def test_a_prior_that_does_not_fit_is_refused(small_prior, change):
         frequencies[0, 0] = 0
     elif change == "shape":
         frequencies = frequencies[:, :-1]
-    priors = (LevelPrior(first.layers, frequencies, first.costs), *small_prior.priors[1:])
+    priors = (LevelPrior(first.layers, frequencies, first.costs), *small_code.priors[1:])
     with pytest.raises(ModelError):
-        Prior(small_prior.levels, priors[:-1] if change == "count" else priors)
+        PyramidCode(small_code.levels, priors[:-1] if change == "count" else priors)

@@ -16,10 +16,9 @@ from benchmarks.contribution import (
     sheet,
     some_of_each_level,
 )
-from bitstream.coder import encode_tokens, sequence_of
+from bitstream.coder import encode_tokens
 from bitstream.container import File, read_file, write_file
 from bitstream.errors import UsageError
-from bitstream.layout import Layout
 from codec.api import read_tokens
 
 FULL = 1365  # tokens per block
@@ -32,7 +31,7 @@ def pixels(photo) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def sent(codec, pixels):
-    return read_tokens(read_file(codec.encode(pixels, tokens=FULL)), codec.model.prior)
+    return read_tokens(read_file(codec.encode(pixels, tokens=FULL)), codec.model.code)
 
 
 def table(*rows: tuple[float, ...]) -> np.ndarray:
@@ -63,30 +62,30 @@ def test_other_digits_are_found_where_the_prior_is_sure():
 
 def test_places_are_those_that_tokens_are_sent_in(codec, sent):
     """Found by changing a token and looking where the sequence differs."""
-    layout, tokens = sent
-    prior = codec.model.prior
-    before = sequence_of(prior, layout, tokens.digits)
+    layout, tokens = sent.layout, sent
+    code = codec.model.code
+    before = code.sequence(tokens)
     starts = np.concatenate([[0], np.cumsum(layout.counts)])
     wanted = [0, 1, int(starts[3]) + 5, int(starts[4]), int(starts[8]) + 7, layout.tokens - 1]
-    found = list(places_of(prior, layout, tokens, wanted))
+    found = list(places_of(code, tokens, wanted))
     assert [place.place for place in found] == wanted
     for place in found:
         (other,) = others(place, tokens, 1)
-        after = sequence_of(prior, layout, other.digits)  # this level is in the order that it was in, later ones may not be
+        after = code.sequence(other)  # this level is in the order that it was in, later ones may not be
         (rows,) = (after.symbols[place.level] != before.symbols[place.level]).any(1).nonzero()
         assert starts[place.level] + rows == place.place
         assert all((other.digits[level] == tokens.digits[level]).all() for level in range(9) if level != place.level)
         classes = before.classes[place.level][place.place - starts[place.level]]
-        assert np.array_equal(place.frequencies, prior.priors[place.level].frequencies[classes])
+        assert np.array_equal(place.frequencies, code.priors[place.level].frequencies[classes])
 
 
 @pytest.mark.parametrize("place", [1, 60, 500])
 def test_a_map_is_what_the_decoder_makes_of_the_change(codec, pixels, sent, place):
-    layout, tokens = sent
-    prior = codec.model.prior
-    (where,) = places_of(prior, layout, tokens, [place])
+    layout, tokens = sent.layout, sent
+    code = codec.model.code
+    (where,) = places_of(code, tokens, [place])
     (other,) = others(where, tokens, 1)
-    payload = encode_tokens(sequence_of(prior, layout, other.digits), layout.tokens)
+    payload = encode_tokens(code.sequence(other), layout.tokens)
     data = write_file(File(layout.width, layout.height, codec.model.stream_id, layout.tokens, payload))
     pair = [np.asarray(codec.decode(each)).astype(int) for each in (data, codec.encode(pixels, tokens=FULL))]
     difference = np.abs(pair[0] - pair[1])
@@ -97,7 +96,7 @@ def test_a_map_is_what_the_decoder_makes_of_the_change(codec, pixels, sent, plac
 
 
 def test_coarse_tokens_reach_far_and_fine_ones_stay_where_they_are(codec, pixels, sent):
-    layout, _ = sent
+    layout = sent.layout
     last = layout.tokens - 1
     coarse, fine = contribution(codec, pixels, [last, 0], FULL, draws=2)
     assert (coarse.place, coarse.level, fine.place, fine.level) == (0, 0, last, 8)
@@ -120,7 +119,7 @@ def test_maps_are_the_same_in_every_call_and_whoever_else_is_asked_for(codec, pi
 
 
 def test_some_tokens_of_each_level_are_chosen(codec):
-    layout = Layout(codec.model.prior.levels, 600, 400)
+    layout = codec.model.code.layout(600, 400)
     places = some_of_each_level(layout, layout.tokens)
     assert [layout.split(place + 1)[0] for place in places[:SAMPLES]] == [1, 3, 5]
     assert len(places) == SAMPLES * 9

@@ -16,14 +16,14 @@ from codec.results import read_tokens
 @pytest.fixture(scope="module")
 def made(codec, photo):
     made = codec.compress(photo.crop((200, 80, 300, 160)), quality=50)
-    return made.data, read_tokens(read_file(made.data), codec.model.prior)[1]
+    return made.data, read_tokens(read_file(made.data), codec.model.code)
 
 
 def tokens_of(data: bytes, codec, **options):
     """What decoding does before it draws."""
     file = read_file(data)
     check_size(file.width, file.height, 10_000_000)
-    return read_tokens(file, codec._model_of(file).prior, **options)[1]
+    return read_tokens(file, codec._model_of(file).code, **options)
 
 
 def test_every_truncation_is_told(made, codec):

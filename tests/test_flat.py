@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from bitstream import flat
 from bitstream.coder import encode_tokens, fit_tokens
 from bitstream.errors import FormatError, ModelError
-from bitstream.flat import FlatCode, decode_flat, flat_sequence, frequencies_of, uniform_code
+from bitstream.flat import FlatCode, FlatLayout, uniform_code, whole_of
+from bitstream.prior import frequencies_of
 
 
 @pytest.fixture(scope="module", params=["uniform", "position", "conditioned"])
@@ -31,7 +32,15 @@ def code(request):
 
 def made(code, rows, columns, seed):
     indices = np.random.default_rng(seed).integers(0, code.values, (code.block_tokens, rows, columns)).astype(np.int32)
-    return indices, flat_sequence(code, indices)
+    return indices, sequence_of(code, indices)
+
+
+def layout_of(code, rows, columns) -> FlatLayout:
+    return code.layout(columns * code.side, rows * code.side)
+
+
+def sequence_of(code, indices):
+    return code.sequence(whole_of(layout_of(code, *indices.shape[1:]), indices))
 
 
 def assert_prefix(tokens, indices, length):
@@ -47,10 +56,10 @@ def test_every_prefix_covers_all_blocks():
     code = uniform_code(5, 16)
     indices, sequence = made(code, 4, 8, 0)
     for length in range(0, indices.size + 1, 3):
-        lengths = decode_flat(code, (4, 8), encode_tokens(sequence, length), length).block_lengths
+        lengths = code.decode(layout_of(code, 4, 8), encode_tokens(sequence, length), length).block_lengths
         assert lengths.sum() == length
         assert lengths.max() - lengths.min() <= 1
-    eight = decode_flat(code, (4, 8), encode_tokens(sequence, 8), 8).block_lengths
+    eight = code.decode(layout_of(code, 4, 8), encode_tokens(sequence, 8), 8).block_lengths
     assert (eight.reshape(2, 2, 4, 2).sum((1, 3)) == 1).all(), "every 2x2 blocks should have one of the first eight tokens"
 
 
@@ -66,7 +75,7 @@ def test_indices_to_bytes_to_indices(code, rows, columns, seed, share):
     indices, sequence = made(code, rows, columns, seed)
     length = round(share * indices.size)
     payload = encode_tokens(sequence, length)
-    assert_prefix(decode_flat(code, (rows, columns), payload, length), indices, length)
+    assert_prefix(code.decode(layout_of(code, rows, columns), payload, length), indices, length)
     assert len(payload) <= sequence.bits()[:length].sum() / 8 + 4
 
 
@@ -77,7 +86,7 @@ def test_every_cut_gives_certain_tokens_and_never_fewer_than_a_shorter_cut(code,
     payload = encode_tokens(sequence, indices.size)
     before = 0
     for size in range(len(payload)):
-        tokens = decode_flat(code, (rows, columns), payload[:size], indices.size, partial=True)
+        tokens = code.decode(layout_of(code, rows, columns), payload[:size], indices.size, partial=True)
         assert_prefix(tokens, indices, tokens.length)
         assert before <= tokens.length < indices.size
         before = tokens.length
@@ -99,8 +108,8 @@ def test_parts_of_a_position_give_the_same_bytes(code, monkeypatch):
     indices, sequence = made(code, 5, 5, 1)
     whole = encode_tokens(sequence, indices.size)
     monkeypatch.setattr(flat, "ENTRIES", 3 * code.values)
-    assert encode_tokens(flat_sequence(code, indices), indices.size) == whole
-    assert_prefix(decode_flat(code, (5, 5), whole, indices.size), indices, indices.size)
+    assert encode_tokens(sequence_of(code, indices), indices.size) == whole
+    assert_prefix(code.decode(layout_of(code, 5, 5), whole, indices.size), indices, indices.size)
 
 
 def test_golden_bytes():
@@ -108,8 +117,8 @@ def test_golden_bytes():
     tables = frequencies_of(1 / (1 + (np.arange(4)[:, None] * 5 + np.arange(50)) % 50))
     code = FlatCode(tables, (np.arange(14, dtype=np.int32) % 4).reshape(7, 2), (np.arange(50) % 2).astype(np.uint8))
     indices = (np.arange(42, dtype=np.int32).reshape(7, 2, 3) * 7919) % 50
-    payload = encode_tokens(flat_sequence(code, indices), 42)
-    assert encode_tokens(flat_sequence(code, indices), 8).hex() == "35b9d8d800be"
+    payload = encode_tokens(sequence_of(code, indices), 42)
+    assert encode_tokens(sequence_of(code, indices), 8).hex() == "35b9d8d800be"
     assert hashlib.sha256(payload).hexdigest()[:16] == "4d64725652d41177"
 
 
@@ -118,7 +127,7 @@ def test_random_bytes_end_in_an_error_or_in_tokens(code):
     rng = np.random.default_rng(0)
     for _ in range(200):
         try:
-            tokens = decode_flat(code, (2, 2), rng.bytes(24), 28)
+            tokens = code.decode(layout_of(code, 2, 2), rng.bytes(24), 28)
             assert tokens.length == 28
             assert 0 <= tokens.indices.min() <= tokens.indices.max() < code.values
         except FormatError as error:
@@ -156,4 +165,4 @@ def test_tables_that_do_not_fit_are_refused(code, change):
 @pytest.mark.parametrize("wrong", [np.full((7, 1, 1), 50), np.full((7, 1, 1), -1), np.zeros((6, 1, 1), int)])
 def test_indices_without_a_token_are_refused(wrong):
     with pytest.raises(ValueError, match="7 tokens below 50"):
-        flat_sequence(uniform_code(7, 50), wrong)
+        sequence_of(uniform_code(7, 50), wrong)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitstream.layout import Layout, spread
+from bitstream.blocks import spread
+from bitstream.pyramid import PyramidLayout
 from codec.pyramid.config import NetworkConfig
 
 LEVELS = NetworkConfig().levels
@@ -22,7 +23,7 @@ LEVELS = NetworkConfig().levels
     ],
 )
 def test_counts_only_tokens_that_touch_the_picture(width, height, counts):
-    layout = Layout(LEVELS, width, height)
+    layout = PyramidLayout(LEVELS, width, height)
     assert layout.counts == counts
     assert layout.tokens == sum(counts)
     assert layout.block_tokens == 1365
@@ -30,7 +31,7 @@ def test_counts_only_tokens_that_touch_the_picture(width, height, counts):
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.floats(0, 1365))
 def test_lengths_and_tokens_a_block_invert(width, height, tokens):
-    layout = Layout(LEVELS, width, height)
+    layout = PyramidLayout(LEVELS, width, height)
     length = layout.length_of(tokens)
     assert 0 <= length <= layout.tokens
     assert layout.length_of(layout.block_tokens_of(length)) == length

@@ -208,7 +208,7 @@ def test_pictures_there_and_back_are_what_the_codec_makes(codec, photo, tmp_path
         else:
             alone = codec.decompress(stored[outcome.job], tokens=9)
             assert drawn[outcome.job].tobytes() == alone.image.tobytes()
-            assert (outcome.made.bytes_out, outcome.made.tokens) == (7, alone.tokens)
+            assert (outcome.made.bytes_out, outcome.made.block_tokens) == (7, alone.block_tokens)
             assert outcome.made.file == read_file(stored[outcome.job])
 
 

@@ -15,8 +15,9 @@ from conftest import PHOTO, ROOT
 from PIL import Image
 
 from benchmarks.scripts.card import delta_table, rate_table
+from bitstream.pyramid import QUALITY_STOPS
 from cli.main import main
-from codec.lengths import QUALITY_STOPS, block_tokens_of_quality
+from codec.lengths import block_tokens_of_quality
 from codec.models import open_model
 from codec.pyramid.config import NetworkConfig
 from codec.pyramid.network import Network
@@ -97,7 +98,7 @@ def test_make_targets_that_the_readme_names_exist():
 def test_quality_table_is_the_codes():
     rows = [line.strip("|").split("|") for line in README.splitlines() if line.startswith(("| quality", "| tokens per 256"))]
     table = list(zip(*([int(cell) for cell in row[1:]] for row in rows), strict=True))
-    assert table == [(quality, round(block_tokens_of_quality(quality))) for quality, _ in table]
+    assert table == [(quality, round(block_tokens_of_quality(open_model().code, quality))) for quality, _ in table]
     assert {quality for quality, _ in table} >= {quality for quality, _ in QUALITY_STOPS}
 
 
@@ -136,8 +137,7 @@ def macs_per_pixel(network: Network) -> float:
     import torch
     from torch import nn
 
-    from bitstream.layout import Layout
-    from codec.pyramid.tokens import detokenize, tokenize
+    from codec.pyramid.tokenizer import dequantize, quantize
 
     total = 0
 
@@ -149,15 +149,11 @@ def macs_per_pixel(network: Network) -> float:
     for layer in network.modules():
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
             layer.register_forward_hook(count)
-    prior = open_model().prior
-    layout = Layout(prior.levels, 256, 256)
-    device = torch.device("cpu")
+    code = open_model().code
+    layout = code.layout(256, 256)
     with torch.inference_mode():
-        digits = tokenize(network, prior, layout, network.encoder(torch.zeros(1, 3, 256, 256)))
-        from bitstream.coder import Tokens
-
-        known = tuple(d[0] == d[0] for d in digits)
-        network.decoder(*detokenize(network, layout, Tokens(digits, known), device))
+        (sequence,) = quantize(network, code, [layout], network.encoder(torch.zeros(1, 3, 256, 256)))
+        network.decoder(*dequantize(network, [sequence.first(layout.tokens)], torch.device("cpu")))
     assert total > 0
     return total / 65536
 

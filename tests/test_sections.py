@@ -95,7 +95,7 @@ def test_a_target_counts_sections(codec, clear):
     assert 980 < len(full.data) <= 1000
     assert full.file.section_bytes > 350
     bare = codec.compress(clear, target_size=1000, strip=True)
-    assert bare.tokens > full.tokens
+    assert bare.block_tokens > full.block_tokens
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_cut_file_loses_what_follows_the_picture_first(codec, clear):
         with pytest.raises(TruncatedError, match="its picture is there, but not all that follows it"):
             codec.read(made.data[:size])
         read = codec.read(made.data[:size], allow_partial=True)
-        assert read.tokens.length == made.file.length
+        assert read.prefix.length == made.file.length
         assert before - 1 <= len(read.file.sections) <= before
         before = len(read.file.sections)
     assert before == 0
@@ -142,7 +142,7 @@ def test_every_prefix_of_a_file_with_sections_is_a_picture(codec, clear):
     for size in range(made.file.header_bytes, len(made.data)):
         read = codec.read(made.data[:size], allow_partial=True)
         assert read.partial
-        lengths.append(read.tokens.length)
+        lengths.append(read.prefix.length)
     assert lengths == sorted(lengths)
     assert 0 < lengths[len(made.file.payload) // 2] < lengths[-1] == made.file.length
     assert codec.decode(made.data[: made.file.header_bytes + 40], allow_partial=True).size == clear.size

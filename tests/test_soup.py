@@ -10,7 +10,8 @@ import torch
 
 from bitstream.errors import ModelError
 from codec.api import Codec
-from codec.models import open_model, save_model
+from codec.models import open_model
+from codec.pyramid.model import save_pyramid
 from codec.training import soup
 
 
@@ -22,7 +23,7 @@ def doubled(tmp_path_factory):
     for weight in network.decoder.parameters():
         weight.mul_(2)
     path = tmp_path_factory.mktemp("soup") / "doubled.safetensors"
-    save_model(path, network, model.prior, model.metadata["card"])
+    save_pyramid(path, network, model.code, model.metadata["card"])
     return path
 
 
@@ -37,7 +38,7 @@ def test_weights_are_means_by_share(doubled):
 def test_models_of_other_configurations_are_refused(monkeypatch, doubled):
     real = open_model(doubled).network(torch.device("cpu"))
     real.config = replace(real.config, channels=64)
-    monkeypatch.setattr(soup, "open_model", lambda name: open_model() if name == "standard" else Other())
+    monkeypatch.setattr(soup, "open_pyramid", lambda name: open_model() if name == "standard" else Other())
 
     class Other:
         def network(self, _):

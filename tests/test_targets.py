@@ -10,7 +10,7 @@ from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitstream.coder import decode_tokens, encode_tokens, first_tokens
+from bitstream.coder import encode_tokens
 from bitstream.errors import ModelError, TargetError, UsageError
 from codec.api import Codec
 from codec.lengths import Target
@@ -76,11 +76,12 @@ def test_target_psnr(codec, small, wanted):
     assert made.reached
     assert psnr(np.asarray(codec.decode(made.data)), original) == pytest.approx(made.measured)
     assert wanted <= made.measured < wanted + 0.5
-    layout, sequence = codec.sequence(small)
+    sequence = codec.sequence(small)
+    layout = sequence.layout
     bits = sequence.bits().cumsum()
     for length in range(1, made.file.length):  # nothing that is much smaller would do, not even by chance
         if bits[length - 1] < 0.97 * bits[made.file.length - 1] and length % 7 == 0:
-            shorter = codec.cut(layout, sequence, Target(tokens=layout.block_tokens_of(length))).data
+            shorter = codec.cut(sequence, Target(tokens=layout.block_tokens_of(length))).data
             assert psnr(np.asarray(codec.decode(shorter)), original) < wanted
 
 
@@ -115,7 +116,7 @@ def test_target_lpips(small):
     assert 0.37 < distance <= 0.4
     never = codec.compress(small, target_lpips=0)
     assert not never.reached
-    assert never.tokens == 1365
+    assert never.block_tokens == 1365
     with pytest.raises(TargetError, match=r"31 pixels and more, not 30x128: use target psnr"):
         codec.compress(small.crop((0, 0, 30, 128)), target_lpips=0.4)
 
@@ -126,9 +127,9 @@ def test_missing_weights_of_lpips_are_said(small, tmp_path):
 
 
 def test_a_target_of_quality_needs_pixels(codec, small):
-    layout, sequence = codec.sequence(small)
+    sequence = codec.sequence(small)
     with pytest.raises(TypeError, match="give the picture"):
-        codec.cut(layout, sequence, Target(target_psnr=20))
+        codec.cut(sequence, Target(target_psnr=20))
 
 
 @pytest.mark.parametrize(
@@ -148,10 +149,11 @@ def test_psnr_of_equal_pictures_is_infinite():
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.8, 1])
 def test_first_tokens_are_what_a_file_has(codec, small, share):
-    layout, sequence = codec.sequence(small)
+    sequence = codec.sequence(small)
+    layout = sequence.layout
     length = round(share * layout.tokens)
-    expected = decode_tokens(codec.model.prior, layout, encode_tokens(sequence, length), length)
-    tokens = first_tokens(sequence, layout, length)
+    expected = codec.model.code.decode(layout, encode_tokens(sequence, length), length)
+    tokens = sequence.first(length)
     for ours, theirs in zip((*tokens.digits, *tokens.known), (*expected.digits, *expected.known), strict=True):
         assert np.array_equal(ours, theirs)
 
@@ -171,8 +173,8 @@ def test_effort_at_a_length_is_worth_its_bits(codec, small):
     original = np.asarray(small).astype(float)
     plain, refined = (codec.compress(small, effort=effort, tokens=500) for effort in (3, 5))
     assert refined.file.length == plain.file.length
-    layout, sequence = codec.sequence(small)
-    short, long = (codec.cut(layout, sequence, Target(tokens=tokens)) for tokens in (400, 625))
+    sequence = codec.sequence(small)
+    short, long = (codec.cut(sequence, Target(tokens=tokens)) for tokens in (400, 625))
     errors = [np.square(np.asarray(codec.decode(made.data)) - original).sum() for made in (plain, refined, short, long)]
     slope = (errors[2] - errors[3]) / (len(long.data) - len(short.data))
     assert errors[1] + slope * len(refined.data) < errors[0] + slope * len(plain.data)
@@ -211,12 +213,12 @@ def test_tiles_do_not_change_a_step(codec, photo, monkeypatch):
     from codec.pyramid.tiles import encode_pixels
 
     image = np.asarray(photo.resize((1000, 300)))
-    network, prior = codec._network(codec.model), codec.model.prior
-    layout, _ = codec.sequence(image)
+    network, code = codec.tokenizer().network, codec.model.code
+    layout = codec.sequence(image).layout
     latents = encode_pixels(network, [layout], [image], codec.device).clone()
     original = torch.tensor(image).permute(2, 0, 1)[None].float() / 127.5 - 1
     goal = refine.Goal(1e-3, length=3000)
-    walked = refine.walk(network, prior, layout, latents, goal, torch.Generator())
+    walked = refine.walk(network, code, layout, latents, goal, torch.Generator())
     whole = refine._error(network, layout, walked, original, True)
     monkeypatch.setattr(refine, "TILE", 256)
     tiled = refine._error(network, layout, walked, original, True)
@@ -230,18 +232,17 @@ def test_the_walk_codes_as_the_codec_does(codec, small):
     from codec.pyramid import refine
     from codec.pyramid.tiles import encode_pixels
 
-    network, prior = codec._network(codec.model), codec.model.prior
-    layout, sequence = codec.sequence(small)
+    network, code = codec.tokenizer().network, codec.model.code
+    sequence = codec.sequence(small)
+    layout = sequence.layout
     latents = encode_pixels(network, [layout], [np.asarray(small)], codec.device).clone()
     spent = sequence.bits().cumsum()
     for length in (5, 200, layout.tokens):
-        by_length = refine.walk(network, prior, layout, latents, refine.Goal(1.0, length=length), torch.Generator())
+        by_length = refine.walk(network, code, layout, latents, refine.Goal(1.0, length=length), torch.Generator())
         assert float(by_length.bits) == pytest.approx(spent[length - 1], rel=1e-4)
-        by_bits = refine.walk(
-            network, prior, layout, latents, refine.Goal(1.0, bits=spent[length - 1] + 0.1), torch.Generator()
-        )
+        by_bits = refine.walk(network, code, layout, latents, refine.Goal(1.0, bits=spent[length - 1] + 0.1), torch.Generator())
         assert torch.equal(by_bits.known, by_length.known)
         drawn = network.decoder(by_length.latents, by_length.known)[0, :, : small.height, : small.width]
-        expected = np.asarray(codec.decode(codec.cut(layout, sequence, Target(tokens=layout.block_tokens_of(length))).data))
+        expected = np.asarray(codec.decode(codec.cut(sequence, Target(tokens=layout.block_tokens_of(length))).data))
         pixels = drawn.detach().mul(127.5).add(127.5).round().clamp(0, 255).permute(1, 2, 0).numpy()
         assert np.abs(pixels - expected).max() <= 1

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitstream.coder import encode_tokens
-from bitstream.flat import FlatTokens, decode_flat, flat_sequence, uniform_code
+from bitstream.flat import FlatLayout, FlatPrefix, uniform_code, whole_of
 from codec.titok import blocks
 from codec.titok.blocks import Mosaic, cut, detokenize_picture, starts, tokenize_picture
 from codec.titok.config import TitokConfig
@@ -104,9 +104,10 @@ def test_a_picture_through_tokens_and_bytes(height, width, grid, monkeypatch):
     assert indices.shape == (6, *grid)
     one_by_one = [net.tokenize(torch.from_numpy(block.copy())[None])[0].numpy() for block in cut(picture, 64)]
     assert np.array_equal(indices.reshape(6, -1).T, one_by_one)
-    code = uniform_code(6, 64)
-    payload = encode_tokens(flat_sequence(code, indices), indices.size)
-    decoded = detokenize_picture(net, decode_flat(code, grid, payload, indices.size), height, width)
+    code = uniform_code(6, 64, 64)
+    layout = code.layout(width, height)
+    payload = encode_tokens(code.sequence(whole_of(layout, indices)), indices.size)
+    decoded = detokenize_picture(net, code.decode(layout, payload, indices.size))
     whole = net.detokenize(torch.from_numpy(np.array(one_by_one))).numpy()
     assert np.abs(decoded - joined(whole, height, width, 64)).max() < 1e-5
 
@@ -115,9 +116,9 @@ def test_blocks_decode_the_tokens_they_have():
     """Of a cut file, some blocks have one token more than the others."""
     net = network()
     indices = np.random.default_rng(2).integers(0, 64, (6, 1, 2)).astype(np.int32)
-    tokens = FlatTokens(indices, 7)
+    tokens = FlatPrefix(FlatLayout(128, 64, 64, 6), indices, 7)
     assert tokens.block_lengths.tolist() == [[4, 3]]
-    decoded = detokenize_picture(net, tokens, 64, 128)
+    decoded = detokenize_picture(net, tokens)
     for column, length in enumerate((4, 3)):
         alone = net.detokenize(torch.from_numpy(indices[:length, 0, column])[None].long())[0].numpy()
         inside = slice(64 * column + 2, 64 * column + 62)
@@ -127,9 +128,9 @@ def test_blocks_decode_the_tokens_they_have():
 @pytest.mark.parametrize(("tail_drop", "length"), [(True, 1), (False, 11)])
 def test_blocks_that_are_no_picture_yet_take_the_colour_of_the_others(tail_drop, length):
     indices = np.random.default_rng(2).integers(0, 64, (6, 1, 2)).astype(np.int32)
-    decoded = detokenize_picture(network(tail_drop), FlatTokens(indices, length), 64, 128)
+    decoded = detokenize_picture(network(tail_drop), FlatPrefix(FlatLayout(128, 64, 64, 6), indices, length))
     assert decoded[:, :, :62].std() > 0.001
     blank = decoded[:, :, 66:]
     assert np.abs(blank - blank[:, :1, :1]).max() < 1e-6
     assert np.abs(blank.mean((1, 2)) - decoded[:, :, :60].mean((1, 2))).max() < 0.05
-    assert np.abs(detokenize_picture(network(tail_drop), FlatTokens(indices, 0), 64, 128) - 0.5).max() < 1e-6
+    assert np.abs(detokenize_picture(network(tail_drop), FlatPrefix(FlatLayout(128, 64, 64, 6), indices, 0)) - 0.5).max() < 1e-6

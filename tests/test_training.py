@@ -10,16 +10,15 @@ from click.testing import CliRunner
 from conftest import SHARED
 from PIL import Image
 
-from bitstream.coder import Tokens, sequence_of
 from bitstream.errors import ImageError, ModelError, TesseraError
-from bitstream.layout import Layout
 from cli.main import main
 from codec.api import Codec
 from codec.device import pick_device
-from codec.models import open_model, save_model
+from codec.models import open_model
 from codec.pyramid.config import NetworkConfig
+from codec.pyramid.model import save_pyramid
 from codec.pyramid.network import CLASSES, Network, choose_digits, logistic_tables
-from codec.pyramid.tokens import detokenize, tokenize
+from codec.pyramid.tokenizer import dequantize, quantize
 from codec.training.integer import measure_tables, quantize_prior
 from codec.training.photos import is_held_out, karhunen_loeve, load_photos, random_crops, read_square
 from codec.training.trainer import Trainer, TrainingConfig, code_for_training, priced, train
@@ -173,31 +172,31 @@ def test_the_loop_writes_checkpoint_and_logs(photos, tmp_path, monkeypatch):
 def test_the_integer_prior_costs_no_more_than_the_float_one(photos):
     """On the shipped model, tables measured on other pictures than those that are priced."""
     network = open_model().network(CPU)
-    prior = open_model().prior
-    layout = Layout(network.config.levels, 256, 256)
+    code = open_model().code
+    layout = code.layout(256, 256)
     integer = floating = 0.0
     for photo in photos:
         x = torch.from_numpy(photo.numpy()[None, :256, :256].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.inference_mode():
-            digits = tokenize(network, prior, layout, network.encoder(x))
-            integer += sequence_of(prior, layout, digits).bits().sum()
+            (sequence,) = quantize(network, code, [layout], network.encoder(x))
+            integer += sequence.bits().sum()
+            digits = sequence.first(layout.tokens).digits
             for index, level in enumerate(network.levels):
-                context = torch.from_numpy(prior.context(layout, index, list(digits[:index]))).float()[None]
+                context = torch.from_numpy(code.context(layout, index, list(digits[:index]))).float()[None]
                 classes = level.prior(context)[0].floor().clamp(0, CLASSES - 1).long().numpy()
-                table = prior.priors[index].frequencies
+                table = code.priors[index].frequencies
                 floating += (24 - np.log2(table[classes, digits[index].astype(int) + level.level.limit])).sum()
     assert integer <= 1.01 * floating
 
 
 def test_tokens_and_latents_invert_up_to_quantization(codec, photo):
-    network, prior = codec._network(codec.model), codec.model.prior
-    layout = Layout(prior.levels, 256, 256)
+    network, code = codec.tokenizer().network, codec.model.code
+    layout = code.layout(256, 256)
     x = torch.from_numpy(np.asarray(photo)[None, 50:306, 50:306].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.inference_mode():
         latents = network.encoder(x)
-    digits = tokenize(network, prior, layout, latents)
-    known = tuple(np.ones(grid, np.bool_) for grid in layout.grids)
-    again, mask = detokenize(network, layout, Tokens(digits, known), CPU)
+    (sequence,) = quantize(network, code, [layout], latents)
+    again, mask = dequantize(network, [sequence.first(layout.tokens)], CPU)
     assert float((again - latents).pow(2).mean()) < 0.3 * float(latents.pow(2).mean())
     assert torch.allclose(mask, torch.full_like(mask, 9 / 5))
 
@@ -220,14 +219,14 @@ def test_logistic_tables_are_probabilities():
 
 def test_model_files_keep_what_they_were_given(photos, tmp_path):
     network = klt_network(photos).half().float().eval()
-    prior = measure_tables(network, photos, rounds=1)
-    model = save_model(tmp_path / "m.safetensors", network, prior, {"crops": 7})
+    code = measure_tables(network, photos, rounds=1)
+    model = save_pyramid(tmp_path / "m.safetensors", network, code, {"crops": 7})
     model.check()
     assert model.metadata["digest"] == model.digest
     again = open_model(tmp_path / "m.safetensors")
     assert again.config == TINY
     assert again.metadata["card"] == {"crops": 7}
-    for mine, theirs in zip(prior.priors, again.prior.priors, strict=True):
+    for mine, theirs in zip(code.priors, again.code.priors, strict=True):
         assert np.array_equal(mine.frequencies, theirs.frequencies)
         assert all(np.array_equal(a.weight, b.weight) for a, b in zip(mine.layers, theirs.layers, strict=True))
     for name, tensor in again.network(CPU).state_dict().items():
@@ -268,13 +267,12 @@ def test_what_is_no_model_is_refused(tmp_path, content):
 
 def test_measured_tables_are_cheaper_than_the_logistic(photos):
     network = klt_network(photos).half().float().eval()
-    layout = Layout(TINY.levels, 256, 256)
     cost = []
-    for prior in (quantize_prior(network), measure_tables(network, photos)):
+    for code in (quantize_prior(network), measure_tables(network, photos)):
         with torch.inference_mode():
             x = photos[:1, :256, :256].permute(0, 3, 1, 2).float() / 127.5 - 1
-            digits = tokenize(network, prior, layout, network.encoder(x))
-        cost.append(sequence_of(prior, layout, digits).bits().sum())
+            (sequence,) = quantize(network, code, [code.layout(256, 256)], network.encoder(x))
+        cost.append(sequence.bits().sum())
     assert cost[1] < 0.95 * cost[0]
 
 

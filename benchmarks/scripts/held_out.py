@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.metrics import colour_error, psnr
+from bitstream.blocks import BLOCK
 from bitstream.errors import ModelError
-from bitstream.layout import BLOCK
 from codec.api import Codec
 from codec.lengths import Target
 from codec.lpips import LPIPS
@@ -51,10 +51,10 @@ def measure(model: Model, photos: Tensor, lpips: LPIPS) -> dict[str, float]:
     codec = Codec(str(model.path), device="cpu")
     rows = []
     for photo in photos[:, first : first + BLOCK, first : first + BLOCK].numpy():
-        layout, sequence = codec.sequence(photo)
+        sequence = codec.sequence(photo)
         row: dict[str, float] = {}
         for budget in BUDGETS:
-            decoded = np.asarray(codec.decode(codec.cut(layout, sequence, Target(target_bpp=budget)).data))
+            decoded = np.asarray(codec.decode(codec.cut(sequence, Target(target_bpp=budget)).data))
             found = (lpips.distance(decoded, photo), psnr(decoded, photo), colour_error(decoded, photo))
             row |= {f"{name}@{budget}": value for name, value in zip(MEASURES, found, strict=True)}
         rows.append(row)

@@ -21,12 +21,10 @@ from typing import Any
 
 import torch
 
-from bitstream.layout import Layout
+from bitstream.blocks import blocks_of
 from codec.api import Codec
 from codec.batch import Limits, Stages, encode_all, overlap
 from codec.pictures.images import read_image
-from codec.pyramid.tiles import encode_pixels, together
-from codec.pyramid.tokens import tokenize_batch
 from codec.results import Prepared
 
 
@@ -50,19 +48,13 @@ class Clock:
 
 
 def network_alone(codec: Codec, pictures: list[Prepared], limits: Limits) -> None:
-    """Pixels to digits: encoder and levels, with the integer prior that rounding asks for."""
-    network, prior = codec._network(codec.model), codec.model.prior
+    """Pixels to tokens: encoder and levels, with the integer prior that rounding asks for."""
 
     def compute(items: list[Prepared]) -> list[Any]:
-        layouts = [Layout(prior.levels, item.width, item.height) for item in items]
-        for places in together(layouts):
-            group = [layouts[place] for place in places]
-            latents = encode_pixels(network, group, [items[place].pixels for place in places], codec.device, codec.tile)
-            tokenize_batch(network, prior, group, latents)
-        return items
+        return codec.tokenize(items)
 
     def alike(item: Prepared) -> tuple[int, int]:
-        return Layout(prior.levels, item.width, item.height).blocks
+        return blocks_of(item.width, item.height)
 
     stages = Stages(lambda picture, _: picture, compute, lambda *_: None, alike, lambda: codec)
     _drain(overlap(pictures, stages, limits))

@@ -21,6 +21,7 @@ from benchmarks.metrics import psnr
 from codec.api import Codec
 from codec.lengths import block_tokens_of_quality
 from codec.lpips import LPIPS
+from codec.models import open_model
 from codec.pictures.images import read_image, to_pixels
 
 
@@ -47,7 +48,7 @@ def main() -> None:
         return len(data), lpips.distance(pixels, original), psnr(pixels, original)
 
     lengths = [float(part) for part in (given.tokens or "").split(",") if part]
-    steps = lengths or [block_tokens_of_quality(float(part)) for part in given.qualities.split(",")]
+    steps = lengths or [block_tokens_of_quality(open_model().code, float(part)) for part in given.qualities.split(",")]
     files = [[codec.encode(original, tokens=step) for step in steps] for original in pictures]
     names = lengths or [int(part) for part in given.qualities.split(",")]
     for column, (name, step) in enumerate(zip(names, steps, strict=True)):

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bitstream.layout import CELL
+from bitstream.blocks import CELL
 from codec.pictures.colours import DEEP
 
 

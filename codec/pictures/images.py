@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageColor, ImageOps, UnidentifiedImageError
 
+from bitstream.blocks import BLOCK
 from bitstream.container import COLOURED, GREY
 from bitstream.errors import ImageError, TesseraError
-from bitstream.layout import BLOCK
 from codec.forks import Lock
 from codec.pictures.alpha import fill_hidden, split
 from codec.pictures.colours import DEEP, greyness_of, neutral, to_rgb

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitstream.layout import BLOCK_CELLS, CELL, Level
-from bitstream.prior import grids_before
+from bitstream.blocks import BLOCK_CELLS, CELL
+from bitstream.pyramid import Level, grids_before
 from codec.pyramid.config import NetworkConfig
 
 CLASSES = 64  # scales that a prior tells apart
@@ -202,7 +202,7 @@ class PyramidLevel(nn.Module):
 
 
 class Network(nn.Module):
-    """Encoder, levels and decoder. How tokens are chosen is in `codec.pyramid.tokens` (coding) and
+    """Encoder, levels and decoder. How tokens are chosen is in `codec.pyramid.tokenizer` (coding) and
     `codec.training.trainer` (learning)."""
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -269,3 +269,12 @@ def choose_digits(raw: Tensor, classes: Tensor, bits: Tensor, limit: int, bit_wo
     saved = flat[row + near.long()] - flat[row + less.long()]
     error = (magnitude - less) ** 2 - (magnitude - near) ** 2
     return raw.sign() * torch.where(error < bit_worth * saved, less, near)
+
+
+def straight_through(raw: Tensor, digits: Tensor, limit: int) -> Tensor:
+    """The digits chosen for `raw`, with the gradient of `raw` (straight-through rounding, Theis et al., arXiv 1703.00395).
+
+    Past its limit a digit does not follow, and neither does its gradient: it would push the encoder ever further out, after a
+    while on every picture."""
+    reach = raw.clamp(-limit - 0.5, limit + 0.5)
+    return reach + (digits - reach).detach()

@@ -1,7 +1,7 @@
 """Effort: the latents of one picture, refined by gradient through the frozen decoder and prior, for the length that is wanted.
 
 What the encoder gives is good for all pictures and all lengths; this picture at this length can do better. Each step codes the
-latents as they will be coded, draws them, and moves them against the gradient of
+latents as they will be coded, decodes them, and moves them against the gradient of
 
     squared error + slope x bits
 
@@ -20,13 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitstream.coder import Sequence, order_of
-from bitstream.layout import CELL, Layout
-from bitstream.prior import Prior
+from bitstream.blocks import CELL
+from bitstream.pyramid import PyramidCode, PyramidLayout, PyramidSequence
 from codec.progress import report
-from codec.pyramid.network import Network, PyramidLevel
+from codec.pyramid.network import Network, PyramidLevel, straight_through
 from codec.pyramid.tiles import tile_cells, tiles
-from codec.pyramid.tokens import blank, on_canvas, price_table
+from codec.pyramid.walk import on_canvas, price_table, walk_of
 
 RATE = 0.014  # of Adam, in latent units, for one step; it falls with the root of their number
 AROUND = (0.8, 1.25)  # times the length: what is compared to learn what a bit buys
@@ -42,11 +41,12 @@ class Goal:
     bits: float | None = None
 
 
-def goal_of(layout: Layout, sequence: Sequence, length: int, squared_error: Callable[[int], float], sized: bool) -> Goal | None:
+def goal_of(sequence: PyramidSequence, length: int, squared_error: Callable[[int], float], sized: bool) -> Goal | None:
     """The goal of a picture that would be cut to `length` tokens; with `sized` its bytes are what counts, not its tokens. None
-    where more tokens bring nothing. `squared_error` draws so many tokens, and is that of pixels 0..255 in all."""
+    where more tokens bring nothing. `squared_error` is that of the picture that decodes from so many tokens, summed over
+    pixels 0..255."""
     bits = sequence.bits().cumsum()
-    shorter, longer = (min(layout.tokens, max(1, round(factor * length))) for factor in AROUND)
+    shorter, longer = (min(len(bits), max(1, round(factor * length))) for factor in AROUND)
     gain = (squared_error(shorter) - squared_error(longer)) / 127.5**2
     cost = float(bits[longer - 1] - bits[shorter - 1])
     if gain <= 0 or cost <= 0:
@@ -64,7 +64,13 @@ class Walked:
 
 
 def refine(
-    network: Network, prior: Prior, layout: Layout, pixels: NDArray[np.uint8], latents: Tensor, goal: Goal, steps: int
+    network: Network,
+    code: PyramidCode,
+    layout: PyramidLayout,
+    pixels: NDArray[np.uint8],
+    latents: Tensor,
+    goal: Goal,
+    steps: int,
 ) -> Tensor:
     """Latents (1, C, h, w) of a canvas with the picture (H, W, 3) -> better ones."""
     original = torch.tensor(pixels, device=latents.device).permute(2, 0, 1)[None].float().div(127.5).sub(1)
@@ -74,7 +80,7 @@ def refine(
     dither = torch.Generator(latents.device).manual_seed(0)  # the same picture is refined alike each time
     best, lowest = latents, float("inf")
     for step in range(steps + 1):
-        walked = walk(network, prior, layout, moved, goal, dither)
+        walked = walk(network, code, layout, moved, goal, dither)
         error, gradient = _error(network, layout, walked, original, step < steps)
         loss = error + goal.slope * float(walked.bits.detach())
         report(1)
@@ -88,22 +94,22 @@ def refine(
     return best
 
 
-def walk(network: Network, prior: Prior, layout: Layout, latents: Tensor, goal: Goal, dither: torch.Generator) -> Walked:
-    """Codes latents (1, C, h, w) as `codec.pyramid.tokens.tokenize` does, as far as the goal goes, with gradients."""
-    decoded, known = blank(network, [layout], latents.device)
+def walk(
+    network: Network, code: PyramidCode, layout: PyramidLayout, latents: Tensor, goal: Goal, dither: torch.Generator
+) -> Walked:
+    """Codes latents (1, C, h, w) as `codec.pyramid.tokenizer.quantize` does, as far as the goal goes, with gradients."""
     digits: list[NDArray[np.int8]] = []
     bits = latents.new_zeros(())
     lengths = layout.split(layout.tokens if goal.length is None else goal.length)
     left = float("inf") if goal.bits is None else goal.bits
-    for index, level in enumerate(network.levels):
-        assert isinstance(level, PyramidLevel)
+    steps = walk_of(network, [layout], latents.device)
+    for index, level, predicted in steps.levels():
         rows, columns = layout.grids[index]
-        predicted = level.predict(decoded, known)
         raw = level.analyse(latents - predicted)
         inside = raw[0, :, :rows, :columns]
-        classes = prior.classes(index, prior.context(layout, index, digits))
-        sent, price = _round(level, inside, torch.from_numpy(classes).to(raw.device).long(), price_table(prior, index), dither)
-        order = order_of(prior.priors[index], classes, level.level.part)
+        classes = code.classes(layout, index, digits)
+        sent, price = _round(level, inside, torch.from_numpy(classes).to(raw.device).long(), price_table(code, index), dither)
+        order = code.order(index, classes)
         spent = price.detach().sum(0).flatten().cpu().numpy()[order].cumsum()
         count = min(lengths[index], int(np.searchsorted(spent, left, side="right")))
         left -= float(spent[count - 1]) if count else 0.0
@@ -112,17 +118,17 @@ def walk(network: Network, prior: Prior, layout: Layout, latents: Tensor, goal: 
         digits.append(sent.detach().to(torch.int8).cpu().numpy() * keep)
         bits = bits + (price * torch.from_numpy(keep).to(price.device)).sum()
         through = torch.nn.functional.pad(sent, (0, raw.shape[3] - columns, 0, raw.shape[2] - rows))[None]
-        decoded, known = level.update(decoded, known, predicted, through, on_canvas([keep], [layout], index, raw.device))
+        steps.add(through, on_canvas([keep], [layout], index, raw.device))
         if count < len(order):
             break
-    return Walked(decoded, known, bits)
+    return Walked(steps.latents, steps.known, bits)
 
 
 def _round(level: PyramidLevel, raw: Tensor, classes: Tensor, table: Tensor, dither: torch.Generator) -> tuple[Tensor, Tensor]:
     """Digits before rounding (D, n, m), and their classes -> digits to send, with the gradient of `raw`, and the bits of each,
     with the gradient of its price at a dithered place."""
     bits = table.to(raw.device)
-    width, limit = bits.shape[1], level.level.limit
+    width = bits.shape[1]
     with torch.no_grad():
         sent = level.round(raw, classes, bits)
         row = classes * width
@@ -131,11 +137,10 @@ def _round(level: PyramidLevel, raw: Tensor, classes: Tensor, table: Tensor, dit
         below = dithered.floor().clamp(max=width - 2).long()
         rise = (bits.flatten()[row + below + 1] - bits.flatten()[row + below]).clamp(min=0)
     magnitude = raw.abs()
-    reach = raw.clamp(-limit - 0.5, limit + 0.5)  # past its limit a digit does not follow, and neither does its gradient
-    return reach + (sent - reach).detach(), price + rise * (magnitude - magnitude.detach())
+    return straight_through(raw, sent, level.level.limit), price + rise * (magnitude - magnitude.detach())
 
 
-def _error(network: Network, layout: Layout, walked: Walked, original: Tensor, learn: bool) -> tuple[float, Tensor]:
+def _error(network: Network, layout: PyramidLayout, walked: Walked, original: Tensor, learn: bool) -> tuple[float, Tensor]:
     """Squared error of the picture that is drawn, in all, and its gradient in the latents; by tiles, so that the decoder's
     activations are held for one of them at a time."""
     gradient = torch.zeros_like(walked.latents)

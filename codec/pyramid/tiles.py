@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitstream.layout import BLOCK, BLOCK_CELLS, CELL, Layout
+from bitstream.blocks import BLOCK_CELLS, CELL
+from bitstream.pyramid import PyramidLayout
 from codec.progress import report
 from codec.pyramid.network import Network
 
@@ -32,7 +33,7 @@ def tiles(rows: int, columns: int, size: int, halo: int) -> Iterator[tuple[slice
             yield outer[0], outer[1], inner[0], inner[1]
 
 
-def tile_cells(layout: Layout, tile: int | None) -> int:
+def tile_cells(layout: PyramidLayout, tile: int | None) -> int:
     """Side of a tile in cells; the whole canvas where it is small and no tile (in pixels) is asked for."""
     rows, columns = (count * BLOCK_CELLS for count in layout.blocks)
     if tile is None:
@@ -40,22 +41,10 @@ def tile_cells(layout: Layout, tile: int | None) -> int:
     return max(2, tile // CELL // 2 * 2)  # even, because of the decoder's 1/32 branch
 
 
-def together(layouts: Sequence[Layout]) -> Iterator[list[int]]:
-    """Places of pictures that can share network calls: their canvases are of one size, and do not hold more pixels than a
-    picture may that is computed in one piece."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for place, layout in enumerate(layouts):
-        groups.setdefault(layout.blocks, []).append(place)
-    for (rows, columns), places in groups.items():
-        most = max(1, WHOLE_PIXELS // (rows * columns * BLOCK**2))
-        for start in range(0, len(places), most):
-            yield places[start : start + most]
-
-
 @torch.inference_mode()
 def encode_pixels(
     network: Network,
-    layouts: Sequence[Layout],
+    layouts: Sequence[PyramidLayout],
     pixels: Sequence[NDArray[np.uint8]],
     device: torch.device,
     tile: int | None = None,
@@ -82,7 +71,7 @@ def encode_pixels(
 
 @torch.inference_mode()
 def decode_pixels(
-    network: Network, layouts: Sequence[Layout], latents: Tensor, known: Tensor, tile: int | None = None
+    network: Network, layouts: Sequence[PyramidLayout], latents: Tensor, known: Tensor, tile: int | None = None
 ) -> list[NDArray[np.uint8]]:
     """The inverse of `encode_pixels`: latents (B, C, h, w) and map of known tokens (B, 1, h, w) -> pixels (H, W, 3) each."""
     halo = network.decoder.reach

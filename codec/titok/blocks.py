@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bitstream.flat import FlatTokens
+from bitstream.flat import FlatPrefix
 from codec.titok.network import Titok
 
 BATCH = 8  # blocks per call of the network
@@ -99,14 +99,14 @@ def tokenize_picture(network: Titok, pixels: NDArray[np.float32]) -> NDArray[np.
     return np.concatenate(found).T.reshape(-1, *grid).astype(np.int32)
 
 
-def detokenize_picture(network: Titok, tokens: FlatTokens, height: int, width: int) -> NDArray[np.float32]:
+def detokenize_picture(network: Titok, prefix: FlatPrefix) -> NDArray[np.float32]:
     """The inverse of `tokenize_picture`, up to what tokens cannot carry, for the tokens that are known.
 
     Blocks of which too few tokens are known for a picture take the mean colour of the others."""
     config = network.config
-    lengths = tokens.block_lengths.ravel()
-    indices = tokens.indices.reshape(len(tokens.indices), -1)
-    mosaic = Mosaic(height, width, config.side)
+    lengths = prefix.block_lengths.ravel()
+    indices = prefix.indices.reshape(len(prefix.indices), -1)
+    mosaic = Mosaic(prefix.layout.height, prefix.layout.width, config.side)
     means = []
     enough = [length for length in np.unique(lengths) if length and (config.tail_drop or length == config.block_tokens)]
     for length in enough:

@@ -29,13 +29,8 @@ class TitokConfig:
     pixel_codebook: int = 1024
     pixel_code: int = 256
     pixel_width: int = 128
-    pixel_multipliers: tuple[int, ...] = (
-        1,
-        1,
-        2,
-        2,
-        4,
-    )  # of the width, fine to coarse; each step between them doubles the size
+    # Of the width, fine to coarse; each step between them doubles the size
+    pixel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     pixel_depth: int = 2  # residual blocks per step
 
     def __post_init__(self) -> None:

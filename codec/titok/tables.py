@@ -7,12 +7,13 @@ together, then each position, then each position after each class of the token b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitstream.flat import FlatCode, frequencies_of
+from bitstream.flat import FlatCode
+from bitstream.prior import frequencies_of
 
 CLASSES = 8  # of the token before
 TRUST = (3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 1e5, 1e6)  # counts that the coarser table is worth; tried in turn
@@ -39,8 +40,8 @@ def classes_of(codebook: NDArray[np.float32]) -> NDArray[np.uint8]:
     return (sides * 2 ** np.arange(sides.shape[1])).sum(1).astype(np.uint8)
 
 
-def measure_code(indices: NDArray[np.int32], codebook: NDArray[np.float32]) -> Measured:
-    """Indices (blocks, N) of photos and the codebook (V, D) -> tables under which photos like these cost least.
+def measure_code(code: FlatCode, indices: NDArray[np.int32], codebook: NDArray[np.float32]) -> Measured:
+    """Indices (blocks, N) of photos and the codebook (V, D) -> the code with tables under which photos like these cost least.
 
     Half of the blocks decide how far the counts of the other half are to be trusted, and at which positions the token before
     is worth a look; then all are counted. Raises ValueError for fewer than FEWEST blocks."""
@@ -68,8 +69,9 @@ def measure_code(indices: NDArray[np.int32], codebook: NDArray[np.float32]) -> M
         tables += list(_blend(_after(indices, position, classes, values), rows[position], TRUST[deeper]))
     if not pays.any():
         table_of, classes = table_of[:, :1], np.zeros_like(classes)
-    code = FlatCode(frequencies_of(np.array(tables)), table_of.astype(np.int32), classes)
-    return Measured(code, bits, int(pays.sum()))
+    tables_of_code = frequencies_of(np.array(tables))
+    measured = replace(code, tables=tables_of_code, table_of=table_of.astype(np.int32), classes=classes)
+    return Measured(measured, bits, int(pays.sum()))
 
 
 def _best(bits: list[NDArray[np.float64]]) -> int:

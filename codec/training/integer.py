@@ -1,7 +1,7 @@
 """From the float prior that training knows to the integer prior that files are coded with.
 
 Weights are rounded to 12 bits and activations to 12 bits; then the tables of each class are measured on photographs coded
-with that very prior, so whatever the rounding moved is paid for nowhere.
+with that very prior, so rounding costs no bits beyond them.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bitstream.layout import BLOCK, Layout, Level
-from bitstream.prior import COST_UNIT, PRECISION, IntegerLayer, LevelPrior, Prior
+from bitstream.blocks import BLOCK
+from bitstream.prior import COST_UNIT, PRECISION, IntegerLayer, LevelPrior, frequencies_of
+from bitstream.pyramid import Level, PyramidCode
 from codec.pyramid.network import CLASSES, SCORE_RANGE, Network, PyramidLevel, logistic_tables
-from codec.pyramid.tokens import tokenize
+from codec.pyramid.tokenizer import quantize
 from codec.training.photos import to_network
 
 WEIGHT_MAX = 2047  # 12 bits and a sign
 DIGIT_UNIT = 4.0  # the float prior reads digits / 4
 ACTIVATION_UNIT = 128.0  # integer activations are float ones times 128, clipped to 12 bits
+RAREST = 16  # frequency of a symbol, at least: one in a million
 STARTING_DIGITS = 30.0  # that the logistic start of a table is worth against counted ones
 
 
@@ -35,7 +37,7 @@ def quantize_layer(layer: Any, in_unit: float, out_unit: float, offset: float = 
     return IntegerLayer(np.round(weight * scale).astype(np.int16), np.round(bias * scale).astype(np.int64), shift)
 
 
-def quantize_prior(network: Network) -> Prior:
+def quantize_prior(network: Network) -> PyramidCode:
     """The integer prior of a network, with tables as the logistic has them."""
     priors = []
     for level in network.levels:
@@ -47,7 +49,7 @@ def quantize_prior(network: Network) -> Prior:
             quantize_layer(last, ACTIVATION_UNIT, CLASSES / SCORE_RANGE, CLASSES / 2),
         )
         priors.append(LevelPrior(layers, *tables_from(signed_logistic(level.level))))
-    return Prior(network.config.levels, tuple(priors))
+    return PyramidCode(network.config.levels, tuple(priors))
 
 
 def signed_logistic(level: Level) -> np.ndarray:
@@ -58,37 +60,32 @@ def signed_logistic(level: Level) -> np.ndarray:
 
 def tables_from(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Counts or probabilities (classes, symbols) -> frequencies that sum to 2^24, none zero, and expected costs."""
-    total = 1 << PRECISION
-    symbols = weights.shape[1]
-    share = weights / weights.sum(1, keepdims=True) * (total - 16 * symbols)  # no symbol rarer than one in a million
-    frequencies = np.floor(share).astype(np.int32) + 16
-    frequencies[np.arange(len(weights)), frequencies.argmax(1)] += total - frequencies.sum(1)
-    probability = frequencies / total
+    frequencies = frequencies_of(weights, RAREST)
+    probability = frequencies / (1 << PRECISION)
     entropy = -(probability * np.log2(probability)).sum(1)
     return frequencies, np.round(COST_UNIT * entropy).astype(np.int32)
 
 
 @torch.inference_mode()
-def measure_tables(network: Network, photos: Tensor, rounds: int = 2) -> Prior:
+def measure_tables(network: Network, photos: Tensor, rounds: int = 2) -> PyramidCode:
     """The integer prior with tables counted on photos (N, side, side, 3) uint8, a block of each. Tables steer rounding,
     hence more than one round."""
-    prior = quantize_prior(network)
-    layout = Layout(network.config.levels, BLOCK, BLOCK)
+    code = quantize_prior(network)
+    layout = code.layout(BLOCK, BLOCK)
     device = next(network.parameters()).device
     for _ in range(rounds):
-        counts = [np.zeros(p.frequencies.shape) for p in prior.priors]
+        counts = [np.zeros(p.frequencies.shape) for p in code.priors]
         for photo in photos:
             latents = network.encoder(to_network(photo[None, :BLOCK, :BLOCK].to(device)))
-            digits = tokenize(network, prior, layout, latents)
-            for index, level in enumerate(prior.levels):
-                classes = prior.classes(index, prior.context(layout, index, list(digits[:index])))
-                width = 2 * level.limit + 1
-                place = (classes.astype(np.int64) * width + digits[index] + level.limit)[:, layout.mask(index)]
+            (sequence,) = quantize(network, code, [layout], latents)
+            parts = zip(code.levels, sequence.classes, sequence.symbols, strict=True)
+            for index, (level, classes, digits) in enumerate(parts):
+                place = classes.astype(np.int64) * (2 * level.limit + 1) + digits + level.limit
                 counts[index] += np.bincount(place.ravel(), minlength=counts[index].size).reshape(counts[index].shape)
         fresh = []
-        for part, seen, level in zip(prior.priors, counts, prior.levels, strict=True):
+        for part, seen, level in zip(code.priors, counts, code.levels, strict=True):
             even = (seen + seen[:, ::-1]) / 2  # signs are even by symmetry of mirrored photos and inverted contrasts
             frequencies, costs = tables_from(even + STARTING_DIGITS * signed_logistic(level))
             fresh.append(replace(part, frequencies=frequencies, costs=costs))
-        prior = Prior(prior.levels, tuple(fresh))
-    return prior
+        code = PyramidCode(code.levels, tuple(fresh))
+    return code

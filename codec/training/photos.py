@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from bitstream.blocks import BLOCK, CELL
 from bitstream.errors import ImageError
-from bitstream.layout import BLOCK, CELL
 
 SIDE = 320  # stored side of a photo, pixels: room for random crops of 256
 SMALLEST = 288  # a photo with a shorter side is enlarged to this

@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
+from bitstream.errors import ModelError
 from codec.device import pick_device
-from codec.models import Model, open_model, save_model
+from codec.models import open_model
 from codec.pyramid.config import NetworkConfig
+from codec.pyramid.model import PyramidModel, save_pyramid
 from codec.pyramid.network import Network
 from codec.training.integer import measure_tables
 from codec.training.losses import PerceptualLoss
@@ -37,7 +39,7 @@ class Run:
     device: str
     recipe: dict[str, Any]  # what differs from `TrainingConfig`
 
-    def execute(self, report: Callable[[str], None]) -> Model | None:
+    def execute(self, report: Callable[[str], None]) -> PyramidModel | None:
         """Trains as far as the schedule goes; with `output`, writes the model file and returns it. Raises TesseraError."""
         if self.threads:
             torch.set_num_threads(self.threads)
@@ -66,7 +68,7 @@ class Run:
             return trainer
         config = TrainingConfig(**self.recipe)
         if self.init:
-            model = open_model(self.init)
+            model = open_pyramid(self.init)
             trainer = Trainer(model.network(torch.device("cpu")).requires_grad_(True), config, device)
             trainer.total_crops = model.metadata["card"].get("crops", 0)
             trainer.total_minutes = model.metadata["card"].get("minutes", 0.0)
@@ -77,7 +79,16 @@ class Run:
         return trainer
 
 
-def export(trainer: Trainer, photos: torch.Tensor, path: Path) -> Model:
+def open_pyramid(name: str) -> PyramidModel:
+    """A model that can be trained on. Raises ModelError for one of another family, or where there is none."""
+    model = open_model(name)
+    if not isinstance(model, PyramidModel):
+        msg = f"{name}: a model of kind {model.kind!r}: only {PyramidModel.kind!r} is trained here"
+        raise ModelError(msg)
+    return model
+
+
+def export(trainer: Trainer, photos: torch.Tensor, path: Path) -> PyramidModel:
     """Writes the moving average as a model file: weights in fp16, the prior in integers, tables measured on `photos`."""
     network = trainer.average.half().float().eval()
     card = {
@@ -87,4 +98,4 @@ def export(trainer: Trainer, photos: torch.Tensor, path: Path) -> Model:
         "minutes": round(trainer.total_minutes, 1),
         "table_photos": len(photos),
     }
-    return save_model(path, network, measure_tables(network, photos), card)
+    return save_pyramid(path, network, measure_tables(network, photos), card)

@@ -18,17 +18,18 @@ import torch
 from torch import Tensor
 
 from bitstream.errors import ModelError
-from codec.models import Model, open_model, save_model
+from codec.pyramid.model import PyramidModel, save_pyramid
 from codec.pyramid.network import Network
 from codec.training.integer import measure_tables
 from codec.training.photos import load_photos
+from codec.training.run import open_pyramid
 
 
 def average(models: Mapping[str, float], bit_worth: Sequence[float] = ()) -> Network:
     """The network whose weights are the mean of those of models, by their shares, which need not add up to 1.
 
     `bit_worth` replaces that of the configuration, which all models must have in common but for it. Raises ModelError."""
-    opened = {name: open_model(name).network(torch.device("cpu")) for name in models}
+    opened = {name: open_pyramid(name).network(torch.device("cpu")) for name in models}
     configs = {name: replace(network.config, bit_worth=()) for name, network in opened.items()}
     first, *others = opened
     for name in others:
@@ -44,12 +45,12 @@ def average(models: Mapping[str, float], bit_worth: Sequence[float] = ()) -> Net
     return network.half().float().eval()
 
 
-def save_average(network: Network, photos: Tensor, path: Path, models: Mapping[str, float], made_by: str) -> Model:
+def save_average(network: Network, photos: Tensor, path: Path, models: Mapping[str, float], made_by: str) -> PyramidModel:
     """Writes an average as a model file: its prior in integers, tables measured on photos (N, side, side, 3) uint8. What is
     said of its training is that of the model trained longest."""
-    cards = [open_model(name).metadata["card"] for name in models]
+    cards = [open_pyramid(name).metadata["card"] for name in models]
     card = dict(max(cards, key=lambda card: card["crops"])) | {"made_by": made_by, "table_photos": len(photos)}
-    return save_model(path, network, measure_tables(network, photos), card)
+    return save_pyramid(path, network, measure_tables(network, photos), card)
 
 
 def main() -> None:

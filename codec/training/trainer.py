@@ -26,12 +26,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from bitstream.blocks import BLOCK
 from bitstream.errors import ModelError
-from bitstream.layout import BLOCK, in_part
-from bitstream.prior import grids_before
+from bitstream.pyramid import grids_before, in_part
 from codec.device import trains_in_bf16
 from codec.pyramid.config import NetworkConfig
-from codec.pyramid.network import CLASSES, Network, PyramidLevel, bits_of, entropy_of, logistic_tables
+from codec.pyramid.network import CLASSES, Network, bits_of, entropy_of, logistic_tables, straight_through
+from codec.pyramid.walk import Walk
 from codec.training.losses import PerceptualLoss, colour_distance
 from codec.training.photos import random_crops, to_network
 
@@ -138,20 +139,14 @@ def code_for_training(network: Network, prices: Prices, latents: Tensor, stop: T
     `stop` (B,), never rising, is the number of levels kept, the last one in part: 4.3 keeps four levels and the dearest 30 %
     of the fifth's tokens. Samples leave the walk where they stop, so the fine levels cost little. A network in training mode
     also counts its digits into `prices`."""
-    decoded, known = torch.zeros_like(latents), torch.zeros_like(latents[:, :1])
-    finished: list[tuple[Tensor, Tensor]] = []
     bits_sent: list[Tensor] = []
     token_bits: list[Tensor] = []
     seen: list[Tensor] = []
-    for index, level in enumerate(network.levels):
-        assert isinstance(level, PyramidLevel)
-        if (going := int((stop > index).sum())) < len(decoded):
-            finished.append((decoded[going:], known[going:]))
-            decoded, known, latents = decoded[:going], known[:going], latents[:going]
-            seen = [digits[:going] for digits in seen]
-        if not going:
-            break
-        predicted = level.predict(decoded, known)
+    walk = Walk(network, len(latents), latents.shape[2], latents.shape[3], latents.device)
+    for index, level, predicted in walk.levels([int((stop > index).sum()) for index in range(len(network.levels))]):
+        going = len(predicted)
+        latents = latents[:going]
+        seen = [digits[:going] for digits in seen]
         raw = level.analyse(latents - predicted).float()
         size = raw.shape[2:]
         mask = torch.from_numpy(in_part(level.level.part, *size)).to(raw.device).flatten()
@@ -177,15 +172,10 @@ def code_for_training(network: Network, prices: Prices, latents: Tensor, stop: T
         cost = priced(raw, sent, score, bits, network.training)
         bits_sent.append(F.pad((cost * keep).sum((1, 2, 3)), (0, len(stop) - going)))
         token_bits.append(cost.detach().sum(1).flatten(1).gather(1, order[:, :count]))
-        # Past its limit a digit does not follow `raw`, and neither does its gradient: a straight-through one would push the
-        # encoder ever further out, after a while on every picture.
-        reach = raw.clamp(-level.level.limit - 0.5, level.level.limit + 0.5)
-        digits = (reach + (sent - reach).detach()) * keep
+        digits = straight_through(raw, sent, level.level.limit) * keep
         seen.append(digits.abs())
-        decoded, known = level.update(decoded, known, predicted, digits, keep)
-    parts = zip((decoded, known), *reversed(finished), strict=True) if len(decoded) else zip(*reversed(finished), strict=True)
-    latents, known = (torch.cat(part) for part in parts)
-    return Coded(latents, known, bits_sent, token_bits)
+        walk.add(digits, keep)
+    return Coded(walk.latents, walk.known, bits_sent, token_bits)
 
 
 @torch.no_grad()
