@@ -84,7 +84,7 @@ def read_tsr(path: str, max_pixels: int) -> bytes:
             try:
                 check_head(head + stream.read(HEAD))
             except TesseraError:
-                msg = "not a .tsr file"
+                msg = "not a .tsr file" if head else "is empty"
             else:
                 msg = "a picture, not a .tsr file: did you mean `tessera encode`?"
             raise FileError(msg)

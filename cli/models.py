@@ -1,4 +1,4 @@
-"""`tessera models`: which models are there, where they lie, and whether they are sound."""
+"""`tessera models`: which models there are, whether they are sound, and how others get in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,35 +15,38 @@ from cli import options
 from cli.files import human, printable
 from cli.report import Failed, ReportOptions, fail, put, put_record, reporting
 
-FOLDER = Path(__file__).parent.parent / "codec" / "weights"
+if TYPE_CHECKING:
+    from codec.model import Calibrated, Model
 
 
-def bundled() -> list[Path]:
-    """Files of the bundled models."""
-    return sorted(FOLDER.glob("*.safetensors"))
+def known() -> list[Path]:
+    """Files of the bundled and the installed models."""
+    from codec.models import model_files
+
+    return model_files()
 
 
 @click.group(cls=options.Ordered)
 def models() -> None:
-    """Say which models there are, and whether a model file is sound.
+    """List, check, import and remove models.
 
     \b
     tessera models list
-    tessera models check mine.safetensors
+    tessera models import turing-motors/One-D-Piece-S-256
     """
 
 
 @models.command("list")
 @options.reporting
 def list_models(**given: Any) -> None:
-    """List the bundled models: name, stream id, size.
+    """List the bundled and the installed models: name, stream id, size.
 
     \b
     tessera models list
     tessera models list --json
     """
     report_options = options.gather(ReportOptions, given)
-    for path in bundled():
+    for path in known():
         try:
             described = _described(str(path))
         except TesseraError as error:
@@ -75,7 +78,7 @@ def path(name: str, **given: Any) -> None:
 @click.argument("names", metavar="NAME|PATH...", nargs=-1, type=options.Model())
 @options.reporting
 def check(names: tuple[str, ...], **given: Any) -> None:
-    """Verify model files, or all bundled ones: all weights must have the digest that the file states, and those that
+    """Verify model files, or all that are known: all weights must have the digest that the file states, and those that
     give tokens their meaning the stream id.
 
     \b
@@ -86,7 +89,7 @@ def check(names: tuple[str, ...], **given: Any) -> None:
 
     report_options = options.gather(ReportOptions, given)
     code = 0
-    for name in names or [path.stem for path in bundled()]:
+    for name in names or [str(path) for path in known()]:
         try:
             with reporting(name, None, report_options) as report:
                 described = _described(name)
@@ -97,6 +100,73 @@ def check(names: tuple[str, ...], **given: Any) -> None:
         except Failed:
             code = 1
     raise SystemExit(code)
+
+
+@models.command("import")
+@click.argument("source", metavar="PATH|REPOSITORY")
+@click.option("--name", metavar="NAME", help="What to call it.  [default: its own name, such as one-d-piece-s-256]")
+@click.option(
+    "--family", type=click.Choice(["one-d-piece", "titok"]), help="How it was trained, for a checkpoint that does not say it."
+)
+@click.option(
+    "--calibrate",
+    "photos",
+    type=click.Path(exists=True, path_type=Path),
+    multiple=True,
+    metavar="PHOTOS",
+    help="Measure its coding tables on photographs (a folder, tar file or picture; may be repeated): smaller files.",
+)
+@options.device
+@options.force
+@options.reporting
+def import_(
+    source: str, name: str | None, family: str | None, photos: tuple[Path, ...], device: str, force: bool, **given: Any
+) -> None:
+    """Install a published One-D-Piece or TiTok checkpoint: a folder, a file of weights, or a repository on Hugging Face.
+
+    Nothing but tensors is read, and every one is checked. Without --calibrate, a token costs 12 bits. Tables are part of a
+    model: files made with others need the model as it was.
+
+    \b
+    tessera models import turing-motors/One-D-Piece-S-256 --calibrate photos/
+    tessera encode photo.jpg --model one-d-piece-s-256
+    """
+    from codec.models import import_model
+
+    report_options = options.gather(ReportOptions, given)
+    with reporting(source, None, report_options) as report, _named_once(source):
+        model, measured = import_model(source, name, family, force, lambda model: _calibrated(model, photos, device))
+        size = model.path.stat().st_size
+        report.values = {"output": str(model.path), "model": model.name, "stream_id": model.stream_id.hex(), "bytes": size}
+        report.line = f"{model.path}: {model.name}, stream id {model.stream_id.hex()}, {human(size)}"
+        if measured:
+            report.values |= {"bits_per_token": round(measured.bits, 3)}
+            report.line += f"; {measured.bits:.2f} bits per token on photos like these, {measured.bits_before:.2f} before"
+
+
+def _calibrated(model: Model, photos: tuple[Path, ...], device: str) -> Calibrated | None:
+    if not photos:
+        return None
+    from codec.device import pick_device
+    from codec.training.photos import find_photos, read_square
+
+    squares = (read_square(blob) for _, blob in find_photos(photos))
+    return model.calibrated((square for square in squares if square is not None), pick_device(device))
+
+
+@models.command()
+@click.argument("name", type=options.Model())
+@options.reporting
+def remove(name: str, **given: Any) -> None:
+    """Remove a model that was imported. Files that it made can then not be decoded.
+
+    \b
+    tessera models remove one-d-piece-s-256
+    """
+    from codec.models import remove_model
+
+    with reporting(name, None, options.gather(ReportOptions, given)) as report:
+        report.line = f"{remove_model(name)}: removed"
 
 
 @models.command()

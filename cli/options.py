@@ -79,9 +79,9 @@ class Model(click.ParamType):
     name = "model"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from cli.models import bundled
+        from cli.models import known
 
-        names = [CompletionItem(path.stem) for path in bundled() if path.stem.startswith(incomplete)]
+        names = [CompletionItem(path.stem) for path in known() if path.stem.startswith(incomplete)]
         return [*names, CompletionItem(incomplete, type="file")]
 
 

@@ -35,15 +35,16 @@ def __getattr__(name: str) -> Any:
 
 
 @cache
-def _shared() -> Codec:
+def _shared(model: str | None = None) -> Codec:
     from codec.api import Codec
 
-    return Codec()
+    return Codec(model)
 
 
 def encode(
     image: Picture,
     *,
+    model: str | None = None,
     quality: float | None = None,
     tokens: float | None = None,
     target_size: int | None = None,
@@ -59,13 +60,14 @@ def encode(
     """A picture -> the bytes of a .tsr file.
 
     `image` is a PIL image, a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), the path of a file, or a file opened for
-    reading bytes. Give at most one of `quality` (0..100; 50 if none is given), `tokens` (per block of 256x256 pixels),
+    reading bytes. `model` is the name of a bundled or installed model, or the path of a model file; the bundled one if none is
+    given. Give at most one of `quality` (0..100; 50 if none is given), `tokens` (per block of 256x256 pixels),
     `target_size` (bytes), `target_bpp` (bits per pixel), `target_psnr` (dB) and `target_lpips`. `background` is a colour to lay
     transparency on; otherwise it is kept at `alpha_quality` (0..100; 100 is lossless). `strip` drops the colour profile, and
     `keep_exif` keeps EXIF and XMP; `effort` is 3..9.
 
     Raises TesseraError and its children."""
-    return _shared().encode(
+    return _shared(model).encode(
         image, quality=quality, tokens=tokens, target_size=target_size, target_bpp=target_bpp, target_psnr=target_psnr,
         target_lpips=target_lpips, background=background, strip=strip, alpha_quality=alpha_quality,
         keep_exif=keep_exif, effort=effort,

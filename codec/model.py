@@ -111,10 +111,31 @@ class Model(ABC):
     def compute_fingerprint(self) -> str:
         """The fingerprint of what is in the file."""
 
+    @classmethod
+    def import_checkpoint(cls, source: str, path: Path, variant: str | None = None) -> Model | None:
+        """Writes the model file of a published checkpoint: a file, a folder, or the name of a repository. `variant` says how it
+        was trained where nothing else does. None where the family has no published checkpoints. Raises ModelError, and writes
+        nothing, for what is none. A `path` that is a folder gets a file with the model's own name."""
+        return None
+
+    def calibrated(self, pictures: Iterable[NDArray[np.uint8]], device: torch.device) -> Calibrated | None:
+        """Measures the tables on photos (H, W, 3), and writes the file again with them; None where tables are measured when the
+        model is trained. Raises ModelError, or ImageError for too few photos."""
+        return None
+
     @abstractmethod
     def tokenizer(self, device: torch.device, tile: int | None = None) -> Tokenizer:
         """The network in float32, ready to code on `device`; `tile` is for families that have tiles. Imports torch. Raises
         ModelError as `code` does."""
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A model whose tables were measured on photos."""
+
+    model: Model
+    bits: float  # per token, of photos like these
+    bits_before: float
 
 
 def digest_of(names: Iterable[str], array_of: Callable[[str], NDArray]) -> str:

@@ -6,10 +6,13 @@ The table `FAMILIES` is all that the rest of the code knows of the families of m
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bitstream.errors import ModelError
-from codec.model import Model, read_metadata
+from codec.model import Calibrated, Model, read_metadata
 from codec.pyramid.model import PyramidModel
 from codec.titok.model import TitokModel
 
@@ -69,6 +72,66 @@ def model_for(stream_id: bytes) -> Model:
         msg = f"made by one of {names}, which share the stream id {stream_id.hex()}: say which"
         raise ModelError(msg, ("model",))
     return found[0]
+
+
+def import_model(
+    source: str,
+    name: str | None = None,
+    variant: str | None = None,
+    replace: bool = False,
+    calibrate: Callable[[Model], Calibrated | None] = lambda _: None,
+) -> tuple[Model, Calibrated | None]:
+    """Installs a published checkpoint (a file, a folder, or the name of a repository) in the user's folder, under `name` or its
+    own; `calibrate` may measure its tables first. Raises ModelError, and installs nothing, for what is no checkpoint of a
+    known layout, or where the name is taken and not to be replaced."""
+    folder = installed_folder()
+    if name is not None and not re.fullmatch(r"[\w-][\w.-]*", name):
+        msg = f"{name!r} is no name for a model: use letters, digits, dots and hyphens"
+        raise ModelError(msg)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".import-", dir=folder) as temporary:
+            found = (family.import_checkpoint(source, Path(temporary), variant) for family in FAMILIES.values())
+            model = next(model for model in found if model)
+            done = calibrate(model)
+            model = open_model(model.path)
+            target = folder / f"{name or model.name}{ENDING}"
+            _refuse_taken(model, target, replace)
+            os.replace(model.path, target)
+    except OSError as error:
+        msg = f"{folder}: cannot be written ({error.strerror}): check space and permissions"
+        raise ModelError(msg) from error
+    return open_model(target), done
+
+
+def _refuse_taken(model: Model, target: Path, replace: bool) -> None:
+    """Raises ModelError where a model's name is taken, or its stream id by a model of another meaning."""
+    if (BUNDLED / target.name).exists():
+        msg = f"{target.stem} is the name of a bundled model: give another"
+        raise ModelError(msg)
+    if target.exists() and not replace:
+        msg = f"a model called {target.stem} is installed: give another name, or replace it"
+        raise ModelError(msg, ("force",))
+    for path in model_files():
+        other = _whole(path)
+        if other and path != target and other.stream_id == model.stream_id and other.fingerprint != model.fingerprint:
+            msg = f"its stream id {model.stream_id.hex()} is that of {other.name} by chance: measure its tables on other photos"
+            raise ModelError(msg)
+
+
+def remove_model(name: str) -> Path:
+    """Removes a model that the user has installed -> where it was. Raises ModelError where there is none of that name."""
+    path = installed_folder() / f"{name}{ENDING}"
+    if path.name != f"{name}{ENDING}" or not path.is_file():
+        installed = ", ".join(sorted(path.stem for path in installed_folder().glob(f"*{ENDING}"))) or "none"
+        msg = f"{name}: no such model among those you have installed: {installed}"
+        raise ModelError(msg)
+    try:
+        path.unlink()
+    except OSError as error:
+        msg = f"{path}: cannot be removed ({error.strerror}): check its permissions"
+        raise ModelError(msg) from error
+    return path
 
 
 def _whole(path: Path) -> Model | None:

@@ -85,10 +85,10 @@ def _accept(prefix: bytes) -> bool:
     return prefix.startswith(MAGIC)
 
 
-def _shared() -> Codec:
+def _shared(model: str | None = None) -> Codec:
     from codec import _shared
 
-    return _shared()
+    return _shared(model)
 
 
 def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
@@ -103,7 +103,7 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     picture = im.copy()
     picture.info = {name: value for name, value in (im.info | passed).items() if value is not None}
     try:
-        made = _shared().encode(picture, keep_exif=bool(exif), **options)
+        made = _shared(given.get("model")).encode(picture, keep_exif=bool(exif), **options)
     except TesseraError as error:
         raise (ValueError if error.usage else OSError)(str(error)) from error
     fp.write(made)  # all at once: an encoding that fails leaves nothing half-written

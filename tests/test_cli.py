@@ -207,13 +207,14 @@ def test_cut_files(folder, tmp_path):
         (("encode", "{none}.png"), 1, "Error: {none}.png: no such file: check the name\n"),
         (("encode", "{dir}", "-o", "{none}"), 1, "Error: {dir}: is a folder: name a file in it\n"),
         (("encode", "{text}"), 1, "Error: {text}: not a picture of a format that Pillow knows: convert it to PNG first\n"),
+        (("encode", "{empty}"), 1, "Error: {empty}: is empty\n"),
         (("encode", "{half}"), 1, "cut or damaged"),
         (("encode", "{a}.png", "-o", "{a}.png"), 1, "is the input: name another file"),
         (("encode", "{a}.png"), 1, "Error: {a}.png: the output {a}.tsr exists: use -f to replace it\n"),
         (("encode", "{a}.png", "-o", "{none}/x/y.tsr"), 1, "does not exist: make it first"),
         (("encode", "{a}.png", "-f", "--target-size", "9"), 1, "does not fit 9 bytes: the smallest file has"),
         (("encode", "{a}.png", "-f", "--max-pixels", "29k"), 1, "200x150 is 30,000 pixels, more than 29,000"),
-        (("encode", "{a}.png", "-f", "--model", "nosuch"), 1, "nosuch: no such model: bundled are standard"),
+        (("encode", "{a}.png", "-f", "--model", "nosuch"), 1, "nosuch: no such model: known are standard"),
         (("encode", "{a}.png", "-f", "--model", "{text}"), 1, "not a model file"),
         (("encode", "{a}.png", "-f", "--device", "cuda:7"), 2, "device 'cuda:7' is not there"),
         (("encode", "{a}.png", "-f", "--device", "tpu"), 2, "unknown device 'tpu': use auto, cpu, cuda or cuda:N"),
@@ -228,6 +229,7 @@ def test_cut_files(folder, tmp_path):
         (("decode", "{a}.tsr", "-o", "{none}.nonsense"), 2, "no picture format is called 'nonsense'"),
         (("decode", "{a}.tsr", "--format", "nonsense"), 2, "no picture format is called 'nonsense'"),
         (("decode", "{text}", "-o", "{none}.png"), 1, "Error: {text}: not a .tsr file\n"),
+        (("decode", "{empty}", "-o", "{none}.png"), 1, "Error: {empty}: is empty\n"),
         (("tokens", "{a}.png", "-o", "{none}.npz"), 1, "not a .tsr file"),
         (("info", "{a}.png"), 1, "Error: {a}.png: a picture, not a .tsr file: did you mean `tessera encode`?\n"),
         (("frobnicate",), 2, "No such command"),
@@ -240,9 +242,10 @@ def test_wrong_input_gets_one_line_and_a_code(folder, tmp_path, arguments, code,
     data[-1] ^= 1
     (tmp_path / "damaged").write_bytes(data)
     (tmp_path / "text").write_text("no picture")
+    (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "half").write_bytes((folder / "a.png").read_bytes()[:20000])
     Image.new("RGBA", (9, 9)).save(tmp_path / "clear", "png")
-    names = {name: tmp_path / name for name in ("later", "alien", "damaged", "text", "half", "clear", "none")}
+    names = {name: tmp_path / name for name in ("later", "alien", "damaged", "text", "empty", "half", "clear", "none")}
     names |= {"a": folder / "a", "dir": tmp_path}
     before = {path: path.read_bytes() for place in (folder, tmp_path) for path in place.iterdir()}
     said = run(*(argument.format(**names) for argument in arguments))

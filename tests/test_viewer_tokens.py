@@ -16,11 +16,10 @@ from conftest import ROOT, random_digits
 from pages import browser, opened, served
 from safetensors.numpy import save_file
 
-from bitstream.coder import encode_tokens, sequence_of
+from bitstream.coder import encode_tokens
 from bitstream.container import CRC_BYTES, File, read_file, read_header, write_file
 from bitstream.errors import FormatError
-from bitstream.layout import Layout
-from bitstream.prior import Prior
+from bitstream.pyramid import PyramidCode, whole_of
 from codec.models import model_for, open_model
 from codec.results import read_tokens
 
@@ -71,7 +70,7 @@ def test_golden_tokens_are_read_exactly(page, name):
             levels = range(len(read["grids"]))
             digits, known = (tuple(stored[f"{kind}_{index}"] for index in levels) for kind in ("digits", "known"))
     else:
-        tokens = read_tokens(file, model_for(file.stream_id).prior)[1]
+        tokens = read_tokens(file, model_for(file.stream_id).code)
         digits, known = tokens.digits, tokens.known
     check(read["grids"], digits, known)
 
@@ -79,41 +78,41 @@ def test_golden_tokens_are_read_exactly(page, name):
 @pytest.mark.parametrize("name", ["block-tiny", "pixel", "wide-bytes", "sections/cut-out"])
 def test_every_prefix_has_the_same_certain_tokens(page, name):
     data = (GOLDEN / f"{name}.tsr").read_bytes()
-    prior = model_for(read_file(data).stream_id).prior
+    code = model_for(read_file(data).stream_id).code
     counts = page.evaluate("([model, text]) => prefixes(model, text)", ["standard", text_of(data)])
     expected = []
     for size in range(counts["bytes"], len(data)):
-        expected.append(read_tokens(read_file(data[:size]), prior, allow_partial=True)[1].length)
+        expected.append(read_tokens(read_file(data[:size]), code, allow_partial=True).length)
     assert counts["alone"] == expected
     assert counts["foretold"] == expected
 
 
 def test_the_first_tokens_are_those_of_a_prefix(page):
     data = (GOLDEN / "wide-bytes.tsr").read_bytes()
-    _, tokens = read_tokens(read_file(data[:200]), open_model().prior, allow_partial=True)
+    tokens = read_tokens(read_file(data[:200]), open_model().code, allow_partial=True)
     grids = page.evaluate("([m, text, n]) => firstOf(m, text, n)", ["standard", text_of(data), tokens.length])
     check(grids, tokens.digits, tokens.known)
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (300, 200), (256, 511), (1030, 20)])
-def test_halves_of_grids_and_other_priors(page, folder, made_up_prior: Prior, width, height):
+def test_halves_of_grids_and_other_priors(page, folder, made_up_code: PyramidCode, width, height):
     """Levels in halves, which the bundled model need not have, and digits at their limits."""
-    layout = Layout(made_up_prior.levels, width, height)
-    digits = random_digits(made_up_prior, layout, SEED)
-    payload = encode_tokens(sequence_of(made_up_prior, layout, digits), layout.tokens)
-    name = f"made-up-{len(made_up_prior.levels)}"
-    write_model(folder / name, made_up_prior)
+    layout = made_up_code.layout(width, height)
+    digits = random_digits(made_up_code, layout, SEED)
+    payload = encode_tokens(made_up_code.sequence(whole_of(layout, digits)), layout.tokens)
+    name = f"made-up-{len(made_up_code.levels)}"
+    write_model(folder / name, made_up_code)
     data = write_file(File(width, height, b"\x12\x34", layout.tokens, payload))
     read = page.evaluate("([model, text]) => read(model, text)", [name, text_of(data)])
     check(read["grids"], digits, tuple(layout.mask(index) for index in range(len(layout.levels))))
 
 
-def write_model(path: Path, prior: Prior) -> None:
+def write_model(path: Path, code: PyramidCode) -> None:
     """The part of a model file that says what tokens are, as FORMAT.md names it."""
-    levels = [asdict(level) for level in prior.levels]
+    levels = [asdict(level) for level in code.levels]
     plain = {"kind": "tessera-pyramid-1", "fingerprint": "1234", "network": {"levels": levels}}
     arrays = {}
-    for index, level in enumerate(prior.priors):
+    for index, level in enumerate(code.priors):
         arrays[f"prior.{index}.shifts"] = np.array([layer.shift for layer in level.layers], np.int32)
         arrays |= {f"prior.{index}.frequencies": level.frequencies, f"prior.{index}.costs": level.costs}
         for depth, layer in enumerate(level.layers):
@@ -125,7 +124,7 @@ def expected_of(data: bytes) -> list:
     """What the library says of such bytes: the page's word for it, and how many tokens it can show."""
     try:
         file = read_file(data)
-        _, tokens = read_tokens(file, open_model().prior, allow_partial=True)
+        tokens = read_tokens(file, open_model().code, allow_partial=True)
     except FormatError as error:
         if "not a .tsr" in str(error) or "of version" in str(error):
             return ["format", 0]

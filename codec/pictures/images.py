@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import re
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -51,10 +52,13 @@ def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
 
 def check_head(head: bytes) -> None:
     """Raises ImageError where a file that begins so, with 64 KiB or all that it has, is not a picture that Pillow knows."""
+    if not head:
+        msg = "is empty"
+        raise ImageError(msg)
     _call_helper(head)
     Image.init()
     for _, accept in Image.OPEN.values():
-        with suppress(IndexError):  # from a head that is too short for a signature
+        with suppress(IndexError, struct.error):  # from a head that is too short for a signature
             if accept and accept(head[:16]):
                 return
     try:  # formats without a signature must parse

@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bitstream.flat import uniform_code
+from bitstream.flat import FlatPrefix, uniform_code, whole_of
+from codec.model import Calibrated
 from codec.titok.blocks import tokenize_picture
 from codec.titok.convert import config_of, open_checkpoint, read_checkpoint
 from codec.titok.model import CODEBOOK, TitokModel, save_titok
-from codec.titok.tables import Measured, measure_code
+from codec.titok.tables import measure_code
 from codec.titok.tokenizer import to_unit
 
 
-def import_checkpoint(
-    source: str | os.PathLike[str], folder: Path, family: str | None = None, name: str | None = None
-) -> TitokModel:
-    """Writes the model file of a checkpoint, as `open_checkpoint` finds it, into a folder, under `name` or the model's own.
+def import_checkpoint(source: str | os.PathLike[str], path: Path, family: str | None = None) -> TitokModel:
+    """Writes the model file of a checkpoint, as `open_checkpoint` finds it. A `path` that is a folder gets a file with the
+    model's own name. `family` is one-d-piece or titok, for checkpoints that do not say it.
 
     All indices cost the same until tables are measured on photos (`calibrate`). Raises ModelError, and writes nothing, for a
     checkpoint that is not one of a published layout."""
@@ -31,19 +31,27 @@ def import_checkpoint(
     state = {key: value.numpy() for key, value in read_checkpoint(checkpoint, config).items()}
     code = uniform_code(config.block_tokens, config.codebook, config.side, config.tail_drop)
     card = {"source": Path(source).name if Path(source).exists() else str(source)}  # no paths of this machine
-    return save_titok(folder / f"{name or config.name}.safetensors", config, state, code, card)
+    return save_titok(path if path.suffix else path / f"{config.name}.safetensors", config, state, code, card)
 
 
-def calibrate(model: TitokModel, pictures: Iterable[NDArray[np.uint8]], device: torch.device) -> tuple[TitokModel, Measured]:
+def calibrate(model: TitokModel, pictures: Iterable[NDArray[np.uint8]], device: torch.device) -> Calibrated:
     """Measures the tables of a model on photos (H, W, 3), and writes its file again with them.
 
     Files that were made with the tables before have another stream id, and need the model as it was. Raises ModelError where
-    the file cannot be read or written, ValueError for too few photos."""
+    the file cannot be read or written, ImageError for too few photos."""
     network = model.network(device)
     seen = [tokenize_picture(network, to_unit(picture)).reshape(model.config.block_tokens, -1).T for picture in pictures]
+    blocks = np.concatenate(seen)
     with model.arrays() as file:
         names = [name for name in file.keys() if not name.startswith("code.")]  # noqa: SIM118 (not a dict)
         state: dict[str, NDArray[Any]] = {name: file.get_tensor(name) for name in names}
-    found = measure_code(model.code, np.concatenate(seen), state[CODEBOOK].astype(np.float32))
-    card = model.metadata["card"] | {"calibrated_on_blocks": sum(map(len, seen))}
-    return save_titok(model.path, model.config, state, found.code, card), found
+    found = measure_code(model.code, blocks, state[CODEBOOK].astype(np.float32))
+    card = model.metadata["card"] | {"calibrated_on_blocks": len(blocks)}
+    before = model.code.sequence(_in_row(model, blocks)).bits().mean()
+    return Calibrated(save_titok(model.path, model.config, state, found.code, card), found.bits, float(before))
+
+
+def _in_row(model: TitokModel, blocks: NDArray[np.int32]) -> FlatPrefix:
+    """Indices (blocks, N) as those of one picture that is a row of blocks."""
+    layout = model.code.layout(len(blocks) * model.config.side, model.config.side)
+    return whole_of(layout, blocks.T[:, None, :])

@@ -8,7 +8,7 @@ trained on with a frozen codebook, as the second stage of training does, decode 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from bitstream.errors import ModelError
 from bitstream.flat import FlatCode
-from codec.model import Model, read_metadata, write_model
+from codec.model import Calibrated, Model, read_metadata, write_model
 from codec.titok.config import TitokConfig
 
 if TYPE_CHECKING:
@@ -56,6 +56,17 @@ class TitokModel(Model):
             msg = f"{self.path}: its code is for {code.block_tokens} tokens of {code.values} values, its network is not"
             raise ModelError(msg)
         return code
+
+    @classmethod
+    def import_checkpoint(cls, source: str, path: Path, variant: str | None = None) -> TitokModel:
+        from codec.titok.importing import import_checkpoint
+
+        return import_checkpoint(source, path, variant)
+
+    def calibrated(self, pictures: Iterable[NDArray[np.uint8]], device: torch.device) -> Calibrated:
+        from codec.titok.importing import calibrate
+
+        return calibrate(self, pictures, device)
 
     def compute_fingerprint(self) -> str:
         with self.arrays() as file:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from bitstream.errors import ImageError
 from bitstream.flat import FlatCode
 from bitstream.prior import frequencies_of
 
@@ -44,10 +45,10 @@ def measure_code(code: FlatCode, indices: NDArray[np.int32], codebook: NDArray[n
     """Indices (blocks, N) of photos and the codebook (V, D) -> the code with tables under which photos like these cost least.
 
     Half of the blocks decide how far the counts of the other half are to be trusted, and at which positions the token before
-    is worth a look; then all are counted. Raises ValueError for fewer than FEWEST blocks."""
+    is worth a look; then all are counted. Raises ImageError for fewer than FEWEST blocks."""
     if len(indices) < FEWEST:
         msg = f"tables cannot be measured on {len(indices)} blocks: {FEWEST} or more are needed, thousands are better"
-        raise ValueError(msg)
+        raise ImageError(msg)
     classes = classes_of(codebook)
     values = len(codebook)
     counted, held = indices[::2], indices[1::2]
