@@ -95,7 +95,7 @@ def test_arrays_of_other_shapes_are_refused(shape):
 def test_signatures_spell_out_all_options():
     options = [field.name for kind in (Target, PictureOptions) for field in fields(kind)] + ["effort"]
     named = inspect.signature(library.encode).parameters
-    assert list(named) == ["image", *options]
+    assert list(named) == ["image", "model", *options]
     assert list(EncodeOptions.__annotations__) == options
     defaults = {field.name: field.default for kind in (Target, PictureOptions) for field in fields(kind)}
     assert {name: named[name].default for name in options} == defaults | {"effort": DEFAULT_EFFORT}

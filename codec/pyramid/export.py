@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from bitstream.errors import ModelError
-from bitstream.layout import BLOCK_CELLS, CELL
-from codec.models import Model, digest_of
+from bitstream.blocks import BLOCK_CELLS, CELL
+from codec.model import Model, digest_of
 from codec.pyramid.network import Network, PyramidLevel
 
 OPSET = 18  # of ONNX: the first whose Resize and Split the exporter writes; ONNX Runtime reads it since 1.14, of 2023
