@@ -161,6 +161,7 @@ def remove(name: str, **given: Any) -> None:
     """Remove a model that was imported. Files that it made can then not be decoded.
 
     \b
+    tessera models list
     tessera models remove one-d-piece-s-256
     """
     from codec.models import remove_model

@@ -17,15 +17,18 @@ from click.testing import CliRunner, Result
 from conftest import random_digits
 from onnx import TensorProto
 
-from bitstream.coder import Tokens
-from bitstream.layout import BLOCK_CELLS, EVEN, ODD, Layout, Level
+from bitstream.blocks import BLOCK_CELLS
+from bitstream.pyramid import EVEN, ODD, Level, PyramidLayout, whole_of
 from cli.main import main
-from codec.models import Model, open_model, save_model
+from codec.model import Model
+from codec.models import open_model
 from codec.pyramid import export
 from codec.pyramid.config import NetworkConfig
+from codec.pyramid.model import save_pyramid
 from codec.pyramid.network import Network
 from codec.pyramid.tiles import decode_pixels, encode_pixels
-from codec.pyramid.tokens import detokenize, on_canvas
+from codec.pyramid.tokenizer import dequantize
+from codec.pyramid.walk import on_canvas
 from codec.training.integer import measure_tables
 
 CPU = torch.device("cpu")
@@ -47,8 +50,8 @@ def model(photo, tmp_path_factory) -> Model:
         for parameter in network.parameters():
             parameter.copy_(torch.randn(parameter.shape) * 0.2).copy_(parameter.half())
     square = torch.from_numpy(np.array(photo.crop((0, 0, 320, 320))))[None]
-    prior = measure_tables(network.eval(), square, rounds=1)
-    return save_model(tmp_path_factory.mktemp("model") / "small.safetensors", network, prior, {})
+    code = measure_tables(network.eval(), square, rounds=1)
+    return save_pyramid(tmp_path_factory.mktemp("model") / "small.safetensors", network, code, {})
 
 
 def exported(model: Model, folder: Path, *options: str) -> Result:
@@ -82,7 +85,7 @@ def test_there_is_a_graph_for_each_part(graphs):
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (300, 520)])
 def test_encoding_starts_as_in_torch(graphs, model, photo, width, height):
     pixels = np.asarray(photo.resize((width, height)))
-    layout = Layout(model.config.levels, width, height)
+    layout = PyramidLayout(model.config.levels, width, height)
     latents = encode_pixels(model.network(CPU), [layout], [pixels], CPU)
     rows, columns = (256 * count for count in layout.blocks)
     canvas = np.pad(pixels, ((0, rows - height), (0, columns - width), (0, 0)), "edge").transpose(2, 0, 1)[None]
@@ -95,11 +98,11 @@ def test_encoding_starts_as_in_torch(graphs, model, photo, width, height):
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (300, 520)])
 def test_decoding_gives_the_pixels_of_torch(graphs, model, width, height):
-    layout = Layout(model.config.levels, width, height)
-    digits = random_digits(model.prior, layout, seed=1)
+    layout = PyramidLayout(model.config.levels, width, height)
+    digits = random_digits(model.code, layout, seed=1)
     known = tuple(layout.mask(index) for index in range(len(layout.levels)))
     network = model.network(CPU)
-    latents, seen = detokenize(network, layout, Tokens(digits, known), CPU)
+    latents, seen = dequantize(network, [whole_of(layout, digits)], CPU)
     expected = decode_pixels(network, [layout], latents, seen)[0]
     rows, columns = (BLOCK_CELLS * count for count in layout.blocks)
     x, k = np.zeros((1, CONFIG.channels, rows, columns), np.float32), np.zeros((1, 1, rows, columns), np.float32)
@@ -124,7 +127,7 @@ def test_weights_are_half_floats(graphs):
 def test_the_integer_part_is_a_model_without_a_network(graphs, model):
     part = open_model(graphs / "model.safetensors")
     assert part.stream_id == model.stream_id
-    for mine, theirs in zip(part.prior.priors, model.prior.priors, strict=True):
+    for mine, theirs in zip(part.code.priors, model.code.priors, strict=True):
         assert np.array_equal(mine.frequencies, theirs.frequencies)
     assert part.metadata["reach"] == {"encoder": 3, "decoder": 10}
     for name, digest in part.metadata["graphs"].items():

@@ -31,9 +31,10 @@ from safetensors.numpy import load_file, save
 from torch import Tensor, nn
 from torch.export import Dim
 
-from bitstream.errors import ModelError
 from bitstream.blocks import BLOCK_CELLS, CELL
+from bitstream.errors import ModelError
 from codec.model import Model, digest_of
+from codec.pyramid.model import PyramidModel
 from codec.pyramid.network import Network, PyramidLevel
 
 OPSET = 18  # of ONNX: the first whose Resize and Split the exporter writes; ONNX Runtime reads it since 1.14, of 2023
@@ -116,6 +117,9 @@ def export(model: Model, folder: Path, *, encodes: bool = True, step: Callable[[
         msg = f"{folder} is not empty: name a new folder"
         raise ModelError(msg)
     folder.mkdir(parents=True, exist_ok=True)
+    if not isinstance(model, PyramidModel):
+        msg = f"{model.name}: only models of kind {PyramidModel.kind} are exported, not {model.kind}"
+        raise ModelError(msg)
     network = model.network(torch.device("cpu")).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     written = []
     for graph in graphs_of(network):
