@@ -120,8 +120,8 @@ def encode_all(
 ) -> Generator[Outcome[Job, Compressed], None, None]:
     """Encodes one picture per job: `load` gives the bytes of its file, `store` takes those made; both run in several threads.
 
-    `codec` is asked for when the first picture was found readable. `progress` is told, from any thread, what share of a picture
-    more is done; the outcome says how much of it was reported."""
+    `codec` is called once the first picture has been read. `progress` is called, from any thread, with the share of a picture
+    that has just been done; the outcome says how much of it was reported."""
     chosen = options or PictureOptions()
     steps = steps_of_effort(effort)
     weight = REFINING if steps else 1
@@ -170,7 +170,7 @@ def decode_all(
 
     def read(job: Job, admit: Admit) -> tuple[int, Read]:
         data = load(job)
-        file = read_file(data)  # before the codec is asked for: most wrong inputs are found here
+        file = read_file(data)  # before the codec is made: most wrong inputs are found here
         check_size(file.width, file.height, bounds.max_pixels)
         admit(file.width * file.height)
         return len(data), once().read(data, allow_partial=allow_partial, tokens=tokens)
@@ -197,7 +197,7 @@ def overlap(
 
 
 class _Once:
-    """A codec that is made when it is first asked for, once, whatever thread asks."""
+    """A codec that is made when it is first needed, once, whatever thread needs it."""
 
     def __init__(self, make: Callable[[], Codec]) -> None:
         self._make = make
@@ -446,7 +446,7 @@ def _room() -> int:
 
 
 def _usual_batch(device: torch.device) -> int:
-    """Pictures per network call where none is asked for."""
+    """Pictures per network call where the user gives none."""
     import torch
 
     if device.type == "cpu":

@@ -2,7 +2,7 @@
 
     import codec.pillow
     image = Image.open("photo.tsr")             # reads what the file says of itself
-    image.load()                                # draws the picture; torch comes in here
+    image.load()                                # decodes the picture; this imports torch
     image.save("small.tsr", quality=40)         # or tokens=, target_size=, target_bpp=, target_psnr=, ...
 
 Options of `save` are those of `codec.encode`, and `icc_profile` and `exif` as in Pillow's own plugins: the profile is kept
@@ -33,7 +33,7 @@ OPTIONS = {field.name for kind in (Target, PictureOptions) for field in fields(k
 
 
 class TesseraImageFile(ImageFile.ImageFile):
-    """A .tsr file. `load` draws it; a cut one too, where `ImageFile.LOAD_TRUNCATED_IMAGES` is set."""
+    """A .tsr file. `load` decodes it; a cut one too, where `ImageFile.LOAD_TRUNCATED_IMAGES` is set."""
 
     format = FORMAT
     format_description = "Tessera learned image"
@@ -68,17 +68,17 @@ class TesseraImageFile(ImageFile.ImageFile):
             try:
                 if Image.MAX_IMAGE_PIXELS is not None:  # Pillow refuses twice as many, and knows nothing of blocks
                     check_size(*self.size, 2 * Image.MAX_IMAGE_PIXELS)
-                drawn = _shared().decode(self._bytes, allow_partial=ImageFile.LOAD_TRUNCATED_IMAGES)
+                decoded = _shared().decode(self._bytes, allow_partial=ImageFile.LOAD_TRUNCATED_IMAGES)
             except TesseraError as error:
                 raise OSError(str(error)) from error
             if self.fp and self._exclusive_fp:
                 self.fp.close()
-            self._bytes, self.fp = None, io.BytesIO(drawn.tobytes())
+            self._bytes, self.fp = None, io.BytesIO(decoded.tobytes())
             self.tile = [ImageFile._Tile("raw", (0, 0, *self.size), 0, self.mode)]
         return super().load()
 
     def load_seek(self, pos: int) -> None:
-        """There to tell `ImageFile.Parser` that a part of a file is not enough."""
+        """Tells `ImageFile.Parser`, by being there, that a part of a file is not enough."""
 
 
 def _accept(prefix: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Transparency: taken apart from colours, and what to draw where nothing is to be seen. No torch."""
+"""Transparency: separated from colours, and the colours of pixels that cannot be seen. No torch."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def _plain(image: Image.Image) -> Image.Image:
     if image.mode in DEEP:
         return Image.fromarray(narrow(np.asarray(image)))
     if image.mode == "F":
-        msg = "pixels are floating point numbers, whose range no one can tell: convert it to 8 or 16 bits first"
+        msg = "pixels are floating point numbers, whose range is not known: convert it to 8 or 16 bits first"
         raise ImageError(msg)
     if image.mode in ("L", "RGB", "CMYK", "LAB"):
         return image

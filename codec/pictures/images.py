@@ -198,7 +198,7 @@ def _depth_notes(image: Image.Image) -> list[str]:
 
     Raises ImageError for 32-bit integers, but for those that Pillow makes of a PGM of 16 bits."""
     if image.mode == "I" and image.format != "PPM":
-        msg = "pixels are 32-bit integers, whose range no one can tell: convert it to 8 or 16 bits first"
+        msg = "pixels are 32-bit integers, whose range is not known: convert it to 8 or 16 bits first"
         raise ImageError(msg)
     deep = image.mode in DEEP or any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
     return ["16 bits per channel became 8"] if deep else []

@@ -54,7 +54,7 @@ def shrunk(alpha: NDArray[np.uint8], shrink: int) -> NDArray[np.uint8]:
 
 
 def enlarged(plane: NDArray[np.uint8], shrink: int, height: int, width: int) -> NDArray[np.uint8]:
-    """(n, m) -> (height, width): drawn straight between the centres of squares, in integers."""
+    """(n, m) -> (height, width): interpolated linearly between the centres of squares, in integers."""
     if not shrink:
         return plane
     double = 2 << shrink

@@ -24,6 +24,7 @@ from bitstream.blocks import CELL
 from bitstream.pyramid import PyramidCode, PyramidLayout, PyramidSequence
 from codec.progress import report
 from codec.pyramid.network import Network, PyramidLevel, straight_through
+from codec.pyramid.pixels import HALF, to_network
 from codec.pyramid.tiles import tile_cells, tiles
 from codec.pyramid.walk import on_canvas, price_table, walk_of
 
@@ -47,7 +48,7 @@ def goal_of(sequence: PyramidSequence, length: int, squared_error: Callable[[int
     pixels 0..255."""
     bits = sequence.bits().cumsum()
     shorter, longer = (min(len(bits), max(1, round(factor * length))) for factor in AROUND)
-    gain = (squared_error(shorter) - squared_error(longer)) / 127.5**2
+    gain = (squared_error(shorter) - squared_error(longer)) / HALF**2
     cost = float(bits[longer - 1] - bits[shorter - 1])
     if gain <= 0 or cost <= 0:
         return None
@@ -73,7 +74,7 @@ def refine(
     steps: int,
 ) -> Tensor:
     """Latents (1, C, h, w) of a canvas with the picture (H, W, 3) -> better ones."""
-    original = torch.tensor(pixels, device=latents.device).permute(2, 0, 1)[None].float().div(127.5).sub(1)
+    original = to_network(torch.tensor(pixels, device=latents.device)[None])
     moved = latents.clone().requires_grad_(True)
     rate = RATE * steps**-0.5
     optimizer = torch.optim.Adam([moved], betas=(0.9, 0.99))
@@ -141,7 +142,7 @@ def _round(level: PyramidLevel, raw: Tensor, classes: Tensor, table: Tensor, dit
 
 
 def _error(network: Network, layout: PyramidLayout, walked: Walked, original: Tensor, learn: bool) -> tuple[float, Tensor]:
-    """Squared error of the picture that is drawn, in all, and its gradient in the latents; by tiles, so that the decoder's
+    """Squared error of the picture that is decoded, in all, and its gradient in the latents; by tiles, so that the decoder's
     activations are held for one of them at a time."""
     gradient = torch.zeros_like(walked.latents)
     total = 0.0
@@ -151,10 +152,10 @@ def _error(network: Network, layout: PyramidLayout, walked: Walked, original: Te
         if top >= layout.height or left >= layout.width:
             continue
         part = walked.latents[:, :, ys, xs].detach().requires_grad_(learn)
-        drawn = network.decoder(part, walked.known[:, :, ys, xs])
-        drawn = drawn[:, :, inner_ys.start * CELL : inner_ys.stop * CELL, inner_xs.start * CELL : inner_xs.stop * CELL]
-        wanted = original[:, :, top : top + drawn.shape[2], left : left + drawn.shape[3]]
-        error = (drawn[:, :, : wanted.shape[2], : wanted.shape[3]].clamp(-1, 1) - wanted).pow(2).sum()
+        decoded = network.decoder(part, walked.known[:, :, ys, xs])
+        decoded = decoded[:, :, inner_ys.start * CELL : inner_ys.stop * CELL, inner_xs.start * CELL : inner_xs.stop * CELL]
+        wanted = original[:, :, top : top + decoded.shape[2], left : left + decoded.shape[3]]
+        error = (decoded[:, :, : wanted.shape[2], : wanted.shape[3]].clamp(-1, 1) - wanted).pow(2).sum()
         total += float(error.detach())
         if learn:
             gradient[:, :, ys, xs] += torch.autograd.grad(error, part)[0]

@@ -16,6 +16,7 @@ from bitstream.blocks import BLOCK_CELLS, CELL
 from bitstream.pyramid import PyramidLayout
 from codec.progress import report
 from codec.pyramid.network import Network
+from codec.pyramid.pixels import from_network, to_network
 
 WHOLE_PIXELS = 16_000_000  # a canvas up to this is computed in one piece
 TILE = 2048  # pixels
@@ -60,9 +61,7 @@ def encode_pixels(
             picture[y.clip(max=layout.height - 1)[:, None], x.clip(max=layout.width - 1)]
             for layout, picture in zip(layouts, pixels, strict=True)
         ]
-        part = torch.from_numpy(np.stack(parts)).to(device).permute(0, 3, 1, 2)
-        part = part.float().div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
-        out = network.encoder(part)[:, :, inner_ys, inner_xs]
+        out = network.encoder(to_network(torch.from_numpy(np.stack(parts)).to(device)))[:, :, inner_ys, inner_xs]
         top, left = ys.start + inner_ys.start, xs.start + inner_xs.start
         latents[:, :, top : top + out.shape[2], left : left + out.shape[3]] = out
         report(1 / len(cut))
@@ -85,9 +84,8 @@ def decode_pixels(
             continue
         part = network.decoder(latents[:, :, ys, xs], known[:, :, ys, xs])
         part = part[:, :, inner_ys.start * CELL : inner_ys.stop * CELL, inner_xs.start * CELL : inner_xs.stop * CELL]
-        levels = part.mul(127.5).add_(127.5).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        for layout, picture, drawn in zip(layouts, pictures, levels, strict=True):
-            inside = drawn[: max(0, layout.height - top), : max(0, layout.width - left)]
+        for layout, picture, decoded in zip(layouts, pictures, from_network(part).cpu().numpy(), strict=True):
+            inside = decoded[: max(0, layout.height - top), : max(0, layout.width - left)]
             picture[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
         report(1 / len(cut))
     return pictures

@@ -17,8 +17,8 @@ from bitstream.blocks import BLOCK
 from bitstream.prior import COST_UNIT, PRECISION, IntegerLayer, LevelPrior, frequencies_of
 from bitstream.pyramid import Level, PyramidCode
 from codec.pyramid.network import CLASSES, SCORE_RANGE, Network, PyramidLevel, logistic_tables
+from codec.pyramid.pixels import to_network
 from codec.pyramid.tokenizer import quantize
-from codec.training.photos import to_network
 
 WEIGHT_MAX = 2047  # 12 bits and a sign
 DIGIT_UNIT = 4.0  # the float prior reads digits / 4

@@ -23,7 +23,7 @@ BGR_MEAN = (103.939, 116.779, 123.68)  # of ImageNet, pixels in 0..255
 
 
 class PerceptualLoss(nn.Module):
-    """Mean squared distance of unit-normalised features, one number a sample.
+    """Mean squared distance of unit-normalised features, one number per sample.
 
     `path` is an npz file with `convS_I.weight` (OIHW) and `.bias` of VGG19's first three stages; input BGR 0..255 less the
     mean. Raises ModelError where it cannot be read."""

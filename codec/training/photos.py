@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bitstream.blocks import BLOCK, CELL
 from bitstream.errors import ImageError
+from codec.pyramid.pixels import to_network
 
 SIDE = 320  # stored side of a photo, pixels: room for random crops of 256
 SMALLEST = 288  # a photo with a shorter side is enlarged to this
@@ -78,12 +79,6 @@ def load_photos(sources: Iterable[Path], threads: int | None = None) -> tuple[Te
         msg = f"no photographs found in {', '.join(map(str, sources))}: give folders, tar files or pictures"
         raise ImageError(msg)
     return torch.from_numpy(np.stack(train)), torch.from_numpy(np.stack(held or train[:1]))
-
-
-def to_network(pixels: Tensor) -> Tensor:
-    """uint8 (B, H, W, 3) -> float (B, 3, H, W) in [-1, 1], channels last in memory."""
-    scaled = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
-    return scaled.contiguous(memory_format=torch.channels_last)
 
 
 def random_crops(photos: Tensor, count: int, rng: np.random.Generator) -> Tensor:

@@ -32,9 +32,10 @@ from bitstream.pyramid import grids_before, in_part
 from codec.device import trains_in_bf16
 from codec.pyramid.config import NetworkConfig
 from codec.pyramid.network import CLASSES, Network, bits_of, entropy_of, logistic_tables, straight_through
+from codec.pyramid.pixels import from_network, to_network
 from codec.pyramid.walk import Walk
 from codec.training.losses import PerceptualLoss, colour_distance
-from codec.training.photos import random_crops, to_network
+from codec.training.photos import random_crops
 
 PRIOR_STRENGTH = 30.0  # digits that the logistic start of a table is worth against counted ones
 COUNT_MEMORY = 0.998  # how much of a count is left after a step
@@ -200,7 +201,7 @@ def validate(network: Network, prices: Prices, photos: Tensor, perceptual: Perce
                 if kept < len(cost):
                     break
             coded = code_for_training(network, prices, latents, torch.tensor([stop - 1e-6], device=x.device))
-            y = ((network.decoder(coded.latents, coded.known).clamp(-1, 1) * 127.5).round() / 127.5).float()
+            y = to_network(from_network(network.decoder(coded.latents, coded.known)))
             row[f"psnr@{budget}"] = float(-10 * torch.log10((y - x).pow(2).mean() / 4))
             if perceptual:
                 row[f"vgg@{budget}"] = float(perceptual(y, x))
