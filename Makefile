@@ -1,11 +1,12 @@
 # Two commands on a machine with Python 3.11 or later: `make demo` and `make test`. Contributors to the benchmarks also run
-# `make test-learned`, which needs several gigabytes: compressai, torchvision and the build of torch that they pin.
+# `make test-learned`, which needs several gigabytes: compressai, torchvision and the build of torch that they pin. `make viewer`
+# needs npm, and makes a folder for a web host.
 PYTHON ?= python3
 BIN := .venv/bin
 # The small CPU build of torch is enough for coding; set TORCH=torch for the newest build with CUDA.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-learned clean
+.PHONY: demo test test-learned viewer clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -35,5 +36,13 @@ test: .venv/installed
 test-learned: .venv-learned/installed
 	.venv-learned/bin/python -m pytest -m learned
 
+docs/viewer/node_modules/installed: docs/viewer/package-lock.json
+	@command -v npm >/dev/null || { echo "make viewer needs npm, which is not installed (Debian: apt-get install npm)"; exit 1; }
+	npm ci --prefix docs/viewer --ignore-scripts --no-audit --no-fund
+	touch $@
+
+viewer: .venv/installed docs/viewer/node_modules/installed
+	$(BIN)/python docs/viewer/build.py viewer docs/viewer/node_modules/onnxruntime-web
+
 clean:
-	rm -rf .venv .venv-learned demo
+	rm -rf .venv .venv-learned demo viewer docs/viewer/node_modules

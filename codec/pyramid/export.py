@@ -8,9 +8,10 @@ A folder holds, for every level I, what `PyramidLevel` computes
     level-I.update.onnx      latents, known, predicted, digits (B, D, n, m), keep (B, 1, n, m) -> latents, known
     decoder.onnx             latents, known (B, 1, h, w) -> pixels
 
-and `model.safetensors`: the integer prior, under the names of a model file, and the model's metadata with the SHA-256 of each
-graph and the reach of encoder and decoder in cells. All axes but the channels are free; canvases are whole blocks, as
-everywhere. Weights are stored in fp16, as in the model file, and computed with in float32. Each graph is checked against torch.
+and `model.safetensors`: the integer prior, under the names of a model file, and the model's metadata, with the SHA-256 of each
+graph, the reach of encoder and decoder in cells, and as `exported` the digest of the model file. All axes but the channels are
+free; canvases are whole blocks, as everywhere. Weights are stored in fp16, as in the model file, and computed with in float32.
+Each graph is checked against torch.
 """
 
 from __future__ import annotations
@@ -190,7 +191,8 @@ def _write_integers(model: Model, path: Path, graphs: list[Path], reach: dict[st
     model.verify()
     arrays = {name: array for name, array in load_file(model.path).items() if name.startswith("prior.")}
     digests = {graph.name: hashlib.sha256(graph.read_bytes()).hexdigest() for graph in graphs}
-    plain = model.metadata | {"digest": digest_of(arrays, arrays.__getitem__), "graphs": digests, "reach": reach}
+    plain = model.metadata | {"exported": model.digest, "graphs": digests, "reach": reach}
+    plain["digest"] = digest_of(arrays, arrays.__getitem__)
     path.write_bytes(save(arrays, {"tessera": json.dumps(plain)}))
     return path
 

@@ -1,0 +1,227 @@
+/** The viewer's page: opens files, shows what they hold, and what each prefix of them looks like. */
+
+import { Decoder, download } from "./decoder.js";
+import { TsrError } from "./errors.js";
+
+const part = (id) => document.getElementById(id);
+const numbers = new Intl.NumberFormat("en");
+const bytesOf = (count) => `${numbers.format(count)} ${count === 1 ? "byte" : "bytes"}`;
+const decoder = new Decoder((received) => say("Loading the decoder", `${(received / 1e6).toFixed(1)} MB`));
+
+let opening = 0; // counts what was opened, so that what was asked for before is dropped
+let file = null; // the OpenFile on the page
+let wanted = null; // bytes of the prefix to draw next; null where nothing is
+let drawing = false;
+let original = null; // { url, bytes } of the picture to compare with
+
+/** One line below the picture. The amount is not read aloud: it changes many times a second. */
+function say(text, amount = "") {
+  if (part("said").textContent !== text) part("said").textContent = text;
+  part("amount").textContent = amount;
+}
+
+/** @param {TsrError} error @param {string} name of the file */
+function refuse(error, name) {
+  if (!(error instanceof TsrError)) throw error;
+  part("view").hidden = part("panel").hidden = part("save").hidden = true;
+  part("empty").hidden = true;
+  part("problem").hidden = false;
+  part("problem").replaceChildren(Object.assign(document.createElement("b"), { textContent: name }), error.message);
+  say("");
+}
+
+/** Opens a file as it comes in. @param {string} name @param {AsyncIterable<{ bytes: Uint8Array, total: number | null, done: boolean }>} chunks */
+async function open(name, chunks) {
+  const turn = ++opening;
+  const current = () => turn === opening;
+  file?.close();
+  file = wanted = null;
+  part("problem").hidden = true;
+  let latest = null, wake = () => {}, failure = null;
+  const reading = (async () => {
+    try {
+      for await (const chunk of chunks) {
+        latest = chunk;
+        wake();
+      }
+    } catch (error) {
+      failure = error;
+      wake();
+    }
+  })();
+  try {
+    let mine = null, shown = null;
+    while (shown === null || !shown.done) {
+      if (latest === shown) await new Promise((resolve) => (latest !== shown || failure ? resolve() : (wake = resolve)));
+      if (failure) throw failure;
+      if (!current()) return mine?.close();
+      const more = latest.bytes.length > (shown?.bytes.length ?? 0);
+      shown = latest;
+      try {
+        if (mine && more) await mine.update(shown.bytes);
+        else mine ??= await decoder.open(shown.bytes);
+      } catch (error) {
+        if (error.kind === "cut" && !shown.done) continue; // not even the header is there yet
+        throw error;
+      }
+      if (!current()) return mine.close();
+      file = mine;
+      describe(name, shown);
+      if (more) await draw(file.info.bytes);
+    }
+  } catch (error) {
+    if (current()) refuse(error, name);
+  }
+  await reading;
+}
+
+/** Says what is in the file. */
+function describe(name, { bytes, total, done }) {
+  const { info } = file;
+  const size = part("size");
+  size.min = info.headerBytes;
+  size.max = done ? bytes.length : Math.max(total ?? info.size ?? 0, bytes.length);
+  size.value = bytes.length;
+  size.disabled = !done;
+  part("name").textContent = name;
+  document.title = `${name} – Tessera viewer`;
+  const cut = done && info.state === "cut";
+  part("notice").hidden = !cut;
+  if (cut) {
+    const missing = info.tokens === info.length ? "Its picture is there, but not all that follows it." : `${numbers.format(info.tokens)} of ${numbers.format(info.length)} tokens are there, and this is what they show.`;
+    part("notice").textContent = `The file is cut short. ${missing}`;
+  }
+  const facts = [
+    ["Size", `${numbers.format(info.width)} × ${numbers.format(info.height)}`],
+    ["File", `${bytesOf(bytes.length)}${done ? "" : " so far"}`],
+    ["Rate", `${rate(bytes.length)} bits per pixel`],
+    ["Tokens", `${numbers.format(Math.round(info.blockTokens))} of ${numbers.format(info.blockTokensMost)} per block`],
+    ["Model", `${info.model} (${info.streamId})`],
+    ["Colours", `${info.grey ? "grey, " : ""}${info.space}`],
+    ...(info.transparent ? [["Alpha", "partly transparent"]] : []),
+    ["Parts", `header ${info.headerBytes}, tokens ${numbers.format(info.payloadBytes)}${info.sections.map(([label, count]) => `, ${label} ${numbers.format(count)}`).join("")} bytes`],
+    ...info.notes,
+  ];
+  part("facts").replaceChildren(...facts.flatMap(([term, text]) => [
+    Object.assign(document.createElement("dt"), { textContent: term }),
+    Object.assign(document.createElement("dd"), { textContent: text }),
+  ]));
+  part("picture").alt = info.notes.find(([label]) => label === "Description")?.[1] ?? `The picture in ${name}`;
+  part("panel").hidden = false;
+  showSize(bytes.length);
+}
+
+const rate = (bytes) => ((8 * bytes) / (file.info.width * file.info.height)).toPrecision(3);
+
+function showSize(size) {
+  part("shown").textContent = bytesOf(size);
+  part("size").setAttribute("aria-valuetext", bytesOf(size));
+}
+
+/** Draws a prefix, and then the last one that was asked for meanwhile. */
+async function draw(size) {
+  wanted = size;
+  if (drawing) return;
+  drawing = true;
+  try {
+    while (wanted !== null) {
+      const now = wanted, mine = file;
+      wanted = null;
+      say("Drawing…");
+      let drawn;
+      try {
+        drawn = await mine.draw(now);
+      } catch (error) {
+        if (mine === file) refuse(error, part("name").textContent);
+        continue;
+      }
+      if (mine === file) await show(drawn, now);
+    }
+  } finally {
+    drawing = false;
+  }
+}
+
+async function show({ png, tokens, blockTokens }, size) {
+  const url = URL.createObjectURL(png), picture = part("picture"), before = picture.src;
+  picture.src = url;
+  await picture.decode();
+  URL.revokeObjectURL(before);
+  Object.assign(picture, { width: file.info.width, height: file.info.height });
+  const save = part("save");
+  save.href = url;
+  save.download = part("name").textContent.replace(/(\.tsr)?$/i, ".png");
+  save.hidden = part("view").hidden = false;
+  part("empty").hidden = true;
+  part("view").dataset.size = size;
+  part("view").dataset.tokens = tokens;
+  say(`${bytesOf(size)}: ${rate(size)} bits per pixel, ${numbers.format(Math.round(blockTokens))} tokens per block`);
+  compare();
+}
+
+/** Lays the original over the picture, where both are there. */
+function compare() {
+  const there = original !== null && file !== null;
+  for (const id of ["original", "edge", "wipe", "mine", "theirs"]) part(id).hidden = !there;
+  if (!there) return;
+  if (part("original").getAttribute("src") !== original.url) part("original").src = original.url;
+  part("mine").textContent = `Tessera, ${kilobytes(Number(part("size").value))}`;
+  part("theirs").textContent = original.bytes ? `original, ${kilobytes(original.bytes)}` : "original";
+}
+
+const kilobytes = (bytes) => (bytes < 1000 ? bytesOf(bytes) : `${(bytes / 1000).toFixed(bytes < 1e5 ? 1 : 0)} kB`);
+
+/** Opens what was dropped or chosen: .tsr files, and pictures of other kinds as the original. @param {Iterable<File>} given */
+function take(given) {
+  const pictures = [...given], tsr = pictures.find(({ name, type }) => /\.tsr$/i.test(name) || !type.startsWith("image/"));
+  const other = pictures.find((picture) => picture !== tsr);
+  if (other) {
+    if (original?.url.startsWith("blob:")) URL.revokeObjectURL(original.url);
+    original = { url: URL.createObjectURL(other), bytes: other.size };
+    if (!tsr && !file) say("That is the original. Now open its .tsr file.");
+  } else if (tsr) {
+    original = null;
+  }
+  compare();
+  if (tsr) open(tsr.name, whole(tsr));
+}
+
+async function* whole(blob) {
+  yield { bytes: new Uint8Array(await blob.arrayBuffer()), total: blob.size, done: true };
+}
+
+part("files").addEventListener("change", ({ target }) => {
+  take(target.files);
+  target.value = "";
+});
+part("size").addEventListener("input", ({ target }) => {
+  showSize(Number(target.value));
+  draw(Number(target.value));
+});
+part("wipe").addEventListener("input", ({ target }) => {
+  part("frame").style.setProperty("--wipe", `${target.value}%`);
+  target.setAttribute("aria-valuetext", `${Math.round(target.value)} %`);
+});
+part("original").addEventListener("error", () => {
+  original = null;
+  compare();
+  say("This browser cannot show the original.");
+});
+addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("dropping");
+});
+for (const name of ["dragleave", "drop"]) addEventListener(name, () => document.body.classList.remove("dropping"));
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  if (event.dataTransfer.files.length) take(event.dataTransfer.files);
+});
+
+const given = new URLSearchParams(location.search);
+if (given.has("original")) original = { url: given.get("original"), bytes: 0 };
+if (given.has("src")) {
+  const url = given.get("src"), name = url.split(/[?#]/)[0].split("/").pop() || url;
+  part("empty").hidden = true;
+  say("Loading");
+  open(name, download(url));
+}

@@ -1,0 +1,89 @@
+/**
+ * Shows .tsr pictures in any page:
+ *
+ *     <script type="module" src="https://example.org/viewer/tessera.js"></script>
+ *     <img data-tsr="photo.tsr" alt="A harbour at dusk">
+ *
+ * Each such image, also one that is added later, becomes the picture: first what the beginning of its file holds, then all of it.
+ * `loading="lazy"` waits until it comes into view. A `load` event follows each step, and an `error` event what cannot be shown;
+ * `data-tsr-state` is then "loading", "done" or "failed", and the reason is in `data-tsr-problem`.
+ */
+
+import { Decoder, download } from "./decoder.js";
+
+const SELECTOR = "img[data-tsr]";
+let decoder;
+
+/** A .tsr file as a PNG file. @param {Uint8Array | string | URL} source its bytes or its address @returns {Promise<Blob>} */
+export async function decode(source) {
+  let bytes = source;
+  if (!(source instanceof Uint8Array)) for await (const chunk of download(source)) ({ bytes } = chunk);
+  const file = await (decoder ??= new Decoder()).open(bytes);
+  try {
+    return (await file.draw()).png;
+  } finally {
+    file.close();
+  }
+}
+
+async function show(image) {
+  image.dataset.tsrState = "loading";
+  let file = null;
+  try {
+    let busy = Promise.resolve(), idle = true;
+    const step = async (bytes, last) => {
+      if (file?.info.bytes === bytes.length) return;
+      try {
+        if (file) await file.update(bytes);
+        else file = await (decoder ??= new Decoder()).open(bytes);
+      } catch (error) {
+        if (error.kind === "cut" && !last) return; // the header is not there yet
+        throw error;
+      }
+      const { width, height } = file.info;
+      if (!image.hasAttribute("width") && !image.hasAttribute("height")) Object.assign(image, { width, height });
+      const before = image.src, { png } = await file.draw();
+      image.src = URL.createObjectURL(png);
+      if (before.startsWith("blob:")) URL.revokeObjectURL(before);
+    };
+    let bytes = new Uint8Array(), failure = null;
+    for await (const chunk of download(new URL(image.dataset.tsr, document.baseURI))) {
+      ({ bytes } = chunk);
+      if (!idle || chunk.done) continue; // what came while the decoder was busy is shown with what comes next
+      idle = false;
+      busy = step(bytes, false).catch((error) => (failure = error)).finally(() => (idle = true));
+    }
+    await busy;
+    if (failure) throw failure;
+    await step(bytes, true);
+    image.dataset.tsrState = "done";
+  } catch (error) {
+    image.dataset.tsrState = "failed";
+    image.dataset.tsrProblem = error.message;
+    image.dispatchEvent(new Event("error"));
+  } finally {
+    file?.close();
+  }
+}
+
+const seen = new WeakSet();
+const inView = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (!isIntersecting) continue;
+    inView.unobserve(target);
+    show(target);
+  }
+}, { rootMargin: "200px" });
+
+function take(node) {
+  if (!(node instanceof Element)) return;
+  for (const image of [...(node.matches(SELECTOR) ? [node] : []), ...node.querySelectorAll(SELECTOR)]) {
+    if (seen.has(image)) continue;
+    seen.add(image);
+    if (image.loading === "lazy") inView.observe(image);
+    else show(image);
+  }
+}
+
+new MutationObserver((changes) => changes.forEach(({ addedNodes }) => addedNodes.forEach(take))).observe(document, { childList: true, subtree: true });
+take(document.documentElement);

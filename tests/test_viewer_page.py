@@ -1,0 +1,310 @@
+"""The viewer as a visitor meets it: pictures in a browser, within 1/255 of torch's, from files that are whole, cut, damaged or
+of another model. Needs what `make viewer` builds."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import PHOTO, ROOT
+from pages import Handler, browser, opened, served
+from PIL import Image, ImageCms
+from test_viewer_tokens import GOLDEN, NAMES, mended
+
+from codec.models import open_model
+from codec.pictures.profiles import SPACES, make_profile, recognise
+
+SOURCES = ROOT / "docs" / "viewer"
+BUILT = ROOT / "viewer"
+WAIT = 120_000  # ms, for a machine with much else to do
+BLANK = '<!doctype html><link rel="icon" href="data:,"><script type="module" src="test.js"></script>'
+SMALL = (150, 100, 246, 164)
+VISIBLE = "#view:not([hidden])"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The viewer as built, with pages and modules as they are now, and files to look at."""
+    if not (BUILT / "models" / "index.json").exists() and not os.environ.get("CI"):
+        pytest.skip("the viewer is not built: make viewer")
+    folder = tmp_path_factory.mktemp("site")
+    for source in (*SOURCES.glob("*.js"), *SOURCES.glob("*.html"), *SOURCES.glob("*.css"), BUILT / "models", BUILT / "runtime"):
+        (folder / source.name).symlink_to(source)
+    graphs = open_model(BUILT / "models" / open_model().stream_id.hex() / "model.safetensors")
+    assert graphs.metadata["exported"] == open_model().digest, "the viewer was built for another model: make viewer"
+    (folder / "test.js").symlink_to(ROOT / "tests" / "viewer_page.js")
+    (folder / "test.html").write_text(BLANK)
+    (folder / "photo.webp").symlink_to(PHOTO)
+    for name in NAMES:
+        (folder / f"{Path(name).name}.tsr").symlink_to(GOLDEN / f"{name}.tsr")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with browser() as chromium:
+        yield chromium
+
+
+@pytest.fixture(scope="module")
+def address(site) -> Iterator[str]:
+    with served(site) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def bench(chromium, address) -> Iterator[Any]:
+    """A page without anything on it, with the decoder at hand."""
+    with opened(chromium, f"{address}test.html") as page:
+        page.wait_for_function("() => Boolean(window.draw)")
+        yield page
+
+
+def drawn(bench: Any, data: bytes, *sizes: int) -> list[Image.Image]:
+    """What the browser makes of a file's first bytes, of all of them where no size is given."""
+    text = base64.b64encode(data).decode()
+    pictures = bench.evaluate("([text, sizes]) => draw(text, sizes)", [text, sizes or [None]])["pictures"]
+    return [Image.open(io.BytesIO(bytes(content))) for content in pictures]
+
+
+def alike(mine: Image.Image, theirs: Image.Image) -> bool:
+    """Whether modes and sizes are the same, opacity exactly, and colours within 1/255."""
+    assert (mine.mode, mine.size) == (theirs.mode, theirs.size)
+    distance = np.abs(np.asarray(mine).astype(int) - np.asarray(theirs))
+    return distance.max() <= 1 and (not mine.mode.endswith("A") or distance[..., -1].max() == 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden_pictures_are_those_of_torch(bench, codec, name):
+    data = (GOLDEN / f"{name}.tsr").read_bytes()
+    (mine,) = drawn(bench, data)
+    with Image.open(GOLDEN / f"{name}.png") as golden:
+        assert alike(mine, golden)
+    theirs = codec.decode(data)
+    assert mine.info.get("icc_profile") == theirs.info.get("icc_profile")
+    assert dict(mine.getexif()) == dict(theirs.getexif())
+    assert mine.info.get("xmp") == theirs.info.get("xmp")
+
+
+def test_every_prefix_is_the_picture_that_torch_draws(bench, codec):
+    """Forwards and back, so that what is kept of one prefix serves the next and spoils none."""
+    data = (GOLDEN / "wide-bytes.tsr").read_bytes()
+    sizes = (len(data), 40, 120, 200, 24)
+    for size, mine in zip(sizes, drawn(bench, data, *sizes), strict=True):
+        assert alike(mine, codec.decode(data[:size], allow_partial=True))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA"])
+def test_grey_and_transparent_pictures(bench, codec, photo, mode):
+    picture = photo.crop(SMALL).convert("RGB")
+    y, x = np.mgrid[: picture.height, : picture.width]
+    picture.putalpha(Image.fromarray(((np.hypot(x - 48, y - 32) * 8).clip(0, 255)).astype(np.uint8)))
+    data = codec.encode(picture.convert(mode), tokens=100, alpha_quality=30)
+    (mine,) = drawn(bench, data)
+    assert alike(mine, codec.decode(data))
+
+
+@pytest.mark.parametrize("number", sorted(SPACES))
+def test_colour_spaces_keep_their_meaning(bench, codec, photo, number):
+    mode = SPACES[number].mode
+    picture = photo.crop(SMALL).convert(mode)
+    data = codec.encode(Image.fromarray(np.asarray(picture)), tokens=20) if number == 0 else None
+    if data is None:
+        picture.info["icc_profile"] = make_profile(SPACES[number])
+        data = codec.encode(picture, tokens=20)
+    (mine,) = drawn(bench, data)
+    assert alike(mine, codec.decode(data))
+    profile = mine.info.get("icc_profile")
+    assert (profile is None) == (number == 0)
+    if profile:
+        assert recognise(profile, mode) == number
+        description = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile)))
+        assert description.casefold().strip() == SPACES[number].name.casefold()
+
+
+def test_tiles_are_the_whole(bench, codec, photo):
+    data = codec.encode(photo.resize((600, 40)), tokens=300)
+    folder = f"models/{open_model().stream_id.hex()}"
+    done = bench.evaluate("([text, folder]) => tiled(text, folder)", [base64.b64encode(data).decode(), folder])
+    assert done["values"] == 600 * 40 * 3
+    assert done["distance"] <= 1
+
+
+def shown(page: Any) -> int:
+    """Tokens of the picture on the page, once it is complete."""
+    page.wait_for_selector(VISIBLE, timeout=WAIT)
+    page.wait_for_function("document.getElementById('said').textContent.includes('bits per pixel')", timeout=WAIT)
+    return int(page.locator("#view").get_attribute("data-tokens"))
+
+
+def facts(page: Any) -> dict[str, str]:
+    terms, texts = (page.locator(f"#facts {tag}").all_text_contents() for tag in ("dt", "dd"))
+    return dict(zip(terms, texts, strict=True))
+
+
+def test_a_link_opens_a_file_beside_its_original(chromium, address):
+    with opened(chromium, f"{address}?src=wide-bytes.tsr&original=photo.webp") as page:
+        tokens = shown(page)
+        told = facts(page)
+        assert told["Size"] == "300 × 80"
+        assert told["File"] == "294 bytes"
+        assert told["Rate"] == "0.0980 bits per pixel"
+        assert told["Model"] == f"standard ({open_model().stream_id.hex()})"
+        assert page.locator("#picture").get_attribute("alt") == "The picture in wide-bytes.tsr"
+        assert page.evaluate("[picture.naturalWidth, picture.naturalHeight]") == [300, 80]
+        assert page.locator("#save").get_attribute("download") == "wide-bytes.png"
+        with page.expect_download() as saving:
+            page.locator("#save").click()
+        with Image.open(saving.value.path()) as saved:
+            assert (saved.format, saved.size) == ("PNG", (300, 80))
+        # the slider over the bytes, and the wipe, by keyboard
+        page.locator("#size").focus()
+        page.keyboard.press("Home")
+        assert page.locator("#shown").text_content() == page.locator("#size").get_attribute("min") + " bytes"
+        page.wait_for_function("view.dataset.tokens === '0'", timeout=WAIT)
+        page.keyboard.press("End")
+        page.wait_for_function(f"view.dataset.tokens === '{tokens}'", timeout=WAIT)
+        before = page.locator("#edge").bounding_box()["x"]
+        page.locator("#wipe").focus()
+        page.keyboard.press("Home")
+        assert page.locator("#edge").bounding_box()["x"] < before - 100
+        assert page.locator("#mine").text_content() == "Tessera, 294 bytes"
+
+
+def test_the_picker_takes_a_file_and_its_original(chromium, address, site):
+    with opened(chromium, address) as page:
+        assert page.locator("#empty").is_visible()
+        page.locator("#files").set_input_files(site / "cut-out.tsr")
+        shown(page)
+        assert facts(page)["Description"] == "a cut-out"
+        assert facts(page)["Colours"] == "its own profile"
+        assert page.locator("#wipe").is_hidden()
+        page.locator("#files").set_input_files(PHOTO)
+        page.wait_for_selector("#original:not([hidden])")
+        assert page.locator("#theirs").text_content() == "original, 60.1 kB"
+
+
+def drop(page: Any, name: str, data: bytes) -> None:
+    page.evaluate(
+        """([name, text]) => {
+          const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)), transfer = new DataTransfer();
+          transfer.items.add(new File([bytes], name));
+          window.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer }));
+        }""",
+        [name, base64.b64encode(data).decode()],
+    )
+
+
+def test_a_cut_file_is_shown_and_said_to_be_cut(chromium, address):
+    with opened(chromium, address) as page:
+        drop(page, "half.tsr", (GOLDEN / "wide-bytes.tsr").read_bytes()[:150])
+        tokens = shown(page)
+        notice = page.locator("#notice").text_content()
+        assert notice == f"The file is cut short. {tokens} of 237 tokens are there, and this is what they show."
+
+
+def test_what_cannot_be_shown_is_said(chromium, address):
+    good = (GOLDEN / "wide-bytes.tsr").read_bytes()
+    flipped = bytearray((GOLDEN / "sections" / "cut-out.tsr").read_bytes())
+    flipped[50] ^= 1
+    with opened(chromium, address) as page:
+        for data, words in (
+            (bytes(flipped), "The checksum is wrong, so the file is damaged"),
+            (mended(good[:3] + b"\xab\xcd" + good[5:]), "made with another model (stream id abcd). This page has standard ("),
+            (b"GIF89a", "not a .tsr file"),
+            (good[:8], "ends within its header"),
+            (b"\xd4\x54\x12\xab\xcd" + b"\0\xff\xff\xff" * 2 + bytes(4), "megapixels, and this page opens up to 40"),
+        ):
+            drop(page, "strange.tsr", data)
+            page.wait_for_selector(f"#problem:has-text('{words}')")
+            assert page.locator("#problem b").text_content() == "strange.tsr"
+            assert page.locator("#problem").get_attribute("role") == "alert"
+            assert page.locator("#view").is_hidden() and page.locator("#panel").is_hidden()
+        drop(page, "good.tsr", good)
+        assert shown(page) == 237
+        assert page.locator("#problem").is_hidden()
+
+
+def test_a_file_that_is_not_there_is_said(chromium, address):
+    with opened(chromium, f"{address}?src=nowhere.tsr", forgiven="404") as page:
+        page.wait_for_selector("#problem:has-text('could not be loaded (404')")
+
+
+@pytest.fixture
+def slowly(site) -> Iterator[tuple[str, Event]]:
+    """A server that keeps the second half of a.tsr back until the event is set."""
+    go = Event()
+    data = (GOLDEN / "wide-bytes.tsr").read_bytes()
+
+    class Slow(Handler):
+        def do_GET(self) -> None:  # noqa: N802 (the name that http.server calls)
+            if not self.path.startswith("/a.tsr"):
+                return super().do_GET()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[:150])
+            self.wfile.flush()
+            go.wait(WAIT / 1000)
+            self.wfile.write(data[150:])
+            return None
+
+    with served(site, Slow) as address:
+        yield address, go
+        go.set()
+
+
+def test_a_picture_sharpens_while_its_file_comes_in(chromium, slowly):
+    address, go = slowly
+    with opened(chromium, f"{address}?src=a.tsr") as page:
+        early = shown(page)
+        assert facts(page)["File"] == "150 bytes so far"
+        assert page.locator("#size").is_disabled()
+        assert page.locator("#size").get_attribute("max") == "294"
+        assert page.locator("#notice").is_hidden()
+        go.set()
+        page.wait_for_function("view.dataset.tokens === '237'", timeout=WAIT)
+        assert 0 < early < 237
+        assert facts(page)["File"] == "294 bytes"
+        assert page.locator("#size").is_enabled()
+
+
+EMBEDDED = """<!doctype html><link rel="icon" href="data:,"><script type="module" src="tessera.js"></script>
+<img id="first" data-tsr="wide-bytes.tsr" alt="a cup"><img id="bad" data-tsr="nowhere.tsr">
+<div style="height: 4000px"></div><img id="low" data-tsr="pixel.tsr" loading="lazy">"""
+
+
+def test_images_of_any_page(chromium, address, site):
+    (site / "embedded.html").write_text(EMBEDDED)
+    with opened(chromium, f"{address}embedded.html", forgiven="404") as page:
+        page.wait_for_function("first.dataset.tsrState === 'done'", timeout=WAIT)
+        page.wait_for_function("first.naturalWidth === 300 && first.naturalHeight === 80")
+        assert page.evaluate("[first.width, first.height, first.alt]") == [300, 80, "a cup"]
+        page.wait_for_function("bad.dataset.tsrState === 'failed'")
+        assert "could not be loaded (404" in page.evaluate("bad.dataset.tsrProblem")
+        assert page.evaluate("low.dataset.tsrState") is None
+        page.evaluate("low.scrollIntoView()")
+        page.wait_for_function("low.dataset.tsrState === 'done'", timeout=WAIT)
+        page.evaluate("document.body.insertAdjacentHTML('beforeend', '<p><img id=late data-tsr=odd-good.tsr></p>')")
+        page.wait_for_function("late.dataset.tsrState === 'done'", timeout=WAIT)
+        size = page.evaluate("import('./tessera.js').then(({ decode }) => decode('pixel.tsr')).then(({ type }) => type)")
+        assert size == "image/png"
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_nothing_sticks_out_of_the_window(chromium, address, width):
+    with opened(
+        chromium, f"{address}?src=wide-bytes.tsr&original=photo.webp", viewport={"width": width, "height": 700}
+    ) as page:
+        shown(page)
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        for name in ("#picture", "#size", "#save", "#facts"):
+            box = page.locator(name).bounding_box()
+            assert box["x"] >= 0 and box["x"] + box["width"] <= width

@@ -1,0 +1,32 @@
+/** What tests ask of the whole decoder: `draw` gives a file's prefixes as PNG files, and `tiled` decodes a file twice, in one piece
+ * and in tiles of 8 cells, and says how far the two are apart. */
+
+import { Decoder } from "./decoder.js";
+import { readFile } from "./container.js";
+import { readModel } from "./model.js";
+import { Network } from "./network.js";
+import { readTokens } from "./tokens.js";
+
+const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+const decoder = new Decoder();
+
+window.draw = async (text, sizes) => {
+  const file = await decoder.open(bytesOf(text)), pictures = [];
+  for (const size of sizes) {
+    const url = URL.createObjectURL((await file.draw(size ?? undefined)).png);
+    pictures.push([...new Uint8Array(await (await fetch(url)).arrayBuffer())]);
+  }
+  return { info: file.info, pictures };
+};
+
+window.tiled = async (text, folder) => {
+  const ort = await import("./runtime/ort.wasm.min.mjs");
+  ort.env.wasm.wasmPaths = new URL("runtime/", location.href).href;
+  ort.env.wasm.numThreads = 1;
+  const model = readModel(await (await fetch(`${folder}/model.safetensors`)).arrayBuffer());
+  const graph = async (name) => new Uint8Array(await (await fetch(`${folder}/${name}`)).arrayBuffer());
+  const file = readFile(bytesOf(text)), tokens = readTokens(model, file);
+  const pixels = (network) => network.pixels(tokens, file.width, file.height, []);
+  const one = await pixels(new Network(ort, model, graph)), other = await pixels(new Network(ort, model, graph, 0, 8));
+  return { values: one.length, distance: one.reduce((most, value, at) => Math.max(most, Math.abs(value - other[at])), 0) };
+};
