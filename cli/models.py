@@ -189,8 +189,9 @@ def export(name: str, output: str, decoder_only: bool, **given: Any) -> None:
     report_options = options.gather(ReportOptions, given)
     with reporting(name, output, report_options) as report:
         from codec.pyramid.export import export as write
+        from codec.pyramid.export import exported
 
-        model = open_model(name)
+        model = exported(open_model(name))
         with progress(3 * len(model.config.levels) + 2, report_options.quiet, "exporting") as step:
             try:
                 files = write(model, Path(output), encodes=not decoder_only, step=step)

@@ -7,6 +7,7 @@ import json
 import sys
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -18,6 +19,7 @@ from conftest import random_digits
 from onnx import TensorProto
 
 from bitstream.blocks import BLOCK_CELLS
+from bitstream.errors import ModelError
 from bitstream.pyramid import EVEN, ODD, Level, PyramidLayout, whole_of
 from cli.main import main
 from codec.model import Model
@@ -157,6 +159,11 @@ def test_a_missing_package_is_named(model, tmp_path, monkeypatch):
     assert done.exit_code == 1
     assert "needs onnxruntime, which is not installed: pip install onnx onnxruntime onnxscript" in done.stderr
     assert not (tmp_path / "graphs").exists()
+
+
+def test_other_families_are_refused():
+    with pytest.raises(ModelError, match="titok-l: only models of kind tessera-pyramid-1 are exported, not tessera-titok-1"):
+        export.exported(SimpleNamespace(name="titok-l", kind="tessera-titok-1"))
 
 
 def test_a_folder_with_something_in_it_is_left_alone(model, tmp_path):

@@ -101,7 +101,15 @@ def graphs_of(network: Network) -> Iterator[Graph]:
     yield Graph("decoder", network.decoder, state, ("pixels",), cells // 2)  # even, because of its 1/32 branch
 
 
-def export(model: Model, folder: Path, *, encodes: bool = True, step: Callable[[], None] = lambda: None) -> list[Path]:
+def exported(model: Model) -> PyramidModel:
+    """A model that has graphs. Raises ModelError for those of other families."""
+    if not isinstance(model, PyramidModel):
+        msg = f"{model.name}: only models of kind {PyramidModel.kind} are exported, not {model.kind}"
+        raise ModelError(msg)
+    return model
+
+
+def export(model: PyramidModel, folder: Path, *, encodes: bool = True, step: Callable[[], None] = lambda: None) -> list[Path]:
     """Writes the graphs of a model and its `model.safetensors` into a folder that is not there yet, or is empty, and says which
     files they are. Without `encodes` those that only encoding needs are left out. Calls `step` after each graph; there are
     3 for each level, and 2.
@@ -118,9 +126,6 @@ def export(model: Model, folder: Path, *, encodes: bool = True, step: Callable[[
         msg = f"{folder} is not empty: name a new folder"
         raise ModelError(msg)
     folder.mkdir(parents=True, exist_ok=True)
-    if not isinstance(model, PyramidModel):
-        msg = f"{model.name}: only models of kind {PyramidModel.kind} are exported, not {model.kind}"
-        raise ModelError(msg)
     network = model.network(torch.device("cpu")).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     written = []
     for graph in graphs_of(network):

@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 
 from codec.api import Codec
-from codec.models import BUNDLED, Model, open_model
-from codec.pyramid.export import MODEL_FILE, export
+from codec.models import BUNDLED, open_model
+from codec.pyramid.export import MODEL_FILE, export, exported
+from codec.pyramid.model import PyramidModel
 
 HERE = Path(__file__).parent
 PHOTO = HERE.parent / "photo.webp"
@@ -29,7 +30,7 @@ def main(folder: Path, runtime: Path) -> None:
         shutil.copy(source, folder)
     for name in RUNTIME:
         shutil.copy(runtime / "dist" / name, folder / "runtime")
-    models = {path.stem: open_model(path) for path in sorted(BUNDLED.glob("*.safetensors"))}
+    models = {path.stem: exported(open_model(path)) for path in sorted(BUNDLED.glob("*.safetensors"))}
     for model in models.values():
         add_graphs(model, folder / "models" / model.stream_id.hex())
     names = {model.stream_id.hex(): name for name, model in models.items()}
@@ -40,7 +41,7 @@ def main(folder: Path, runtime: Path) -> None:
     sys.stderr.write(f"{folder}: {megabytes:.1f} MB\n")
 
 
-def add_graphs(model: Model, folder: Path) -> None:
+def add_graphs(model: PyramidModel, folder: Path) -> None:
     if (folder / MODEL_FILE).exists() and open_model(folder / MODEL_FILE).metadata["exported"] == model.digest:
         return
     shutil.rmtree(folder, ignore_errors=True)
