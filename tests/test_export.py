@@ -30,6 +30,7 @@ from codec.pyramid.model import save_pyramid
 from codec.pyramid.network import Network
 from codec.pyramid.tiles import decode_pixels, encode_pixels
 from codec.pyramid.tokenizer import dequantize
+from codec.pyramid.torch_parts import TorchParts
 from codec.pyramid.walk import on_canvas
 from codec.training.integer import measure_tables
 
@@ -88,7 +89,7 @@ def test_there_is_a_graph_for_each_part(graphs):
 def test_encoding_starts_as_in_torch(graphs, model, photo, width, height):
     pixels = np.asarray(photo.resize((width, height)))
     layout = PyramidLayout(model.config.levels, width, height)
-    latents = encode_pixels(model.network(CPU), [layout], [pixels], CPU)
+    latents = encode_pixels(TorchParts(model.network(CPU)), [layout], [pixels])
     rows, columns = (256 * count for count in layout.blocks)
     canvas = np.pad(pixels, ((0, rows - height), (0, columns - width), (0, 0)), "edge").transpose(2, 0, 1)[None]
     assert same(run(graphs, "encoder", canvas.astype(np.float32) / 127.5 - 1)[0], latents)
@@ -103,13 +104,13 @@ def test_decoding_gives_the_pixels_of_torch(graphs, model, width, height):
     layout = PyramidLayout(model.config.levels, width, height)
     digits = random_digits(model.code, layout, seed=1)
     known = tuple(layout.mask(index) for index in range(len(layout.levels)))
-    network = model.network(CPU)
-    latents, seen = dequantize(network, [whole_of(layout, digits)], CPU)
-    expected = decode_pixels(network, [layout], latents, seen)[0]
+    parts = TorchParts(model.network(CPU))
+    latents, seen = dequantize(parts, [whole_of(layout, digits)])
+    expected = decode_pixels(parts, [layout], latents, seen)[0]
     rows, columns = (BLOCK_CELLS * count for count in layout.blocks)
     x, k = np.zeros((1, CONFIG.channels, rows, columns), np.float32), np.zeros((1, 1, rows, columns), np.float32)
     for index in range(len(layout.levels)):
-        sent, keep = (on_canvas([part], [layout], index, CPU).numpy() for part in (digits[index], known[index][None]))
+        sent, keep = (on_canvas([part], [layout], index) for part in (digits[index], known[index][None]))
         x, k = run(graphs, f"level-{index}.update", x, k, run(graphs, f"level-{index}.predict", x, k)[0], sent, keep)
     assert same(x, latents)
     assert same(k, seen)

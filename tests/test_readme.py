@@ -138,6 +138,7 @@ def macs_per_pixel(network: Network) -> float:
     from torch import nn
 
     from codec.pyramid.tokenizer import dequantize, quantize
+    from codec.pyramid.torch_parts import TorchParts
 
     total = 0
 
@@ -152,8 +153,8 @@ def macs_per_pixel(network: Network) -> float:
     code = open_model().code
     layout = code.layout(256, 256)
     with torch.inference_mode():
-        (sequence,) = quantize(network, code, [layout], network.encoder(torch.zeros(1, 3, 256, 256)))
-        network.decoder(*dequantize(network, [sequence.first(layout.tokens)], torch.device("cpu")))
+        (sequence,) = quantize(TorchParts(network), code, [layout], network.encoder(torch.zeros(1, 3, 256, 256)))
+        network.decoder(*dequantize(TorchParts(network), [sequence.first(layout.tokens)]))
     assert total > 0
     return total / 65536
 

@@ -215,7 +215,7 @@ def test_tiles_do_not_change_a_step(codec, photo, monkeypatch):
     image = np.asarray(photo.resize((1000, 300)))
     network, code = codec.tokenizer().network, codec.model.code
     layout = codec.sequence(image).layout
-    latents = encode_pixels(network, [layout], [image], codec.device).clone()
+    latents = encode_pixels(codec.tokenizer().parts, [layout], [image])
     original = torch.tensor(image).permute(2, 0, 1)[None].float() / 127.5 - 1
     goal = refine.Goal(1e-3, length=3000)
     walked = refine.walk(network, code, layout, latents, goal, torch.Generator())
@@ -235,7 +235,7 @@ def test_the_walk_codes_as_the_codec_does(codec, small):
     network, code = codec.tokenizer().network, codec.model.code
     sequence = codec.sequence(small)
     layout = sequence.layout
-    latents = encode_pixels(network, [layout], [np.asarray(small)], codec.device).clone()
+    latents = encode_pixels(codec.tokenizer().parts, [layout], [np.asarray(small)])
     spent = sequence.bits().cumsum()
     for length in (5, 200, layout.tokens):
         by_length = refine.walk(network, code, layout, latents, refine.Goal(1.0, length=length), torch.Generator())

@@ -19,6 +19,7 @@ from codec.pyramid.config import NetworkConfig
 from codec.pyramid.model import save_pyramid
 from codec.pyramid.network import CLASSES, Network, choose_digits, logistic_tables
 from codec.pyramid.tokenizer import dequantize, quantize
+from codec.pyramid.torch_parts import TorchParts
 from codec.training.integer import measure_tables, quantize_prior
 from codec.training.photos import is_held_out, karhunen_loeve, load_photos, random_crops, read_square
 from codec.training.trainer import Trainer, TrainingConfig, code_for_training, priced, train
@@ -178,7 +179,7 @@ def test_the_integer_prior_costs_no_more_than_the_float_one(photos):
     for photo in photos:
         x = torch.from_numpy(photo.numpy()[None, :256, :256].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.inference_mode():
-            (sequence,) = quantize(network, code, [layout], network.encoder(x))
+            (sequence,) = quantize(TorchParts(network), code, [layout], network.encoder(x))
             integer += sequence.bits().sum()
             digits = sequence.first(layout.tokens).digits
             for index, level in enumerate(network.levels):
@@ -195,8 +196,8 @@ def test_tokens_and_latents_invert_up_to_quantization(codec, photo):
     x = torch.from_numpy(np.asarray(photo)[None, 50:306, 50:306].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.inference_mode():
         latents = network.encoder(x)
-    (sequence,) = quantize(network, code, [layout], latents)
-    again, mask = dequantize(network, [sequence.first(layout.tokens)], CPU)
+    (sequence,) = quantize(TorchParts(network), code, [layout], latents)
+    again, mask = dequantize(TorchParts(network), [sequence.first(layout.tokens)])
     assert float((again - latents).pow(2).mean()) < 0.3 * float(latents.pow(2).mean())
     assert torch.allclose(mask, torch.full_like(mask, 9 / 5))
 
@@ -271,7 +272,7 @@ def test_measured_tables_are_cheaper_than_the_logistic(photos):
     for code in (quantize_prior(network), measure_tables(network, photos)):
         with torch.inference_mode():
             x = photos[:1, :256, :256].permute(0, 3, 1, 2).float() / 127.5 - 1
-            (sequence,) = quantize(network, code, [code.layout(256, 256)], network.encoder(x))
+            (sequence,) = quantize(TorchParts(network), code, [code.layout(256, 256)], network.encoder(x))
         cost.append(sequence.bits().sum())
     assert cost[1] < 0.95 * cost[0]
 

@@ -64,11 +64,11 @@ class PyramidModel(Model):
         return fingerprint(self.code, blobs).hex()
 
     def tokenizer(self, device: torch.device, tile: int | None = None) -> PyramidTokenizer:
-        from codec.pyramid.tokenizer import PyramidTokenizer
+        from codec.pyramid.refine import PyramidRefiner
 
-        return PyramidTokenizer(self.network(device), self.code, device, tile)
+        return PyramidRefiner(self.network(device), self.code, tile)
 
-    def network(self, device: torch.device) -> Network:
+    def network(self, device: str | torch.device) -> Network:
         """The network in float32 on `device`. Raises ModelError as `code` does."""
         import torch
 

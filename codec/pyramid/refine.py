@@ -21,16 +21,45 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bitstream.blocks import CELL
+from bitstream.code import Prefix
 from bitstream.pyramid import PyramidCode, PyramidLayout, PyramidSequence
 from codec.progress import report
 from codec.pyramid.network import Network, PyramidLevel, straight_through
 from codec.pyramid.pixels import HALF, to_network
-from codec.pyramid.tiles import tile_cells, tiles
+from codec.pyramid.tiles import encode_pixels, tile_cells, tiles
+from codec.pyramid.tokenizer import PyramidTokenizer, quantize
+from codec.pyramid.torch_parts import TorchParts
 from codec.pyramid.walk import on_canvas, price_table, walk_of
 
 RATE = 0.014  # of Adam, in latent units, for one step; it falls with the root of their number
 AROUND = (0.8, 1.25)  # times the length: what is compared to learn what a bit buys
 TILE = 2048  # pixels; of one tile, with its halo, a step holds the decoder's activations: about 400 bytes per pixel
+
+
+class PyramidRefiner(PyramidTokenizer):
+    """A tokenizer in torch, which can refine too."""
+
+    def __init__(self, network: Network, code: PyramidCode, tile: int | None = None) -> None:
+        super().__init__(TorchParts(network), code, tile)
+        self.network = network
+
+    def refine(
+        self,
+        picture: NDArray[np.uint8],
+        sequence: PyramidSequence,
+        length: int,
+        squared_error: Callable[[Prefix], float],
+        sized: bool,
+        steps: int,
+    ) -> PyramidSequence:
+        """A better sequence for this length, as `codec.tokenizer.Refiner` has it, by gradient descent on the latents."""
+        goal = goal_of(sequence, length, lambda length: squared_error(sequence.first(length)), sized)
+        if goal is None:
+            return sequence
+        layout = sequence.layout
+        latents = encode_pixels(self.parts, [layout], [picture], self.tile)
+        better = refine(self.network, self.code, layout, picture, latents, goal, steps)
+        return quantize(self.parts, self.code, [layout], better)[0]
 
 
 @dataclass(frozen=True)
@@ -103,13 +132,17 @@ def walk(
     bits = latents.new_zeros(())
     lengths = layout.split(layout.tokens if goal.length is None else goal.length)
     left = float("inf") if goal.bits is None else goal.bits
-    steps = walk_of(network, [layout], latents.device)
-    for index, level, predicted in steps.levels():
+    parts = TorchParts(network)
+    steps = walk_of(parts, [layout])
+    for index, predicted in steps.levels():
+        level = network.levels[index]
+        assert isinstance(level, PyramidLevel)
         rows, columns = layout.grids[index]
         raw = level.analyse(latents - predicted)
         inside = raw[0, :, :rows, :columns]
         classes = code.classes(layout, index, digits)
-        sent, price = _round(level, inside, torch.from_numpy(classes).to(raw.device).long(), price_table(code, index), dither)
+        table = parts.array(price_table(code, index))
+        sent, price = _round(level, inside, torch.from_numpy(classes).to(raw.device).long(), table, dither)
         order = code.order(index, classes)
         spent = price.detach().sum(0).flatten().cpu().numpy()[order].cumsum()
         count = min(lengths[index], int(np.searchsorted(spent, left, side="right")))
@@ -119,16 +152,15 @@ def walk(
         digits.append(sent.detach().to(torch.int8).cpu().numpy() * keep)
         bits = bits + (price * torch.from_numpy(keep).to(price.device)).sum()
         through = torch.nn.functional.pad(sent, (0, raw.shape[3] - columns, 0, raw.shape[2] - rows))[None]
-        steps.add(through, on_canvas([keep], [layout], index, raw.device))
+        steps.add(through, parts.array(on_canvas([keep], [layout], index)))
         if count < len(order):
             break
     return Walked(steps.latents, steps.known, bits)
 
 
-def _round(level: PyramidLevel, raw: Tensor, classes: Tensor, table: Tensor, dither: torch.Generator) -> tuple[Tensor, Tensor]:
+def _round(level: PyramidLevel, raw: Tensor, classes: Tensor, bits: Tensor, dither: torch.Generator) -> tuple[Tensor, Tensor]:
     """Digits before rounding (D, n, m), and their classes -> digits to send, with the gradient of `raw`, and the bits of each,
     with the gradient of its price at a dithered place."""
-    bits = table.to(raw.device)
     width = bits.shape[1]
     with torch.no_grad():
         sent = level.round(raw, classes, bits)

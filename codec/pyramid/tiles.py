@@ -1,4 +1,4 @@
-"""The convolutional ends of the codec over pictures of any size: whole where they fit, in tiles where they do not.
+"""The convolutional ends of the codec over pictures of any size: whole where they fit, in tiles where they do not. No torch.
 
 A tile is computed with a halo that covers the reach of the network, so that its inside is what the whole picture would give.
 """
@@ -8,15 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from bitstream.blocks import BLOCK_CELLS, CELL
 from bitstream.pyramid import PyramidLayout
 from codec.progress import report
-from codec.pyramid.network import Network
-from codec.pyramid.pixels import from_network, to_network
+from codec.pyramid.parts import Array, Parts
 
 WHOLE_PIXELS = 16_000_000  # a canvas up to this is computed in one piece
 TILE = 2048  # pixels
@@ -42,49 +39,42 @@ def tile_cells(layout: PyramidLayout, tile: int | None) -> int:
     return max(2, tile // CELL // 2 * 2)  # even, because of the decoder's 1/32 branch
 
 
-@torch.inference_mode()
 def encode_pixels(
-    network: Network,
-    layouts: Sequence[PyramidLayout],
-    pixels: Sequence[NDArray[np.uint8]],
-    device: torch.device,
-    tile: int | None = None,
-) -> Tensor:
+    parts: Parts, layouts: Sequence[PyramidLayout], pixels: Sequence[NDArray[np.uint8]], tile: int | None = None
+) -> Array:
     """Pixels (H, W, 3) of pictures whose canvases are of one size -> latents (B, C, h, w) of the canvases, each picture's last
     row and column repeated to its edge."""
     rows, columns = (count * BLOCK_CELLS for count in layouts[0].blocks)
-    latents = torch.empty(len(layouts), network.config.channels, rows, columns, device=device)
-    cut = list(tiles(rows, columns, tile_cells(layouts[0], tile), network.encoder.reach))
+    latents = parts.zeros(len(layouts), parts.config.channels, rows, columns)
+    cut = list(tiles(rows, columns, tile_cells(layouts[0], tile), parts.encoder_reach))
     for ys, xs, inner_ys, inner_xs in cut:
         y, x = (np.arange(part.start * CELL, part.stop * CELL) for part in (ys, xs))
-        parts = [
+        canvases = [
             picture[y.clip(max=layout.height - 1)[:, None], x.clip(max=layout.width - 1)]
             for layout, picture in zip(layouts, pixels, strict=True)
         ]
-        out = network.encoder(to_network(torch.from_numpy(np.stack(parts)).to(device)))[:, :, inner_ys, inner_xs]
+        out = parts.encode(np.stack(canvases))[:, :, inner_ys, inner_xs]
         top, left = ys.start + inner_ys.start, xs.start + inner_xs.start
         latents[:, :, top : top + out.shape[2], left : left + out.shape[3]] = out
         report(1 / len(cut))
     return latents
 
 
-@torch.inference_mode()
 def decode_pixels(
-    network: Network, layouts: Sequence[PyramidLayout], latents: Tensor, known: Tensor, tile: int | None = None
+    parts: Parts, layouts: Sequence[PyramidLayout], latents: Array, known: Array, tile: int | None = None
 ) -> list[NDArray[np.uint8]]:
     """The inverse of `encode_pixels`: latents (B, C, h, w) and map of known tokens (B, 1, h, w) -> pixels (H, W, 3) each."""
-    halo = network.decoder.reach
     pictures = [np.empty((layout.height, layout.width, 3), np.uint8) for layout in layouts]
     canvas_rows, canvas_columns = latents.shape[2:]
-    cut = list(tiles(canvas_rows, canvas_columns, tile_cells(layouts[0], tile), halo))
+    cut = list(tiles(canvas_rows, canvas_columns, tile_cells(layouts[0], tile), parts.decoder_reach))
     for ys, xs, inner_ys, inner_xs in cut:
         top, left = (ys.start + inner_ys.start) * CELL, (xs.start + inner_xs.start) * CELL
         if all(top >= layout.height or left >= layout.width for layout in layouts):  # nothing to see there
             report(1 / len(cut))
             continue
-        part = network.decoder(latents[:, :, ys, xs], known[:, :, ys, xs])
-        part = part[:, :, inner_ys.start * CELL : inner_ys.stop * CELL, inner_xs.start * CELL : inner_xs.stop * CELL]
-        for layout, picture, decoded in zip(layouts, pictures, from_network(part).cpu().numpy(), strict=True):
+        inner = (slice(inner.start * CELL, inner.stop * CELL) for inner in (inner_ys, inner_xs))
+        part = parts.decode(latents[:, :, ys, xs], known[:, :, ys, xs])[:, *inner]
+        for layout, picture, decoded in zip(layouts, pictures, part, strict=True):
             inside = decoded[: max(0, layout.height - top), : max(0, layout.width - left)]
             picture[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
         report(1 / len(cut))

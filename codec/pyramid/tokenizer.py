@@ -1,20 +1,17 @@
-"""Pictures and tokens of the pyramid: the network run with the integer prior, so that what is written can be read anywhere."""
+"""Pictures and tokens of the pyramid: the network run with the integer prior, so that what is written can be read anywhere.
+No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from bitstream.blocks import BLOCK
-from bitstream.code import Prefix
 from bitstream.prior import STRIP
 from bitstream.pyramid import PyramidCode, PyramidLayout, PyramidPrefix, PyramidSequence, whole_of
-from codec.pyramid.network import Network, PyramidLevel
-from codec.pyramid.refine import goal_of, refine
+from codec.pyramid.parts import Array, Parts
 from codec.pyramid.tiles import WHOLE_PIXELS, decode_pixels, encode_pixels
 from codec.pyramid.walk import on_canvas, price_table, walk_of
 
@@ -23,10 +20,9 @@ class PyramidTokenizer:
     """A network and its code. `tile` is the side in pixels of the tiles that a picture is worked on in; by default only those
     above 16 megapixels are cut."""
 
-    def __init__(self, network: Network, code: PyramidCode, device: torch.device, tile: int | None = None) -> None:
-        self.network = network
+    def __init__(self, parts: Parts, code: PyramidCode, tile: int | None = None) -> None:
+        self.parts = parts
         self.code = code
-        self.device = device
         self.tile = tile
 
     def tokenize(self, pictures: Sequence[NDArray[np.uint8]]) -> list[PyramidSequence]:
@@ -36,8 +32,8 @@ class PyramidTokenizer:
         done: dict[int, PyramidSequence] = {}
         for places in together(layouts):
             group = [layouts[place] for place in places]
-            latents = encode_pixels(self.network, group, [pictures[place] for place in places], self.device, self.tile)
-            done |= zip(places, quantize(self.network, self.code, group, latents), strict=True)
+            latents = encode_pixels(self.parts, group, [pictures[place] for place in places], self.tile)
+            done |= zip(places, quantize(self.parts, self.code, group, latents), strict=True)
         return [done[place] for place in range(len(pictures))]
 
     def detokenize(self, prefixes: Sequence[PyramidPrefix]) -> list[NDArray[np.uint8]]:
@@ -45,28 +41,10 @@ class PyramidTokenizer:
         done: dict[int, NDArray[np.uint8]] = {}
         for places in together([prefix.layout for prefix in prefixes]):
             group = [prefixes[place] for place in places]
-            latents, known = dequantize(self.network, group, self.device)
-            pixels = decode_pixels(self.network, [prefix.layout for prefix in group], latents, known, self.tile)
+            latents, known = dequantize(self.parts, group)
+            pixels = decode_pixels(self.parts, [prefix.layout for prefix in group], latents, known, self.tile)
             done |= zip(places, pixels, strict=True)
         return [done[place] for place in range(len(prefixes))]
-
-    def refine(
-        self,
-        picture: NDArray[np.uint8],
-        sequence: PyramidSequence,
-        length: int,
-        squared_error: Callable[[Prefix], float],
-        sized: bool,
-        steps: int,
-    ) -> PyramidSequence:
-        """A better sequence for this length, as `codec.tokenizer.Refiner` has it, by gradient descent on the latents."""
-        goal = goal_of(sequence, length, lambda length: squared_error(sequence.first(length)), sized)
-        if goal is None:
-            return sequence
-        layout = sequence.layout
-        latents = encode_pixels(self.network, [layout], [picture], self.device, self.tile)
-        better = refine(self.network, self.code, layout, picture, latents, goal, steps)
-        return quantize(self.network, self.code, [layout], better)[0]
 
 
 def together(layouts: Sequence[PyramidLayout]) -> list[list[int]]:
@@ -82,45 +60,42 @@ def together(layouts: Sequence[PyramidLayout]) -> list[list[int]]:
     return found
 
 
-@torch.inference_mode()
-def quantize(network: Network, code: PyramidCode, layouts: Sequence[PyramidLayout], latents: Tensor) -> list[PyramidSequence]:
+def quantize(parts: Parts, code: PyramidCode, layouts: Sequence[PyramidLayout], latents: Array) -> list[PyramidSequence]:
     """Latents (B, C, h, w) of canvases of one size -> all tokens of each picture."""
     digits: list[list[NDArray[np.int8]]] = [[] for _ in layouts]
     classes: list[list[NDArray[np.uint8]]] = [[] for _ in layouts]
-    walk = walk_of(network, layouts, latents.device)
-    for index, level, predicted in walk.levels():
-        raw = level.analyse(latents - predicted)
-        bits = price_table(code, index).to(raw.device)
+    walk = walk_of(parts, layouts)
+    for index, predicted in walk.levels():
+        raw = parts.analyse(index, latents - predicted)
+        bits = price_table(code, index)
         for place, (layout, so_far) in enumerate(zip(layouts, digits, strict=True)):
             rows, columns = layout.grids[index]
             classes[place].append(code.classes(layout, index, so_far))
-            chosen = _round(raw[place, :, :rows, :columns], classes[place][-1], bits, level)
+            chosen = _round(parts, index, raw[place, :, :rows, :columns], classes[place][-1], bits)
             so_far.append(chosen * layout.mask(index))
-        keep = on_canvas([layout.mask(index)[None] for layout in layouts], layouts, index, raw.device)
-        walk.add(on_canvas([so_far[-1] for so_far in digits], layouts, index, raw.device), keep)
-    parts = zip(layouts, digits, classes, strict=True)
-    return [code.sequence(whole_of(layout, so_far), under) for layout, so_far, under in parts]
+        keep = on_canvas([layout.mask(index)[None] for layout in layouts], layouts, index)
+        walk.add(parts.array(on_canvas([so_far[-1] for so_far in digits], layouts, index)), parts.array(keep))
+    made = zip(layouts, digits, classes, strict=True)
+    return [code.sequence(whole_of(layout, so_far), under) for layout, so_far, under in made]
 
 
-def _round(raw: Tensor, classes: NDArray[np.uint8], bits: Tensor, level: PyramidLevel) -> NDArray[np.int8]:
+def _round(parts: Parts, index: int, raw: Array, classes: NDArray[np.uint8], bits: NDArray[np.float32]) -> NDArray[np.int8]:
     """The digits to send for a whole level (D, n, m), some rows at a time to bound memory."""
     rows = max(1, STRIP // raw.shape[2])
     out = np.empty(classes.shape, np.int8)
     for top in range(0, raw.shape[1], rows):
         part = slice(top, top + rows)
-        index = torch.from_numpy(classes[:, part]).to(raw.device).long()
-        out[:, part] = level.round(raw[:, part], index, bits).to(torch.int8).cpu().numpy()
+        out[:, part] = parts.choose(index, raw[:, part], classes[:, part], bits)
     return out
 
 
-@torch.inference_mode()
-def dequantize(network: Network, prefixes: Sequence[PyramidPrefix], device: torch.device) -> tuple[Tensor, Tensor]:
+def dequantize(parts: Parts, prefixes: Sequence[PyramidPrefix]) -> tuple[Array, Array]:
     """The inverse of `quantize`, for the tokens that are known of pictures whose canvases are of one size -> latents
     (B, C, h, w) and map of known tokens (B, 1, h, w)."""
     layouts = [prefix.layout for prefix in prefixes]
-    walk = walk_of(network, layouts, device)
+    walk = walk_of(parts, layouts)
     last = max((index for prefix in prefixes for index, known in enumerate(prefix.known) if known.any()), default=-1)
-    for index, _, _ in walk.levels([len(prefixes) * (index <= last) for index in range(len(network.levels))]):
-        keep = on_canvas([prefix.known[index][None] for prefix in prefixes], layouts, index, device)
-        walk.add(on_canvas([prefix.digits[index] for prefix in prefixes], layouts, index, device), keep)
+    for index, _ in walk.levels([len(prefixes) * (index <= last) for index in range(len(parts.config.levels))]):
+        keep = on_canvas([prefix.known[index][None] for prefix in prefixes], layouts, index)
+        walk.add(parts.array(on_canvas([prefix.digits[index] for prefix in prefixes], layouts, index)), parts.array(keep))
     return walk.latents, walk.known

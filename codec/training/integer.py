@@ -19,6 +19,7 @@ from bitstream.pyramid import Level, PyramidCode
 from codec.pyramid.network import CLASSES, SCORE_RANGE, Network, PyramidLevel, logistic_tables
 from codec.pyramid.pixels import to_network
 from codec.pyramid.tokenizer import quantize
+from codec.pyramid.torch_parts import TorchParts
 
 WEIGHT_MAX = 2047  # 12 bits and a sign
 DIGIT_UNIT = 4.0  # the float prior reads digits / 4
@@ -77,7 +78,7 @@ def measure_tables(network: Network, photos: Tensor, rounds: int = 2) -> Pyramid
         counts = [np.zeros(p.frequencies.shape) for p in code.priors]
         for photo in photos:
             latents = network.encoder(to_network(photo[None, :BLOCK, :BLOCK].to(device)))
-            (sequence,) = quantize(network, code, [layout], latents)
+            (sequence,) = quantize(TorchParts(network), code, [layout], latents)
             parts = zip(code.levels, sequence.classes, sequence.symbols, strict=True)
             for index, (level, classes, digits) in enumerate(parts):
                 place = classes.astype(np.int64) * (2 * level.limit + 1) + digits + level.limit

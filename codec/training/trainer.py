@@ -31,8 +31,9 @@ from bitstream.errors import ModelError
 from bitstream.pyramid import grids_before, in_part
 from codec.device import trains_in_bf16
 from codec.pyramid.config import NetworkConfig
-from codec.pyramid.network import CLASSES, Network, bits_of, entropy_of, logistic_tables, straight_through
+from codec.pyramid.network import CLASSES, Network, PyramidLevel, bits_of, entropy_of, logistic_tables, straight_through
 from codec.pyramid.pixels import from_network, to_network
+from codec.pyramid.torch_parts import TorchParts
 from codec.pyramid.walk import Walk
 from codec.training.losses import PerceptualLoss, colour_distance
 from codec.training.photos import random_crops
@@ -143,8 +144,10 @@ def code_for_training(network: Network, prices: Prices, latents: Tensor, stop: T
     bits_sent: list[Tensor] = []
     token_bits: list[Tensor] = []
     seen: list[Tensor] = []
-    walk = Walk(network, len(latents), latents.shape[2], latents.shape[3], latents.device)
-    for index, level, predicted in walk.levels([int((stop > index).sum()) for index in range(len(network.levels))]):
+    walk = Walk(TorchParts(network), len(latents), latents.shape[2], latents.shape[3])
+    for index, predicted in walk.levels([int((stop > index).sum()) for index in range(len(network.levels))]):
+        level = network.levels[index]
+        assert isinstance(level, PyramidLevel)
         going = len(predicted)
         latents = latents[:going]
         seen = [digits[:going] for digits in seen]
