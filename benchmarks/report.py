@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.curves import rate_at
 from benchmarks.export import rated
 from benchmarks.results import METRICS, Delta, Picture, Pixels, Results, Sample, Series
 from bitstream.errors import TesseraError
 from cli.files import write_output
 
 HERE = Path(__file__).parent
-TESSERA, SCALED, ORIGINAL = "tessera", "-scaled", "original"
+TESSERA, SCALED, QUICK, ORIGINAL = "tessera", "-scaled", "-quick", "original"
 COLOURS = 10  # of the style sheet
 RATES = 4  # at which pictures are shown
 LOW = 0.75  # share of the rates, lowest first, that these are spread over: above, codecs are hard to tell apart
@@ -76,10 +77,10 @@ def write_report(
         quality=QUALITY,
         side=SIDE if any(max(picture.width, picture.height) > SIDE for picture in shown) else None,
         rates=[gallery.label(rate) for rate in gallery.rates],
-        data=Markup(in_script(page_data(results, gallery, shown))),
+        data=Markup(in_script(page_data(results, gallery, blocks))),
         blocks=[Markup(in_script(block["data"])) for block in blocks],
         style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
-        script=Markup((HERE / "report.js").read_text(encoding="utf-8")),
+        scripts=[Markup((HERE / name).read_text(encoding="utf-8")) for name in ("report.js", "report.pictures.js")],
         plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),
     )
     write_output(str(path), page.encode())
@@ -97,13 +98,13 @@ def finite(values: Mapping[str, float]) -> dict[str, float | None]:
 
 def colour_of(results: Results, name: str) -> int:
     """Place in the palette: Tessera has the first, the others follow in order, and the scaled share with their codec."""
-    base = name.removesuffix(SCALED)
-    others = dict.fromkeys(series.name.removesuffix(SCALED) for series in results.series)
+    base = name.removesuffix(SCALED).removesuffix(QUICK)
+    others = dict.fromkeys(series.name.removesuffix(SCALED).removesuffix(QUICK) for series in results.series)
     others.pop(TESSERA, None)
     return 0 if base == TESSERA else 1 + list(others).index(base) % (COLOURS - 1) if base in others else COLOURS - 1
 
 
-def page_data(results: Results, gallery: Gallery, shown: list[Picture]) -> dict[str, Any]:
+def page_data(results: Results, gallery: Gallery, blocks: list[dict[str, Any]]) -> dict[str, Any]:
     """What the page's script needs, the pictures' blocks apart."""
     whole = len(results.pictures)
     return {
@@ -114,14 +115,35 @@ def page_data(results: Results, gallery: Gallery, shown: list[Picture]) -> dict[
         ],
         "series": [
             {"name": series.name, "title": series.title, "colour": colour_of(results, series.name),
-             "dashed": series.name.endswith(SCALED), "bold": series.name == TESSERA,
+             "dashed": series.name.endswith(SCALED), "dotted": series.name.endswith(QUICK), "bold": series.name == TESSERA,
              "points": [{"label": p.label, "bpp": p.bpp} | finite(p.metrics) for p in series.points if p.pictures == whole]}
             for series in results.series
         ],
-        "pictures": [{"name": picture.name, "width": picture.width, "height": picture.height} for picture in shown],
+        "pictures": [
+            {"name": block["picture"].name, "width": block["picture"].width, "height": block["picture"].height,
+             "images": [{name: file["image"] for name, file in files.items()} for files in block["data"]["files"]]}
+            for block in blocks
+        ],
         "budgets": bool(results.budgets),
+        "speeds": [
+            {"name": speed.codec, "encode": 1 / speed.encode, "decode": 1 / speed.decode} for speed in results.speeds
+        ],  # seconds per megapixel
+        "common": {key: common_quality(results, key) for key in rated(results)} if results.speeds else {},
+        "shown": gallery.names,
         "start": gallery.start(),
     }  # fmt: skip
+
+
+def common_quality(results: Results, metric: str) -> dict[str, Any] | None:
+    """Of the mean qualities on the curves of the codecs whose speed is known, the one that most of them reach, at the lowest
+    rate, and what each needs for it in bits per pixel. Nothing where no two reach one."""
+    timed = [series for series in results.series if series.name in {speed.codec for speed in results.speeds}]
+    whole = len(results.pictures)
+    values = [point.metrics[metric] for series in timed for point in series.points if metric in point.metrics]
+    found = [(value, [rate_at(series, metric, value, whole) for series in timed]) for value in values if math.isfinite(value)]
+    value, rates = max(found, key=lambda one: (sum(map(bool, one[1])), -sum(rate or 0 for rate in one[1])), default=(0.0, []))
+    reached = {series.name: rate for series, rate in zip(timed, rates, strict=False) if rate}
+    return {"value": value, "rates": reached} if len(reached) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -132,6 +154,11 @@ class Gallery:
     original: Callable[[str], Pixels]
     decoded: Decoded
     most: int  # rates
+
+    @property
+    def names(self) -> list[str]:
+        """The codecs whose pictures are shown: not those at their quick settings."""
+        return [series.name for series in self.results.series if not series.name.endswith(QUICK)]
 
     @cached_property
     def rates(self) -> list[float]:
@@ -164,7 +191,7 @@ class Gallery:
     def start(self) -> dict[str, Any]:
         """What is shown first: Tessera on the left, the anchor or its downscaled variant on the right, at the lowest rate but
         one where both have a file."""
-        names = [series.name for series in self.results.series]
+        names = self.names
         first = self.results.pictures[0].name if self.results.pictures else ""
         left = TESSERA if TESSERA in names else next(iter(names), ORIGINAL)
         wanted = (self.results.anchor, self.results.anchor + SCALED, *(name for name in names if name.endswith(SCALED)), *names)
@@ -172,8 +199,15 @@ class Gallery:
         for right in dict.fromkeys(name for name in wanted if name in names and name != left):
             for place in places[: len(self.rates)]:
                 if all(self.sample(first, name, self.rates[place]) for name in (left, right)):
-                    return {"left": left, "right": right, "rate": place}
-        return {"left": ORIGINAL, "right": left, "rate": 0}
+                    return {"left": left, "right": right, "rate": place, "grid": self._grid(first, left, right, place)}
+        return {"left": ORIGINAL, "right": left, "rate": 0, "grid": [ORIGINAL, left]}
+
+    def _grid(self, picture: str, left: str, right: str, place: int) -> list[str]:
+        """Up to four to look at first: the original, the two, and the best of the rest by the first metric."""
+        files = {name: self.sample(picture, name, self.rates[place]) for name in self.names if name not in (left, right)}
+        key = next(iter(self.results.metrics), "")
+        values = [(file.metrics[key], name) for name, file in files.items() if file and key in file.metrics]
+        return [ORIGINAL, left, right, *(name for _, name in sorted(values, reverse=METRICS[key].best is max)[:1])]
 
     def blocks(self, limit: int, progress: Callable[[], None]) -> Iterator[dict[str, Any]]:
         """A block a picture, as many as fit `limit` bytes, and at least one."""
@@ -194,14 +228,14 @@ class Gallery:
         files = []
         for rate in self.rates:
             row = {}
-            for series in self.results.series:
-                sample = self.sample(picture.name, series.name, rate)
+            for name in self.names:
+                sample = self.sample(picture.name, name, rate)
                 if sample is None:
                     continue
                 if sample.data not in places:
                     places[sample.data] = len(images)
-                    images.append(as_webp(self.decoded(picture.name, series.name, sample), SIDE, QUALITY))
-                row[series.name] = {
+                    images.append(as_webp(self.decoded(picture.name, name, sample), SIDE, QUALITY))
+                row[name] = {
                     "image": places[sample.data], "bytes": len(sample.data), "bpp": sample.bpp, "setting": sample.setting,
                     "scale": sample.scale, "metrics": finite(sample.metrics),
                 }  # fmt: skip
@@ -240,10 +274,13 @@ class Tables:
     def dashed(self, name: str) -> bool:
         return name.endswith(SCALED)
 
+    def dotted(self, name: str) -> bool:
+        return name.endswith(QUICK)
+
     @cached_property
     def codecs(self) -> int:
-        """How many codecs there are, their downscaled variants not counted."""
-        return len({series.name.removesuffix(SCALED) for series in self.results.series})
+        """How many codecs there are, their variants not counted."""
+        return len({series.name.removesuffix(SCALED).removesuffix(QUICK) for series in self.results.series})
 
     @cached_property
     def scaled(self) -> int:

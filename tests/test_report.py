@@ -68,7 +68,10 @@ def made_up(**changes: object) -> Results:
             Delta("tessera", "psnr", 12.0, 25.0, 27.5, ""),
             Delta("jpeg", "lpips", None, None, None, "JPEG has 0 points, 3 are needed"),
         ),
-        speeds=(Speed("tessera", 3.14159, 2.5, 1.25, 640.4, "400 tokens per block"),),
+        speeds=(
+            Speed("tessera", 3.14159, 2.5, 1.25, 640.4, "400 tokens per block"),
+            Speed("webp", 20.0, 100.0, 0.3, 60.0, "quality 20"),
+        ),
         speed_note="1 thread on a <processor>",
         versions={"torch": "2.14.1"},
         settings={"Rates": "the best file that is no larger"},
@@ -180,7 +183,122 @@ def test_bd_rates_and_speed_are_given(still):
     texts = [re.sub(r"\s+", " ", text).strip() for text in still.locator("#bd tbody tr").all_inner_texts()]
     assert texts[0] == "Tessera \u221231.3 % over 0.300 to 0.550 +12.0 % over 25.00 to 27.50 dB none not measured"
     assert "none JPEG has 0 points, 3 are needed" in texts[2]
-    assert still.locator("#speed tbody td").all_inner_texts() == ["3.14", "2.5", "1.25", "640", "400 tokens per block"]
+    rows = still.locator("#speed tbody tr")
+    assert rows.nth(0).locator("td").all_inner_texts() == ["3.14", "2.5", "1.25", "640", "400 tokens per block"]
+
+
+def test_rate_is_drawn_against_time_at_a_quality_that_both_reach(page):
+    """WebP's curve runs from 0.1 to 0.2 bpp at LPIPS 0.5 to 0.4, Tessera's from 0.05 to 0.2 at 0.45 to 0.3."""
+    note = "Bits per pixel for LPIPS 0.450, the quality that most codecs reach at the picture's own size"
+    assert page.locator("#times-note").inner_text().startswith(note)
+    assert page.locator("#times .points path").count() == 2
+    assert set(page.locator("#times .textpoint text").all_text_contents()) == {"Tessera", "WebP"}
+
+    def places() -> dict[str, float]:
+        return {text.text_content(): text.bounding_box()["x"] for text in page.locator("#times .textpoint text").all()}
+
+    assert page.locator("#times .xtitle").text_content() == "encoding, seconds per megapixel"
+    encoding = places()
+    assert encoding["Tessera"] > encoding["WebP"]  # slower is to the right
+    page.locator("#speed").get_by_role("button", name="Decoding").click()
+    assert page.locator("#times .xtitle").text_content() == "decoding, seconds per megapixel"
+    page.locator("#table").get_by_role("button", name="PSNR").click()
+    assert page.locator("#times-note").inner_text().startswith("Bits per pixel for PSNR 2")
+
+
+def mode(page, name: str) -> None:
+    page.locator("#pictures").get_by_role("button", name=name).click()
+
+
+def shown(page, place: str) -> list[int]:
+    """The middle pixel of the picture in a panel."""
+    image = page.locator(f"{place} img")
+    image.evaluate("image => image.decode()")
+    return image.evaluate(
+        """image => {
+            const context = document.createElement("canvas").getContext("2d");
+            context.drawImage(image, -40, -30);
+            return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3);
+        }"""
+    )
+
+
+def test_up_to_four_are_shown_with_their_numbers(page):
+    mode(page, "Grid")
+    panels = page.locator("#grid .panel")
+    assert [panels.nth(n).locator("select").input_value() for n in range(4)] == ["original", "tessera", "webp", "webp-scaled"]
+    assert shown(page, "#grid .panel:nth-child(2)") == pytest.approx([200, 40, 40], abs=6)
+    assert "76 bytes" in panels.nth(1).locator(".facts").inner_text()
+    assert panels.nth(1).locator("dd.best").all_inner_texts() == ["0.400"]  # PSNR is WebP's, MS-SSIM is alike
+    panels.nth(0).locator("select").select_option("jpeg")
+    assert panels.nth(0).locator(".none").inner_text() == "JPEG has no file at this rate for this picture"
+    panels.nth(0).locator("select").select_option("")
+    assert panels.nth(0).locator(".window").is_hidden()
+    page.locator("[data-rate='2']").click()
+    assert "153 bytes" in panels.nth(1).locator(".facts").inner_text()
+
+
+def boxes(page) -> list[dict[str, float]]:
+    """Where the pictures of the panels lie, against their windows."""
+    out = []
+    for window in page.locator("#grid .window").all():
+        outer, inner = window.bounding_box(), window.locator("img").bounding_box()
+        out.append({"x": inner["x"] - outer["x"], "y": inner["y"] - outer["y"], "width": inner["width"] / outer["width"]})
+    return out
+
+
+def test_panels_grow_and_move_in_step(page):
+    mode(page, "Grid")
+    window = page.locator("#grid .window").nth(1)
+    window.scroll_into_view_if_needed()
+    box = window.bounding_box()
+    page.mouse.dblclick(box["x"] + box["width"] * 0.25, box["y"] + box["height"] * 0.5)
+    for one in boxes(page):
+        assert one["width"] == pytest.approx(2, abs=0.01)
+        assert one["x"] == pytest.approx(-0.25 * box["width"], abs=1)  # what was under the pointer stays there
+    page.mouse.move(box["x"] + 100, box["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 70, box["y"] + 90, steps=4)
+    page.mouse.up()
+    for one in boxes(page):
+        assert one["x"] == pytest.approx(-0.25 * box["width"] - 30, abs=1)
+        assert one["y"] == pytest.approx(-0.5 * box["height"] - 10, abs=1)
+    page.mouse.move(box["x"] + 2000, box["y"])
+    window.press("ArrowRight")
+    assert boxes(page)[3]["x"] == pytest.approx(-0.35 * box["width"] - 30, abs=1)
+    window.press("0")
+    assert [one["width"] for one in boxes(page)] == pytest.approx([1, 1, 1, 1], abs=0.01)
+    page.locator("[data-zoom='4']").click()
+    assert [one["width"] for one in boxes(page)] == pytest.approx([4, 4, 4, 4], abs=0.01)
+
+
+RED = pytest.approx([200, 40, 40], abs=6)  # Tessera
+
+
+def test_the_blind_test_tells_names_at_its_end_alone(page):
+    mode(page, "Blind test")
+    total = int(page.locator("#round").inner_text().split()[-1])
+    assert total == 3 * 3  # pictures, and pairs of the codecs in the grid
+    wins = 0
+    for number in range(total):
+        assert page.locator("#round").inner_text() == f"{number + 1} of {total}"
+        assert page.locator("#test .panels").inner_text().split() == ["A", "Original", "B"]
+        assert not {"Tessera", "WebP"} & set(page.locator("#test .panels img").evaluate_all("all => all.map(i => i.alt)"))
+        left, right = (shown(page, f"[data-side={side}]") for side in "AB")
+        answer = "A is closer" if left == RED else "B is closer" if right == RED else "No telling"
+        wins += answer != "No telling"
+        page.get_by_role("button", name=answer).click()
+    rows = [row.inner_text().split("\t") for row in page.locator("#tally tbody tr").all()]
+    assert rows[0] == ["Tessera", str(wins), "0", "0", str(wins)]
+    assert [sum(int(row[column]) for row in rows) for column in (1, 4)] == [wins, 2 * total]
+    page.get_by_role("button", name="Test again").click()
+    page.get_by_role("button", name="Stop and show the tally").click()
+    assert page.locator("#tally p").inner_text().startswith("No answer was given")
+    mode(page, "Grid")
+    page.locator("#grid select").nth(2).select_option("jpeg")
+    page.locator("#grid select").nth(3).select_option("")
+    mode(page, "Blind test")
+    assert page.locator("#tally p").inner_text().startswith("There is nothing to compare")
 
 
 def clip(page) -> float:
