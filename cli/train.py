@@ -21,7 +21,10 @@ from cli.report import ReportOptions, reporting, say
 @click.option("--init", metavar="MODEL", help="Start from a model instead of from the KLT of the photos.")
 @click.option("--restart", is_flag=True, help="Start a new schedule from the checkpoint's weights.")
 @click.option(
-    "--vgg", metavar="FILE", help="VGG19 features (.npz) for the perceptual loss; without it, squared error and colour alone."
+    "--vgg",
+    metavar="FILE|none",
+    help="VGG19 for the perceptual loss: torchvision's file, or an .npz of its first convolutions; 'none' trains on squared "
+    "error and colour alone.  [default: torchvision's in torch's cache, downloaded if missing]",
 )
 @click.option("--perceptual", type=float, metavar="W", help="Weight of the perceptual loss.")
 @click.option("--patch", type=click.IntRange(16, 256), metavar="PIXELS", help="Side of the window it looks at.")
@@ -49,7 +52,7 @@ def train(photos: tuple[str, ...], **given: Any) -> None:
     prior's tables measured on the photos.
 
     \b
-    tessera train photos/ --vgg vgg19.npz --minutes 600 -o mine.safetensors
+    tessera train photos/ --minutes 600 -o mine.safetensors
     tessera encode a.jpg --model mine.safetensors
     """
     from codec.training.run import Run

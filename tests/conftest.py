@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from bitstream.prior import IntegerLayer, LevelPrior
@@ -20,8 +21,14 @@ PHOTO = ROOT / "docs" / "photo.webp"
 
 @pytest.fixture(autouse=True)
 def nothing_fetched(monkeypatch, tmp_path_factory):
-    """The weights that a developer has fetched are not there for tests."""
+    """The weights that a developer has fetched are not there for tests, and none are downloaded."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.getbasetemp() / "data"))
+
+    def refuse(url: str, *_: object, **__: object) -> None:
+        msg = "no network in tests"
+        raise OSError(msg)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
 
 
 @pytest.fixture(scope="session")

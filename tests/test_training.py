@@ -297,7 +297,11 @@ def test_train_command_from_nothing_to_a_picture(tmp_path, photo, monkeypatch):
     first = CliRunner().invoke(main, [*arguments, "--steps", "2", "--batch", "1"])
     assert first.exit_code == 0, first.output
     assert "2 crops in 0 minutes" in first.stderr
-    assert CliRunner().invoke(main, [*arguments, "--restart", "--steps", "3"]).exit_code == 0
+    assert "no VGG19, so training on squared error and colour alone" in first.stderr
+    assert "vgg19-dcbb9e9d.pth cannot be downloaded (no network in tests): put it into " in first.stderr
+    second = CliRunner().invoke(main, [*arguments, "--restart", "--steps", "3", "--vgg", "none"])
+    assert second.exit_code == 0, second.output
+    assert "no VGG19 wanted: training on squared error and colour alone" in second.stderr
     model = open_model(tmp_path / "m.safetensors")
     assert model.metadata["card"]["crops"] == 5
     codec = Codec(str(tmp_path / "m.safetensors"), device="cpu")
@@ -363,8 +367,48 @@ def test_a_file_that_is_no_vgg_is_refused(tmp_path):
     from codec.training.losses import PerceptualLoss
 
     np.savez(tmp_path / "x.npz", a=np.zeros(3))
-    with pytest.raises(ModelError, match=r"x\.npz: not a VGG19 feature file"):
-        PerceptualLoss(tmp_path / "x.npz")
+    torch.save({"features.0.weight": torch.zeros(3)}, tmp_path / "x.pth")
+    (tmp_path / "y.pth").write_bytes(b"nothing")
+    for name in ("x.npz", "x.pth", "y.pth", "missing.npz"):
+        with pytest.raises(ModelError, match=rf"{name}: not a VGG19 feature file \(\w+: "):
+            PerceptualLoss(tmp_path / name)
+
+
+def torchvision_layout(seed: int) -> torch.nn.Sequential:
+    """The first three stages of torchvision's VGG19, up to conv3_4 and its ReLU, with random weights."""
+    torch.manual_seed(seed)
+    layers: list[torch.nn.Module] = []
+    channels = 3
+    for width, depth in ((64, 2), (128, 2), (256, 4)):
+        for _ in range(depth):
+            layers += [torch.nn.Conv2d(channels, width, 3, padding=1), torch.nn.ReLU()]
+            channels = width
+        layers.append(torch.nn.MaxPool2d(2))
+    return torch.nn.Sequential(*layers[:-1])
+
+
+def test_torchvisions_vgg_sees_pixels_as_torchvision_gives_them(tmp_path, monkeypatch, photos):
+    """From torch's cache, without being named; held to the same layers under torch's own modules."""
+    from codec.training.losses import PerceptualLoss
+    from codec.training.vgg import torchvision_vgg
+
+    network = torchvision_layout(3)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    path = tmp_path / "hub" / "checkpoints" / "vgg19-dcbb9e9d.pth"
+    path.parent.mkdir(parents=True)
+    torch.save({f"features.{name}": value for name, value in network.state_dict().items()}, path)
+    loss = PerceptualLoss(torchvision_vgg())
+    assert "BSD-3-Clause" in loss.origin
+    x = random_crops(photos, 1, np.random.default_rng(0))[..., :64, :64]
+    mean, spread = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    y = ((x + 1) / 2 - mean) / spread
+    wanted = []
+    for place, layer in enumerate(network):
+        y = layer(y)
+        if place in (3, 8, 17):  # after the ReLU of conv1_2, conv2_2 and conv3_4
+            wanted.append(torch.nn.functional.normalize(y, dim=1, eps=1e-4))
+    for one, other in zip(loss.features(x), wanted, strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
 
 
 def test_pictures_that_training_reads_are_rgb(photo, tmp_path):

@@ -9,42 +9,38 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitstream.errors import ModelError
+from codec.training.vgg import LAYERS, read_vgg
 
-LAYERS = tuple(f"conv{stage}_{i}" for stage, depth in ((1, 2), (2, 2), (3, 4)) for i in range(1, depth + 1))
 POOLED = ("conv2_1", "conv3_1")  # a 2x2 maximum comes before these
 COMPARED = ("conv1_2", "conv2_2", "conv3_4")
-BGR_MEAN = (103.939, 116.779, 123.68)  # of ImageNet, pixels in 0..255
 
 
 class PerceptualLoss(nn.Module):
     """Mean squared distance of unit-normalised features, one number per sample.
 
-    `path` is an npz file with `convS_I.weight` (OIHW) and `.bias` of VGG19's first three stages; input BGR 0..255 less the
-    mean. Raises ModelError where it cannot be read."""
+    `path` is a file of VGG19 as `read_vgg` takes it. Raises ModelError where it cannot be read."""
 
     mean: Tensor
+    spread: Tensor
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                for name in LAYERS:
-                    weight, bias = (torch.from_numpy(arrays[f"{name}.{part}"]).float() for part in ("weight", "bias"))
-                    self.register_buffer(f"{name}_weight", weight.contiguous(memory_format=torch.channels_last))
-                    self.register_buffer(f"{name}_bias", bias)
-        except (OSError, KeyError, ValueError) as error:
-            msg = f"{path}: not a VGG19 feature file ({error})"
-            raise ModelError(msg) from error
-        self.register_buffer("mean", torch.tensor(BGR_MEAN).view(1, 3, 1, 1))
+        vgg = read_vgg(path)
+        for name in LAYERS:
+            weight, bias = (vgg.weights[f"{name}.{part}"].float() for part in ("weight", "bias"))
+            self.register_buffer(f"{name}_weight", weight.contiguous(memory_format=torch.channels_last))
+            self.register_buffer(f"{name}_bias", bias)
+        self.scale, self.bgr, self.origin = vgg.scale, vgg.bgr, vgg.origin
+        self.register_buffer("mean", torch.tensor(vgg.mean).view(1, 3, 1, 1))
+        self.register_buffer("spread", torch.tensor(vgg.spread).view(1, 3, 1, 1))
 
     def features(self, x: Tensor) -> Iterator[Tensor]:
-        x = (x.flip(1) + 1) * 127.5 - self.mean
+        x = ((x.flip(1) if self.bgr else x) + 1) * self.scale
+        x = (x - self.mean) / self.spread
         for name in LAYERS:
             if name in POOLED:
                 x = F.max_pool2d(x, 2)

@@ -20,6 +20,7 @@ from codec.training.integer import measure_tables
 from codec.training.losses import PerceptualLoss
 from codec.training.photos import karhunen_loeve, load_photos
 from codec.training.trainer import Trainer, TrainingConfig, train
+from codec.training.vgg import NONE, torchvision_vgg
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -33,7 +34,7 @@ class Run:
     output: str | None  # model file to write at the end
     init: str | None  # model to start from
     restart: bool  # a new schedule from the checkpoint's weights
-    vgg: str | None  # file of VGG19 features
+    vgg: str | None  # file of VGG19; without one torchvision's; 'none' for none
     threads: int | None
     table_photos: int  # that the prior's tables are measured on
     device: str
@@ -44,16 +45,30 @@ class Run:
         if self.threads:
             torch.set_num_threads(self.threads)
         device = pick_device(self.device)
-        perceptual = PerceptualLoss(Path(self.vgg)).to(device) if self.vgg else None
+        perceptual = self.perceptual(report)
         crops, held_out = load_photos([Path(name) for name in self.photos])
         report(f"{len(crops)} photos to train on, {len(held_out)} held out, on {device} with {torch.get_num_threads()} threads")
         trainer = self.start(crops, device, report)
-        if perceptual is None:
-            report("no --vgg given: training on squared error and colour alone, pictures will be smoother")
-        train(trainer, crops, held_out, perceptual, Path(self.state), report)
+        train(trainer, crops, held_out, perceptual and perceptual.to(device), Path(self.state), report)
         if not self.output:
             return None
         return export(trainer, crops[:: max(1, len(crops) // self.table_photos)][: self.table_photos], Path(self.output))
+
+    def perceptual(self, report: Callable[[str], None]) -> PerceptualLoss | None:
+        """The perceptual loss; none where it is not wanted, or where no weights were named and torchvision's cannot be had."""
+        without = "training on squared error and colour alone, pictures will be smoother"
+        if self.vgg == NONE:
+            report(f"no VGG19 wanted: {without}")
+            return None
+        try:
+            loss = PerceptualLoss(Path(self.vgg) if self.vgg else torchvision_vgg())
+        except ModelError as error:
+            if self.vgg:
+                raise
+            report(f"no VGG19, so {without}: {error}")
+            return None
+        report(f"perceptual loss by VGG19 of {loss.origin}")
+        return loss
 
     def start(self, crops: torch.Tensor, device: torch.device, report: Callable[[str], None]) -> Trainer:
         """The run found in `state`; or a new one, from a model or from the KLT of the photos."""
