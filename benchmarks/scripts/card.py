@@ -14,8 +14,17 @@ from benchmarks.curves import delta
 from benchmarks.results import METRICS, Point, Series
 
 RATES = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits per pixel
-ROWS = ("tessera", "webp-scaled", "avif-scaled", "jxl-scaled", "jpeg-scaled", "jpeg2000-scaled")
-ANCHORS = ("webp", "webp-scaled", "avif", "avif-scaled", "jxl", "jxl-scaled", "jpeg-scaled", "jpeg2000-scaled")
+ROWS = (
+    "tessera", "webp-scaled", "avif-scaled", "avif-psnr-scaled", "vvc-scaled", "heic-scaled", "jxl-scaled", "jpeg-scaled",
+    "jpeg2000-scaled",
+)  # fmt: skip
+ANCHORS = (
+    "webp", "webp-scaled", "avif", "avif-scaled", "avif-psnr", "avif-psnr-scaled", "vvc", "vvc-scaled", "heic-scaled", "jxl",
+    "jxl-scaled", "jpeg-scaled", "jpeg2000-scaled",
+)  # fmt: skip
+MAIN = ("lpips", "psnr", "ms_ssim")
+MORE = ("ssimulacra2", "features", "colour")
+SEEN = ("top1", "top5")
 
 
 def read_series(path: Path) -> Series:
@@ -27,42 +36,51 @@ def read_series(path: Path) -> Series:
         metrics = {key: curve[metric.json][place] for key, metric in METRICS.items() if metric.json in curve}
         points.append(Point(label, plain["pictures"], curve["bpp"][place], metrics))
     few = [Point(label, count, 0.0, {}) for label, count in plain["too_few_pictures"].items()]
-    return Series(plain["codec"], plain["name"], plain["description"], (*few, *points))
+    return Series(plain["codec"], plain["name"], plain["description"], (*few, *points), plain.get("made_for", ""))
 
 
-def rate_table(folder: Path) -> Iterator[str]:
-    """LPIPS / PSNR / MS-SSIM at each rate; how many pictures fitted, where not all did."""
+def measured(folder: Path, names: tuple[str, ...]) -> list[Series]:
+    """The curves of the codecs that were measured."""
+    return [read_series(path) for name in names if (path := folder / f"{name}.json").exists()]
+
+
+def rate_table(folder: Path, keys: tuple[str, ...] = MAIN) -> Iterator[str]:
+    """Metrics at each rate, LPIPS / PSNR / MS-SSIM where no others are named; how many pictures fitted, where not all did.
+    Nothing where Tessera's file lacks one of them."""
+    rows = measured(folder, ROWS)
+    if not all(key in point.metrics for key in keys for point in rows[0].points if point.metrics):
+        return
     yield "| bpp at most | " + " | ".join(f"{rate:g}" for rate in RATES) + " |"
     yield "|---" * (len(RATES) + 1) + "|"
-    for name in ROWS:
-        series = read_series(folder / f"{name}.json")
+    for series in rows:
         whole = max(point.pictures for point in series.points)
         cells = []
         for rate in RATES:
             point = next((p for p in series.points if p.label == f"{rate:g} bpp"), None)
-            if point and point.metrics:
-                cells.append(
-                    " / ".join(
-                        f"{point.metrics[key]:.{digits}f}" for key, digits in (("lpips", 3), ("psnr", 2), ("ms_ssim", 3))
-                    )
-                )
+            if point and all(key in point.metrics for key in keys):
+                cells.append(" / ".join(f"{point.metrics[key]:.{min(3, METRICS[key].digits)}f}" for key in keys))
             else:
                 cells.append(f"{point.pictures if point else 0} of {whole} fit")
-        title = f"**{series.title}**" if name == "tessera" else series.title
+        title = f"**{series.title}**" if series.name == "tessera" else series.title
         yield f"| {title} | " + " | ".join(cells) + " |"
+
+
+def aims(folder: Path) -> Iterator[str]:
+    """What each codec was made for."""
+    if told := [f"{series.title}: {series.aim}" for series in measured(folder, ROWS) if series.aim]:
+        yield "Made for: " + "; ".join(told)
 
 
 def delta_table(folder: Path) -> Iterator[str]:
     """Tessera's Bjontegaard delta rates: how many more or fewer bits than each codec, and the qualities that it holds for."""
     tessera = read_series(folder / "tessera.json")
-    measured = {key: metric for key, metric in METRICS.items() if any(key in point.metrics for point in tessera.points)}
-    yield "| bits against | " + " | ".join(metric.title for metric in measured.values()) + " |"
-    yield "|---" * (len(measured) + 1) + "|"
+    yield "| bits against | " + " | ".join(METRICS[key].title for key in MAIN) + " |"
+    yield "|---" * (len(MAIN) + 1) + "|"
     pictures = max(point.pictures for point in tessera.points)
-    for name in ANCHORS:
-        anchor = read_series(folder / f"{name}.json")
+    for anchor in measured(folder, ANCHORS):
         cells = []
-        for key, metric in measured.items():
+        for key in MAIN:
+            metric = METRICS[key]
             found = delta(anchor, tessera, key, pictures)
             ends = f"{found.low:.{metric.digits}f} to {found.high:.{metric.digits}f}" if found.percent is not None else ""
             cells.append(f"{found.percent:+.0f} % ({ends})" if ends else "no number")
@@ -71,7 +89,8 @@ def delta_table(folder: Path) -> Iterator[str]:
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    sys.stdout.write("\n".join([*rate_table(folder), "", *delta_table(folder)]) + "\n")
+    tables = [rate_table(folder), delta_table(folder), rate_table(folder, MORE), rate_table(folder, SEEN), aims(folder)]
+    sys.stdout.write("\n\n".join(filter(None, ("\n".join(table) for table in tables))) + "\n")
 
 
 if __name__ == "__main__":
