@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 CHROMIUM = shutil.which("chromium")
+PATIENCE = 120_000  # ms: a machine may have much else to do
 ARGUMENTS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -63,6 +64,7 @@ def opened(browser: Any, place: Path | str, forgiven: str = "", **options: Any) 
     """A page from a file or a local server. Asks of anything but files and that server are refused; at the end there must have
     been none, and no errors but those in which the word `forgiven` stands."""
     context = browser.new_context(**options)
+    context.set_default_timeout(PATIENCE)
     address = place.as_uri() if isinstance(place, Path) else place
     own = address[: address.index("/", len("http://"))]
     wrong: list[str] = []

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import PHOTO, ROOT
-from pages import Handler, browser, opened, served
+from pages import PATIENCE, Handler, browser, opened, served
 from PIL import Image, ImageCms
 from test_viewer_tokens import GOLDEN, NAMES, mended
 
@@ -23,7 +23,6 @@ from codec.pictures.profiles import SPACES, make_profile, recognise
 
 SOURCES = ROOT / "docs" / "viewer"
 BUILT = ROOT / "viewer"
-WAIT = 120_000  # ms, for a machine with much else to do
 BLANK = '<!doctype html><link rel="icon" href="data:,"><script type="module" src="test.js"></script>'
 SMALL = (150, 100, 246, 164)
 VISIBLE = "#view:not([hidden])"
@@ -139,8 +138,8 @@ def test_tiles_are_the_whole(bench, codec, photo):
 
 def shown(page: Any) -> int:
     """Tokens of the picture on the page, once it is complete."""
-    page.wait_for_selector(VISIBLE, timeout=WAIT)
-    page.wait_for_function("document.getElementById('said').textContent.includes('bits per pixel')", timeout=WAIT)
+    page.wait_for_selector(VISIBLE)
+    page.wait_for_selector("#said:has-text('bits per pixel')")
     return int(page.locator("#view").get_attribute("data-tokens"))
 
 
@@ -168,9 +167,9 @@ def test_a_link_opens_a_file_beside_its_original(chromium, address):
         page.locator("#size").focus()
         page.keyboard.press("Home")
         assert page.locator("#shown").text_content() == page.locator("#size").get_attribute("min") + " bytes"
-        page.wait_for_function("view.dataset.tokens === '0'", timeout=WAIT)
+        page.wait_for_selector("#view[data-tokens='0']")
         page.keyboard.press("End")
-        page.wait_for_function(f"view.dataset.tokens === '{tokens}'", timeout=WAIT)
+        page.wait_for_selector(f"#view[data-tokens='{tokens}']")
         before = page.locator("#edge").bounding_box()["x"]
         page.locator("#wipe").focus()
         page.keyboard.press("Home")
@@ -252,7 +251,7 @@ def slowly(site) -> Iterator[tuple[str, Event]]:
             self.end_headers()
             self.wfile.write(data[:150])
             self.wfile.flush()
-            go.wait(WAIT / 1000)
+            go.wait(PATIENCE / 1000)
             self.wfile.write(data[150:])
             return None
 
@@ -270,7 +269,7 @@ def test_a_picture_sharpens_while_its_file_comes_in(chromium, slowly):
         assert page.locator("#size").get_attribute("max") == "294"
         assert page.locator("#notice").is_hidden()
         go.set()
-        page.wait_for_function("view.dataset.tokens === '237'", timeout=WAIT)
+        page.wait_for_selector("#view[data-tokens='237']")
         assert 0 < early < 237
         assert facts(page)["File"] == "294 bytes"
         assert page.locator("#size").is_enabled()
@@ -284,16 +283,16 @@ EMBEDDED = """<!doctype html><link rel="icon" href="data:,"><script type="module
 def test_images_of_any_page(chromium, address, site):
     (site / "embedded.html").write_text(EMBEDDED)
     with opened(chromium, f"{address}embedded.html", forgiven="404") as page:
-        page.wait_for_function("first.dataset.tsrState === 'done'", timeout=WAIT)
+        page.wait_for_function("first.dataset.tsrState === 'done'")
         page.wait_for_function("first.naturalWidth === 300 && first.naturalHeight === 80")
         assert page.evaluate("[first.width, first.height, first.alt]") == [300, 80, "a cup"]
         page.wait_for_function("bad.dataset.tsrState === 'failed'")
         assert "could not be loaded (404" in page.evaluate("bad.dataset.tsrProblem")
         assert page.evaluate("low.dataset.tsrState") is None
         page.evaluate("low.scrollIntoView()")
-        page.wait_for_function("low.dataset.tsrState === 'done'", timeout=WAIT)
+        page.wait_for_function("low.dataset.tsrState === 'done'")
         page.evaluate("document.body.insertAdjacentHTML('beforeend', '<p><img id=late data-tsr=odd-good.tsr></p>')")
-        page.wait_for_function("late.dataset.tsrState === 'done'", timeout=WAIT)
+        page.wait_for_function("late.dataset.tsrState === 'done'")
         size = page.evaluate("import('./tessera.js').then(({ decode }) => decode('pixel.tsr')).then(({ type }) => type)")
         assert size == "image/png"
 

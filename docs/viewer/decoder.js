@@ -2,6 +2,7 @@
 
 import { TsrError } from "./errors.js";
 
+const HEADER_MAX = 29; // bytes
 const BASE = new URL("./", import.meta.url).href;
 
 export class Decoder {
@@ -66,26 +67,56 @@ function startOf(url) {
   return URL.createObjectURL(new Blob([`import ${JSON.stringify(url.href)};`], { type: "text/javascript" }));
 }
 
+/** @typedef {{ bytes: Uint8Array, total: number | null, done: boolean }} Arrived what there is of a file, and whether it is all */
+
 /**
- * A file from the web, as it comes in.
- * @param {string | URL} url @returns {AsyncGenerator<{ bytes: Uint8Array, total: number | null, done: boolean }>}
+ * A file from the web as it comes in, from its header on. What arrives while the caller is busy is passed over for what comes
+ * after it; the whole file always comes.
+ * @param {string | URL} url @returns {AsyncGenerator<Arrived>}
  */
 export async function* download(url) {
+  let latest = null, failure = null, over = false, wake = () => {};
+  (async () => {
+    try {
+      for await (const arrived of received(url)) {
+        latest = arrived;
+        wake();
+      }
+    } catch (error) {
+      failure = error;
+    }
+    over = true;
+    wake();
+  })();
+  for (;;) {
+    if (failure) throw failure;
+    if (latest) {
+      const arrived = latest;
+      latest = null;
+      yield arrived;
+    } else if (over) return;
+    else await new Promise((resolve) => (wake = resolve));
+  }
+}
+
+/** @returns {AsyncGenerator<Arrived>} */
+async function* received(url) {
   let response;
   try {
     response = await fetch(url);
   } catch {
     throw new TsrError("network", "The file could not be loaded: there is no connection, or its site does not allow this page to read it.");
   }
-  if (!response.ok) throw new TsrError("network", `The file could not be loaded (${response.status} ${response.statusText}).`.replace(" )", ")"));
+  if (!response.ok) throw new TsrError("network", `The file could not be loaded (${`${response.status} ${response.statusText}`.trim()}).`);
   const total = response.headers.has("Content-Encoding") ? null : Number(response.headers.get("Content-Length")) || null;
-  let bytes = new Uint8Array();
   const reader = response.body.getReader();
+  let bytes = new Uint8Array();
   for (let { done, value } = await reader.read(); !done; { done, value } = await reader.read()) {
     const longer = new Uint8Array(bytes.length + value.length);
     longer.set(bytes);
     longer.set(value, bytes.length);
-    yield { bytes: (bytes = longer), total, done: false };
+    bytes = longer;
+    if (bytes.length >= HEADER_MAX) yield { bytes, total, done: false };
   }
   yield { bytes, total, done: true };
 }

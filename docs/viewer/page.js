@@ -20,9 +20,10 @@ function say(text, amount = "") {
   part("amount").textContent = amount;
 }
 
-/** @param {TsrError} error @param {string} name of the file */
+/** Says why there is nothing to see. @param {TsrError} error @param {string} name of the file */
 function refuse(error, name) {
   if (!(error instanceof TsrError)) throw error;
+  leave();
   part("view").hidden = part("panel").hidden = part("save").hidden = true;
   part("empty").hidden = true;
   part("problem").hidden = false;
@@ -30,49 +31,32 @@ function refuse(error, name) {
   say("");
 }
 
-/** Opens a file as it comes in. @param {string} name @param {AsyncIterable<{ bytes: Uint8Array, total: number | null, done: boolean }>} chunks */
-async function open(name, chunks) {
-  const turn = ++opening;
-  const current = () => turn === opening;
+function leave() {
   file?.close();
   file = wanted = null;
+}
+
+/** Opens a file as it comes in. @param {string} name @param {AsyncIterable<import("./decoder.js").Arrived>} chunks */
+async function open(name, chunks) {
+  const turn = ++opening;
+  leave();
   part("problem").hidden = true;
-  let latest = null, wake = () => {}, failure = null;
-  const reading = (async () => {
-    try {
-      for await (const chunk of chunks) {
-        latest = chunk;
-        wake();
-      }
-    } catch (error) {
-      failure = error;
-      wake();
-    }
-  })();
+  let mine = null;
   try {
-    let mine = null, shown = null;
-    while (shown === null || !shown.done) {
-      if (latest === shown) await new Promise((resolve) => (latest !== shown || failure ? resolve() : (wake = resolve)));
-      if (failure) throw failure;
-      if (!current()) return mine?.close();
-      const more = latest.bytes.length > (shown?.bytes.length ?? 0);
-      shown = latest;
-      try {
-        if (mine && more) await mine.update(shown.bytes);
-        else mine ??= await decoder.open(shown.bytes);
-      } catch (error) {
-        if (error.kind === "cut" && !shown.done) continue; // not even the header is there yet
-        throw error;
-      }
-      if (!current()) return mine.close();
+    for await (const arrived of chunks) {
+      if (turn !== opening) break;
+      const more = arrived.bytes.length !== mine?.info.bytes; // or else only the news that this was all
+      if (!mine) mine = await decoder.open(arrived.bytes);
+      else if (more) await mine.update(arrived.bytes);
+      if (turn !== opening) break;
       file = mine;
-      describe(name, shown);
-      if (more) await draw(file.info.bytes);
+      describe(name, arrived);
+      if (more) await draw(arrived.bytes.length);
     }
   } catch (error) {
-    if (current()) refuse(error, name);
+    if (turn === opening) refuse(error, name);
   }
-  await reading;
+  if (turn !== opening) mine?.close();
 }
 
 /** Says what is in the file. */
@@ -94,7 +78,7 @@ function describe(name, { bytes, total, done }) {
   const facts = [
     ["Size", `${numbers.format(info.width)} × ${numbers.format(info.height)}`],
     ["File", `${bytesOf(bytes.length)}${done ? "" : " so far"}`],
-    ["Rate", `${rate(bytes.length)} bits per pixel`],
+    ["Rate", `${rate(bytes.length, info)} bits per pixel`],
     ["Tokens", `${numbers.format(Math.round(info.blockTokens))} of ${numbers.format(info.blockTokensMost)} per block`],
     ["Model", `${info.model} (${info.streamId})`],
     ["Colours", `${info.grey ? "grey, " : ""}${info.space}`],
@@ -111,7 +95,7 @@ function describe(name, { bytes, total, done }) {
   showSize(bytes.length);
 }
 
-const rate = (bytes) => ((8 * bytes) / (file.info.width * file.info.height)).toPrecision(3);
+const rate = (bytes, { width, height }) => ((8 * bytes) / (width * height)).toPrecision(3);
 
 function showSize(size) {
   part("shown").textContent = bytesOf(size);
@@ -120,6 +104,7 @@ function showSize(size) {
 
 /** Draws a prefix, and then the last one that was asked for meanwhile. */
 async function draw(size) {
+  if (!file) return;
   wanted = size;
   if (drawing) return;
   drawing = true;
@@ -135,19 +120,19 @@ async function draw(size) {
         if (mine === file) refuse(error, part("name").textContent);
         continue;
       }
-      if (mine === file) await show(drawn, now);
+      if (mine === file) await show(drawn, now, mine.info);
     }
   } finally {
     drawing = false;
   }
 }
 
-async function show({ png, tokens, blockTokens }, size) {
+async function show({ png, tokens, blockTokens }, size, info) {
   const url = URL.createObjectURL(png), picture = part("picture"), before = picture.src;
   picture.src = url;
   await picture.decode();
   URL.revokeObjectURL(before);
-  Object.assign(picture, { width: file.info.width, height: file.info.height });
+  Object.assign(picture, { width: info.width, height: info.height });
   const save = part("save");
   save.href = url;
   save.download = part("name").textContent.replace(/(\.tsr)?$/i, ".png");
@@ -155,7 +140,7 @@ async function show({ png, tokens, blockTokens }, size) {
   part("empty").hidden = true;
   part("view").dataset.size = size;
   part("view").dataset.tokens = tokens;
-  say(`${bytesOf(size)}: ${rate(size)} bits per pixel, ${numbers.format(Math.round(blockTokens))} tokens per block`);
+  say(`${bytesOf(size)}: ${rate(size, info)} bits per pixel, ${numbers.format(Math.round(blockTokens))} tokens per block`);
   compare();
 }
 

@@ -30,32 +30,16 @@ async function show(image) {
   image.dataset.tsrState = "loading";
   let file = null;
   try {
-    let busy = Promise.resolve(), idle = true;
-    const step = async (bytes, last) => {
-      if (file?.info.bytes === bytes.length) return;
-      try {
-        if (file) await file.update(bytes);
-        else file = await (decoder ??= new Decoder()).open(bytes);
-      } catch (error) {
-        if (error.kind === "cut" && !last) return; // the header is not there yet
-        throw error;
-      }
+    for await (const { bytes } of download(new URL(image.dataset.tsr, document.baseURI))) {
+      if (bytes.length === file?.info.bytes) continue; // nothing new, but that it was all
+      if (file) await file.update(bytes);
+      else file = await (decoder ??= new Decoder()).open(bytes);
       const { width, height } = file.info;
       if (!image.hasAttribute("width") && !image.hasAttribute("height")) Object.assign(image, { width, height });
       const before = image.src, { png } = await file.draw();
       image.src = URL.createObjectURL(png);
       if (before.startsWith("blob:")) URL.revokeObjectURL(before);
-    };
-    let bytes = new Uint8Array(), failure = null;
-    for await (const chunk of download(new URL(image.dataset.tsr, document.baseURI))) {
-      ({ bytes } = chunk);
-      if (!idle || chunk.done) continue; // what came while the decoder was busy is shown with what comes next
-      idle = false;
-      busy = step(bytes, false).catch((error) => (failure = error)).finally(() => (idle = true));
     }
-    await busy;
-    if (failure) throw failure;
-    await step(bytes, true);
     image.dataset.tsrState = "done";
   } catch (error) {
     image.dataset.tsrState = "failed";
