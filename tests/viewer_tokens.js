@@ -1,7 +1,8 @@
 /** What tests ask of the decoder in docs/viewer/: `read` gives a file's tokens, `kinds` what it says of damaged ones, and
- * `prefixes` how many tokens are certain of each prefix: as reading it alone says, and as the whole file's tokens foretell. */
+ * `prefixes` how many tokens are certain of each prefix: as reading it alone says, and as the whole file's tokens foretell. * `unpacked` gives the contents of LZMA2 streams, null for a damaged one. */
 
 import { readFile } from "./viewer/container.js";
+import { unpack } from "./viewer/lzma2.js";
 import { readModel } from "./viewer/model.js";
 import { firstTokens, readTokens, stateOf } from "./viewer/tokens.js";
 
@@ -50,3 +51,13 @@ window.kinds = async (name, texts) => {
     }
   });
 };
+
+window.unpacked = (texts, most) =>
+  texts.map((text) => {
+    try {
+      return btoa(String.fromCharCode(...unpack(bytesOf(text), most, "content")));
+    } catch (error) {
+      if (error.name !== "TsrError") throw error;
+      return null;
+    }
+  });
