@@ -17,11 +17,14 @@ import torch
 from click.testing import CliRunner, Result
 from conftest import random_digits
 from onnx import TensorProto
+from pages import browser, opened, served
+from viewers import alike, drawn, lay
 
 from bitstream.blocks import BLOCK_CELLS
 from bitstream.errors import ModelError
 from bitstream.pyramid import EVEN, ODD, Level, PyramidLayout, whole_of
 from cli.main import main
+from codec.api import Codec
 from codec.model import Model
 from codec.models import open_model
 from codec.pyramid import export
@@ -117,6 +120,22 @@ def test_decoding_gives_the_pixels_of_torch(graphs, model, width, height):
     pixels = run(graphs, "decoder", x, k)[0][0].transpose(1, 2, 0)[:height, :width]
     assert len(np.unique(expected)) > 1 or width == 1
     assert np.abs(np.clip(pixels * 127.5 + 127.5, 0, 255) - expected).max() <= 1
+
+
+def test_the_viewer_draws_what_torch_does(graphs, model, photo, tmp_path):
+    """A model of which levels are the halves of a grid, in JavaScript."""
+    lay(tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "index.json").write_text(json.dumps({model.stream_id.hex(): "small"}))
+    (tmp_path / "models" / model.stream_id.hex()).symlink_to(graphs)
+    codec = Codec(model=str(model.path), device="cpu")
+    data = codec.encode(photo.crop((0, 0, 300, 90)), quality=100)
+    sizes = (len(data) // 2, len(data) * 3 // 4, len(data))
+    with browser() as chromium, served(tmp_path) as address, opened(chromium, f"{address}test.html") as page:
+        pictures = drawn(page, data, *sizes)
+    for size, mine in zip(sizes, pictures, strict=True):
+        assert alike(mine, codec.decode(data[:size], allow_partial=True))
+    assert not np.array_equal(pictures[0], pictures[-1])
 
 
 def test_weights_are_half_floats(graphs):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
@@ -13,17 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PHOTO, ROOT
+from conftest import PHOTO
 from pages import PATIENCE, Handler, browser, opened, served
 from PIL import Image, ImageCms
 from test_viewer_tokens import GOLDEN, NAMES, mended
+from viewers import BUILT, alike, drawn, lay
 
 from codec.models import open_model
 from codec.pictures.profiles import SPACES, make_profile, recognise
 
-SOURCES = ROOT / "docs" / "viewer"
-BUILT = ROOT / "viewer"
-BLANK = '<!doctype html><link rel="icon" href="data:,"><script type="module" src="test.js"></script>'
 SMALL = (150, 100, 246, 164)
 VISIBLE = "#view:not([hidden])"
 
@@ -31,15 +28,11 @@ VISIBLE = "#view:not([hidden])"
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     """The viewer as built, with pages and modules as they are now, and files to look at."""
-    if not (BUILT / "models" / "index.json").exists() and not os.environ.get("CI"):
-        pytest.skip("the viewer is not built: make viewer")
     folder = tmp_path_factory.mktemp("site")
-    for source in (*SOURCES.glob("*.js"), *SOURCES.glob("*.html"), *SOURCES.glob("*.css"), BUILT / "models", BUILT / "runtime"):
-        (folder / source.name).symlink_to(source)
+    lay(folder)
+    (folder / "models").symlink_to(BUILT / "models")
     graphs = open_model(BUILT / "models" / open_model().stream_id.hex() / "model.safetensors")
     assert graphs.metadata["exported"] == open_model().digest, "the viewer was built for another model: make viewer"
-    (folder / "test.js").symlink_to(ROOT / "tests" / "viewer_page.js")
-    (folder / "test.html").write_text(BLANK)
     (folder / "photo.webp").symlink_to(PHOTO)
     for name in NAMES:
         (folder / f"{Path(name).name}.tsr").symlink_to(GOLDEN / f"{name}.tsr")
@@ -62,22 +55,7 @@ def address(site) -> Iterator[str]:
 def bench(chromium, address) -> Iterator[Any]:
     """A page without anything on it, with the decoder at hand."""
     with opened(chromium, f"{address}test.html") as page:
-        page.wait_for_function("() => Boolean(window.draw)")
         yield page
-
-
-def drawn(bench: Any, data: bytes, *sizes: int) -> list[Image.Image]:
-    """What the browser makes of a file's first bytes, of all of them where no size is given."""
-    text = base64.b64encode(data).decode()
-    pictures = bench.evaluate("([text, sizes]) => draw(text, sizes)", [text, sizes or [None]])["pictures"]
-    return [Image.open(io.BytesIO(bytes(content))) for content in pictures]
-
-
-def alike(mine: Image.Image, theirs: Image.Image) -> bool:
-    """Whether modes and sizes are the same, opacity exactly, and colours within 1/255."""
-    assert (mine.mode, mine.size) == (theirs.mode, theirs.size)
-    distance = np.abs(np.asarray(mine).astype(int) - np.asarray(theirs))
-    return distance.max() <= 1 and (not mine.mode.endswith("A") or distance[..., -1].max() == 0)
 
 
 @pytest.mark.parametrize("name", NAMES)
