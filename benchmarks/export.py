@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.curves import same_quality
 from benchmarks.results import METRICS, Point, Results, Series
+from codec.files import replacing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,11 +60,9 @@ def json_of(series: Series, results: Results) -> dict:
 
 def write_json(results: Results, folder: Path) -> list[Path]:
     """One file a codec, as compressai's plot tool takes them, and `study.json` with what holds for all."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for series in results.series:
-        paths.append(folder / f"{series.name}.json")
-        paths[-1].write_text(json.dumps(json_of(series, results), indent=1) + "\n")
+        paths.append(_write_json(folder / f"{series.name}.json", json_of(series, results)))
     study = {
         "command": results.command,
         "pictures": [f"{p.name}, {p.width}x{p.height}" for p in results.pictures],
@@ -74,9 +73,14 @@ def write_json(results: Results, folder: Path) -> list[Path]:
         "versions": dict(results.versions),
         "settings": dict(results.settings),
     }
-    paths.append(folder / "study.json")
-    paths[-1].write_text(json.dumps(study, indent=1) + "\n")
+    paths.append(_write_json(folder / "study.json", study))
     return paths
+
+
+def _write_json(path: Path, plain: dict) -> Path:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(plain, indent=1) + "\n")
+    return path
 
 
 def csv_of(results: Results) -> str:
@@ -240,5 +244,6 @@ def write_plot(results: Results, path: Path, overlays: Sequence[dict] = ()) -> N
         figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False, fontsize="small")
     figure.suptitle(f"{len(results.pictures)} pictures, mean, whole files", fontsize="medium")
     metadata = {"Date": None} if path.suffix == ".svg" else {}
-    figure.savefig(path, dpi=150, metadata=metadata)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150, metadata=metadata, format=path.suffix.lower().lstrip("."))
     plt.close(figure)

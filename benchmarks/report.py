@@ -23,7 +23,7 @@ from benchmarks.curves import rate_at
 from benchmarks.export import rated
 from benchmarks.results import METRICS, Delta, Picture, Pixels, Results, Sample, Series
 from bitstream.errors import TesseraError
-from cli.files import write_output
+from codec.files import Writer
 
 HERE = Path(__file__).parent
 TESSERA, SCALED, QUICK, ORIGINAL = "tessera", "-scaled", "-quick", "original"
@@ -83,7 +83,7 @@ def write_report(
         scripts=[Markup((HERE / name).read_text(encoding="utf-8")) for name in ("report.js", "report.pictures.js")],
         plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),
     )
-    write_output(str(path), page.encode())
+    Writer().write(str(path), page.encode(), replace=True)
 
 
 def in_script(plain: Any) -> str:

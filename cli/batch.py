@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bitstream.errors import FileError
-from cli.files import MISSING, STANDARD, Writer, human, printable, sweep
+from cli.files import MISSING, STANDARD, human, printable
 from cli.plan import Job, Kind, Plan
 from cli.report import (
     Interrupted,
@@ -28,6 +28,7 @@ from cli.report import (
     say,
     show_traceback,
 )
+from codec.files import Writer, sweep
 
 if TYPE_CHECKING:
     from cli.progress import Bar

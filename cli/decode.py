@@ -11,11 +11,12 @@ import click
 from bitstream.errors import TesseraError
 from cli import options
 from cli.batch import Batch, Summary, Work, load
-from cli.files import Writer
+from cli.files import write_output
 from cli.formats import Format, endings, format_of, picture_bytes
 from cli.inputs import read_picture, read_tsr
 from cli.plan import Job, Kind, Wanted, make_plan
 from cli.report import ReportOptions
+from codec.files import Writer
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -101,7 +102,7 @@ def is_picture(path: str, max_pixels: int) -> bool:
 def _work(chosen: DecoderOptions, kind: Kind, save_as: Format, verbose: bool) -> Work:
     def store(job: Job, image: Image.Image, writer: Writer) -> int:
         data = picture_bytes(image, save_as, chosen.background)
-        writer.write(job.output, data, job.replace)
+        write_output(job.output, data, job.replace, writer)
         return len(data)
 
     def run(

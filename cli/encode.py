@@ -12,10 +12,11 @@ import click
 from bitstream.errors import ModelError, TesseraError
 from cli import options
 from cli.batch import Batch, Summary, Work, load
-from cli.files import Writer, human
+from cli.files import human, write_output
 from cli.inputs import read_picture, read_tsr
 from cli.plan import Job, Kind, Wanted, make_plan
 from cli.report import ReportOptions
+from codec.files import Writer
 
 if TYPE_CHECKING:
     from codec.batch import Compressed, Outcome
@@ -172,7 +173,7 @@ def _work(chosen: EncoderOptions, kind: Kind, target: dict[str, Any]) -> Work:
             jobs,
             lambda: _codec(chosen),
             lambda job: load(job, kind),
-            lambda job, made: writer.write(job.output, made.data, job.replace),
+            lambda job, made: write_output(job.output, made.data, job.replace, writer),
             options=PictureOptions(**{field.name: getattr(chosen, field.name) for field in fields(PictureOptions)}),
             target=Target(**target),
             effort=chosen.effort,

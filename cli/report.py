@@ -25,6 +25,7 @@ ADVICE = {  # what the command says for an option that an error of the library n
     "allow_partial": "decode what there is with --allow-partial",
     "background": "flatten it with --background white",
     "device": "use --device cpu",
+    "force": "use -f to replace it",
     "keep_exif": "leave out --keep-exif",
     "max_pixels": "raise --max-pixels to allow it",
     "model": "name a model file with --model",

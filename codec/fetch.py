@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from bitstream.errors import ModelError
+from codec.files import replacing
 from codec.lpips import combined, read_weights, user_weights
 
 PIECE = 1 << 20  # bytes read at a time
@@ -47,22 +47,14 @@ def fetch_lpips(alexnet: Source = ALEXNET, linear: Source = LINEAR, progress: Ca
     """Writes the 10 MB that LPIPS needs into the user's data folder, whole or not at all, unless they are there -> their path.
 
     `progress` is called with the number of bytes that have just arrived. Raises ModelError where a file cannot be fetched, is
-    not the one that was published, or cannot be written."""
+    not the one that was published, and FileError where it cannot be written."""
     path = user_weights()
     with suppress(ModelError):
         if path.exists() and read_weights(path):
             return path
     weights = combined(_read(alexnet, progress), _read(linear, progress))
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
-            np.savez(stream, **{name: value.numpy() for name, value in weights.items()})  # type: ignore[arg-type]
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        msg = f"cannot write {path} ({error.strerror}): check space and permissions, or set XDG_DATA_HOME"
-        raise ModelError(msg) from error
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **{name: value.numpy() for name, value in weights.items()})  # type: ignore[arg-type]
     return path
 
 

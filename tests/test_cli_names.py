@@ -13,8 +13,8 @@ from PIL import Image
 import cli.encode
 from bitstream.container import read_file
 from bitstream.errors import FileError
-from cli.files import Writer
 from cli.main import main
+from codec.files import Writer
 
 
 def run(*arguments, data: bytes | None = None) -> Result:

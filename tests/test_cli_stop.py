@@ -18,8 +18,8 @@ from PIL import Image
 
 from bitstream.container import read_file
 from bitstream.errors import FileError
-from cli.files import TEMPORARY, Writer, sweep
 from cli.main import main
+from codec.files import TEMPORARY, Writer, sweep
 
 TESSERA = [sys.executable, "-m", "cli"]
 PATIENCE = 120  # seconds until a test that hangs fails

@@ -11,7 +11,6 @@ import copy
 import csv
 import json
 import math
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from bitstream.blocks import BLOCK
 from bitstream.errors import ModelError
 from bitstream.pyramid import grids_before, in_part
 from codec.device import trains_in_bf16
+from codec.files import replacing
 from codec.pyramid.config import NetworkConfig
 from codec.pyramid.network import CLASSES, Network, PyramidLevel, bits_of, entropy_of, logistic_tables, straight_through
 from codec.pyramid.pixels import from_network, to_network
@@ -306,10 +306,8 @@ class Trainer:
             "progress": {k: getattr(self, k) for k in PROGRESS},
             "rng": self.rng.bit_generator.state,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary, {"trainer": json.dumps(plain)})
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary, {"trainer": json.dumps(plain)})
 
     @classmethod
     def resume(cls, path: Path, device: torch.device, config: TrainingConfig | None = None) -> Trainer:
