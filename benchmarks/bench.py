@@ -6,7 +6,7 @@ import platform
 import shlex
 import signal
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -15,7 +15,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from benchmarks.cache import Cache
 from benchmarks.codecs import NATIVE_NAMES, QUICK_NAMES, SCALED, SCALED_NAMES, SCALES, CoderOptions, make_coder
@@ -45,8 +44,7 @@ LIBRARIES = (
 class BenchOptions:
     """What a user asked for. Raises UsageError for what is unknown or contradicts itself."""
 
-    inputs: Sequence[str]
-    recursive: bool = False
+    pictures: Mapping[str, str]  # paths, by the names that tables have
     codecs: Sequence[str] = ()  # none: all but those at their quick settings
     budgets: Sequence[float] = BUDGETS
     own_settings: bool = False
@@ -89,28 +87,6 @@ class BenchOptions:
         return tuple(name for name in wanted if not (self.own_settings and name.endswith(SCALED)))
 
 
-def find_pictures(inputs: Iterable[str], recursive: bool) -> Iterator[tuple[str, Path]]:
-    """Name and path of each picture: files as they are, folders by the endings that Pillow knows. Raises ImageError."""
-    endings = Image.registered_extensions()
-    seen: set[str] = set()
-    for given in inputs:
-        root = Path(given)
-        if root.is_dir():
-            walk = root.rglob("*") if recursive else root.iterdir()
-            files = [path for path in sorted(walk) if path.suffix.lower() in endings and path.is_file()]
-            found = [(path.relative_to(root).as_posix(), path) for path in files]
-        else:
-            found = [(root.name, root)]
-        for name, path in found:
-            number = next(n for n in range(len(seen) + 1) if (f"{name} ({n + 1})" if n else name) not in seen)
-            unique = f"{name} ({number + 1})" if number else name
-            seen.add(unique)
-            yield unique, path
-    if not seen:
-        msg = "no pictures found: name pictures or a folder that holds some (-r looks into its folders too)"
-        raise ImageError(msg)
-
-
 def _too_small(sources: Sequence[Source], measures: Iterable[Measure]) -> Iterator[tuple[str, str]]:
     """Metrics that have no mean because some picture is too small for them, and why."""
     for measure in measures:
@@ -136,9 +112,9 @@ class Bench:
     def prepare(cls, request: BenchOptions, say: Callable[[str], None]) -> Bench:
         """Opens pictures and codecs; what cannot be had is said and left out. Raises TesseraError where nothing is left."""
         failed, missing, sources, coders = {}, {}, [], []
-        for name, path in find_pictures(request.inputs, request.recursive):
+        for name, path in request.pictures.items():
             try:
-                sources.append(open_source(path, name, request.max_pixels))
+                sources.append(open_source(Path(path), name, request.max_pixels))
             except ImageError as error:
                 failed[name] = str(error)
                 say(f"{path}: {error}")
@@ -226,7 +202,7 @@ class Bench:
         others = [s for s in series if s is not base]
         speeds, speed_note = self.speeds(say) if self.request.speed else ((), "")
         return Results(
-            command=self.request.command or shlex.join(["tessera", "bench", *self.request.inputs]),
+            command=self.request.command or shlex.join(["tessera", "bench", *self.request.pictures.values()]),
             pictures=tuple(source.picture for source in self.sources),
             metrics=self.metrics,
             budgets=tuple(study.budgets),

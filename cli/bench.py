@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shlex
@@ -9,15 +10,18 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bitstream.errors import TesseraError
+from bitstream.errors import FileError, TesseraError
 from cli import options
-from cli.files import check_output, write_output
-from cli.inputs import read_lines
+from cli.files import STANDARD, check_output, write_output
+from cli.inputs import PICTURES, find_inputs, named_inputs
 from cli.report import fail, put_record, say
+
+if TYPE_CHECKING:
+    from benchmarks.bench import BenchOptions
 
 RUN = "run"
 PLOTS = (".png", ".svg", ".pdf")
@@ -191,41 +195,55 @@ def _measure(inputs: tuple[str, ...], files_from: str | None, recursive: bool, g
         if given["plot_path"] and not given["plot_path"].lower().endswith(PLOTS):
             msg = f"{given['plot_path']!r} is no name for a plot: let it end with {', '.join(PLOTS)}"
             raise click.UsageError(msg)
-        names = (*inputs, *(read_lines(files_from) if files_from else ()))
-        problems = _run(_request(names, recursive, given), given)
+        problems = _run(_options(find_pictures(inputs, files_from, recursive), given), given)
     sys.exit(1 if problems else 0)
 
 
 def _refuse_two_streams(given: dict[str, Any]) -> None:
     if given["csv_path"] == "-" and given["as_json"]:
-        msg = "--json and --csv - both want standard output: name a file for one of them"
+        msg = "--json and --csv - both need standard output: name a file for one of them"
         raise click.UsageError(msg)
 
 
-def _request(inputs: tuple[str, ...], recursive: bool, given: dict[str, Any]) -> Any:
+def _options(pictures: dict[str, str], given: dict[str, Any]) -> BenchOptions:
     from benchmarks.bench import BUDGETS, BenchOptions
     from benchmarks.codecs import CoderOptions
     from benchmarks.measures import MeasureOptions
     from benchmarks.recognition import DEFAULT
 
-    if not inputs:
-        msg = "name pictures, or a folder of them"
-        raise click.UsageError(msg)
     cache = None if given["no_cache"] else Path(given["cache"] or _user_cache())
     coder_options = CoderOptions(given["model"], given["device"], given["compressai_weights"])
     measure_options = MeasureOptions(given["lpips_weights"], given["classifier"] or DEFAULT, given["classifier_weights"])
     return BenchOptions(
-        inputs, recursive, given["codecs"], given["budgets"] or BUDGETS, given["own_settings"], given["metrics"],
+        pictures, given["codecs"], given["budgets"] or BUDGETS, given["own_settings"], given["metrics"],
         measure_options, given["anchor"], coder_options, cache,
         given["jobs"], not given["no_speed"], given["threads"], given["max_pixels"], shlex.join(["tessera", *sys.argv[1:]]),
     )  # fmt: skip
+
+
+def find_pictures(inputs: tuple[str, ...], files_from: str | None, recursive: bool) -> dict[str, str]:
+    """The paths of all pictures that are named or lie in the folders that are named, by names that differ.
+
+    Raises FileError where a folder holds none, or cannot be read."""
+    named = named_inputs(inputs, files_from)
+    if STANDARD in named:
+        msg = "'-' is standard input, which can be read only once: name a file"
+        raise click.UsageError(msg)
+    pictures: dict[str, str] = {}
+    for found in find_inputs(named, recursive, PICTURES):
+        if found.error:
+            msg = f"{found.path}: {found.error}"
+            raise FileError(msg)
+        names = (f"{found.name} ({n})" if n > 1 else found.name for n in itertools.count(1))
+        pictures[next(name for name in names if name not in pictures)] = found.path
+    return pictures
 
 
 def _user_cache() -> str:
     return str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tessera" / "bench")
 
 
-def _run(request: Any, given: dict[str, Any]) -> bool:
+def _run(request: BenchOptions, given: dict[str, Any]) -> bool:
     from benchmarks import export
     from benchmarks.bench import Bench, decoded
 

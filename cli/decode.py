@@ -13,7 +13,7 @@ from cli import options
 from cli.batch import Batch, Summary, Work, load
 from cli.files import write_output
 from cli.formats import Format, endings, format_of, picture_bytes
-from cli.inputs import read_picture, read_tsr
+from cli.inputs import TSR_FILES, read_picture, read_tsr
 from cli.plan import Job, Kind, Wanted, make_plan
 from cli.report import ReportOptions
 from codec.files import Writer
@@ -77,7 +77,7 @@ def decode(**given: Any) -> None:
     chosen = options.gather(DecoderOptions, given)
     ending = f".{(chosen.ending or 'png').lstrip('.')}"
     kind = Kind(
-        lambda: frozenset([".tsr"]),
+        TSR_FILES,
         endings,
         ending,
         lambda path: read_tsr(path, chosen.max_pixels),

@@ -13,7 +13,7 @@ from bitstream.errors import ModelError, TesseraError
 from cli import options
 from cli.batch import Batch, Summary, Work, load
 from cli.files import human, write_output
-from cli.inputs import read_picture, read_tsr
+from cli.inputs import PICTURES, read_picture, read_tsr
 from cli.plan import Job, Kind, Wanted, make_plan
 from cli.report import ReportOptions
 from codec.files import Writer
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from codec.batch import Compressed, Outcome
 
 ENDING = ".tsr"
-NO_PHOTOS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "TSR", "WMF")  # films, drawings, data, and what is encoded already
-
-HELPED = frozenset((".avif", ".heic", ".heif", ".jxl"))  # read with a package more, which the error names where it is missing
 
 
 @dataclass(frozen=True)
@@ -55,15 +52,6 @@ class EncoderOptions:
     max_pixels: int
     jobs: int
     batch: int | None
-
-
-def photo_endings() -> frozenset[str]:
-    """Endings of the pictures that Pillow reads, some with help."""
-    from PIL import Image
-
-    Image.init()
-    known = Image.registered_extensions().items()
-    return HELPED.union(ending for ending, name in known if name in Image.OPEN and name not in NO_PHOTOS)
 
 
 def is_whole(path: str, max_pixels: int) -> bool:
@@ -151,7 +139,7 @@ def encode(**given: Any) -> None:
 
 def _kind(max_pixels: int) -> Kind:
     return Kind(
-        photo_endings,
+        PICTURES,
         lambda: frozenset([ENDING]),
         ENDING,
         lambda path: read_picture(path, max_pixels),

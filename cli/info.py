@@ -121,7 +121,7 @@ def tokens(source: str, output: str | None, back: bool, model: str | None, max_p
     output = output or (STANDARD if source == STANDARD else renamed(source, ending))
     with reporting(source, output, report_options, ("length",)) as report:
         if output == STANDARD and report_options.as_json:
-            msg = "--json and -o - both want standard output: name an output file"
+            msg = "--json and -o - both need standard output: name an output file"
             raise FileError(msg)
         check_output(output, force or skip_existing, source)
         exists = skip_existing and os.path.exists(output)

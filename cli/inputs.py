@@ -1,14 +1,20 @@
-"""Reading inputs: files, or '-' for standard input. No more is read than an input of its kind can have."""
+"""Inputs of all commands: found by name, in folders and in lists, and read, from files or, for '-', from standard input.
+
+No more is read than an input of its kind can have.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+import click
 
 from bitstream.errors import FileError, TesseraError
 from cli.files import MISSING, STANDARD, human
@@ -18,6 +24,94 @@ LIST_MAX = 1 << 26  # bytes of a list of names
 PICTURE_BYTES, PICTURE_EXTRA = 4, 1 << 26  # of an encoded picture, at most: for each pixel that is allowed, and besides
 NPZ_BYTES, NPZ_EXTRA = 1, 1 << 20  # of an .npz of tokens, likewise; all tokens of a picture are 0.2 bytes per pixel
 ADDRESS = re.compile(r"https?://", re.IGNORECASE)
+NO_PHOTOS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "TSR", "WMF")  # films, drawings, data, and what is encoded already
+HELPED = frozenset((".avif", ".heic", ".heif", ".jxl"))  # read with a package more, which the error names where it is missing
+
+
+@dataclass(frozen=True)
+class Files:
+    """A kind of files that a command takes from folders."""
+
+    name: str  # for errors
+    endings: Callable[[], frozenset[str]]  # asked for only when there is a folder: Pillow's take time to load
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file that was named, or found in a folder."""
+
+    path: str  # '-' for standard input
+    name: str  # below the folder that was named, or the file's own
+    error: TesseraError | None = None  # why it cannot be read, as far as it is known
+
+
+def photo_endings() -> frozenset[str]:
+    """Endings of the pictures that Pillow reads, some with help."""
+    from PIL import Image
+
+    Image.init()
+    known = Image.registered_extensions().items()
+    return HELPED.union(ending for ending, name in known if name in Image.OPEN and name not in NO_PHOTOS)
+
+
+PICTURES = Files("pictures", photo_endings)
+TSR_FILES = Files(".tsr files", lambda: frozenset([".tsr"]))
+
+
+def named_inputs(sources: tuple[str, ...], files_from: str | None) -> list[str]:
+    """All names that a command line gives: its own, then those of the list that --files-from names.
+
+    Raises click.UsageError where there are none, or the list cannot be read."""
+    if not sources and files_from is None:
+        msg = "Missing argument 'IN...': name files or folders, '-' for standard input, or a list with --files-from"
+        raise click.UsageError(msg)
+    if files_from == STANDARD and STANDARD in sources:
+        msg = "'-' and --files-from - both need standard input: name a file for one of them"
+        raise click.UsageError(msg)
+    try:
+        return [*sources, *(read_lines(files_from) if files_from is not None else ())]
+    except FileError as error:
+        msg = f"--files-from {files_from}: {error}"
+        raise click.UsageError(msg) from error
+
+
+def find_inputs(names: Iterable[str], recursive: bool, files: Files) -> Iterator[Input]:
+    """Files as they are named, and those of the kind in the folders that are named. A folder that holds none is an input with
+    an error."""
+    for name in names:
+        if name == STANDARD or not os.path.isdir(name):
+            yield Input(name, os.path.basename(name))
+            continue
+        found = False
+        for entry in _walk(name, "", recursive, files.endings(), set()):
+            found = True
+            yield entry
+        if not found:
+            deeper = "" if recursive else ", or look into its folders too with -r"
+            yield Input(name, "", FileError(f"holds no {files.name}: name another folder{deeper}"))
+
+
+def _walk(folder: str, place: str, recursive: bool, endings: frozenset[str], seen: set[tuple[int, int]]) -> Iterator[Input]:
+    """Files of a folder in the order of their names. Links are followed, each folder is entered once; hidden files, and those
+    with other endings, are passed over."""
+    try:
+        state = Path(folder).stat()
+        if (state.st_dev, state.st_ino) in seen:
+            return
+        seen.add((state.st_dev, state.st_ino))
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        yield Input(folder, place, FileError(f"the folder cannot be read ({error.strerror}): check its permissions"))
+        return
+    for entry in entries:
+        below = os.path.join(place, entry.name)
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if recursive:
+                yield from _walk(entry.path, below, recursive, endings, seen)
+        elif entry.is_file() and os.path.splitext(entry.name)[1].lower() in endings:
+            yield Input(entry.path, below)
 
 
 @contextmanager

@@ -17,9 +17,10 @@ from bitstream.errors import TesseraError
 from cli.closer import bench
 from cli.completion import completion
 from cli.decode import decode
-from cli.encode import ENDING, encode, photo_endings
+from cli.encode import ENDING, encode
 from cli.files import silence
 from cli.info import info, tokens
+from cli.inputs import photo_endings
 from cli.models import models
 from cli.options import Ordered
 from cli.report import Failed, Interrupted, exit_code, lacks_memory, message_of, say

@@ -239,4 +239,4 @@ def _named_once(path: str) -> Iterator[None]:
     try:
         yield
     except ModelError as error:
-        raise ModelError(str(error).removeprefix(f"{path}: ")) from error
+        raise ModelError(str(error).removeprefix(f"{path}: "), error.advice) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import click
 
 from bitstream.errors import FileError, TesseraError
 from cli.files import STANDARD, check_output, is_folder
-from cli.inputs import read_lines, refuse_address
+from cli.inputs import Files, Input, find_inputs, named_inputs, refuse_address
 from cli.options import refuse_two
 
 
@@ -34,7 +34,7 @@ class Wanted:
 class Kind:
     """What a command makes of what."""
 
-    taken: Callable[[], frozenset[str]]  # endings of the files that it takes from folders
+    takes: Files
     makes: Callable[[], frozenset[str]]  # endings of the files that it writes
     ending: str  # of outputs that have no name
     read: Callable[[str], bytes]  # an input, no further than it can reach
@@ -75,8 +75,7 @@ def make_plan(wanted: Wanted, kind: Kind, as_json: bool = False) -> Plan:
     wanted = _settled(wanted, kind)
     _refuse_contradictions(wanted)
     _refuse_wrong_ending(wanted, kind)
-    listed = _listed(wanted.files_from)
-    named = [*wanted.sources, *listed]
+    named = named_inputs(wanted.sources, wanted.files_from)
     if STANDARD in named and len(named) > 1:
         msg = "'-' is standard input, which has no name to make others from: give it alone, or ./- for a file"
         raise click.UsageError(msg)
@@ -85,8 +84,8 @@ def make_plan(wanted: Wanted, kind: Kind, as_json: bool = False) -> Plan:
             msg = f"-o names one output, and there are {len(named)} inputs: use --output-dir"
             raise click.UsageError(msg)
         return Plan((_checked(Job(named[0], wanted.output), wanted, kind, as_json),), True, wanted.output)
-    single = not listed and len(named) == 1 and not os.path.isdir(named[0])
-    jobs = [_placed(found, wanted, kind) for name in named for found in _find(name, wanted.recursive, kind)]
+    single = len(named) == len(wanted.sources) == 1 and not os.path.isdir(named[0])
+    jobs = [_placed(found, wanted, kind) for found in find_inputs(named, wanted.recursive, kind.takes)]
     return Plan(tuple(_checked(job, wanted, kind, as_json) for job in _apart(jobs, kind)), single)
 
 
@@ -106,7 +105,9 @@ def _settled(wanted: Wanted, kind: Kind) -> Wanted:
 def _refuse_wrong_ending(wanted: Wanted, kind: Kind) -> None:
     """Raises UsageError for an output that is named like an input: a .tsr file called x.webp helps nobody."""
     ending = os.path.splitext(wanted.output or "")[1].lower()
-    if not ending or wanted.force or wanted.output in wanted.sources or ending in kind.makes() or ending not in kind.taken():
+    if not ending or wanted.force or wanted.output in wanted.sources:
+        return
+    if ending in kind.makes() or ending not in kind.takes.endings():
         return
     if kind.ending == ".tsr":
         writes, other = "encode writes .tsr files", "tessera decode"
@@ -116,21 +117,7 @@ def _refuse_wrong_ending(wanted: Wanted, kind: Kind) -> None:
     raise click.UsageError(msg)
 
 
-def _listed(path: str | None) -> list[str]:
-    try:
-        return read_lines(path) if path is not None else []
-    except FileError as error:
-        msg = f"--files-from {path}: {error}"
-        raise click.UsageError(msg) from error
-
-
 def _refuse_contradictions(wanted: Wanted) -> None:
-    if not wanted.sources and wanted.files_from is None:
-        msg = "Missing argument 'IN...': name files or folders, '-' for standard input, or a list with --files-from"
-        raise click.UsageError(msg)
-    if wanted.files_from == STANDARD and STANDARD in wanted.sources:
-        msg = "'-' and --files-from - both want standard input: name a file for one of them"
-        raise click.UsageError(msg)
     refuse_two({"output": wanted.output, "output_dir": wanted.output_dir})
     refuse_two({"force": wanted.force, "skip_existing": wanted.skip_existing})
     if wanted.output_dir == STANDARD or (wanted.output_dir and STANDARD in wanted.sources):
@@ -141,58 +128,12 @@ def _refuse_contradictions(wanted: Wanted) -> None:
         raise click.UsageError(msg)
 
 
-@dataclass(frozen=True)
-class _Input:
-    """An input, and its place below the folder that was named, or its own name."""
-
-    path: str
-    place: str
-    error: TesseraError | None = None
-
-
-def _find(name: str, recursive: bool, kind: Kind) -> Iterator[_Input]:
-    if name == STANDARD or not os.path.isdir(name):
-        yield _Input(name, os.path.basename(name))
-        return
-    found = False
-    for entry in _walk(name, "", recursive, kind.taken(), set()):
-        found = True
-        yield entry
-    if not found:
-        deeper = "" if recursive else ", or look into its folders too with -r"
-        endings = "pictures" if kind.ending == ".tsr" else ".tsr files"
-        yield _Input(name, "", FileError(f"holds no {endings}: name another folder{deeper}"))
-
-
-def _walk(folder: str, place: str, recursive: bool, taken: frozenset[str], seen: set[tuple[int, int]]) -> Iterator[_Input]:
-    """Files of a folder in the order of their names. Links are followed, each folder is entered once; hidden ones, and those
-    with other endings, are passed over."""
-    try:
-        state = Path(folder).stat()
-        if (state.st_dev, state.st_ino) in seen:
-            return
-        seen.add((state.st_dev, state.st_ino))
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        yield _Input(folder, place, FileError(f"the folder cannot be read ({error.strerror}): check its permissions"))
-        return
-    for entry in entries:
-        below = os.path.join(place, entry.name)
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            if recursive:
-                yield from _walk(entry.path, below, recursive, taken, seen)
-        elif entry.is_file() and os.path.splitext(entry.name)[1].lower() in taken:
-            yield _Input(entry.path, below)
-
-
-def _placed(found: _Input, wanted: Wanted, kind: Kind) -> Job:
+def _placed(found: Input, wanted: Wanted, kind: Kind) -> Job:
     if found.path == STANDARD:
         return Job(STANDARD, STANDARD)
     if found.error:
         return Job(found.path, "", error=found.error)
-    path = os.path.join(wanted.output_dir, found.place) if wanted.output_dir else found.path
+    path = os.path.join(wanted.output_dir, found.name) if wanted.output_dir else found.path
     return Job(found.path, path + kind.ending if wanted.keep_extension else renamed(path, kind.ending))
 
 
@@ -241,7 +182,7 @@ def _checked(job: Job, wanted: Wanted, kind: Kind, as_json: bool) -> Job:
     try:
         refuse_address(job.source)
         if job.output == STANDARD and as_json:
-            msg = "--json and -o - both want standard output: name an output file"
+            msg = "--json and -o - both need standard output: name an output file"
             raise FileError(msg)
         keep = wanted.force or wanted.skip_existing
         check_output(job.output, keep, job.source, makes_folders=wanted.output_dir is not None)

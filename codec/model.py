@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +24,8 @@ from safetensors.numpy import save_file
 
 from bitstream.code import AnyCode
 from bitstream.container import STREAM_ID_BYTES
-from bitstream.errors import ModelError
+from bitstream.errors import FileError, ModelError
+from codec.files import replacing
 
 if TYPE_CHECKING:
     import torch
@@ -165,7 +165,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 def write_model(path: Path, arrays: Mapping[str, NDArray], metadata: dict[str, Any]) -> None:
     """Writes a model file, whole or not at all. `metadata` is plain data: kind, fingerprint, network (the configuration) and
-    card (how the model was made); the digest is added. Raises ModelError where it cannot be written."""
+    card (how the model was made); the digest is added. Raises FileError where it cannot be written."""
     lying = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # safetensors writes memory as it lies
     plain = {
         "kind": metadata["kind"],
@@ -174,12 +174,9 @@ def write_model(path: Path, arrays: Mapping[str, NDArray], metadata: dict[str, A
         "network": metadata["network"],
         "card": metadata["card"],
     }
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(lying, temporary, {"tessera": json.dumps(plain)})
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        msg = f"{path}: cannot be written ({error}): check space and permissions"
-        raise ModelError(msg) from error
+        with replacing(path) as temporary:
+            save_file(lying, temporary, {"tessera": json.dumps(plain)})
+    except SafetensorError as error:  # also of the disk
+        msg = f"cannot write {path} ({error}): check space and permissions"
+        raise FileError(msg) from error

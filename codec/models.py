@@ -110,7 +110,7 @@ def _refuse_taken(model: Model, target: Path, replace: bool) -> None:
         msg = f"{target.stem} is the name of a bundled model: give another"
         raise ModelError(msg)
     if target.exists() and not replace:
-        msg = f"a model called {target.stem} is installed: give another name, or replace it"
+        msg = f"a model called {target.stem} is installed already"
         raise ModelError(msg, ("force",))
     for path in model_files():
         other = _whole(path)

@@ -16,11 +16,12 @@ from click.testing import CliRunner
 from conftest import ROOT, SHARED
 from PIL import Image
 
-from benchmarks.bench import Bench, BenchOptions, find_pictures
+from benchmarks.bench import Bench, BenchOptions
 from benchmarks.cache import Cache, key_of
 from benchmarks.classical import PillowCoder
 from benchmarks.metrics import ms_ssim, psnr
 from benchmarks.results import Sample
+from cli.bench import find_pictures
 from cli.main import main
 
 CODECS = "tessera,jpeg,webp,webp-scaled,jpeg2000,jxl-scaled"
@@ -248,7 +249,7 @@ def test_speed_is_measured_in_processes_of_their_own(pictures):
         (
             ("EMPTY",),
             1,
-            "Error: bench: no pictures found: name pictures or a folder that holds some (-r looks into its folders too)",
+            "holds no pictures: name another folder, or look into its folders too with -r",
         ),
         (
             ("DIR", "--codecs", "jpeg,gif"),
@@ -260,7 +261,7 @@ def test_speed_is_measured_in_processes_of_their_own(pictures):
         (("DIR", "--bpp", "0"), 2, "rates are bits per pixel, above 0"),
         (("DIR", "--codecs", "jpeg", "--anchor", "webp"), 2, "the anchor 'webp' is not among the codecs: choose from jpeg"),
         (("DIR", "--own-settings", "--codecs", "webp-scaled"), 2, "webp-scaled need common rates: leave out --own-settings"),
-        (("DIR", "--json", "--csv", "-"), 2, "--json and --csv - both want standard output"),
+        (("DIR", "--json", "--csv", "-"), 2, "--json and --csv - both need standard output"),
         (("DIR", "--plot", "notthere/p.png"), 1, "the folder of the output notthere/p.png does not exist: make it first"),
         (("DIR", "--plot", "curves.xls"), 2, "'curves.xls' is no name for a plot: let it end with .png, .svg, .pdf"),
         (("DIR", "--device", "cuda:7"), 2, "device 'cuda:7' is not there"),
@@ -308,21 +309,29 @@ def test_an_output_is_not_replaced_unasked(pictures, tmp_path):
 
 
 def test_pictures_are_found(pictures, tmp_path):
-    assert [name for name, _ in find_pictures([str(pictures)], recursive=False)] == ["a.png", "b.jpg"]
-    assert [name for name, _ in find_pictures([str(pictures)], recursive=True)] == ["a.png", "b.jpg", "sub/c.png"]
-    twice = [name for name, _ in find_pictures([str(pictures / "a.png"), str(pictures)], recursive=False)]
-    assert twice == ["a.png", "a.png (2)", "b.jpg"]
+    folder, own = str(pictures), str(pictures / "a.png")
+    assert list(find_pictures((folder,), None, recursive=False)) == ["a.png", "b.jpg"]
+    assert list(find_pictures((folder,), None, recursive=True)) == ["a.png", "b.jpg", "sub/c.png"]
+    (tmp_path / "list").write_text(f"{folder}\n")
+    twice = find_pictures((own, own), str(tmp_path / "list"), recursive=False)
+    assert list(twice) == ["a.png", "a.png (2)", "a.png (3)", "b.jpg"]
+    assert {twice[name] for name in list(twice)[:3]} == {own}
+
+
+def test_standard_input_is_refused():
+    said = bench("-")
+    assert (said.exit_code, "which can be read only once: name a file" in said.stderr) == (2, True)
 
 
 def test_lpips_without_weights_is_left_out_aloud(pictures, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     said: list[str] = []
-    made = Bench.prepare(BenchOptions([str(pictures / "a.png")], codecs=["webp"]), said.append)
+    made = Bench.prepare(BenchOptions({"a.png": str(pictures / "a.png")}, codecs=["webp"]), said.append)
     assert made.metrics == ("psnr", "ms_ssim", "colour")
     assert len(said) == 1
     assert said[0].startswith("LPIPS is left out: LPIPS weights are neither at ")
     assert not made.problems
-    options = BenchOptions([str(pictures / "b.jpg")], codecs=["webp"], metrics=["lpips", "psnr"])
+    options = BenchOptions({"b.jpg": str(pictures / "b.jpg")}, codecs=["webp"], metrics=["lpips", "psnr"])
     assert Bench.prepare(options, said.append).problems
 
 

@@ -151,7 +151,7 @@ def test_an_empty_list_is_no_mistake(tmp_path):
         (("encode", "{in}", "--output-dir", "{in}/a.png"), "--output-dir {in}/a.png is a file: name a folder"),
         (("encode", "-", "{in}/a.png"), "'-' is standard input, which has no name"),
         (("encode", "-", "--output-dir", "{out}"), "a folder is for files with names"),
-        (("encode", "-", "--files-from", "-"), "both want standard input"),
+        (("encode", "-", "--files-from", "-"), "both need standard input"),
         (("encode", "--files-from", "{out}/none"), "--files-from {out}/none: no such file: check the name"),
         (("encode", "{in}/a.png", "--background", "nosuch"), "'nosuch' is no colour: use a name such as white"),
         (("encode", "{in}/a.png", "-e", "10"), "10 is not in the range 3<=x<=9"),

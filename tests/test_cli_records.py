@@ -88,7 +88,7 @@ def test_an_array_holds_the_same_records(folder, arguments, count):
 def test_an_array_leaves_standard_output_to_itself(folder):
     said = run("encode", "a.png", "-o", "-", "--json-array")
     assert said.exit_code == 1
-    assert json.loads(said.stdout)[0]["error"] == "--json and -o - both want standard output: name an output file"
+    assert json.loads(said.stdout)[0]["error"] == "--json and -o - both need standard output: name an output file"
 
 
 def test_progress_moves_within_a_picture(folder, codec):

@@ -66,7 +66,7 @@ def test_a_missing_device(files):
 
 
 def test_no_text_of_the_library_names_a_flag():
-    for path in [*(ROOT / "codec").glob("*.py"), *(ROOT / "bitstream").glob("*.py")]:
+    for path in [*(ROOT / "codec").rglob("*.py"), *(ROOT / "bitstream").rglob("*.py")]:
         if path.name not in SCRIPTS:
             tree = ast.parse(path.read_text())
             texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
@@ -76,7 +76,7 @@ def test_no_text_of_the_library_names_a_flag():
 def test_every_advice_names_a_flag_that_exists():
     known = {option for command in main.commands.values() for parameter in command.params for option in parameter.opts}
     for text in ADVICE.values():
-        (flag,) = [word for word in text.split() if word.startswith("--")]
+        (flag,) = [word for word in text.split() if word.startswith("-")]
         assert flag in known
 
 

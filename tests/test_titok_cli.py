@@ -194,7 +194,10 @@ def test_models_are_listed_checked_and_removed(models):
 
 
 def test_names_are_not_taken_twice(models, tmp_path):
-    for name, message in (("nested", "is installed: give another name"), ("standard", "is the name of a bundled model")):
+    for name, message in (
+        ("nested", "is installed already: use -f to replace it"),
+        ("standard", "is the name of a bundled model"),
+    ):
         said = run("models", "import", tmp_path / "whole", "--name", name)
         assert (said.exit_code, message in said.stderr) == (1, True), said.output
     assert run("models", "import", tmp_path / "whole", "--name", "nested", "-f").exit_code == 0
