@@ -16,11 +16,12 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from benchmarks.metrics import SMALLEST_LPIPS, SMALLEST_MS_SSIM, SMALLEST_SSIMULACRA2, colour_error, ms_ssim, psnr, ssimulacra2
+from benchmarks.metrics import SMALLEST_LPIPS, SMALLEST_MS_SSIM, SMALLEST_SSIMULACRA2, colour_error, ms_ssim, ssimulacra2
 from benchmarks.recognition import DEFAULT, TOP, Classifier, Lite0Features, load_classifier
 from benchmarks.results import METRICS, Pixels
 from bitstream.errors import CodecMissingError
 from codec.lpips import LPIPS
+from codec.search import psnr
 
 ARITHMETIC = "1"  # of the metrics written here: to be raised when it changes
 SMALLEST_FEATURES = 32  # pixels: the last stage has a place to look at

@@ -1,5 +1,5 @@
-"""How far a picture is from its original: PSNR, MS-SSIM, SSIMULACRA2, colour. LPIPS is in `codec.lpips`, what a classifier sees
-in `benchmarks.recognition`. Both pictures are of one size."""
+"""How far a picture is from its original: MS-SSIM, SSIMULACRA2, colour. PSNR is in `codec.search`, LPIPS in `codec.lpips`, what a
+classifier sees in `benchmarks.recognition`. Both pictures are of one size."""
 
 from __future__ import annotations
 
@@ -18,12 +18,6 @@ COLOUR_SIDE = 16  # pixels: smaller spots of a wrong colour are hardly seen
 SRGB_TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))  # D65
 SMALLEST_SSIMULACRA2 = 8  # pixels: below, there is no scale to look at
 SMALLEST_LPIPS = 31  # AlexNet's last stage has a place to look at
-
-
-def psnr(picture: Pixels, original: Pixels) -> float:
-    """Peak signal to noise ratio over all channels, dB."""
-    error = np.square(picture.astype(np.float64) - original).mean()
-    return float(10 * np.log10(255**2 / error)) if error else float("inf")
 
 
 def ms_ssim(picture: Pixels, original: Pixels) -> float:

@@ -7,14 +7,15 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bitstream.errors import FileError
-from cli.files import MISSING, STANDARD, human, printable
+from cli.files import MISSING, STANDARD, human
 from cli.plan import Job, Kind, Plan
+from cli.progress import Bar
 from cli.report import (
     Interrupted,
     ReportOptions,
@@ -31,7 +32,6 @@ from cli.report import (
 from codec.files import Writer, sweep
 
 if TYPE_CHECKING:
-    from cli.progress import Bar
     from codec.batch import Outcome
 
 
@@ -122,14 +122,14 @@ class Batch:
         self._report_options = report_options
         self._tally = Tally()
         self._writer = Writer()
-        self._bar: Bar | None = None
+        garbled = report_options.as_json is not None and sys.stdout is not None and sys.stdout.isatty()
+        self._bar = Bar(len(plan.jobs), hidden=report_options.quiet or garbled)
         self._code = 0
 
     def run(self, dry: bool = False) -> int:
         """Does all jobs, or only says what would be done. Returns the exit code."""
         try:
-            with ExitStack() as stack:
-                self._show_progress(stack)
+            with self._bar:
                 for job in self._plan.jobs:
                     if job.error:
                         self._failed(job, job.error)
@@ -141,22 +141,13 @@ class Batch:
             say(self._tally.line(self._work.verb))
         return self._code
 
-    def _show_progress(self, stack: ExitStack) -> None:
-        garbled = self._report_options.as_json and sys.stdout is not None and sys.stdout.isatty()
-        if self._report_options.quiet or garbled or sys.stderr is None or not sys.stderr.isatty():
-            return
-        from cli.progress import Bar
-
-        stack.callback(setattr, self, "_bar", None)
-        self._bar = stack.enter_context(Bar(len(self._plan.jobs)))
-
     def _do(self, jobs: tuple[Job, ...]) -> None:
         threads = self._work.jobs if self._plan.single else 1  # of NumPy, not yet imported: the pipeline uses the cores itself
         os.environ.setdefault("OPENBLAS_NUM_THREADS", str(threads))
         sweep(self._plan.folders)
-        with closing(self._work.run(jobs, self._writer, self._moved)) as outcomes:
+        with closing(self._work.run(jobs, self._writer, self._bar.advance)) as outcomes:
             for outcome in outcomes:
-                self._moved(-outcome.reported)  # it is counted whole
+                self._bar.advance(-outcome.reported)  # it is counted whole
                 if isinstance(outcome.error, Skipped):
                     self._skipped(outcome.job)
                 elif outcome.error:
@@ -213,20 +204,12 @@ class Batch:
             put_record(record(job.source, job.output or None, status, values or {}, seconds, error, self._work.keys))
         elif line:
             self._say(line)
-        if self._bar:
-            self._bar.advance(1, self._tally.speed())
-
-    def _moved(self, pictures: float) -> None:
-        if self._bar:
-            self._bar.advance(pictures)
+        self._bar.advance(1, self._tally.speed())
 
     def _say(self, line: str, even_if_quiet: bool = False) -> None:
         if self._report_options.quiet and not even_if_quiet:
             return
-        if self._bar:
-            self._bar.say(printable(line))
-        else:
-            say(line)
+        self._bar.say(line)
 
     def _end_at_once(self, stopped: Interrupted) -> None:
         """Leaves nothing half-written, and does not wait for what threads are computing."""

@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from bitstream.errors import FileError, TesseraError
 from cli import options
 from cli.files import STANDARD, check_output, write_output
 from cli.inputs import PICTURES, find_inputs, named_inputs
+from cli.progress import Bar
 from cli.report import fail, put_record, say
 
 if TYPE_CHECKING:
@@ -250,8 +251,8 @@ def _run(request: BenchOptions, given: dict[str, Any]) -> bool:
     overlays = [_overlay(path) for path in given["overlays"]]
     bench = Bench.prepare(request, say)
     study = bench.study()
-    with progress(len(study.tasks()), given["quiet"], "measuring") as step:
-        results = bench.run(study, step, say)
+    with Bar(len(study.tasks()), "measuring", hidden=given["quiet"]) as bar:
+        results = bench.run(study, bar.advance, bar.say)
     if given["as_json"]:
         for series in results.series:
             put_record(json.dumps(export.json_of(series, results)))
@@ -301,22 +302,6 @@ def _parts(results: Any) -> Iterator[Any]:
     for title, table, remarks in tables(results):
         yield from (Text(title, "bold"), table, f"{remarks}\n" if remarks else "")
     yield from (f"left out: {name}: {reason}" for name, reason in results.missing.items())
-
-
-@contextmanager
-def progress(total: int, quiet: bool, verb: str) -> Iterator[Callable[..., None]]:
-    """A bar on standard error, on a terminal only; without a total it shows that work goes on. Call what is yielded at each
-    step, or with the number of steps."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda steps=1: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total or None)
-        yield lambda steps=1: bar.advance(task, steps)
 
 
 @contextmanager

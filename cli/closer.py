@@ -9,9 +9,10 @@ from pathlib import Path
 import click
 
 from cli import options
-from cli.bench import Numbers, bench, failing, progress
+from cli.bench import Numbers, bench, failing
 from cli.files import STANDARD, check_output, human, write_output
 from cli.inputs import read_picture
+from cli.progress import Bar
 from cli.report import put_record, say
 
 LONGEST = 4096  # pixels per side of a picture whose contributions are drawn: each map decodes it several times
@@ -65,8 +66,8 @@ def contribution(source: str, output: str | None, places: tuple[float, ...] | No
         most = min(max_pixels, LONGEST**2)
         pixels = to_pixels(read_image(read_picture(source, most), most), background="white")
         whole = None if places is None else [int(place) for place in places]
-        with progress(0, quiet, "changing tokens") as step:
-            made = maps(Codec(model, device), pixels, whole, length, draws, progress=step)
+        with Bar(0, "changing tokens", hidden=quiet) as bar:
+            made = maps(Codec(model, device), pixels, whole, length, draws, progress=bar.advance)
         stream = io.BytesIO()
         sheet(pixels, made).save(stream, "PNG", optimize=True)
         write_output(target, stream.getvalue(), force)

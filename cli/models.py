@@ -13,6 +13,7 @@ import click
 from bitstream.errors import FileError, ModelError, TesseraError
 from cli import options
 from cli.files import human, printable
+from cli.progress import Bar
 from cli.report import Failed, ReportOptions, fail, put, put_record, reporting
 
 if TYPE_CHECKING:
@@ -183,7 +184,6 @@ def export(name: str, output: str, decoder_only: bool, **given: Any) -> None:
     tessera models export -o graphs/
     tessera models export mine.safetensors -o graphs/ --decoder-only
     """
-    from cli.bench import progress
     from codec.models import open_model
 
     report_options = options.gather(ReportOptions, given)
@@ -192,9 +192,9 @@ def export(name: str, output: str, decoder_only: bool, **given: Any) -> None:
         from codec.pyramid.export import exported
 
         model = exported(open_model(name))
-        with progress(3 * len(model.config.levels) + 2, report_options.quiet, "exporting") as step:
+        with Bar(3 * len(model.config.levels) + 2, "exporting", hidden=report_options.quiet) as bar:
             try:
-                files = write(model, Path(output), encodes=not decoder_only, step=step)
+                files = write(model, Path(output), encodes=not decoder_only, step=bar.advance)
             except OSError as error:
                 msg = f"cannot write {printable(output)}: {error.strerror}"
                 raise FileError(msg) from error
@@ -213,13 +213,12 @@ def fetch(name: str, **given: Any) -> None:
     tessera models fetch lpips
     tessera encode photo.jpg --target-lpips 0.3
     """
-    from cli.bench import progress
     from codec import fetch as source
 
     report_options = options.gather(ReportOptions, given)
     with reporting(name, None, report_options) as report:
-        with progress(source.ALEXNET.size + source.LINEAR.size, report_options.quiet, "fetching") as step:
-            path = source.fetch_lpips(source.ALEXNET, source.LINEAR, step)
+        with Bar(source.ALEXNET.size + source.LINEAR.size, "fetching", hidden=report_options.quiet) as bar:
+            path = source.fetch_lpips(source.ALEXNET, source.LINEAR, bar.advance)
         report.values = {"output": str(path), "bytes": path.stat().st_size}
         report.line = f"{path}: weights of LPIPS"
 

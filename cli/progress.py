@@ -1,36 +1,61 @@
-"""A bar on the terminal while a batch runs: pictures, speed, bytes, and the time that is left."""
+"""The progress bar of all commands that take a while."""
 
 from __future__ import annotations
 
 import sys
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from cli.files import printable
+from cli.report import say
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 
 class Bar:
-    """A bar on standard error, below the lines that are said meanwhile. Colours follow NO_COLOR."""
+    """A bar on standard error, below the lines that are printed meanwhile: what is done, a note such as the speed, and the time
+    that is left. Only a terminal shows it, and only where it is not `hidden`. Colours follow NO_COLOR."""
 
-    def __init__(self, total: int) -> None:
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn(compact=True))
-        self._console = Console(file=sys.stderr)
-        self._progress = Progress(*columns, console=self._console, transient=True)
-        self._task = self._progress.add_task("", total=total, speed="")
+    def __init__(self, total: int, title: str = "", *, hidden: bool = False) -> None:
+        """`total` is in steps; 0 where their number is not known."""
+        self._progress: Progress | None = None
+        if not hidden and sys.stderr is not None and sys.stderr.isatty():
+            self._progress, self._task = _shown(total, title)
 
     def __enter__(self) -> Bar:
-        self._progress.start()
+        if self._progress:
+            self._progress.start()
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._progress.stop()
+        if self._progress:
+            self._progress.stop()
+            self._progress = None
 
     def say(self, line: str) -> None:
-        self._console.print(Text(line), soft_wrap=True)
+        """Prints a line on standard error, above the bar."""
+        if self._progress:
+            from rich.text import Text
 
-    def advance(self, pictures: float, speed: str | None = None) -> None:
-        """So many pictures more, or such a part of one, are done."""
-        if speed is not None:
-            self._progress.update(self._task, speed=speed)
-        self._progress.advance(self._task, pictures)
+            self._progress.console.print(Text(printable(line)), soft_wrap=True)
+        else:
+            say(line)
+
+    def advance(self, steps: float = 1, note: str | None = None) -> None:
+        """So many steps more, or such a part of one, are done."""
+        if self._progress:
+            if note is not None:
+                self._progress.update(self._task, note=note)
+            self._progress.advance(self._task, steps)
+
+
+def _shown(total: int, title: str) -> tuple[Progress, TaskID]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    title_column = (TextColumn(title),) if title else ()
+    note_column = TextColumn("{task.fields[note]}")
+    columns = (*title_column, BarColumn(), MofNCompleteColumn(), note_column, TimeRemainingColumn(compact=True))
+    progress = Progress(*columns, console=Console(file=sys.stderr), transient=True)
+    return progress, progress.add_task("", total=total or None, note="")

@@ -19,10 +19,11 @@ from PIL import Image
 from benchmarks.bench import Bench, BenchOptions
 from benchmarks.cache import Cache, key_of
 from benchmarks.classical import PillowCoder
-from benchmarks.metrics import ms_ssim, psnr
+from benchmarks.metrics import ms_ssim
 from benchmarks.results import Sample
 from cli.bench import find_pictures
 from cli.main import main
+from codec.search import psnr
 
 CODECS = "tessera,jpeg,webp,webp-scaled,jpeg2000,jxl-scaled"
 LPIPS = SHARED / "perceptual" / "lpips_alex.npz"

@@ -10,9 +10,10 @@ import pytest
 from conftest import PHOTO, ROOT, SHARED
 from PIL import Image, ImageFilter
 
-from benchmarks.metrics import cielab, colour_error, ms_ssim, psnr
+from benchmarks.metrics import cielab, colour_error, ms_ssim
 from benchmarks.scripts import compare
 from codec.lpips import LPIPS
+from codec.search import psnr
 
 LPIPS_WEIGHTS = SHARED / "perceptual" / "lpips_alex.npz"
 

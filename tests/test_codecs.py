@@ -22,10 +22,10 @@ from benchmarks.codecs import (
     shrink,
 )
 from benchmarks.coder import Sizes
-from benchmarks.metrics import psnr
 from benchmarks.vvc import _ffmpeg
 from bitstream.errors import CodecMissingError, FormatError, ImageError
 from codec.pictures.images import to_pixels
+from codec.search import psnr
 
 OF_EXTRA = ("heic", "heic-quick", "vvc", "vvc-quick")  # need packages of the extra `bench`
 HERE = [

@@ -16,7 +16,7 @@ from cli.main import main
 from cli.report import ADVICE
 from codec.device import pick_device
 
-SCRIPTS = ("soup.py", "training_run.py")  # run as programs, or by `tessera train` alone
+SCRIPTS = ("soup.py",)  # run as programs
 
 
 def run(*arguments):

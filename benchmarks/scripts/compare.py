@@ -14,11 +14,12 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.codecs import CoderOptions, at_all_scales, make_coder
-from benchmarks.metrics import ms_ssim, psnr
+from benchmarks.metrics import ms_ssim
 from benchmarks.results import Pixels
 from bitstream.errors import ModelError
 from codec.lpips import LPIPS
 from codec.pictures.images import read_image, to_pixels
+from codec.search import psnr
 
 LABEL = 28  # pixels
 GAP = 8  # pixels

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.metrics import psnr
 from codec.api import Codec
 from codec.lpips import LPIPS
 from codec.pictures.images import read_image, to_pixels
+from codec.search import psnr
 
 
 def main() -> None:

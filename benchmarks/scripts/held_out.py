@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.metrics import colour_error, psnr
+from benchmarks.metrics import colour_error
 from bitstream.blocks import BLOCK
 from bitstream.errors import ModelError
 from codec.api import Codec
 from codec.lengths import Target
 from codec.lpips import LPIPS
 from codec.models import Model, open_model
+from codec.search import psnr
 from codec.training.photos import load_photos
 from codec.training.run import export
 from codec.training.trainer import Trainer

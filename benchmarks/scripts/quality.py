@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.metrics import psnr
 from codec.api import Codec
 from codec.lengths import block_tokens_of_quality
 from codec.lpips import LPIPS
 from codec.models import open_model
 from codec.pictures.images import read_image, to_pixels
+from codec.search import psnr
 
 
 def webp(pixels: NDArray[np.uint8], quality: int) -> bytes:

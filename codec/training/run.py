@@ -79,7 +79,7 @@ class Run:
             if self.restart:
                 return Trainer.resume(checkpoint, device, config)
             if config != trainer.config:
-                report(f"{checkpoint} goes on with its own settings: use --restart for a new schedule with those given")
+                report(f"{checkpoint} goes on with its own settings: those given need a restart, with a new schedule")
             return trainer
         config = TrainingConfig(**self.recipe)
         if self.init:
