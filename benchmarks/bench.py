@@ -83,8 +83,8 @@ class BenchOptions:
     @property
     def names(self) -> tuple[str, ...]:
         """The codecs to run, in a fixed order."""
-        wanted = [name for name in NAMES if name in self.codecs or (not self.codecs and name not in QUICK_NAMES)]
-        return tuple(name for name in wanted if not (self.own_settings and name.endswith(SCALED)))
+        chosen = [name for name in NAMES if name in self.codecs or (not self.codecs and name not in QUICK_NAMES)]
+        return tuple(name for name in chosen if not (self.own_settings and name.endswith(SCALED)))
 
 
 def _too_small(sources: Sequence[Source], measures: Iterable[Measure]) -> Iterator[tuple[str, str]]:
@@ -101,7 +101,7 @@ def _too_small(sources: Sequence[Source], measures: Iterable[Measure]) -> Iterat
 class Bench:
     """One run: opened pictures, codecs that can run, and what could not."""
 
-    request: BenchOptions
+    options: BenchOptions
     sources: list[Source]
     coders: list[Coder]
     measures: list[Measure]
@@ -109,35 +109,35 @@ class Bench:
     failed: dict[str, str]
 
     @classmethod
-    def prepare(cls, request: BenchOptions, say: Callable[[str], None]) -> Bench:
+    def prepare(cls, options: BenchOptions, say: Callable[[str], None]) -> Bench:
         """Opens pictures and codecs; what cannot be had is said and left out. Raises TesseraError where nothing is left."""
         failed, missing, sources, coders = {}, {}, [], []
-        for name, path in request.pictures.items():
+        for name, path in options.pictures.items():
             try:
-                sources.append(open_source(Path(path), name, request.max_pixels))
+                sources.append(open_source(Path(path), name, options.max_pixels))
             except ImageError as error:
                 failed[name] = str(error)
                 say(f"{path}: {error}")
         if not sources:
             msg = "none of the pictures could be read"
             raise ImageError(msg)
-        for name in dict.fromkeys(name.removesuffix(SCALED) for name in request.names):
+        for name in dict.fromkeys(name.removesuffix(SCALED) for name in options.names):
             try:
-                coders.append(make_coder(name, request.coder_options))
+                coders.append(make_coder(name, options.coder_options))
             except CodecMissingError as error:
                 missing[name] = str(error)
-                if request.codecs:
+                if options.codecs:
                     say(f"{name}: {error}")
         if not coders:
             msg = f"none of the codecs can run: {'; '.join(missing.values())}"
             raise CodecMissingError(msg)
         measures: list[Measure] = []
-        for key in request.metric_names:
+        for key in options.metric_names:
             try:
                 if not any(key in measure.keys for measure in measures):
-                    measures.append(make_measure(key, request.measure_options))
+                    measures.append(make_measure(key, options.measure_options))
             except (ModelError, CodecMissingError) as error:
-                if key == "lpips" and request.measure_options.lpips_weights:
+                if key == "lpips" and options.measure_options.lpips_weights:
                     raise
                 missing[key] = str(error)
                 say(f"{METRICS[key].title} is left out: {error}")
@@ -145,42 +145,42 @@ class Bench:
             msg = f"none of the metrics can be measured: {'; '.join(dict.fromkeys(missing.values()))}"
             raise TesseraError(msg)
         for key, reason in _too_small(sources, measures):
-            if key in request.metric_names:
+            if key in options.metric_names:
                 missing[key] = reason
                 say(f"{METRICS[key].title} is left out of the tables: {reason}")
-        return cls(request, sources, coders, measures, missing, failed)
+        return cls(options, sources, coders, measures, missing, failed)
 
     @property
     def problems(self) -> bool:
         """Whether something that was asked for by name could not be done."""
-        named = {name.removesuffix(SCALED) for name in self.request.codecs} | set(self.request.metrics)
+        named = {name.removesuffix(SCALED) for name in self.options.codecs} | set(self.options.metrics)
         return bool(self.failed or named & self.missing.keys())
 
     @property
     def metrics(self) -> tuple[str, ...]:
         measured = {key for measure in self.measures for key in measure.keys}
-        return tuple(key for key in self.request.metric_names if key in measured)
+        return tuple(key for key in self.options.metric_names if key in measured)
 
     def study(self) -> Study:
-        names = self.request.names
+        names = self.options.names
         return Study(
             self.sources,
             self.coders,
             frozenset(name.removesuffix(SCALED) for name in names if name.endswith(SCALED)),
             frozenset(name for name in names if not name.endswith(SCALED)),
-            () if self.request.own_settings else tuple(sorted(set(self.request.budgets))),
+            () if self.options.own_settings else tuple(sorted(set(self.options.budgets))),
             self.measures,
-            Cache(self.request.cache),
+            Cache(self.options.cache),
         )
 
     def measured(self, study: Study) -> Iterator[tuple[list[Sample | None], str]]:
         """What each task found, in order. Several jobs are as many processes, since most encoders hold Python's lock."""
         places = range(len(study.tasks()))
-        if self.request.jobs == 1 or len(places) < LEAST_TASKS:
+        if self.options.jobs == 1 or len(places) < LEAST_TASKS:
             torch.set_num_threads(1)  # the same numbers with any number of jobs
             yield from map(study.try_task, places)
             return
-        pool = ProcessPoolExecutor(self.request.jobs, get_context("spawn"), _start, (self.request,))
+        pool = ProcessPoolExecutor(self.options.jobs, get_context("spawn"), _start, (self.options,))
         try:
             yield from pool.map(_try_task, places)
         except BrokenProcessPool as error:
@@ -197,12 +197,12 @@ class Bench:
             say(f"{name}: {reason}")
         series = study.series(found)
         names = [s.name for s in series]
-        anchor = self.request.anchor or next((n for n in (*ANCHORS, *names) if n in names and n != "tessera"), "")
+        anchor = self.options.anchor or next((n for n in (*ANCHORS, *names) if n in names and n != "tessera"), "")
         base = next((s for s in series if s.name == anchor), None)
         others = [s for s in series if s is not base]
-        speeds, speed_note = self.speeds(say) if self.request.speed else ((), "")
+        speeds, speed_note = self.speeds(say) if self.options.speed else ((), "")
         return Results(
-            command=self.request.command or shlex.join(["tessera", "bench", *self.request.pictures.values()]),
+            command=self.options.command or shlex.join(["tessera", "bench", *self.options.pictures.values()]),
             pictures=tuple(source.picture for source in self.sources),
             metrics=self.metrics,
             budgets=tuple(study.budgets),
@@ -222,17 +222,17 @@ class Bench:
 
     def speeds(self, say: Callable[[str], None]) -> tuple[tuple[Speed, ...], str]:
         pictures = [source.pixels() for source in self.sources[:SPEED_PICTURES]]
-        budgets = [] if self.request.own_settings else sorted(self.request.budgets)
+        budgets = [] if self.options.own_settings else sorted(self.options.budgets)
         bpp = min(budgets, key=lambda budget: abs(budget - SPEED_BPP), default=SPEED_BPP)
         speeds = []
         with tempfile.TemporaryDirectory() as folder:
             for coder in self.coders:
                 try:
-                    coder_options = self.request.coder_options
-                    speeds.append(time_codec(coder.name, coder_options, pictures, bpp, self.request.threads, Path(folder)))
+                    coder_options = self.options.coder_options
+                    speeds.append(time_codec(coder.name, coder_options, pictures, bpp, self.options.threads, Path(folder)))
                 except TesseraError as error:
                     say(str(error))
-        return tuple(speeds), note(self.request.threads, pictures, bpp)
+        return tuple(speeds), note(self.options.threads, pictures, bpp)
 
     def words(self, study: Study) -> dict[str, str]:
         """How everything was done."""
@@ -253,7 +253,7 @@ class Bench:
             f"{METRICS[key].title} {METRICS[key].how}" for key in self.metrics
         )
         if {"top1", "top5"} & set(self.metrics):
-            words["Classifier"] = self.request.measure_options.classifier
+            words["Classifier"] = self.options.measure_options.classifier
         words["BD-rate"] = (
             "Bjontegaard's delta rate by piecewise cubic interpolation of mean curves, over the qualities both reach"
         )
@@ -263,11 +263,11 @@ class Bench:
 _worker: Study  # of a process that measures
 
 
-def _start(request: BenchOptions) -> None:
+def _start(options: BenchOptions) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt ends it without a traceback
     torch.set_num_threads(1)
-    _worker = Bench.prepare(request, lambda line: None).study()
+    _worker = Bench.prepare(options, lambda line: None).study()
 
 
 def _try_task(place: int) -> tuple[list[Sample | None], str]:

@@ -1,5 +1,5 @@
-"""How far a picture is from its original: MS-SSIM, SSIMULACRA2, colour. PSNR is in `codec.search`, LPIPS in `codec.lpips`, what a
-classifier sees in `benchmarks.recognition`. Both pictures are of one size."""
+"""How far a picture is from its original: MS-SSIM, SSIMULACRA2, colour. PSNR is in `codec.search`, LPIPS in `codec.lpips`, and
+what a classifier sees is in `benchmarks.recognition`. Both pictures have the same size."""
 
 from __future__ import annotations
 

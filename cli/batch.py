@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitstream.errors import FileError
 from cli.files import MISSING, STANDARD, human
-from cli.plan import Job, Kind, Plan
+from cli.plan import Conversion, Job, Plan
 from cli.progress import Bar
 from cli.report import (
     Interrupted,
@@ -58,7 +58,7 @@ class Work:
     """What a command does with the jobs of a plan."""
 
     verb: str  # for the sums: encoded, decoded
-    kind: Kind
+    conversion: Conversion
     jobs: int  # threads of each kind
     run: Callable[[tuple[Job, ...], Writer, Callable[[float], None]], Generator[Outcome[Job, Any], None, None]]
     summarise: Callable[[Job, Any], Summary]
@@ -106,11 +106,11 @@ class Tally:
         return f"{human(self.bytes_in)} -> {human(self.bytes_out)}"
 
 
-def load(job: Job, kind: Kind) -> bytes:
+def load(job: Job, conversion: Conversion) -> bytes:
     """A job's input. Raises Skipped where its output is there and whole, FileError where it cannot be read."""
-    if job.exists and kind.whole(job.output):
+    if job.exists and conversion.whole(job.output):
         raise Skipped
-    return kind.read(job.source)
+    return conversion.read(job.source)
 
 
 class Batch:
@@ -161,7 +161,7 @@ class Batch:
         for job in jobs:
             if job.source != STANDARD and not os.path.exists(job.source):
                 self._failed(job, FileError(MISSING))
-            elif job.exists and self._work.kind.whole(job.output):
+            elif job.exists and self._work.conversion.whole(job.output):
                 self._skipped(job)
             else:
                 self._tell(job, "planned", f"{name_of(job.source)} -> {out_name(job.output)}  not done: --dry-run")

@@ -1,4 +1,4 @@
-"""`tessera bench`: rate, quality and speed of Tessera and other codecs, and two closer looks at it."""
+"""`tessera bench`: rate, quality and speed of Tessera and other codecs, and how well a classifier recognises what is left."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 RUN = "run"
 PLOTS = (".png", ".svg", ".pdf")
-SEERS = "tessera,webp-scaled,avif-scaled,vvc-scaled"
+RECOGNISED = "tessera,webp-scaled,avif-scaled,vvc-scaled"
 
 
 class BenchGroup(click.Group):
@@ -153,7 +153,12 @@ def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **give
 @_classifier
 @_weights
 @click.option(
-    "--codecs", type=Names(), metavar="LIST", default=SEERS, show_default=True, help="Which to run, as for `tessera bench`."
+    "--codecs",
+    type=Names(),
+    metavar="LIST",
+    default=RECOGNISED,
+    show_default=True,
+    help="Which to run, as for `tessera bench`.",
 )
 @click.option(
     "--bpp",
@@ -244,12 +249,12 @@ def _user_cache() -> str:
     return str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tessera" / "bench")
 
 
-def _run(request: BenchOptions, given: dict[str, Any]) -> bool:
+def _run(bench_options: BenchOptions, given: dict[str, Any]) -> bool:
     from benchmarks import export
     from benchmarks.bench import Bench, decoded
 
     overlays = [_overlay(path) for path in given["overlays"]]
-    bench = Bench.prepare(request, say)
+    bench = Bench.prepare(bench_options, say)
     study = bench.study()
     with Bar(len(study.tasks()), "measuring", hidden=given["quiet"]) as bar:
         results = bench.run(study, bar.advance, bar.say)

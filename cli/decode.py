@@ -14,7 +14,7 @@ from cli.batch import Batch, Summary, Work, load
 from cli.files import write_output
 from cli.formats import Format, endings, format_of, picture_bytes
 from cli.inputs import TSR_FILES, read_picture, read_tsr
-from cli.plan import Job, Kind, Wanted, make_plan
+from cli.plan import Conversion, FileOptions, Job, make_plan
 from cli.report import ReportOptions
 from codec.files import Writer
 
@@ -73,19 +73,20 @@ def decode(**given: Any) -> None:
     tessera decode -r small/ --output-dir decoded/ --format jpg
     head -c 800 photo.tsr | tessera decode - --allow-partial -o - | display
     """
-    report_options, wanted = options.gather(ReportOptions, given), options.gather(Wanted, given)
+    report_options, file_options = options.gather(ReportOptions, given), options.gather(FileOptions, given)
     chosen = options.gather(DecoderOptions, given)
     ending = f".{(chosen.ending or 'png').lstrip('.')}"
-    kind = Kind(
+    conversion = Conversion(
         TSR_FILES,
         endings,
         ending,
         lambda path: read_tsr(path, chosen.max_pixels),
         lambda path: is_picture(path, chosen.max_pixels),
     )
-    plan = make_plan(wanted, kind, report_options.as_json is not None)
+    plan = make_plan(file_options, conversion, report_options.as_json is not None)
     save_as = format_of(plan.output or ending, chosen.ending, chosen.output_quality)
-    raise SystemExit(Batch(plan, _work(chosen, kind, save_as, report_options.verbose), report_options).run(wanted.dry_run))
+    work = _work(chosen, conversion, save_as, report_options.verbose)
+    raise SystemExit(Batch(plan, work, report_options).run(file_options.dry_run))
 
 
 def is_picture(path: str, max_pixels: int) -> bool:
@@ -99,7 +100,7 @@ def is_picture(path: str, max_pixels: int) -> bool:
     return True
 
 
-def _work(chosen: DecoderOptions, kind: Kind, save_as: Format, verbose: bool) -> Work:
+def _work(chosen: DecoderOptions, conversion: Conversion, save_as: Format, verbose: bool) -> Work:
     def store(job: Job, image: Image.Image, writer: Writer) -> int:
         data = picture_bytes(image, save_as, chosen.background)
         write_output(job.output, data, job.replace, writer)
@@ -113,7 +114,7 @@ def _work(chosen: DecoderOptions, kind: Kind, save_as: Format, verbose: bool) ->
         return decode_all(
             jobs,
             lambda: _codec(chosen),
-            lambda job: load(job, kind),
+            lambda job: load(job, conversion),
             lambda job, image: store(job, image, writer),
             allow_partial=chosen.allow_partial,
             tokens=chosen.tokens,
@@ -124,7 +125,7 @@ def _work(chosen: DecoderOptions, kind: Kind, save_as: Format, verbose: bool) ->
     def summarise(_: Job, made: Decompressed) -> Summary:
         return _summary(made, f", {save_as}" if verbose else "")
 
-    return Work("decoded", kind, chosen.jobs, run, summarise, ("partial",))
+    return Work("decoded", conversion, chosen.jobs, run, summarise, ("partial",))
 
 
 def _codec(chosen: DecoderOptions) -> Any:

@@ -14,7 +14,7 @@ from cli import options
 from cli.batch import Batch, Summary, Work, load
 from cli.files import human, write_output
 from cli.inputs import PICTURES, read_picture, read_tsr
-from cli.plan import Job, Kind, Wanted, make_plan
+from cli.plan import Conversion, FileOptions, Job, make_plan
 from cli.report import ReportOptions
 from codec.files import Writer
 
@@ -126,19 +126,19 @@ def encode(**given: Any) -> None:
     tessera encode photo.png small.tsr --target-bpp 0.05
     tessera encode -r photos/ --output-dir small/ --skip-existing
     """
-    report_options, wanted = options.gather(ReportOptions, given), options.gather(Wanted, given)
+    report_options, file_options = options.gather(ReportOptions, given), options.gather(FileOptions, given)
     chosen = options.gather(EncoderOptions, given)
     target_options = options.gather(TargetOptions, given)
     options.refuse_two(vars(target_options))
     options.refuse_two({"strip": chosen.strip, "keep_exif": chosen.keep_exif})
     target = {name: value for name, value in vars(target_options).items() if value is not None}
-    kind = _kind(chosen.max_pixels)
-    plan = make_plan(wanted, kind, report_options.as_json is not None)
-    raise SystemExit(Batch(plan, _work(chosen, kind, target), report_options).run(wanted.dry_run))
+    conversion = _conversion(chosen.max_pixels)
+    plan = make_plan(file_options, conversion, report_options.as_json is not None)
+    raise SystemExit(Batch(plan, _work(chosen, conversion, target), report_options).run(file_options.dry_run))
 
 
-def _kind(max_pixels: int) -> Kind:
-    return Kind(
+def _conversion(max_pixels: int) -> Conversion:
+    return Conversion(
         PICTURES,
         lambda: frozenset([ENDING]),
         ENDING,
@@ -147,7 +147,7 @@ def _kind(max_pixels: int) -> Kind:
     )
 
 
-def _work(chosen: EncoderOptions, kind: Kind, target: dict[str, Any]) -> Work:
+def _work(chosen: EncoderOptions, conversion: Conversion, target: dict[str, Any]) -> Work:
     """What is done with the jobs of a plan, once they are known."""
 
     def run(
@@ -160,7 +160,7 @@ def _work(chosen: EncoderOptions, kind: Kind, target: dict[str, Any]) -> Work:
         return encode_all(
             jobs,
             lambda: _codec(chosen),
-            lambda job: load(job, kind),
+            lambda job: load(job, conversion),
             lambda job, made: write_output(job.output, made.data, job.replace, writer),
             options=PictureOptions(**{field.name: getattr(chosen, field.name) for field in fields(PictureOptions)}),
             target=Target(**target),
@@ -172,7 +172,7 @@ def _work(chosen: EncoderOptions, kind: Kind, target: dict[str, Any]) -> Work:
     def summarise(_: Job, made: Compressed) -> Summary:
         return _summary(made, chosen, target)
 
-    return Work("encoded", kind, chosen.jobs, run, summarise, ("reached", "measured", "notes"), hopeless=(ModelError,))
+    return Work("encoded", conversion, chosen.jobs, run, summarise, ("reached", "measured", "notes"), hopeless=(ModelError,))
 
 
 def _codec(chosen: EncoderOptions) -> Any:
@@ -195,8 +195,8 @@ def _summary(made: Compressed, chosen: EncoderOptions, target: dict[str, Any]) -
     if encoded.measured is not None:
         found = f"{encoded.measured:.2f} dB" if "target_psnr" in target else f"LPIPS {encoded.measured:.4f}"
         line += f"  {found}"
-        wanted = "".join(f"--{name.replace('_', '-')} {value:g}" for name, value in target.items())
-        warning = None if encoded.reached else f"{wanted} is out of reach: the best is {found}"
+        asked = "".join(f"--{name.replace('_', '-')} {value:g}" for name, value in target.items())
+        warning = None if encoded.reached else f"{asked} is out of reach: the best is {found}"
     return Summary(
         line, values, made.bytes_in, len(encoded.data), file.width * file.height, encoded.notes, warning, chosen.strict
     )

@@ -76,7 +76,7 @@ def format_of(output: str, ending: str | None, quality: int | None) -> Format:
     return Format(name, QUALITY.get(name) if quality is None else quality)
 
 
-def picture_bytes(image: Image.Image, wanted: Format, background: str | None = None) -> bytes:
+def picture_bytes(image: Image.Image, format: Format, background: str | None = None) -> bytes:
     """A picture as a file, its transparency laid on `background` where one is given.
 
     Raises TesseraError where the format cannot hold it."""
@@ -85,18 +85,18 @@ def picture_bytes(image: Image.Image, wanted: Format, background: str | None = N
     if image.mode in ("RGBA", "LA"):
         if background is not None:
             image = flattened(image, background)
-        elif wanted.name in OPAQUE:
-            msg = f"{wanted.name} has no transparency: use png or webp, or lay it on a colour with --background white"
+        elif format.name in OPAQUE:
+            msg = f"{format.name} has no transparency: use png or webp, or lay it on a colour with --background white"
             raise TesseraError(msg)
-    if wanted.name not in PROFILED:
+    if format.name not in PROFILED:
         image = in_srgb(image)
     kept = {key: image.info[key] for key in KEPT if key in image.info}
     stream = io.BytesIO()
     try:
-        image.save(stream, wanted.name, **wanted.options(), **kept)
+        image.save(stream, format.name, **format.options(), **kept)
     except MemoryError:
         raise
     except Exception as error:  # odd EXIF makes Pillow's writers of TIFF and AVIF raise errors of any kind
-        msg = f"the picture cannot be written as {wanted.name} ({error}): use png"
+        msg = f"the picture cannot be written as {format.name} ({error}): use png"
         raise TesseraError(msg) from error
     return stream.getvalue()

@@ -14,8 +14,9 @@ from typing import Any
 import click
 
 from bitstream.errors import TesseraError
-from cli.closer import bench
+from cli.bench import bench
 from cli.completion import completion
+from cli.contribution import contribution
 from cli.decode import decode
 from cli.encode import ENDING, encode
 from cli.files import silence
@@ -111,5 +112,6 @@ def main(ctx: click.Context) -> None:
         ctx.call_on_close(partial(signal.signal, number, before))  # who calls this from Python has handlers of his own
 
 
+bench.add_command(contribution)
 for command in (encode, decode, info, tokens, bench, models, train, completion):
     main.add_command(command)

@@ -16,7 +16,7 @@ from cli.options import refuse_two
 
 
 @dataclass(frozen=True)
-class Wanted:
+class FileOptions:
     """What the command line names."""
 
     sources: tuple[str, ...]
@@ -31,7 +31,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Kind:
+class Conversion:
     """What a command makes of what."""
 
     takes: Files
@@ -67,74 +67,74 @@ class Plan:
         return {str(Path(os.path.realpath(path)).parent) for path in written}
 
 
-def make_plan(wanted: Wanted, kind: Kind, as_json: bool = False) -> Plan:
+def make_plan(options: FileOptions, conversion: Conversion, as_json: bool = False) -> Plan:
     """Finds all inputs and the output of each. A file that cannot be done is a job with an error; with `as_json`, standard
     output is taken.
 
     Raises click.UsageError where the command line contradicts itself."""
-    wanted = _settled(wanted, kind)
-    _refuse_contradictions(wanted)
-    _refuse_wrong_ending(wanted, kind)
-    named = named_inputs(wanted.sources, wanted.files_from)
+    options = _settled(options, conversion)
+    _refuse_contradictions(options)
+    _refuse_wrong_ending(options, conversion)
+    named = named_inputs(options.sources, options.files_from)
     if STANDARD in named and len(named) > 1:
         msg = "'-' is standard input, which has no name to make others from: give it alone, or ./- for a file"
         raise click.UsageError(msg)
-    if wanted.output is not None:
+    if options.output is not None:
         if len(named) != 1:
             msg = f"-o names one output, and there are {len(named)} inputs: use --output-dir"
             raise click.UsageError(msg)
-        return Plan((_checked(Job(named[0], wanted.output), wanted, kind, as_json),), True, wanted.output)
-    single = len(named) == len(wanted.sources) == 1 and not os.path.isdir(named[0])
-    jobs = [_placed(found, wanted, kind) for found in find_inputs(named, wanted.recursive, kind.takes)]
-    return Plan(tuple(_checked(job, wanted, kind, as_json) for job in _apart(jobs, kind)), single)
+        return Plan((_checked(Job(named[0], options.output), options, conversion, as_json),), True, options.output)
+    single = len(named) == len(options.sources) == 1 and not os.path.isdir(named[0])
+    jobs = [_placed(found, options, conversion) for found in find_inputs(named, options.recursive, conversion.takes)]
+    return Plan(tuple(_checked(job, options, conversion, as_json) for job in _apart(jobs, conversion)), single)
 
 
-def _settled(wanted: Wanted, kind: Kind) -> Wanted:
+def _settled(options: FileOptions, conversion: Conversion) -> FileOptions:
     """The same, with `IN OUT` taken for `IN -o OUT`, and an output that is a folder for --output-dir."""
-    if wanted.output_dir is not None:
-        return wanted
-    output, sources = wanted.output, wanted.sources
-    two = output is None and len(sources) == 2 and wanted.files_from is None and not os.path.isdir(sources[0])
-    if two and os.path.splitext(sources[1])[1].lower() in kind.makes():
+    if options.output_dir is not None:
+        return options
+    output, sources = options.output, options.sources
+    two = output is None and len(sources) == 2 and options.files_from is None and not os.path.isdir(sources[0])
+    if two and os.path.splitext(sources[1])[1].lower() in conversion.makes():
         sources, output = sources[:1], sources[1]
     if output is not None and is_folder(output):
-        return replace(wanted, sources=sources, output=None, output_dir=output)
-    return replace(wanted, sources=sources, output=output)
+        return replace(options, sources=sources, output=None, output_dir=output)
+    return replace(options, sources=sources, output=output)
 
 
-def _refuse_wrong_ending(wanted: Wanted, kind: Kind) -> None:
+def _refuse_wrong_ending(options: FileOptions, conversion: Conversion) -> None:
     """Raises UsageError for an output that is named like an input: a .tsr file called x.webp helps nobody."""
-    ending = os.path.splitext(wanted.output or "")[1].lower()
-    if not ending or wanted.force or wanted.output in wanted.sources:
+    ending = os.path.splitext(options.output or "")[1].lower()
+    if not ending or options.force or options.output in options.sources:
         return
-    if ending in kind.makes() or ending not in kind.takes.endings():
+    if ending in conversion.makes() or ending not in conversion.takes.endings():
         return
-    if kind.ending == ".tsr":
+    if conversion.ending == ".tsr":
         writes, other = "encode writes .tsr files", "tessera decode"
     else:
         writes, other = "decode writes pictures", "tessera encode"
-    msg = f"{wanted.output}: {writes}: name another ending, use `{other}`, or -f if you mean it"
+    msg = f"{options.output}: {writes}: name another ending, use `{other}`, or -f if you mean it"
     raise click.UsageError(msg)
 
 
-def _refuse_contradictions(wanted: Wanted) -> None:
-    refuse_two({"output": wanted.output, "output_dir": wanted.output_dir})
-    refuse_two({"force": wanted.force, "skip_existing": wanted.skip_existing})
-    if wanted.output_dir == STANDARD or (wanted.output_dir and STANDARD in wanted.sources):
+def _refuse_contradictions(options: FileOptions) -> None:
+    refuse_two({"output": options.output, "output_dir": options.output_dir})
+    refuse_two({"force": options.force, "skip_existing": options.skip_existing})
+    if options.output_dir == STANDARD or (options.output_dir and STANDARD in options.sources):
         msg = "a folder is for files with names, and standard input and output have none: use -o FILE or -o -"
         raise click.UsageError(msg)
-    if wanted.output_dir and os.path.exists(wanted.output_dir) and not os.path.isdir(wanted.output_dir):
-        msg = f"--output-dir {wanted.output_dir} is a file: name a folder"
+    if options.output_dir and os.path.exists(options.output_dir) and not os.path.isdir(options.output_dir):
+        msg = f"--output-dir {options.output_dir} is a file: name a folder"
         raise click.UsageError(msg)
 
 
-def _placed(found: Input, wanted: Wanted, kind: Kind) -> Job:
+def _placed(found: Input, options: FileOptions, conversion: Conversion) -> Job:
     if found.path == STANDARD:
         return Job(STANDARD, STANDARD)
     if found.error:
         return Job(found.path, "", error=found.error)
-    path = os.path.join(wanted.output_dir, found.name) if wanted.output_dir else found.path
-    return Job(found.path, path + kind.ending if wanted.keep_extension else renamed(path, kind.ending))
+    path = os.path.join(options.output_dir, found.name) if options.output_dir else found.path
+    return Job(found.path, path + conversion.ending if options.keep_extension else renamed(path, conversion.ending))
 
 
 def renamed(path: str, ending: str) -> str:
@@ -142,7 +142,7 @@ def renamed(path: str, ending: str) -> str:
     return os.path.splitext(path)[0] + ending
 
 
-def _apart(jobs: list[Job], kind: Kind) -> list[Job]:
+def _apart(jobs: list[Job], conversion: Conversion) -> list[Job]:
     """The same, each once. Those of several inputs that would be written to one file, or over another input, get an error."""
     apart: dict[tuple[str, str], Job] = {}
     for job in jobs:
@@ -158,7 +158,7 @@ def _apart(jobs: list[Job], kind: Kind) -> list[Job]:
         if place in inputs and place != source:
             problem = f"would be written to {job.output}, which is an input too: use --output-dir"
         elif place and others:
-            problem = f"{others[0]} would be written to {job.output} too: {_remedy(job.source, others[0], kind)}"
+            problem = f"{others[0]} would be written to {job.output} too: {_remedy(job.source, others[0], conversion)}"
         kept.append(replace(job, error=FileError(problem)) if problem else job)
     return kept
 
@@ -168,14 +168,14 @@ def _place(job: Job) -> str:
     return "" if job.error or job.output == STANDARD else os.path.realpath(job.output)
 
 
-def _remedy(one: str, other: str, kind: Kind) -> str:
+def _remedy(one: str, other: str, conversion: Conversion) -> str:
     endings = [os.path.splitext(name)[1] for name in (one, other)]
-    if kind.ending == ".tsr" and endings[0] != endings[1]:
+    if conversion.ending == ".tsr" and endings[0] != endings[1]:
         return "use --keep-extension, or rename one"
     return "rename one, or give each a command of its own"
 
 
-def _checked(job: Job, wanted: Wanted, kind: Kind, as_json: bool) -> Job:
+def _checked(job: Job, options: FileOptions, conversion: Conversion, as_json: bool) -> Job:
     """The job, with what is known of its output."""
     if job.error:
         return job
@@ -184,20 +184,20 @@ def _checked(job: Job, wanted: Wanted, kind: Kind, as_json: bool) -> Job:
         if job.output == STANDARD and as_json:
             msg = "--json and -o - both need standard output: name an output file"
             raise FileError(msg)
-        keep = wanted.force or wanted.skip_existing
-        check_output(job.output, keep, job.source, makes_folders=wanted.output_dir is not None)
+        keep = options.force or options.skip_existing
+        check_output(job.output, keep, job.source, makes_folders=options.output_dir is not None)
     except FileError as error:
-        return replace(job, error=_of_wrong_kind(job, kind) or error)
-    exists = wanted.skip_existing and job.output != STANDARD and os.path.exists(job.output)
-    return replace(job, exists=exists, replace=wanted.force or exists)
+        return replace(job, error=_wrong_kind(job, conversion) or error)
+    exists = options.skip_existing and job.output != STANDARD and os.path.exists(job.output)
+    return replace(job, exists=exists, replace=options.force or exists)
 
 
-def _of_wrong_kind(job: Job, kind: Kind) -> TesseraError | None:
-    """What is wrong with an input that would become its own output, such as a .tsr file that is to be encoded: its kind says
-    more than its name."""
+def _wrong_kind(job: Job, conversion: Conversion) -> TesseraError | None:
+    """What is wrong with an input that would become its own output, such as a .tsr file that is to be encoded: what it is
+    says more than its name."""
     if job.source != STANDARD and os.path.realpath(job.source) == os.path.realpath(job.output):
         try:
-            kind.read(job.source)
+            conversion.read(job.source)
         except TesseraError as error:
             return error
     return None

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from cli import options
-from cli.bench import Numbers, bench, failing
+from cli.bench import Numbers, failing
 from cli.files import STANDARD, check_output, human, write_output
 from cli.inputs import read_picture
 from cli.progress import Bar
@@ -18,7 +18,7 @@ from cli.report import put_record, say
 LONGEST = 4096  # pixels per side of a picture whose contributions are drawn: each map decodes it several times
 
 
-@bench.command()
+@click.command()
 @click.argument("source", metavar="FILE")
 @click.option(
     "-o",
