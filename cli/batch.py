@@ -1,4 +1,4 @@
-"""Runs a plan: shows progress, says how each file went, sums up, and ends at once when interrupted."""
+"""Runs a plan: shows progress, reports on each file, sums up, and ends at once when interrupted."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 
 class Skipped(Exception):  # noqa: N818 (nothing went wrong)
-    """The output is there and whole."""
+    """The output exists and is whole."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What is reported of a file that is done."""
+    """What is reported about a file that is done."""
 
     line: str
     values: dict[str, Any]
@@ -57,18 +57,18 @@ class Summary:
 class Work:
     """What a command does with the jobs of a plan."""
 
-    verb: str  # for the sums: encoded, decoded
+    verb: str  # for the last line: encoded, decoded
     conversion: Conversion
     jobs: int  # threads of each kind
     run: Callable[[tuple[Job, ...], Writer, Callable[[float], None]], Generator[Outcome[Job, Any], None, None]]
     summarise: Callable[[Job, Any], Summary]
-    keys: tuple[str, ...]  # of its JSON, besides those of all commands
-    hopeless: tuple[type[Exception], ...] = ()  # errors after which no other file will fare better
+    keys: tuple[str, ...]  # of its JSON records, besides those of all commands
+    fatal: tuple[type[Exception], ...] = ()  # errors that all other files would end with too
 
 
 @dataclass
 class Tally:
-    """Sums over a batch."""
+    """Totals of a batch."""
 
     done: int = 0
     skipped: int = 0
@@ -89,11 +89,11 @@ class Tally:
         return time.perf_counter() - self.start
 
     def speed(self) -> str:
-        """What the bar shows."""
+        """The note on the bar."""
         return f"{self.done / self.seconds:.1f}/s  {self._megapixels}  {self._bytes}"
 
     def line(self, verb: str) -> str:
-        """What a batch ends with."""
+        """The last line of a batch."""
         counts = f"{self.done} {verb}, {self.skipped} skipped, {self.failed} failed"
         return f"{counts}  {self._bytes}  {self._megapixels}  {self.seconds:.2f} s"
 
@@ -107,7 +107,7 @@ class Tally:
 
 
 def load(job: Job, conversion: Conversion) -> bytes:
-    """A job's input. Raises Skipped where its output is there and whole, FileError where it cannot be read."""
+    """A job's input. Raises Skipped if its output exists and is whole, FileError if it cannot be read."""
     if job.exists and conversion.whole(job.output):
         raise Skipped
     return conversion.read(job.source)
@@ -127,7 +127,7 @@ class Batch:
         self._code = 0
 
     def run(self, dry: bool = False) -> int:
-        """Does all jobs, or only says what would be done. Returns the exit code."""
+        """Does all jobs, or only prints what would be done. Returns the exit code."""
         try:
             with self._bar:
                 for job in self._plan.jobs:
@@ -147,12 +147,12 @@ class Batch:
         sweep(self._plan.folders)
         with closing(self._work.run(jobs, self._writer, self._bar.advance)) as outcomes:
             for outcome in outcomes:
-                self._bar.advance(-outcome.reported)  # it is counted whole
+                self._bar.advance(-outcome.reported)  # the whole of it is counted below
                 if isinstance(outcome.error, Skipped):
                     self._skipped(outcome.job)
                 elif outcome.error:
                     self._failed(outcome.job, outcome.error, outcome.seconds)
-                    if exit_code(outcome.error) == 2 or isinstance(outcome.error, self._work.hopeless):
+                    if exit_code(outcome.error) == 2 or isinstance(outcome.error, self._work.fatal):
                         break
                 else:
                     self._done(outcome.job, self._work.summarise(outcome.job, outcome.made), outcome.seconds)
@@ -164,12 +164,12 @@ class Batch:
             elif job.exists and self._work.conversion.whole(job.output):
                 self._skipped(job)
             else:
-                self._tell(job, "planned", f"{name_of(job.source)} -> {out_name(job.output)}  not done: --dry-run")
+                self._report(job, "planned", f"{name_of(job.source)} -> {out_name(job.output)}  not done: --dry-run")
 
     def _done(self, job: Job, summary: Summary, seconds: float) -> None:
         self._tally.add(summary)
         line = f"{name_of(job.source)} -> {out_name(job.output)}  {summary.line}  {seconds:.2f} s"
-        self._tell(job, "done", line, summary.values, seconds)
+        self._report(job, "done", line, summary.values, seconds)
         for note in summary.notes:
             self._say(f"Note: {name_of(job.source)}: {note}")
         if summary.warning and summary.strict:
@@ -181,17 +181,17 @@ class Batch:
 
     def _skipped(self, job: Job) -> None:
         self._tally.skipped += 1
-        self._tell(job, "skipped", f"{name_of(job.source)} -> {out_name(job.output)}  skipped: it is there, and whole")
+        self._report(job, "skipped", f"{name_of(job.source)} -> {out_name(job.output)}  skipped: it exists and is whole")
 
     def _failed(self, job: Job, error: Exception, seconds: float | None = None) -> None:
         self._tally.failed += 1
         self._code = max(self._code, exit_code(error))
-        self._tell(job, "failed", None, {}, seconds, error)
+        self._report(job, "failed", None, {}, seconds, error)
         if self._report_options.verbose:
             show_traceback(error, partial(self._say, even_if_quiet=True))
         self._say(f"Error: {name_of(job.source)}: {message_of(error)}", even_if_quiet=True)
 
-    def _tell(
+    def _report(
         self,
         job: Job,
         status: str,
@@ -212,13 +212,13 @@ class Batch:
         self._bar.say(line)
 
     def _end_at_once(self, stopped: Interrupted) -> None:
-        """Leaves nothing half-written, and does not wait for what threads are computing."""
+        """Leaves no half-written files, and does not wait for the threads."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         self._writer.end()
         end_records()
         if not (self._plan.single or self._report_options.quiet):
-            say(f"Interrupted: {self._tally.line(self._work.verb)}; go on with --skip-existing")
+            say(f"Interrupted: {self._tally.line(self._work.verb)}; continue with --skip-existing")
         for stream in (sys.stdout, sys.stderr):
             with suppress(AttributeError, OSError, ValueError):
                 stream.flush()

@@ -61,19 +61,19 @@ class Numbers(click.ParamType):
         try:
             return value if isinstance(value, tuple) else tuple(float(part) for part in value.split(",") if part.strip())
         except ValueError:
-            self.fail(f"{value!r} are no numbers: write them with commas, as in 0.02,0.05", param, ctx)
+            self.fail(f"{value!r} are not numbers: write them with commas, as in 0.02,0.05", param, ctx)
 
 
 _weights = click.option(
-    "--classifier-weights", metavar="FILE", help="Its weights.  [default: the package's, or the torch cache's]"
+    "--classifier-weights", metavar="FILE", help="Weights of the classifier.  [default: the package's, or the torch cache's]"
 )
 _classifier = click.option(
     "--classifier", metavar="NAME", help="For top1 and top5: a classifier of torchvision.  [default: efficientnet-lite0]"
 )
-_csv = click.option("--csv", "csv_path", metavar="PATH", help="Write every number; '-' is standard output.")
-_plot = click.option("--plot", "plot_path", metavar="PATH", help="Draw the curves: .png, .svg or .pdf.")
+_csv = click.option("--csv", "csv_path", metavar="PATH", help="Write all numbers as CSV; '-' is standard output.")
+_plot = click.option("--plot", "plot_path", metavar="PATH", help="Plot the curves: .png, .svg or .pdf.")
 _cache = click.option("--cache", metavar="DIR", help="Where results are kept for later runs.  [default: the user's cache]")
-_no_cache = click.option("--no-cache", is_flag=True, help="Keep nothing.")
+_no_cache = click.option("--no-cache", is_flag=True, help="Keep no results.")
 
 
 @click.group(cls=BenchGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -101,30 +101,34 @@ def bench() -> None:
     help="Rates that no file exceeds, bits per pixel.  [default: 0.0147,0.0244,0.0443,0.0806,0.153,0.25,0.4,0.7]",
 )
 @click.option(
-    "--own-settings", is_flag=True, help="Fixed settings of each codec instead of common rates, as published curves have."
+    "--own-settings", is_flag=True, help="Fixed settings of each codec instead of common rates, as in published curves."
 )
 @click.option(
     "--metrics",
     type=Names(),
     metavar="LIST",
     default=(),
-    help="Of lpips, psnr, ms_ssim, colour, which are the default, and features, ssimulacra2 (both slow), top1, top5; or all.",
+    help="Metrics: lpips, psnr, ms_ssim and colour (the default), features and ssimulacra2 (slow), top1, top5, or all.",
 )
 @_classifier
 @_weights
 @click.option("--lpips-weights", metavar="NPZ", help="Weights of AlexNet and LPIPS.  [default: what models fetch put in place]")
 @click.option("--compressai-weights", metavar="DIR", help="Weights of compressai's models; default: compressai's own hub.")
-@click.option("--anchor", metavar="CODEC", help="What BD-rates compare with.  [default: webp-scaled]")
+@click.option("--anchor", metavar="CODEC", help="Codec that BD-rates compare with.  [default: webp-scaled]")
 @_csv
 @click.option("--json-dir", metavar="DIR", help="Write a JSON file per codec, as compressai's plot tool takes them.")
 @_plot
 @click.option(
-    "--overlay", "overlays", metavar="JSON", multiple=True, help="Draw a published curve too, from compressai's JSON."
+    "--overlay",
+    "overlays",
+    metavar="JSON",
+    multiple=True,
+    help="Plot a published curve too, from compressai's JSON.",
 )
 @click.option(
     "--report", "page_path", metavar="HTML", help="Write a self-contained page: curves, tables, pictures side by side."
 )
-@click.option("--no-speed", is_flag=True, help="Leave out the measuring of speed.")
+@click.option("--no-speed", is_flag=True, help="Do not measure speed.")
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Threads when measuring speed."
 )
@@ -137,8 +141,8 @@ def bench() -> None:
 def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **given: Any) -> None:
     """Measure rate, quality and speed of Tessera and other codecs on pictures.
 
-    Every file is counted whole. At each rate a codec makes its best file that is no larger. Results are kept, so that a run
-    that was interrupted goes on where it was.
+    Every file is counted whole. At each rate a codec makes its best file that is no larger. Results are kept, so that
+    an interrupted run continues where it stopped.
 
     \b
     tessera bench photos/
@@ -178,9 +182,9 @@ def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **give
 @options.coding
 @options.reporting
 def recognition(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **given: Any) -> None:
-    """Tell how often a classifier sees in decoded pictures what it sees in the originals, at equal bytes.
+    """Measure how often a classifier sees in decoded pictures what it sees in the originals, at equal bytes.
 
-    Of the scales of a codec with -scaled, one at which the class is recognised is enough.
+    For a codec with -scaled, it is enough that the class is recognised at one of its scales.
 
     \b
     tessera bench recognition photos/
@@ -199,7 +203,7 @@ def _measure(inputs: tuple[str, ...], files_from: str | None, recursive: bool, g
             check_output(path, given["force"], "")
         _refuse_two_streams(given)
         if given["plot_path"] and not given["plot_path"].lower().endswith(PLOTS):
-            msg = f"{given['plot_path']!r} is no name for a plot: let it end with {', '.join(PLOTS)}"
+            msg = f"{given['plot_path']!r} is not a name for a plot: it must end with {', '.join(PLOTS)}"
             raise click.UsageError(msg)
         problems = _run(_options(find_pictures(inputs, files_from, recursive), given), given)
     sys.exit(1 if problems else 0)
@@ -311,7 +315,7 @@ def _parts(results: Any) -> Iterator[Any]:
 
 @contextmanager
 def failing(verbose: bool) -> Iterator[None]:
-    """Ends a command whose work cannot go on with one line and an exit code."""
+    """Ends a command that cannot continue with one line and an exit code."""
     try:
         yield
     except (TesseraError, MemoryError) as error:

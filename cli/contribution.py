@@ -1,4 +1,4 @@
-"""`tessera bench contribution`: a closer look at what tokens hold."""
+"""`tessera bench contribution`: which pixels tokens change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cli.inputs import read_picture
 from cli.progress import Bar
 from cli.report import put_record, say
 
-LONGEST = 4096  # pixels per side of a picture whose contributions are drawn: each map decodes it several times
+LONGEST = 4096  # pixels per side of a picture whose contributions are shown: each map decodes it several times
 
 
 @click.command()
@@ -39,7 +39,7 @@ LONGEST = 4096  # pixels per side of a picture whose contributions are drawn: ea
     help="Length of the sequence, tokens per block of 256x256 pixels.",
 )
 @click.option(
-    "--draws", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Other values that a token is given."
+    "--draws", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="How many other values a token is given."
 )
 @options.force
 @options.coding
@@ -47,9 +47,9 @@ LONGEST = 4096  # pixels per side of a picture whose contributions are drawn: ea
 def contribution(source: str, output: str | None, places: tuple[float, ...] | None, length: float, draws: int, force: bool,
                  model: str | None, device: str, max_pixels: int, as_json: str | None, quiet: bool,
                  verbose: bool) -> None:  # fmt: skip
-    """Draw which pixels change when a token changes.
+    """Show which pixels change when a token changes.
 
-    A token is replaced by others that the prior holds possible, and the picture decoded again: One-D-Piece's map.
+    A token is replaced by others that the prior holds possible, and the picture is decoded again, as in One-D-Piece's maps.
 
     \b
     tessera bench contribution photo.png

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DecoderOptions:
-    """What is asked of a decoder."""
+    """Options of a decoder."""
 
     ending: str | None
     output_quality: int | None
@@ -44,10 +44,8 @@ class DecoderOptions:
 @options.sources
 @options.outputs
 @options.inputs
-@click.option("--format", "ending", metavar="EXT", help="Output format where no name gives it: png, jpg, webp, ppm, ...")
-@click.option(
-    "--tokens", type=click.FloatRange(1, 1365), metavar="N", help="Use at most N tokens per block of those in the file."
-)
+@click.option("--format", "ending", metavar="EXT", help="Output format, if no name gives it: png, jpg, webp, ppm, ...")
+@click.option("--tokens", type=click.FloatRange(1), metavar="N", help="Decode at most N tokens per block of 256x256 pixels.")
 @click.option(
     "--output-quality",
     type=click.IntRange(0, 100),
@@ -65,7 +63,7 @@ def decode(**given: Any) -> None:
 
     A second name with the ending of a picture is the output; without one, photo.tsr becomes photo.png beside it. Formats are
     those that Pillow writes, JPEG XL and HEIC with their plugins (pillow-jxl-plugin, pillow-heif). Lossy formats are written
-    at a quality at which little is lost; -v says which.
+    at a quality that loses little; -v shows it.
 
     \b
     tessera decode photo.tsr
@@ -90,7 +88,7 @@ def decode(**given: Any) -> None:
 
 
 def is_picture(path: str, max_pixels: int) -> bool:
-    """Whether all of a picture can be read."""
+    """Whether a picture is complete."""
     from codec.pictures.images import read_image
 
     try:

@@ -26,7 +26,7 @@ ENDING = ".tsr"
 
 @dataclass(frozen=True)
 class TargetOptions:
-    """How large or how good a file should be: at most one of these."""
+    """How large or how good a file should be: at most one of these may be given."""
 
     quality: float | None
     tokens: float | None
@@ -38,7 +38,7 @@ class TargetOptions:
 
 @dataclass(frozen=True)
 class EncoderOptions:
-    """All else that is asked of an encoder."""
+    """All other options of an encoder."""
 
     lpips_weights: str | None
     strict: bool
@@ -55,7 +55,7 @@ class EncoderOptions:
 
 
 def is_whole(path: str, max_pixels: int) -> bool:
-    """Whether a .tsr file is all there: its header can be read and its checksum holds."""
+    """Whether a .tsr file is complete: its header can be read and its checksum is right."""
     from bitstream.container import read_file
 
     try:
@@ -70,7 +70,7 @@ def is_whole(path: str, max_pixels: int) -> bool:
 @click.option("--keep-extension", is_flag=True, help="Name outputs photo.jpg.tsr instead of photo.tsr.")
 @options.inputs
 @click.option(
-    "-q", "--quality", type=click.FloatRange(0, 100), metavar="0-100", help="Higher means better and larger. Default: 50."
+    "-q", "--quality", type=click.FloatRange(0, 100), metavar="0-100", help="Quality: higher is better and larger. Default: 50."
 )
 @click.option("--tokens", type=click.FloatRange(1), metavar="N", help="Keep N tokens per block of 256x256 pixels.")
 @click.option(
@@ -89,7 +89,7 @@ def is_whole(path: str, max_pixels: int) -> bool:
 @click.option(
     "--target-lpips", type=click.FloatRange(0), metavar="X", help="Make the smallest file with at most this LPIPS (AlexNet)."
 )
-@click.option("--lpips-weights", type=options.Name(), metavar="PATH", help="AlexNet's and LPIPS's weights, for --target-lpips.")
+@click.option("--lpips-weights", type=options.Name(), metavar="PATH", help="Weights of AlexNet and LPIPS, for --target-lpips.")
 @click.option(
     "--strict", is_flag=True, help="Exit with 1 if a PSNR or LPIPS cannot be reached; the best file is still written."
 )
@@ -100,7 +100,7 @@ def is_whole(path: str, max_pixels: int) -> bool:
     default=3,
     show_default=True,
     metavar="3-9",
-    help="3 is one pass of the network; above it, the tokens are refined for each picture: slower, smaller.",
+    help="3 is one pass of the network; higher values refine the tokens of each picture: slower, smaller files.",
 )
 @click.option("--strip", is_flag=True, help="Drop the colour profile and convert colours to sRGB.")
 @click.option("--keep-exif", is_flag=True, help="Keep EXIF and XMP.")
@@ -109,7 +109,7 @@ def is_whole(path: str, max_pixels: int) -> bool:
     "--alpha-quality",
     type=click.IntRange(0, 100),
     metavar="0-100",
-    help="How well transparency is kept; 100 is lossless.  [default: 75, or less where a size is asked for]",
+    help="Quality of transparency; 100 is lossless.  [default: 75, or lower with a target size]",
 )
 @options.jobs
 @options.batch
@@ -119,7 +119,7 @@ def encode(**given: Any) -> None:
     """Compress pictures: files, folders, or '-' for standard input.
 
     A second name that ends in .tsr is the output; without one, photo.jpg becomes photo.tsr beside it. Input files may have at
-    most 4 bytes for each pixel that --max-pixels allows, and 64 MiB more.
+    most 4 bytes per pixel that --max-pixels allows, and 64 MiB more.
 
     \b
     tessera encode photo.jpg -q 75
@@ -148,7 +148,7 @@ def _conversion(max_pixels: int) -> Conversion:
 
 
 def _work(chosen: EncoderOptions, conversion: Conversion, target: dict[str, Any]) -> Work:
-    """What is done with the jobs of a plan, once they are known."""
+    """What to do with the jobs of a plan."""
 
     def run(
         jobs: tuple[Job, ...], writer: Writer, progress: Callable[[float], None]
@@ -172,7 +172,7 @@ def _work(chosen: EncoderOptions, conversion: Conversion, target: dict[str, Any]
     def summarise(_: Job, made: Compressed) -> Summary:
         return _summary(made, chosen, target)
 
-    return Work("encoded", conversion, chosen.jobs, run, summarise, ("reached", "measured", "notes"), hopeless=(ModelError,))
+    return Work("encoded", conversion, chosen.jobs, run, summarise, ("reached", "measured", "notes"), fatal=(ModelError,))
 
 
 def _codec(chosen: EncoderOptions) -> Any:

@@ -14,7 +14,7 @@ from codec.files import Writer
 
 STANDARD = "-"
 MISSING = "no such file: check the name"
-CLOSED = "standard output is closed: let it lead to a file or a pipe"
+CLOSED = "standard output is closed: redirect it to a file or a pipe"
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -23,7 +23,7 @@ def check_output(path: str, force: bool, source: str, *, makes_folders: bool = F
     if path == STANDARD:
         if sys.stdout is None or sys.stdout.isatty():
             state = "closed" if sys.stdout is None else "a terminal, which binary data would garble"
-            msg = f"standard output is {state}: use -o FILE, or pipe it on"
+            msg = f"standard output is {state}: use -o FILE, or a pipe"
             raise FileError(msg)
         return
     try:
@@ -74,28 +74,28 @@ def write_standard(data: bytes) -> None:
     except OSError as error:
         silence(sys.stdout)
         if isinstance(error, BrokenPipeError):
-            msg = "standard output was closed before all was written: let the reader read to the end"
+            msg = "standard output was closed before all was written: let its reader read to the end"
         else:
             msg = f"cannot write to standard output ({error.strerror}): check space and permissions"
         raise FileError(msg) from error
 
 
 def silence(stream: IO[Any] | None) -> None:
-    """Lets nothing more be written to a standard stream that cannot be written to: Python would fail again when it exits."""
+    """Redirects a standard stream that cannot be written to: Python would fail again when it exits."""
     with suppress(AttributeError, OSError, ValueError):  # closed, or not a file at all
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[union-attr]
 
 
 def human(size: float) -> str:
-    """Bytes as people say them: 734 B, 3.1 kB, 1.92 MB."""
+    """Bytes as people write them: 734 B, 3.1 kB, 1.92 MB."""
     if size < 1000:
         return f"{size:.0f} B"
     return f"{size / 1000:.1f} kB" if size < 1_000_000 else f"{size / 1_000_000:.2f} MB"
 
 
 def printable(text: str) -> str:
-    """Text as it can be shown on one line of any terminal. What a file's name may hold besides is escaped: bytes that are no
-    text, control characters, marks that turn the direction of writing."""
+    """Text that any terminal can show on one line. All else that a file's name may hold is escaped: bytes that are not text,
+    control characters, marks that change the direction of writing."""
     return UNPRINTABLE.sub(lambda found: _escaped(ord(found[0])), text)
 
 

@@ -26,7 +26,7 @@ OPAQUE = ("JPEG", "PPM")  # formats that people ask for most, without transparen
 
 @dataclass(frozen=True)
 class Format:
-    """What pictures are written as."""
+    """The format of outputs, and its quality."""
 
     name: str  # that Pillow has for it
     quality: int | None  # 0 to 100; None where the format has no such choice

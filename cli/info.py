@@ -1,4 +1,4 @@
-"""`tessera info` and `tessera tokens`: what files hold, without drawing anything."""
+"""`tessera info` and `tessera tokens`: what files hold, without decoding pictures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KEYS = (
 def info(sources: tuple[str, ...], allow_partial: bool, max_pixels: int, **given: Any) -> None:
     """Show what .tsr files hold, without decoding them.
 
-    No more of a file is read than its header says that it can have.
+    No more of a file is read than its header allows it to have.
 
     \b
     tessera info photo.tsr
@@ -82,7 +82,7 @@ def _section(kind: int) -> str:
 
 
 def _of_model(file: File) -> dict[str, Any]:
-    """What only the model that wrote a file can tell of it; nothing where it is not installed."""
+    """What only the model that wrote a file knows about it; empty if that model is not installed."""
     from codec.lengths import quality_of_block_tokens
     from codec.models import model_for
 
@@ -97,14 +97,14 @@ def _of_model(file: File) -> dict[str, Any]:
 @click.command()
 @click.argument("source", metavar="FILE", type=options.Name())
 @options.output
-@click.option("--back", is_flag=True, help="The other way: an .npz of tokens to a .tsr file.")
+@click.option("--back", is_flag=True, help="Make a .tsr file of an .npz instead.")
 @options.model
 @options.max_pixels
 @options.force
 @options.skip_existing
 @options.reporting
 def tokens(source: str, output: str | None, back: bool, model: str | None, max_pixels: int, **given: Any) -> None:
-    """Take the tokens out of a .tsr file as arrays, or put them back, without drawing anything.
+    """Write the tokens of a .tsr file as arrays, or make a .tsr file of such arrays. No picture is decoded.
 
     The .npz holds digits_I (digits, rows, columns) and known_I (rows, columns) for each level I, and size (width, height).
 
@@ -127,7 +127,7 @@ def tokens(source: str, output: str | None, back: bool, model: str | None, max_p
         exists = skip_existing and os.path.exists(output)
         if exists and (is_whole(output, max_pixels) if back else _is_archive(output)):
             report.status = "skipped"
-            report.line = f"{name_of(source)} -> {out_name(output)}  skipped: it is there, and whole"
+            report.line = f"{name_of(source)} -> {out_name(output)}  skipped: it exists and is whole"
             return
         from codec.arrays import file_to_npz, npz_to_file
 
@@ -139,7 +139,7 @@ def tokens(source: str, output: str | None, back: bool, model: str | None, max_p
 
 
 def _is_archive(path: str) -> bool:
-    """Whether all of an .npz can be read."""
+    """Whether an .npz is complete."""
     try:
         with zipfile.ZipFile(Path(path)) as archive:
             return archive.testzip() is None

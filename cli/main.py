@@ -1,5 +1,5 @@
 """The `tessera` command. Each of its commands parses, calls one library function, and reports; torch is imported only by those
-that draw pictures, and all else only when it is used, so that help comes at once."""
+that encode or decode, and everything else only when it is used, so that help appears at once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cli.train import train
 
 
 class Tessera(Ordered):
-    """The whole command. An error that no command reported, such as a standard output that nobody reads, is one line too."""
+    """The whole command. An error that no command reported, such as of a closed standard output, is one line too."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         meant = _meant(args[0]) if args[0] not in self.commands else None
@@ -62,7 +62,7 @@ class Tessera(Ordered):
             sys.exit(error.exit_code)
         except OSError as error:  # while help was written
             silence(sys.stdout)
-            if not isinstance(error, BrokenPipeError):  # a reader who has seen enough is no news
+            if not isinstance(error, BrokenPipeError):  # a reader that stops early is no error
                 say(f"Error: cannot write to standard output ({error.strerror or error}): check space and permissions")
             sys.exit(1)
         sys.exit(code if isinstance(code, int) else 0)
@@ -94,7 +94,13 @@ def _interrupt(number: int, _: FrameType | None) -> None:
 
 @click.group(cls=Tessera, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
-    "-V", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Tool, format and model."
+    "-V",
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the versions of tool, format and model.",
 )
 @click.pass_context
 def main(ctx: click.Context) -> None:
@@ -109,7 +115,7 @@ def main(ctx: click.Context) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         before = signal.signal(number, _interrupt)
-        ctx.call_on_close(partial(signal.signal, number, before))  # who calls this from Python has handlers of his own
+        ctx.call_on_close(partial(signal.signal, number, before))  # a Python program that calls this keeps its handlers
 
 
 bench.add_command(contribution)

@@ -19,10 +19,10 @@ TAIL = r"""
 .SH EXIT STATUS
 .TP
 .B 0
-All was done.
+All files were done.
 .TP
 .B 1
-A file failed, or was not reached under \fB\-\-strict\fR. The others were done.
+A file failed, or missed its target under \fB\-\-strict\fR. The others were done.
 .TP
 .B 2
 The command line was wrong, and nothing was done.
@@ -35,7 +35,7 @@ Ended by a request to terminate (SIGTERM), in the same way.
 .SH ENVIRONMENT
 .TP
 .B NO_COLOR
-Where it is set, progress is shown without colours.
+If it is set, progress is shown without colours.
 .SH FILES
 An output appears whole or not at all: it is written as \fI.tessera\-0123456789abcdef.tmp\fR in its own folder and gets its
 name at the end. A killed run may leave such a file behind; the next run that writes there removes it.

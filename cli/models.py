@@ -79,8 +79,8 @@ def path(name: str, **given: Any) -> None:
 @click.argument("names", metavar="NAME|PATH...", nargs=-1, type=options.Model())
 @options.reporting
 def check(names: tuple[str, ...], **given: Any) -> None:
-    """Verify model files, or all that are known: all weights must have the digest that the file states, and those that
-    give tokens their meaning the stream id.
+    """Verify model files, or all known models: all weights must match the digest in the file, and those that define the
+    tokens must match its stream id.
 
     \b
     tessera models check
@@ -105,9 +105,9 @@ def check(names: tuple[str, ...], **given: Any) -> None:
 
 @models.command("import")
 @click.argument("source", metavar="PATH|REPOSITORY")
-@click.option("--name", metavar="NAME", help="What to call it.  [default: its own name, such as one-d-piece-s-256]")
+@click.option("--name", metavar="NAME", help="Name to install it under.  [default: its own name, such as one-d-piece-s-256]")
 @click.option(
-    "--family", type=click.Choice(["one-d-piece", "titok"]), help="How it was trained, for a checkpoint that does not say it."
+    "--family", type=click.Choice(["one-d-piece", "titok"]), help="How it was trained, if the checkpoint does not say so."
 )
 @click.option(
     "--calibrate",
@@ -115,7 +115,7 @@ def check(names: tuple[str, ...], **given: Any) -> None:
     type=click.Path(exists=True, path_type=Path),
     multiple=True,
     metavar="PHOTOS",
-    help="Measure its coding tables on photographs (a folder, tar file or picture; may be repeated): smaller files.",
+    help="Measure coding tables on photographs, for smaller files: a folder, tar file or picture; may be repeated.",
 )
 @options.device
 @options.force
@@ -125,8 +125,8 @@ def import_(
 ) -> None:
     """Install a published One-D-Piece or TiTok checkpoint: a folder, a file of weights, or a repository on Hugging Face.
 
-    Nothing but tensors is read, and every one is checked. Without --calibrate, a token costs 12 bits. Tables are part of a
-    model: files made with others need the model as it was.
+    Only tensors are read, and each is checked. Without --calibrate, every token costs 12 bits. The tables are part of the
+    model: a file can only be decoded with the tables that it was encoded with.
 
     \b
     tessera models import turing-motors/One-D-Piece-S-256 --calibrate photos/
@@ -159,7 +159,7 @@ def _calibrated(model: Model, photos: tuple[Path, ...], device: str) -> Calibrat
 @click.argument("name", type=options.Model())
 @options.reporting
 def remove(name: str, **given: Any) -> None:
-    """Remove a model that was imported. Files that it made can then not be decoded.
+    """Remove a model that was imported. Files that were encoded with it can then no longer be decoded.
 
     \b
     tessera models list
@@ -234,7 +234,7 @@ def _described(name: str) -> dict[str, Any]:
 
 @contextmanager
 def _named_once(path: str) -> Iterator[None]:
-    """Takes a model file's path off the front of its errors: these commands name the file themselves."""
+    """Removes a model file's path from the front of its errors: these commands name the file themselves."""
     try:
         yield
     except ModelError as error:

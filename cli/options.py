@@ -28,14 +28,14 @@ UNITS = {
 
 
 class Size(click.ParamType):
-    """Bytes: 4096, 4k, 1.5M, 4KiB."""
+    """A number of bytes: 4096, 4k, 1.5M, 4KiB."""
 
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([a-z]*)", str(value).strip().lower())
         if not match or match[2] not in UNITS:
-            self.fail(f"{value!r} is no size: write bytes, or a number with k, M, KiB or MiB", param, ctx)
+            self.fail(f"{value!r} is not a size: write bytes, or a number with k, M, KiB or MiB", param, ctx)
         return int(float(match[1]) * UNITS[match[2]])
 
 
@@ -47,7 +47,7 @@ class Pixels(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([km]?)", str(value).strip().lower())
         if not match:
-            self.fail(f"{value!r} is no number of pixels: write it out, or with M", param, ctx)
+            self.fail(f"{value!r} is not a number of pixels: write it in full, or with M", param, ctx)
         return int(float(match[1]) * UNITS[match[2]])
 
 
@@ -62,12 +62,12 @@ class Colour(click.ParamType):
         try:
             ImageColor.getcolor(value, "RGBA")
         except ValueError:
-            self.fail(f"{value!r} is no colour: use a name such as white, or #rrggbb", param, ctx)
+            self.fail(f"{value!r} is not a colour: use a name such as white, or #rrggbb", param, ctx)
         return value
 
 
 class Name(click.Path):
-    """A file or folder, which need not be there: what is wrong with it is said in our own words, when it is used."""
+    """A file or folder that need not exist: errors are found when it is used, and reported in our own words."""
 
     def __init__(self) -> None:
         super().__init__(readable=False, allow_dash=True)
@@ -86,7 +86,7 @@ class Model(click.ParamType):
 
 
 class Device(click.ParamType):
-    """Where to compute; whether it is there is found out when torch is loaded."""
+    """A device to compute on; torch finds out later whether it exists."""
 
     name = "device"
 
@@ -95,14 +95,14 @@ class Device(click.ParamType):
 
 
 class Ordered(click.Group):
-    """Lists commands in the order in which people meet them."""
+    """Lists commands in the order in which they were added."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
 
 def gather(group: type[Group], given: dict[str, Any]) -> Group:
-    """Takes out of what click gives a command the values that belong to a dataclass, and makes it of them."""
+    """Removes the fields of a dataclass from the values that click gives a command, and returns the dataclass."""
     return group(**{field.name: given.pop(field.name) for field in fields(group) if field.name in given})  # type: ignore[arg-type]
 
 
@@ -156,7 +156,7 @@ reporting = _together(
         "as_json",
         flag_value="lines",
         default=None,
-        help="Write one JSON object per line (JSON Lines), one for each file, to standard output.",
+        help="Write a JSON object for each file to standard output, one per line (JSON Lines).",
     ),
     click.option("--json-array", "as_json", flag_value="array", help="Write these objects as one JSON array.", callback=_json),
     click.option("--quiet", is_flag=True, help="Print nothing but errors."),
@@ -175,10 +175,10 @@ jobs = click.option(
     type=click.IntRange(1),
     default=lambda: os.cpu_count() or 1,
     metavar="N",
-    help="Threads for reading, for writing and for the network.  [default: cores]",
+    help="Threads for reading, for writing and for the network.  [default: number of cores]",
 )
 batch = click.option(
-    "--batch", type=click.IntRange(1), metavar="N", help="Pictures per network call.  [default: what suits device and memory]"
+    "--batch", type=click.IntRange(1), metavar="N", help="Pictures per network call.  [default: chosen by device and memory]"
 )
 inputs = _together(
     click.option("-r", "--recursive", is_flag=True, help="Descend into subfolders."),

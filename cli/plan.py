@@ -1,4 +1,4 @@
-"""What a command is to read and write: all pairs of input and output, made and checked before any work."""
+"""Which files a command reads and writes: all pairs of input and output, found and checked before any work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cli.options import refuse_two
 
 @dataclass(frozen=True)
 class FileOptions:
-    """What the command line names."""
+    """Options about files."""
 
     sources: tuple[str, ...]
     recursive: bool
@@ -32,44 +32,44 @@ class FileOptions:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a command makes of what."""
+    """What a command reads and writes."""
 
     takes: Files
     makes: Callable[[], frozenset[str]]  # endings of the files that it writes
-    ending: str  # of outputs that have no name
-    read: Callable[[str], bytes]  # an input, no further than it can reach
-    whole: Callable[[str], bool]  # whether an output that exists is all there
+    ending: str  # of outputs that were given no name
+    read: Callable[[str], bytes]  # an input, and no more of it than a file of its kind can have
+    whole: Callable[[str], bool]  # whether an output that exists is complete
 
 
 @dataclass(frozen=True)
 class Job:
-    """One picture's way."""
+    """One input and its output."""
 
     source: str
     output: str
-    exists: bool = False  # the output is there, and stays if it is whole
+    exists: bool = False  # the output exists, and is kept if it is whole
     replace: bool = False  # whether a file of the output's name may be replaced
-    error: TesseraError | None = None  # why there is nothing to do, as far as it is known before any work
+    error: TesseraError | None = None  # why it cannot be done, if that is known before any work
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is to be done."""
+    """All jobs of a command."""
 
     jobs: tuple[Job, ...]
-    single: bool  # one file was named, and nothing else: no progress, no summary
+    single: bool  # one file was named, and nothing else: no last line
     output: str | None = None  # that was named for it
 
     @property
     def folders(self) -> set[str]:
-        """Those that are written to."""
+        """Folders that are written to."""
         written = (job.output for job in self.jobs if job.output != STANDARD and not job.error)
         return {str(Path(os.path.realpath(path)).parent) for path in written}
 
 
 def make_plan(options: FileOptions, conversion: Conversion, as_json: bool = False) -> Plan:
-    """Finds all inputs and the output of each. A file that cannot be done is a job with an error; with `as_json`, standard
-    output is taken.
+    """Finds all inputs and the output of each. A file that cannot be done is a job with an error; with `as_json`, records
+    take standard output.
 
     Raises click.UsageError where the command line contradicts itself."""
     options = _settled(options, conversion)
@@ -77,7 +77,7 @@ def make_plan(options: FileOptions, conversion: Conversion, as_json: bool = Fals
     _refuse_wrong_ending(options, conversion)
     named = named_inputs(options.sources, options.files_from)
     if STANDARD in named and len(named) > 1:
-        msg = "'-' is standard input, which has no name to make others from: give it alone, or ./- for a file"
+        msg = "'-' is standard input, which must be the only input: give it alone, or ./- for a file"
         raise click.UsageError(msg)
     if options.output is not None:
         if len(named) != 1:
@@ -90,7 +90,7 @@ def make_plan(options: FileOptions, conversion: Conversion, as_json: bool = Fals
 
 
 def _settled(options: FileOptions, conversion: Conversion) -> FileOptions:
-    """The same, with `IN OUT` taken for `IN -o OUT`, and an output that is a folder for --output-dir."""
+    """The options with `IN OUT` read as `IN -o OUT`, and an output that is a folder as --output-dir."""
     if options.output_dir is not None:
         return options
     output, sources = options.output, options.sources
@@ -121,7 +121,7 @@ def _refuse_contradictions(options: FileOptions) -> None:
     refuse_two({"output": options.output, "output_dir": options.output_dir})
     refuse_two({"force": options.force, "skip_existing": options.skip_existing})
     if options.output_dir == STANDARD or (options.output_dir and STANDARD in options.sources):
-        msg = "a folder is for files with names, and standard input and output have none: use -o FILE or -o -"
+        msg = "--output-dir is not for standard input or output: use -o FILE or -o -"
         raise click.UsageError(msg)
     if options.output_dir and os.path.exists(options.output_dir) and not os.path.isdir(options.output_dir):
         msg = f"--output-dir {options.output_dir} is a file: name a folder"
@@ -143,7 +143,7 @@ def renamed(path: str, ending: str) -> str:
 
 
 def _apart(jobs: list[Job], conversion: Conversion) -> list[Job]:
-    """The same, each once. Those of several inputs that would be written to one file, or over another input, get an error."""
+    """The jobs, each once. Those that would be written to the same file, or over another input, get an error."""
     apart: dict[tuple[str, str], Job] = {}
     for job in jobs:
         apart.setdefault((os.path.realpath(job.source), _place(job)), job)
@@ -164,7 +164,7 @@ def _apart(jobs: list[Job], conversion: Conversion) -> list[Job]:
 
 
 def _place(job: Job) -> str:
-    """Where a job's output really lies; nothing where there is none."""
+    """The real path of a job's output; empty if it has none."""
     return "" if job.error or job.output == STANDARD else os.path.realpath(job.output)
 
 
@@ -172,7 +172,7 @@ def _remedy(one: str, other: str, conversion: Conversion) -> str:
     endings = [os.path.splitext(name)[1] for name in (one, other)]
     if conversion.ending == ".tsr" and endings[0] != endings[1]:
         return "use --keep-extension, or rename one"
-    return "rename one, or give each a command of its own"
+    return "rename one, or use a command for each"
 
 
 def _checked(job: Job, options: FileOptions, conversion: Conversion, as_json: bool) -> Job:

@@ -1,4 +1,4 @@
-"""What a command says: one line a file on standard error, or one JSON object a file on standard output."""
+"""What a command reports: one line per file on standard error, or one JSON object per file on standard output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIELDS = (
 )  # fmt: skip
 
 
-ADVICE = {  # what the command says for an option that an error of the library names
+ADVICE = {  # by the option that an error of the library names
     "allow_partial": "decode what there is with --allow-partial",
     "background": "flatten it with --background white",
     "device": "use --device cpu",
@@ -38,7 +38,7 @@ class Interrupted(SystemExit):
 
 
 class Failed(SystemExit):
-    """A file failed, and what there is to say of it was said."""
+    """A file failed, and its error was printed."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,9 @@ class Report:
 
 @contextmanager
 def reporting(source: str, output: str | None, report_options: ReportOptions, keys: tuple[str, ...] = ()) -> Iterator[Report]:
-    """Runs one file's work; says how it went. An error that the user can act on ends with one line and exit code 1, or 2
-    where the command line itself asked for what is not there. `keys` are those of its JSON, besides those of all commands."""
+    """Does the work on one file, and reports how it went. An error that the user can act on ends with one line and exit code 1,
+    or 2 where the command line itself asked for what does not exist. `keys` are those of its JSON record, besides those of all
+    commands."""
     report = Report(source)
     start = time.perf_counter()
     error: Exception | None = None
@@ -129,14 +130,14 @@ def record(
     error: Exception | None,
     keys: tuple[str, ...] = (),
 ) -> str:
-    """One file's JSON object: all of FIELDS, then `keys` and what else a command has; what is not known is null."""
+    """One file's JSON object: all of FIELDS, then `keys` and any others; what is not known is null."""
     given = {"input": source, "output": output, "status": status} | values
     given |= {"seconds": None if seconds is None else round(seconds, 3), "error": message_of(error)}
     return json.dumps({key: given.get(key) for key in dict.fromkeys((*FIELDS, *keys, *given))})
 
 
 def say(text: str) -> None:
-    """One line on standard error, if anyone is there to read it."""
+    """Prints one line on standard error, unless that is closed."""
     try:
         click.echo(printable(text), err=True)
     except OSError:
@@ -175,7 +176,7 @@ def fail(source: str, error: BaseException, verbose: bool) -> NoReturn:
 
 
 def exit_code(error: BaseException) -> int:
-    """1 for a file's failure, 2 where the request itself made no sense."""
+    """1 where a file failed, 2 where the request itself makes no sense."""
     return 2 if isinstance(error, TesseraError) and error.usage else 1
 
 
@@ -192,11 +193,11 @@ def out_name(path: str) -> str:
 
 
 def message_of(error: BaseException | None) -> str | None:
-    """What a person is told: cause and next step, on one line."""
+    """An error on one line: its cause, and what to do."""
     if error is None:
         return None
     if lacks_memory(error):
         return "not enough memory: try a smaller picture, or a smaller --batch"
     if isinstance(error, TesseraError):
         return ": ".join([str(error), *filter(None, [" and ".join(ADVICE[option] for option in error.advice)])])
-    return f"{type(error).__name__}: {error} (a fault of tessera's: please report it, with what -v shows)"
+    return f"{type(error).__name__}: {error} (a bug in tessera: please report it, with what -v prints)"

@@ -14,9 +14,13 @@ from cli.report import ReportOptions, reporting, say
 @click.argument("photos", metavar="PHOTOS...", nargs=-1, required=True, type=click.Path(exists=True))
 @options.output
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), metavar="N", help="Length of the schedule.  [default: 60]")
-@click.option("--steps", type=click.IntRange(1), metavar="N", help="Its length in steps instead, so that runs repeat exactly.")
+@click.option("--steps", type=click.IntRange(1), metavar="N", help="Length in steps instead, so that runs repeat exactly.")
 @click.option(
-    "--state", metavar="DIR", default=".data/train", show_default=True, help="Checkpoint and logs; a run found there goes on."
+    "--state",
+    metavar="DIR",
+    default=".data/train",
+    show_default=True,
+    help="Checkpoint and logs; a run found there is continued.",
 )
 @click.option("--init", metavar="MODEL", help="Start from a model instead of from the KLT of the photos.")
 @click.option("--restart", is_flag=True, help="Start a new schedule from the checkpoint's weights.")
@@ -27,12 +31,12 @@ from cli.report import ReportOptions, reporting, say
     "error and colour alone.  [default: torchvision's in torch's cache, downloaded if missing]",
 )
 @click.option("--perceptual", type=float, metavar="W", help="Weight of the perceptual loss.")
-@click.option("--patch", type=click.IntRange(16, 256), metavar="PIXELS", help="Side of the window it looks at.")
+@click.option("--patch", type=click.IntRange(16, 256), metavar="PIXELS", help="Side of the window that this loss sees.")
 @click.option("--rate", type=float, metavar="LR", help="Highest learning rate.")
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Crops per step.")
-@click.option("--slope", type=float, metavar="S", help="Multiplies what a bit is worth.")
-@click.option("--average", type=float, metavar="DECAY", help="Decay of the moving average that ships.")
-@click.option("--seed", type=int, metavar="N", help="Of the random crops and lengths.")
+@click.option("--slope", type=float, metavar="S", help="Factor on the weight of bits in the loss.")
+@click.option("--average", type=float, metavar="DECAY", help="Decay of the moving average of the weights that is written.")
+@click.option("--seed", type=int, metavar="N", help="Seed of the random crops and lengths.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Processor threads (default: cores).")
 @click.option(
     "--tables",
@@ -46,10 +50,10 @@ from cli.report import ReportOptions, reporting, say
 @options.device
 @options.reporting
 def train(photos: tuple[str, ...], **given: Any) -> None:
-    """Train a model on photographs (folders, tar files, pictures), or go on where a run stopped.
+    """Train a model on photographs (folders, tar files, pictures), or continue a run that stopped.
 
-    SIGTERM and Ctrl-C end a run with a checkpoint. With -o, the end writes a model file: its prior in integers, the
-    prior's tables measured on the photos.
+    SIGTERM and Ctrl-C write a checkpoint and end the run. With -o, a run that reaches its end writes a model file, with the
+    prior in integers and its tables measured on the photos.
 
     \b
     tessera train photos/ --minutes 600 -o mine.safetensors

@@ -220,7 +220,7 @@ def test_cut_files(folder, tmp_path):
         (("encode", "{a}.png", "-f", "--device", "tpu"), 2, "unknown device 'tpu': use auto, cpu, cuda or cuda:N"),
         (("encode", "{a}.png", "-f", "-q", "50", "--tokens", "9"), 2, "--quality and --tokens contradict each other"),
         (("encode", "{a}.png", "-f", "-q", "101"), 2, "101.0 is not in the range"),
-        (("encode", "{a}.png", "-f", "--target-size", "4 parsecs"), 2, "'4 parsecs' is no size"),
+        (("encode", "{a}.png", "-f", "--target-size", "4 parsecs"), 2, "'4 parsecs' is not a size"),
         (("encode", "{a}.png", "-o", "-", "--json"), 1, "--json and -o - both need standard output"),
         (("decode", "{a}.png", "-o", "{none}.png"), 1, "Error: {a}.png: a picture, not a .tsr file: did you mean"),
         (("decode", "{later}", "-o", "{none}.png"), 1, "version 9, and this release reads version 1: update tessera"),

@@ -149,11 +149,11 @@ def test_an_empty_list_is_no_mistake(tmp_path):
         (("encode", "{in}/a.png", "-o", "{out}", "--output-dir", "{out}"), "--output and --output-dir contradict each other"),
         (("encode", "{in}/a.png", "-f", "--skip-existing"), "--force and --skip-existing contradict each other"),
         (("encode", "{in}", "--output-dir", "{in}/a.png"), "--output-dir {in}/a.png is a file: name a folder"),
-        (("encode", "-", "{in}/a.png"), "'-' is standard input, which has no name"),
+        (("encode", "-", "{in}/a.png"), "'-' is standard input, which must be the only input"),
         (("encode", "-", "--output-dir", "{out}"), "a folder is for files with names"),
         (("encode", "-", "--files-from", "-"), "both need standard input"),
         (("encode", "--files-from", "{out}/none"), "--files-from {out}/none: no such file: check the name"),
-        (("encode", "{in}/a.png", "--background", "nosuch"), "'nosuch' is no colour: use a name such as white"),
+        (("encode", "{in}/a.png", "--background", "nosuch"), "'nosuch' is not a colour: use a name such as white"),
         (("encode", "{in}/a.png", "-e", "10"), "10 is not in the range 3<=x<=9"),
         (("encode", "{in}/a.png", "-e", "2"), "2 is not in the range 3<=x<=9"),
         (("encode", "{in}/a.png", "--strip", "--keep-exif"), "--strip and --keep-exif contradict each other"),
@@ -185,7 +185,7 @@ def test_existing_outputs_are_refused_replaced_or_skipped(encoded, tree):
     skipped = run("encode", "-r", tree, "--output-dir", encoded, "--skip-existing")
     assert skipped.exit_code == 0
     assert skipped.stderr.splitlines()[-1].startswith("1 encoded, 4 skipped, 0 failed")
-    assert f"{tree}/a.png -> {encoded}/a.tsr  skipped: it is there, and whole" in skipped.stderr
+    assert f"{tree}/a.png -> {encoded}/a.tsr  skipped: it exists and is whole" in skipped.stderr
     assert (encoded / "b.tsr").read_bytes() == cut
     assert (encoded / "a.tsr").stat().st_mtime_ns == before["a.tsr"].st_mtime_ns
     forced = run("encode", "-r", tree, "--output-dir", encoded, "-f", "-q", "0")

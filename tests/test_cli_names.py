@@ -84,7 +84,7 @@ def test_several_files_go_into_a_folder_too(folder, photo):
     assert run("encode", "photo.jpg", "b.png", "-o", "out/").exit_code == 0
     assert {"out/photo.tsr", "out/b.tsr"} <= names(folder)
     said = run("encode", "-", "-o", "out/", data=Path("b.png").read_bytes())
-    assert (said.exit_code, "standard input and output have none: use -o FILE" in said.stderr) == (2, True)
+    assert (said.exit_code, "--output-dir is not for standard input or output: use -o FILE" in said.stderr) == (2, True)
 
 
 def test_outputs_that_are_named_like_inputs_need_f(folder):
@@ -115,7 +115,7 @@ def test_inputs_for_one_output_fail_and_the_rest_goes_on(folder, photo):
     photo.crop((0, 0, 20, 20)).save("sub/grey.png")
     said = run("encode", "grey.png", "sub/grey.png", "--output-dir", "out")
     assert said.exit_code == 1
-    assert "sub/grey.png would be written to out/grey.tsr too: rename one, or give each a command of its own" in said.stderr
+    assert "sub/grey.png would be written to out/grey.tsr too: rename one, or use a command for each" in said.stderr
 
 
 def test_an_output_that_is_another_input_fails_alone(folder):

@@ -115,10 +115,10 @@ def test_the_wrong_kind_of_file_is_answered_with_the_other_command(folder, monke
         ("$T --version >/dev/full", 1, "Error: cannot write to standard output (No space left on device): check space"),
         ("$T encode --help >/dev/full", 1, "Error: cannot write to standard output (No space left on device): check space"),
         ("$T info photo.tsr >/dev/full", 1, "Error: photo.tsr: cannot write to standard output (No space left on device)"),
-        ("$T info photo.tsr >&-", 1, "Error: photo.tsr: standard output is closed: let it lead to a file or a pipe"),
-        ("$T info photo.tsr --json >&-", 1, "Error: standard output is closed: let it lead to a file or a pipe"),
-        ("$T encode photo.png -f --json >&-", 1, "Error: standard output is closed: let it lead to a file or a pipe"),
-        ("$T models list >&-", 1, "Error: standard output is closed: let it lead to a file or a pipe"),
+        ("$T info photo.tsr >&-", 1, "Error: photo.tsr: standard output is closed: redirect it to a file or a pipe"),
+        ("$T info photo.tsr --json >&-", 1, "Error: standard output is closed: redirect it to a file or a pipe"),
+        ("$T encode photo.png -f --json >&-", 1, "Error: standard output is closed: redirect it to a file or a pipe"),
+        ("$T models list >&-", 1, "Error: standard output is closed: redirect it to a file or a pipe"),
         ("$T frobnicate 2>/dev/full", 2, ""),
         ("$T info none 2>/dev/full", 1, ""),
         ("$T info none -v 2>&-", 1, ""),
@@ -140,6 +140,6 @@ def test_little_memory_is_said_in_one_line_per_file(folder, tmp_path, kilobytes)
     assert said.returncode == 1
     assert lines[-1].startswith(("0 encoded, 0 skipped, ", "1 encoded, 0 skipped, "))
     assert "Traceback" not in said.stderr
-    assert "a fault of tessera's" not in said.stderr
+    assert "a bug in tessera" not in said.stderr
     for line in lines[:-1]:
         assert line.startswith(("Error: ", "photo.png -> ")), line

@@ -62,7 +62,9 @@ def test_a_stopped_run_leaves_whole_files_and_goes_on(pictures, tmp_path):
         said = running.communicate(timeout=PATIENCE)[1]
         assert time.monotonic() - asked < 3
     assert running.returncode == 130
-    assert re.fullmatch(r"Interrupted: \d+ encoded, 0 skipped, 0 failed  .*; go on with --skip-existing", said.splitlines()[-1])
+    assert re.fullmatch(
+        r"Interrupted: \d+ encoded, 0 skipped, 0 failed  .*; continue with --skip-existing", said.splitlines()[-1]
+    )
     assert "Traceback" not in said
     assert hidden(out) == []
     done = len(list(out.iterdir()))
