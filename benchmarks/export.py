@@ -59,7 +59,7 @@ def json_of(series: Series, results: Results) -> dict:
 
 
 def write_json(results: Results, folder: Path) -> list[Path]:
-    """One file a codec, as compressai's plot tool takes them, and `study.json` with what holds for all."""
+    """One file per codec, as compressai's plot tool takes them, and `study.json` with what holds for all."""
     paths = []
     for series in results.series:
         paths.append(_write_json(folder / f"{series.name}.json", json_of(series, results)))
@@ -205,7 +205,7 @@ def _speeds(results: Results) -> tuple[str, Table, str]:
 
 
 def write_plot(results: Results, path: Path, overlays: Sequence[dict] = ()) -> None:
-    """A panel a metric, as PNG, SVG or PDF by the path's ending. `overlays` are curves in compressai's JSON."""
+    """A panel per metric, as PNG, SVG or PDF by the path's ending. `overlays` are curves in compressai's JSON."""
     import matplotlib
 
     matplotlib.use("Agg")

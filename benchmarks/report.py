@@ -1,7 +1,7 @@
 """The page of a benchmark: one HTML file that needs no network, with curves, tables, and every picture side by side.
 
 The numbers are those of the real files. The pictures on the page are the decoded ones, encoded again as WebP so that the page
-stays small; they lie in it as JSON, a block a picture, and a browser turns into images only those that are looked at.
+stays small; the page holds them as JSON, one block per picture, and a browser turns into images only those that are looked at.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ class Gallery:
         return [ORIGINAL, left, right, *(name for _, name in sorted(values, reverse=METRICS[key].best is max)[:1])]
 
     def blocks(self, limit: int, progress: Callable[[], None]) -> Iterator[dict[str, Any]]:
-        """A block a picture, as many as fit `limit` bytes, and at least one."""
+        """A block per picture, as many as fit `limit` bytes, and at least one."""
         room = limit
         for place, picture in enumerate(self.results.pictures):
             block = self.block(picture)
@@ -287,7 +287,7 @@ class Tables:
         return sum(self.dashed(series.name) for series in self.results.series)
 
     def same_bytes(self, metric: str) -> list[tuple[Series, list[Cell]]]:
-        """A row a codec, a cell a rate; the best of each rate is marked."""
+        """A row per codec, a cell per rate; the best of each rate is marked."""
         labels = [Gallery.label(rate) for rate in self.results.budgets]
         rows = [(series, [self._at(series, label, metric) for label in labels]) for series in self.results.series]
         for column in range(len(labels)):
@@ -310,7 +310,7 @@ class Tables:
         return f"{values[metric]:.{METRICS[metric].digits}f}" if metric in values else "not measured"
 
     def deltas(self) -> list[tuple[Series, list[Cell]]]:
-        """A row a codec but the anchor, a cell a metric."""
+        """A row per codec but the anchor, a cell per metric."""
         found = {(delta.codec, delta.metric): delta for delta in self.results.deltas}
         others = [series for series in self.results.series if series.name != self.results.anchor]
         return [(series, [_delta(found.get((series.name, key)), key) for key in rated(self.results)]) for series in others]

@@ -24,7 +24,7 @@ from bitstream.errors import CodecMissingError, ImageError
 from codec.pictures.images import MAX_PIXELS, read_image, to_pixels
 
 BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.25, 0.4, 0.7)  # bits per pixel
-Samples = dict[tuple[str, str, str], list[Sample]]  # (picture, codec, label) -> one a scale
+Samples = dict[tuple[str, str, str], list[Sample]]  # (picture, codec, label) -> one per scale
 
 
 @dataclass(frozen=True)

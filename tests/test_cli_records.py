@@ -9,8 +9,8 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from cli.batch import Batch
 from cli.main import main
+from cli.progress import Bar
 from codec.api import Codec
 from codec.batch import Limits, Stages, decode_all, encode_all, overlap
 
@@ -121,10 +121,11 @@ def test_progress_moves_within_a_picture(folder, codec):
 
 def test_the_bar_hears_of_it(folder, monkeypatch):
     moves: list[float] = []
-    monkeypatch.setattr(Batch, "_moved", lambda self, share: moves.append(share))
+    monkeypatch.setattr(Bar, "advance", lambda self, steps, note=None: moves.append(steps))
     assert run("encode", "a.png", "-f", "--tokens", "9").exit_code == 0
-    assert moves[0] > 0
-    assert sum(moves) == pytest.approx(0)  # a finished picture is counted whole, in place of its parts
+    assert 0 < moves[0] < 1
+    assert moves[-1] == 1  # a finished picture is counted as one, in place of its parts
+    assert sum(moves) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("jobs", "threads"), [(1, 1), (2, 2)])

@@ -42,7 +42,7 @@ def extras(made: Prepared) -> Extras:
 
 
 def png16(channels: int, values: np.ndarray, *, transparent: bytes = b"") -> bytes:
-    """A PNG file of 16 bits a value, (H, W) or (H, W, channels), which Pillow does not write."""
+    """A PNG file of 16 bits per value, (H, W) or (H, W, channels), which Pillow does not write."""
     height, width = values.shape[:2]
 
     def chunk(kind: bytes, content: bytes) -> bytes:

@@ -133,7 +133,7 @@ def test_the_model_stays_within_its_limits():
 
 
 def macs_per_pixel(network: Network) -> float:
-    """Multiply-accumulates a pixel of one encode and one decode, for a block; levels are counted in both."""
+    """Multiply-accumulates per pixel of one encode and one decode, for a block; levels are counted in both."""
     import torch
     from torch import nn
 

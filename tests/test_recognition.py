@@ -177,5 +177,5 @@ def test_the_command_prints_a_table(tmp_path, photo, monkeypatch):
     lines = [line.split() for line in result.stdout.splitlines() if line]
     assert "Top-1 agreement, %, at no more than this many bits per pixel (higher is better)" in result.stdout
     assert [line[0] for line in lines].count("Tessera") == [line[0] for line in lines].count("WebP") == 2
-    assert {line[2] for line in lines if line[0] == "WebP"} == {"100"}  # nine bits a pixel change no verdict
+    assert {line[2] for line in lines if line[0] == "WebP"} == {"100"}  # nine bits per pixel change no verdict
     assert "Top-5 agreement (%), higher is better" in (tmp_path / "p.svg").read_text()

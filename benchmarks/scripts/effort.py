@@ -40,11 +40,11 @@ def main() -> None:
             start = time.process_time()
             data = codec.encode(original, target_bpp=given.bpp, effort=effort)
             seconds = time.process_time() - start
-            drawn, rate = np.asarray(codec.decode(data)), len(data) * 8 / original[..., 0].size
-            rows.append((rate, psnr(drawn, original), lpips.distance(drawn, original), seconds))
+            decoded, rate = np.asarray(codec.decode(data)), len(data) * 8 / original[..., 0].size
+            rows.append((rate, psnr(decoded, original), lpips.distance(decoded, original), seconds))
         bpp, decibels, distance, seconds = np.mean(rows, 0)
         sys.stdout.write(
-            f"effort {effort}  {bpp:.4f} bpp  PSNR {decibels:.2f} dB  LPIPS {distance:.4f}  {seconds:.1f} s a picture\n"
+            f"effort {effort}  {bpp:.4f} bpp  PSNR {decibels:.2f} dB  LPIPS {distance:.4f}  {seconds:.1f} s per picture\n"
         )
 
 

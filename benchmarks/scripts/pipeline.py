@@ -44,7 +44,7 @@ class Clock:
         self.pixels += pixels
 
     def __str__(self) -> str:
-        return f"{self.pixels / 1e6 / self.seconds:.3f} MP/s, {self.pixels / 1e6 / self.work:.3f} MP a processor second"
+        return f"{self.pixels / 1e6 / self.seconds:.3f} MP/s, {self.pixels / 1e6 / self.work:.3f} MP per processor second"
 
 
 def network_alone(codec: Codec, pictures: list[Prepared], limits: Limits) -> None:
@@ -83,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="pictures")
     parser.add_argument("--limit", type=int, help="only so many pictures")
-    parser.add_argument("--turn", type=int, default=50, help="pictures a turn")
+    parser.add_argument("--turn", type=int, default=50, help="pictures per turn")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batch", type=int, help="pictures per network call")
     parser.add_argument("--jobs", type=int, help="reading and writing threads")
