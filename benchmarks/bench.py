@@ -184,7 +184,7 @@ class Bench:
         try:
             yield from pool.map(_try_task, places)
         except BrokenProcessPool as error:
-            msg = "a process of the benchmark crashed: run it again, it goes on where it was; -j 1 shows where"
+            msg = "a process of the benchmark crashed: run it again to continue where it stopped; -j 1 shows the cause"
             raise TesseraError(msg) from error
         finally:
             pool.shutdown(cancel_futures=True)

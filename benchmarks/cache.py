@@ -1,4 +1,4 @@
-"""Results kept on disk, so that an interrupted benchmark goes on where it was and a repeated one only adds what is new."""
+"""Results kept on disk: an interrupted benchmark continues where it stopped, and a repeated one only adds what is new."""
 
 from __future__ import annotations
 

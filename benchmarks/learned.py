@@ -103,7 +103,7 @@ def unpack(name: str, data: bytes) -> tuple[int, int, int, list[bytes]]:
     ImageError for a picture that is too large."""
     width, height = int.from_bytes(data[1:3], "big"), int.from_bytes(data[3:HEAD], "big")
     if len(data) <= HEAD or not width or not height or data[0] >> 4 != list(ZOO).index(name):
-        msg = f"these {len(data)} bytes are no file of {name}"
+        msg = f"these {len(data)} bytes are not a file of {name}"
         raise FormatError(msg)
     quality = data[0] & 0xF
     if quality not in ZOO[name].qualities:

@@ -81,7 +81,7 @@ def load_classifier(name: str = DEFAULT, weights: Path | None = None) -> Classif
     models = _torchvision_models()
     names = models.list_models(module=models)
     if name not in names:
-        msg = f"{name!r} is no classifier of torchvision: choose from {DEFAULT}, {', '.join(names)}"
+        msg = f"{name!r} is not a classifier of torchvision: choose from {DEFAULT}, {', '.join(names)}"
         raise UsageError(msg)
     best = models.get_model_weights(name).DEFAULT
     file = weights or Path(torch.hub.get_dir()) / "checkpoints" / Path(best.url).name

@@ -85,7 +85,7 @@ class VvcCoder:
             "-vf", f"scale=in_color_matrix=bt709:in_range=tv:out_range=pc:{FLAGS}", *RGB, "-", given=data[HEAD:],
         )  # fmt: skip
         if not width or not height or len(pixels) != shown[0] * shown[1] * 3:
-            msg = f"these {len(data)} bytes are no file of {self.title}"
+            msg = f"these {len(data)} bytes are not a file of {self.title}"
             raise FormatError(msg)
         return np.frombuffer(pixels, np.uint8).reshape(*shown, 3)[:height, :width].copy()
 

@@ -86,7 +86,7 @@ def read_certain(decoders: list[RangeDecoder], weights: NDArray[np.float64], dig
     agreed = (read[0][:shortest] == read[-1][:shortest]).all(1)
     certain = shortest if agreed.all() else int(agreed.argmin())
     if certain < len(weights) // digits and len(decoders) == 1:
-        msg = "the tokens are damaged: these bytes stand for nothing"
+        msg = "the tokens are damaged: no encoder writes these bytes"
         raise FormatError(msg)
     return read[0][:certain]
 

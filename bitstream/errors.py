@@ -39,7 +39,7 @@ class UsageError(TesseraError):
 
 
 class DeviceError(UsageError):
-    """The device asked for is not there."""
+    """The device that was asked for does not exist."""
 
 
 class FileError(TesseraError):

@@ -74,6 +74,7 @@ _csv = click.option("--csv", "csv_path", metavar="PATH", help="Write all numbers
 _plot = click.option("--plot", "plot_path", metavar="PATH", help="Plot the curves: .png, .svg or .pdf.")
 _cache = click.option("--cache", metavar="DIR", help="Where results are kept for later runs.  [default: the user's cache]")
 _no_cache = click.option("--no-cache", is_flag=True, help="Keep no results.")
+_running = options.together(_cache, _no_cache, options.jobs, options.force, options.coding, options.reporting)
 
 
 @click.group(cls=BenchGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -132,12 +133,7 @@ def bench() -> None:
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Threads when measuring speed."
 )
-@_cache
-@_no_cache
-@options.jobs
-@options.force
-@options.coding
-@options.reporting
+@_running
 def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **given: Any) -> None:
     """Measure rate, quality and speed of Tessera and other codecs on pictures.
 
@@ -175,12 +171,7 @@ def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **give
 )
 @_csv
 @_plot
-@_cache
-@_no_cache
-@options.jobs
-@options.force
-@options.coding
-@options.reporting
+@_running
 def recognition(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **given: Any) -> None:
     """Measure how often a classifier sees in decoded pictures what it sees in the originals, at equal bytes.
 

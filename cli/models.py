@@ -126,7 +126,8 @@ def import_(
     """Install a published One-D-Piece or TiTok checkpoint: a folder, a file of weights, or a repository on Hugging Face.
 
     Only tensors are read, and each is checked. Without --calibrate, every token costs 12 bits. The tables are part of the
-    model: a file can only be decoded with the tables that it was encoded with.
+    model: a file can only be decoded with the tables that it was encoded with. These models code pictures block by block, so
+    seams may show in pictures larger than 256x256.
 
     \b
     tessera models import turing-motors/One-D-Piece-S-256 --calibrate photos/

@@ -122,7 +122,9 @@ def _json(ctx: click.Context, _: click.Parameter, value: str | None) -> str | No
     return value
 
 
-def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator."""
+
     def decorate(command: Command) -> Command:
         for option in reversed(options):
             command = option(command)
@@ -150,7 +152,7 @@ max_pixels = click.option(
     "--max-pixels", type=Pixels(), metavar="N", default="500M", show_default=True, help="Refuse larger pictures."
 )
 allow_partial = click.option("--allow-partial", is_flag=True, help="Accept a file that was cut short.")
-reporting = _together(
+reporting = together(
     click.option(
         "--json",
         "as_json",
@@ -168,7 +170,7 @@ background = click.option(
     metavar="COLOR",
     help="Flatten transparency onto this colour, such as white or '#204060'. Default: keep it.",
 )
-coding = _together(model, device, max_pixels)
+coding = together(model, device, max_pixels)
 jobs = click.option(
     "-j",
     "--jobs",
@@ -180,7 +182,7 @@ jobs = click.option(
 batch = click.option(
     "--batch", type=click.IntRange(1), metavar="N", help="Pictures per network call.  [default: chosen by device and memory]"
 )
-inputs = _together(
+inputs = together(
     click.option("-r", "--recursive", is_flag=True, help="Descend into subfolders."),
     click.option(
         "--files-from",
@@ -189,7 +191,7 @@ inputs = _together(
         help="Read more input names from a file, one per line or as `find -print0` writes them; '-' is standard input.",
     ),
 )
-outputs = _together(
+outputs = together(
     output,
     click.option(
         "--output-dir",

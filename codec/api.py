@@ -82,7 +82,7 @@ class Codec:
         tiles that it does not have."""
         chosen = model or self.model
         if self.tile is not None and not chosen.tiles:
-            msg = f"{chosen.name} does not work in tiles of a size that can be chosen: leave it out"
+            msg = f"{chosen.name} does not work in tiles: leave out their size"
             raise UsageError(msg, ("tile",))
         with LOADING:
             if chosen.fingerprint not in self._tokenizers:
@@ -117,7 +117,7 @@ class Codec:
         that `target` asks for. Raises UsageError where the model cannot refine."""
         steps, wanted = steps_of_effort(effort), list(prepared)
         if steps and not self.model.refines:
-            msg = f"effort {effort} is not there with {self.model.name}, which does not refine tokens: {DEFAULT_EFFORT} is all"
+            msg = f"effort {effort} needs a model that refines tokens, and {self.model.name} does not: use {DEFAULT_EFFORT}"
             raise UsageError(msg)
         made = self.tokenizer().tokenize([part.pixels for part in wanted])
         if not steps:
@@ -182,7 +182,7 @@ class Codec:
     def _search(self, sequence: Sequence, target: Target, part: Prepared | None) -> SearchResult:
         """The length that a target of quality asks for. Raises TargetError where LPIPS cannot be measured."""
         if part is None:
-            msg = "a target of quality is looked for by comparing: give the picture"
+            msg = "a target of quality needs the picture to compare with"
             raise TypeError(msg)
         original, greyness = part.pixels, part.greyness
 
@@ -195,7 +195,7 @@ class Codec:
             return shortest(lambda n: psnr(decode(n), original), target.target_psnr, bits, least, higher_is_better=True)
         assert target.target_lpips is not None
         if min(part.width, part.height) < LPIPS_SIDE:
-            msg = f"LPIPS looks at sides of {LPIPS_SIDE} pixels and more, not {part.width}x{part.height}: use target psnr"
+            msg = f"LPIPS needs sides of at least {LPIPS_SIDE} pixels, not {part.width}x{part.height}: use target psnr"
             raise TargetError(msg)
         with LOADING:
             distance = self._lpips.distance

@@ -24,7 +24,7 @@ def pick_device(name: str = "auto") -> torch.device:
         msg = f"unknown device {name!r}: use auto, cpu, cuda or cuda:N"
         raise DeviceError(msg)
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        msg = f"device {name!r} is not there ({torch.cuda.device_count()} CUDA devices found)"
+        msg = f"device {name!r} does not exist ({torch.cuda.device_count()} CUDA devices found)"
         raise DeviceError(msg, ("device",))
     return torch.device(name)
 

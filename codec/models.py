@@ -69,7 +69,7 @@ def model_for(stream_id: bytes) -> Model:
         raise ModelError(msg, ("model",))
     if len({model.fingerprint for model in found}) > 1:
         names = " and ".join(model.name for model in found)
-        msg = f"made by one of {names}, which share the stream id {stream_id.hex()}: say which"
+        msg = f"made by one of {names}, which share the stream id {stream_id.hex()}"
         raise ModelError(msg, ("model",))
     return found[0]
 
@@ -86,7 +86,7 @@ def import_model(
     known layout, or where the name is taken and not to be replaced."""
     folder = installed_folder()
     if name is not None and not re.fullmatch(r"[\w-][\w.-]*", name):
-        msg = f"{name!r} is no name for a model: use letters, digits, dots and hyphens"
+        msg = f"{name!r} is not a name for a model: use letters, digits, dots and hyphens"
         raise ModelError(msg)
     try:
         folder.mkdir(parents=True, exist_ok=True)

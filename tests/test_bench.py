@@ -265,7 +265,7 @@ def test_speed_is_measured_in_processes_of_their_own(pictures):
         (("DIR", "--json", "--csv", "-"), 2, "--json and --csv - both need standard output"),
         (("DIR", "--plot", "notthere/p.png"), 1, "the folder of the output notthere/p.png does not exist: make it first"),
         (("DIR", "--plot", "curves.xls"), 2, "'curves.xls' is not a name for a plot: it must end with .png, .svg, .pdf"),
-        (("DIR", "--device", "cuda:7"), 2, "device 'cuda:7' is not there"),
+        (("DIR", "--device", "cuda:7"), 2, "device 'cuda:7' does not exist"),
     ],
 )
 def test_wrong_requests_end_with_one_line(arguments, code, message, pictures, tmp_path):

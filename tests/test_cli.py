@@ -216,7 +216,7 @@ def test_cut_files(folder, tmp_path):
         (("encode", "{a}.png", "-f", "--max-pixels", "29k"), 1, "200x150 is 30,000 pixels, more than 29,000"),
         (("encode", "{a}.png", "-f", "--model", "nosuch"), 1, "nosuch: no such model: known are standard"),
         (("encode", "{a}.png", "-f", "--model", "{text}"), 1, "not a model file"),
-        (("encode", "{a}.png", "-f", "--device", "cuda:7"), 2, "device 'cuda:7' is not there"),
+        (("encode", "{a}.png", "-f", "--device", "cuda:7"), 2, "device 'cuda:7' does not exist"),
         (("encode", "{a}.png", "-f", "--device", "tpu"), 2, "unknown device 'tpu': use auto, cpu, cuda or cuda:N"),
         (("encode", "{a}.png", "-f", "-q", "50", "--tokens", "9"), 2, "--quality and --tokens contradict each other"),
         (("encode", "{a}.png", "-f", "-q", "101"), 2, "101.0 is not in the range"),

@@ -158,7 +158,7 @@ def test_an_empty_list_is_no_mistake(tmp_path):
         (("encode", "{in}/a.png", "-e", "2"), "2 is not in the range 3<=x<=9"),
         (("encode", "{in}/a.png", "--strip", "--keep-exif"), "--strip and --keep-exif contradict each other"),
         (("encode", "{in}/a.png", "-q", "9", "--target-psnr", "30"), "--quality and --target-psnr contradict each other"),
-        (("encode", "{in}/a.png", "{in}/b.webp", "--device", "cuda:9"), "device 'cuda:9' is not there"),
+        (("encode", "{in}/a.png", "{in}/b.webp", "--device", "cuda:9"), "device 'cuda:9' does not exist"),
         (("decode", "{in}", "--format", "nonsense"), "no picture format is called 'nonsense'"),
         (("tokens", "{in}/a.tsr", "-f", "--skip-existing"), "--force and --skip-existing contradict each other"),
     ],

@@ -77,7 +77,7 @@ def test_vvc_takes_odd_and_small_sizes(size, photo):
 def test_vvc_refuses_what_is_none_of_its_files(small):
     coder = make_coder("vvc-quick", CoderOptions())
     data = coder.encode(small, 20)
-    with pytest.raises(FormatError, match=f"these {len(data)} bytes are no file of VVC, quick"):
+    with pytest.raises(FormatError, match=f"these {len(data)} bytes are not a file of VVC, quick"):
         coder.decode(bytes([0, 200]) + data[2:])
     with pytest.raises(CodecMissingError, match="ffmpeg failed on VVC"):
         coder.decode(b"nothing of the kind")

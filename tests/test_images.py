@@ -247,7 +247,7 @@ def test_a_background_shows_through(small):
     assert made.sections == ()
     share = alpha[..., None] / 255
     assert np.abs(made.pixels - (share * np.asarray(small) + (1 - share) * [0, 0, 255])).max() <= 1
-    with pytest.raises(ImageError, match="'nocolour' is no colour"):
+    with pytest.raises(ImageError, match="'nocolour' is not a colour"):
         prepared(saved(image, "PNG"), background="nocolour")
 
 

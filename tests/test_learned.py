@@ -48,8 +48,8 @@ def test_a_header_is_what_its_description_says():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "these 0 bytes are no file of bmshj2018-hyperprior"),
-        (b"\x13\0\1\0\1", "these 5 bytes are no file"),
+        (b"", "these 0 bytes are not a file of bmshj2018-hyperprior"),
+        (b"\x13\0\1\0\1", "these 5 bytes are not a file"),
         (b"\x03\0\1\0\1\1ab", "no file of bmshj2018-hyperprior"),  # of the codec before it
         (b"\x13\0\0\0\1\1ab", "no file"),  # no width
         (b"\x13\0\1\0\0\1ab", "no file"),  # no height

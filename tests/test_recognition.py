@@ -113,7 +113,7 @@ def test_features_are_farther_apart_the_worse_a_picture_is(photo):
 @pytest.mark.parametrize("name", ["mobilenet", "fcn_resnet50", "raft_large", "r3d_18", "", "load_state_dict_from_url"])
 def test_names_that_are_no_classifiers_are_refused(name):
     with pytest.raises(
-        UsageError, match=f"'{name}' is no classifier of torchvision: choose from efficientnet-lite0, alex.*vit_l_32"
+        UsageError, match=f"'{name}' is not a classifier of torchvision: choose from efficientnet-lite0, alex.*vit_l_32"
     ):
         load_classifier(name)
 

@@ -134,7 +134,7 @@ def test_tokens_out_and_in_again(models, picture, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--model", "nested", "-e", "5"), 2, "effort 5 is not there with nested, which does not refine tokens: 3 is all"),
+        (("--model", "nested", "-e", "5"), 2, "effort 5 needs a model that refines tokens, and nested does not: use 3"),
         (("--model", "nested", "--tokens", "9"), 2, "tokens 9 is out of range: 1 to 8"),
         (("--model", "whole", "--tokens", "5"), 2, "all of its 6 tokens or not at all, not with 5"),
         (("--model", "whole", "--target-size", "20"), 1, "does not fit 20 bytes: the smallest file has"),
@@ -202,7 +202,7 @@ def test_names_are_not_taken_twice(models, tmp_path):
         assert (said.exit_code, message in said.stderr) == (1, True), said.output
     assert run("models", "import", tmp_path / "whole", "--name", "nested", "-f").exit_code == 0
     assert open_model("nested").code.block_tokens == 6
-    with pytest.raises(ModelError, match="is no name for a model"):
+    with pytest.raises(ModelError, match="is not a name for a model"):
         import_model(str(tmp_path / "whole"), "../evil")
     assert sorted(path.name for path in installed_folder().iterdir()) == ["nested.safetensors", "whole.safetensors"]
 

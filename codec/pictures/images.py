@@ -272,7 +272,7 @@ def parse_colour(name: str) -> tuple[int, ...]:
     try:
         return ImageColor.getcolor(name, "RGBA")  # type: ignore[return-value]
     except ValueError as error:
-        msg = f"{name!r} is no colour: use a name such as white, or #rrggbb"
+        msg = f"{name!r} is not a colour: use a name such as white, or #rrggbb"
         raise ImageError(msg) from error
 
 
