@@ -90,9 +90,9 @@ def bench() -> None:
     type=Names(),
     metavar="LIST",
     default=(),
-    help="Which to run; default: tessera; jpeg, webp, avif, avif-psnr, heic, jpeg2000, jxl, vvc, and these with -scaled (best "
+    help="Codecs to run: tessera; jpeg, webp, avif, avif-psnr, heic, jpeg2000, jxl, vvc, and these with -scaled (at their best "
     "scale); compressai's bmshj2018-factorized, bmshj2018-hyperprior, mbt2018-mean, cheng2020-attn. All but tessera, jpeg2000 "
-    "and compressai's also with -quick (their quick settings).",
+    "and compressai's also with -quick (at their quick settings). Default: all without -quick.",
 )
 @click.option(
     "--bpp",
@@ -113,7 +113,7 @@ def bench() -> None:
 )
 @_classifier
 @_weights
-@click.option("--lpips-weights", metavar="NPZ", help="Weights of AlexNet and LPIPS.  [default: what models fetch put in place]")
+@click.option("--lpips-weights", metavar="NPZ", help="Weights of AlexNet and LPIPS.  [default: what models fetch downloaded]")
 @click.option("--compressai-weights", metavar="DIR", help="Weights of compressai's models; default: compressai's own hub.")
 @click.option("--anchor", metavar="CODEC", help="Codec that BD-rates compare with.  [default: webp-scaled]")
 @_csv

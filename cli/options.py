@@ -74,7 +74,7 @@ class Name(click.Path):
 
 
 class Model(click.ParamType):
-    """A bundled model's name, or the path of a model file."""
+    """The name of a model, or the path of a model file."""
 
     name = "model"
 
@@ -143,7 +143,7 @@ model = click.option(
     "--model",
     type=Model(),
     metavar="NAME|PATH",
-    help="A bundled model's name, or a model file. Default: standard; for a file, the one that wrote it.",
+    help="A model's name, as in `models list`, or a model file. Default: standard; to decode, the one that wrote the file.",
 )
 device = click.option(
     "--device", type=Device(), metavar="auto|cpu|cuda[:N]", default="auto", show_default=True, help="Where to compute."
