@@ -19,13 +19,13 @@ import click
 from bitstream.errors import FileError, TesseraError
 from cli.files import MISSING, STANDARD, human
 
-HEAD = 1 << 16  # bytes that show of what format a picture is
+HEAD = 1 << 16  # bytes that show the format of a picture
 LIST_MAX = 1 << 26  # bytes of a list of names
-PICTURE_BYTES, PICTURE_EXTRA = 4, 1 << 26  # of an encoded picture, at most: for each pixel that is allowed, and besides
+PICTURE_BYTES, PICTURE_EXTRA = 4, 1 << 26  # at most, of an encoded picture: per pixel that is allowed, and in addition
 NPZ_BYTES, NPZ_EXTRA = 1, 1 << 20  # of an .npz of tokens, likewise; all tokens of a picture are 0.2 bytes per pixel
 ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 NO_PHOTOS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "TSR", "WMF")  # films, drawings, data, and what is encoded already
-HELPED = frozenset((".avif", ".heic", ".heif", ".jxl"))  # read with a package more, which the error names where it is missing
+HELPED = frozenset((".avif", ".heic", ".heif", ".jxl"))  # need another package, which the error names
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Input:
 
 
 def photo_endings() -> frozenset[str]:
-    """Endings of the pictures that Pillow reads, some with help."""
+    """Endings of the pictures that Pillow reads, some with other packages."""
     from PIL import Image
 
     Image.init()
@@ -166,7 +166,7 @@ def read_picture(path: str, max_pixels: int) -> bytes:
 
 
 def read_tsr(path: str, max_pixels: int) -> bytes:
-    """The bytes of a .tsr file, of which the header was checked; no more than one byte beyond the longest file that it allows.
+    """The bytes of a .tsr file, with its header checked; no more than one byte beyond the longest file that it allows.
 
     Raises FileError, FormatError, or ImageError for a picture with more pixels than allowed."""
     from bitstream.container import HEADER_MAX, MAGIC, read_header

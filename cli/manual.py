@@ -47,7 +47,7 @@ is replaced or created. Devices and named pipes are written to directly.
 
 
 def manual() -> str:
-    """The page, in the language of man(7)."""
+    """The page, as man(7) markup."""
     lines = [f'.TH TESSERA 1 "" "tessera {__version__}" "User Commands"', ".SH NAME", r"tessera \- learned image codec"]
     lines += [".SH SYNOPSIS", r"\fBtessera\fR [\fB\-h\fR|\fB\-V\fR]"]
     commands = list(_commands(main, "tessera"))
@@ -101,7 +101,7 @@ def _text(text: str) -> Iterator[str]:
 
 
 def _escape(text: str) -> str:
-    """Text that man(7) takes for nothing else."""
+    """Text escaped for man(7)."""
     plain = text.replace("\\", r"\e").replace("-", r"\-")
     return rf"\&{plain}" if plain[:1] in (".", "'") else plain
 

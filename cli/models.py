@@ -1,4 +1,4 @@
-"""`tessera models`: which models there are, whether they are sound, and how others get in."""
+"""`tessera models`: which models there are, whether they are sound, and how to install others."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def list_models(**given: Any) -> None:
 @click.argument("name", metavar="[NAME]", default="standard", type=options.Model())
 @options.reporting
 def path(name: str, **given: Any) -> None:
-    """Print where a model's file lies.
+    """Print the path of a model file.
 
     \b
     tessera models path
