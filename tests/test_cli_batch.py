@@ -150,7 +150,7 @@ def test_an_empty_list_is_no_mistake(tmp_path):
         (("encode", "{in}/a.png", "-f", "--skip-existing"), "--force and --skip-existing contradict each other"),
         (("encode", "{in}", "--output-dir", "{in}/a.png"), "--output-dir {in}/a.png is a file: name a folder"),
         (("encode", "-", "{in}/a.png"), "'-' is standard input, which must be the only input"),
-        (("encode", "-", "--output-dir", "{out}"), "a folder is for files with names"),
+        (("encode", "-", "--output-dir", "{out}"), "--output-dir is not for standard input or output"),
         (("encode", "-", "--files-from", "-"), "both need standard input"),
         (("encode", "--files-from", "{out}/none"), "--files-from {out}/none: no such file: check the name"),
         (("encode", "{in}/a.png", "--background", "nosuch"), "'nosuch' is not a colour: use a name such as white"),
