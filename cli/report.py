@@ -30,6 +30,7 @@ ADVICE = {  # by the option that an error of the library names
     "max_pixels": "raise --max-pixels to allow it",
     "model": "name a model file with --model",
     "strip": "leave it out with --strip",
+    "vgg": "name a file with --vgg",
 }
 
 

@@ -298,7 +298,7 @@ def test_train_command_from_nothing_to_a_picture(tmp_path, photo, monkeypatch):
     assert first.exit_code == 0, first.output
     assert "2 crops in 0 minutes" in first.stderr
     assert "no VGG19, so training on squared error and colour alone" in first.stderr
-    assert "vgg19-dcbb9e9d.pth cannot be downloaded (no network in tests): put it into " in first.stderr
+    assert "vgg19-dcbb9e9d.pth cannot be downloaded (no network in tests), and is not in " in first.stderr
     second = CliRunner().invoke(main, [*arguments, "--restart", "--steps", "3", "--vgg", "none"])
     assert second.exit_code == 0, second.output
     assert "no VGG19 wanted: training on squared error and colour alone" in second.stderr

@@ -23,7 +23,7 @@ FEATURES = (0, 2, 5, 7, 10, 12, 14, 16)  # places of LAYERS in torchvision's `fe
 URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 DIGEST = "dcbb9e9d"  # the first digits of the file's SHA-256
 PATIENCE = 20  # seconds that a download may stand still; torch's downloader has no limit of its own
-NONE = "none"  # as --vgg has it
+NONE = "none"  # instead of a file
 BGR_MEAN = (103.939, 116.779, 123.68)  # of ImageNet, pixels in 0..255
 RGB_MEAN, RGB_SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, pixels in 0..1
 
@@ -71,8 +71,8 @@ def torchvision_vgg() -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(URL, str(path), DIGEST, progress=False)
     except (OSError, HTTPException, RuntimeError) as error:
-        msg = f"{URL} cannot be downloaded ({error}): put it into {path.parent}, or name a file with --vgg"
-        raise ModelError(msg) from error
+        msg = f"{URL} cannot be downloaded ({error}), and is not in {path.parent}"
+        raise ModelError(msg, ("vgg",)) from error
     finally:
         socket.setdefaulttimeout(before)
     return path
