@@ -43,7 +43,7 @@ def delta(anchor: Series, series: Series, metric: str, pictures: int) -> Delta:
     for of, (_, values) in zip((anchor, series), curves, strict=True):
         if len(values) < LEAST_POINTS:
             return Delta(
-                series.name, metric, None, None, None, f"{of.title} has {len(values)} points, {LEAST_POINTS} are needed"
+                series.name, metric, None, None, None, f"{of.title} has {len(values)} of the {LEAST_POINTS} points that are needed"
             )
         if (np.diff(values) <= 0).any():
             return Delta(series.name, metric, None, None, None, f"the quality of {of.title} does not rise with its rate")

@@ -152,7 +152,7 @@ def tables(results: Results) -> Iterator[tuple[str, Table, str]]:
     aims.columns[1].justify = "left"
     for series in results.series:
         aims.add_row(series.title, series.aim)
-    yield "What each codec was made for: it looks good in the measures that are near to that", aims, ""
+    yield "What each codec was made for: it does well in measures that are close to that", aims, ""
 
 
 def rated(results: Results) -> list[str]:

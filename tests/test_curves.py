@@ -42,8 +42,8 @@ def test_the_interval_is_the_overlap():
     [
         (series("b", shift=20), "none of the two ranges of quality overlaps"),
         (series("b", shift=11.5), "only 2 % of the two ranges of quality overlaps"),
-        (series("b", rates=RATES[:2]), "B has 2 points, 3 are needed"),
-        (series("b", pictures=2), "B has 0 points, 3 are needed"),
+        (series("b", rates=RATES[:2]), "B has 2 of the 3 points that are needed"),
+        (series("b", pictures=2), "B has 0 of the 3 points that are needed"),
     ],
 )
 def test_nothing_is_extrapolated(other, note):

@@ -66,7 +66,7 @@ def made_up(**changes: object) -> Results:
         deltas=(
             Delta("tessera", "lpips", -31.26, 0.3, 0.55, ""),
             Delta("tessera", "psnr", 12.0, 25.0, 27.5, ""),
-            Delta("jpeg", "lpips", None, None, None, "JPEG has 0 points, 3 are needed"),
+            Delta("jpeg", "lpips", None, None, None, "JPEG has 0 of the 3 points that are needed"),
         ),
         speeds=(
             Speed("tessera", 3.14159, 2.5, 1.25, 640.4, "400 tokens per block"),
@@ -182,7 +182,7 @@ def test_bd_rates_and_speed_are_given(still):
     assert still.locator("#bd h2").inner_text() == "BD-rate against WebP"
     texts = [re.sub(r"\s+", " ", text).strip() for text in still.locator("#bd tbody tr").all_inner_texts()]
     assert texts[0] == "Tessera \u221231.3 % over 0.300 to 0.550 +12.0 % over 25.00 to 27.50 dB none not measured"
-    assert "none JPEG has 0 points, 3 are needed" in texts[2]
+    assert "none JPEG has 0 of the 3 points that are needed" in texts[2]
     rows = still.locator("#speed tbody tr")
     assert rows.nth(0).locator("td").all_inner_texts() == ["3.14", "2.5", "1.25", "640", "400 tokens per block"]
 
