@@ -42,9 +42,8 @@ def delta(anchor: Series, series: Series, metric: str, pictures: int) -> Delta:
     curves = [curve_of(s, metric, pictures) for s in (anchor, series)]
     for of, (_, values) in zip((anchor, series), curves, strict=True):
         if len(values) < LEAST_POINTS:
-            return Delta(
-                series.name, metric, None, None, None, f"{of.title} has {len(values)} of the {LEAST_POINTS} points that are needed"
-            )
+            reason = f"{of.title} has {len(values)} of the {LEAST_POINTS} points that are needed"
+            return Delta(series.name, metric, None, None, None, reason)
         if (np.diff(values) <= 0).any():
             return Delta(series.name, metric, None, None, None, f"the quality of {of.title} does not rise with its rate")
     (rates_a, values_a), (rates_b, values_b) = curves
