@@ -422,6 +422,10 @@ def test_no_width_needs_sideways_scrolling(chromium, path, width):
             assert inside <= window == width
         too_wide = "boxes => boxes.filter(box => box.scrollWidth > box.clientWidth).map(box => box.className)"
         assert page.locator("section, .head, .view, .cards, .choice, .facts, .controls").evaluate_all(too_wide) == []
+        for name in ("Grid", "Blind test"):
+            mode(page, name)
+            parts = page.locator("section, .head, .panels, .panel, .facts, .answers, .controls")
+            assert parts.evaluate_all(too_wide) == []
 
 
 @pytest.fixture(scope="module")
