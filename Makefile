@@ -1,4 +1,5 @@
-# Two commands on a machine with Python 3.11 or later: `make demo` and `make test`. Contributors to the benchmarks also run
+# Two commands on a machine with Python 3.11 or later: `make demo` and `make test`. `make test-light` tests an installation without
+# torch. Contributors to the benchmarks also run
 # `make test-learned`, which needs several gigabytes: compressai, torchvision and the build of torch that they pin. `make viewer`
 # needs npm, and makes a folder for a web host.
 PYTHON ?= python3
@@ -6,7 +7,7 @@ BIN := .venv/bin
 # The small CPU build of torch is enough for coding; set TORCH=torch for the newest build with CUDA.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-learned viewer clean
+.PHONY: demo test test-light test-learned viewer clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -27,6 +28,14 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
+.venv-light/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-light
+	.venv-light/bin/pip install --quiet . pytest
+	touch $@
+
+test-light: .venv-light/installed
+	.venv-light/bin/python -m pytest -m light
+
 .venv-learned/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-learned
 	.venv-learned/bin/pip install --quiet torch torchvision
@@ -45,4 +54,4 @@ viewer: .venv/installed docs/viewer/node_modules/installed
 	$(BIN)/python docs/viewer/build.py viewer docs/viewer/node_modules/onnxruntime-web
 
 clean:
-	rm -rf .venv .venv-learned demo viewer docs/viewer/node_modules
+	rm -rf .venv .venv-light .venv-learned demo viewer docs/viewer/node_modules

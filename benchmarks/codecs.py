@@ -45,7 +45,7 @@ class TesseraCoder:
         model = self.codec.model
         return (
             f"Tessera, model {model.name}, fingerprint {model.metadata['fingerprint'][:16]}, effort {DEFAULT_EFFORT}, on "
-            f"{self.codec.device}"
+            f"{self.codec.device}{'' if self.codec.runtime == 'auto' else f' with {self.codec.runtime}'}"
         )
 
     @property
@@ -85,13 +85,14 @@ class CoderOptions:
     model: str | None = None  # of Tessera: name or path
     device: str = "auto"
     learned_weights: str | None = None  # folder of compressai's weights
+    runtime: str = "auto"  # of Tessera
 
 
 def make_coder(name: str, options: CoderOptions) -> Coder:
     """The codec of a name in NATIVE_NAMES. Raises CodecMissingError where it cannot run here."""
     coder: Coder
     if name == TesseraCoder.name:
-        coder = TesseraCoder(Codec(options.model, options.device))
+        coder = TesseraCoder(Codec(options.model, options.device, runtime=options.runtime))
     elif name in LEARNED_NAMES:
         from benchmarks.learned import LearnedCoder
 

@@ -213,7 +213,7 @@ def _options(pictures: dict[str, str], given: dict[str, Any]) -> BenchOptions:
     from benchmarks.recognition import DEFAULT
 
     cache = None if given["no_cache"] else Path(given["cache"] or _user_cache())
-    coder_options = CoderOptions(given["model"], given["device"], given["compressai_weights"])
+    coder_options = CoderOptions(given["model"], given["device"], given["compressai_weights"], given["runtime"])
     measure_options = MeasureOptions(given["lpips_weights"], given["classifier"] or DEFAULT, given["classifier_weights"])
     return BenchOptions(
         pictures, given["codecs"], given["budgets"] or BUDGETS, given["own_settings"], given["metrics"],

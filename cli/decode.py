@@ -35,6 +35,7 @@ class DecoderOptions:
     allow_partial: bool
     model: str | None
     device: str
+    runtime: str
     max_pixels: int
     jobs: int
     batch: int | None
@@ -129,7 +130,7 @@ def _work(chosen: DecoderOptions, conversion: Conversion, save_as: Format, verbo
 def _codec(chosen: DecoderOptions) -> Any:
     from codec.api import Codec
 
-    return Codec(chosen.model, chosen.device, max_pixels=chosen.max_pixels)
+    return Codec(chosen.model, chosen.device, runtime=chosen.runtime, max_pixels=chosen.max_pixels)
 
 
 def _summary(made: Decompressed, more: str) -> Summary:

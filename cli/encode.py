@@ -49,6 +49,7 @@ class EncoderOptions:
     alpha_quality: int | None
     model: str | None
     device: str
+    runtime: str
     max_pixels: int
     jobs: int
     batch: int | None
@@ -178,7 +179,9 @@ def _work(chosen: EncoderOptions, conversion: Conversion, target: dict[str, Any]
 def _codec(chosen: EncoderOptions) -> Any:
     from codec.api import Codec
 
-    return Codec(chosen.model, chosen.device, max_pixels=chosen.max_pixels, lpips_weights=chosen.lpips_weights)
+    return Codec(
+        chosen.model, chosen.device, runtime=chosen.runtime, max_pixels=chosen.max_pixels, lpips_weights=chosen.lpips_weights
+    )
 
 
 def _summary(made: Compressed, chosen: EncoderOptions, target: dict[str, Any]) -> Summary:

@@ -185,10 +185,12 @@ def export(name: str, output: str, decoder_only: bool, **given: Any) -> None:
     tessera models export -o graphs/
     tessera models export mine.safetensors -o graphs/ --decoder-only
     """
+    from codec.device import require_torch
     from codec.models import open_model
 
     report_options = options.gather(ReportOptions, given)
     with reporting(name, output, report_options) as report:
+        require_torch("exporting a model")
         from codec.pyramid.export import export as write
         from codec.pyramid.export import exported
 
@@ -201,6 +203,33 @@ def export(name: str, output: str, decoder_only: bool, **given: Any) -> None:
                 raise FileError(msg) from error
         report.values = {"model": model.name, "bytes": sum(path.stat().st_size for path in files)}
         report.line = f"{output}: {len(files)} files, {human(report.values['bytes'])}"
+
+
+@models.command()
+@click.argument("name", metavar="[MODEL]", default="standard", type=options.Model())
+@options.reporting
+def graphs(name: str, **given: Any) -> None:
+    """Write the graphs that ONNX Runtime codes with beside a model file: the network without its weights. Needs torch, onnx and
+    onnxscript, and takes a minute.
+
+    \b
+    tessera train photos/ -o mine.safetensors
+    tessera models graphs mine.safetensors
+    """
+    from codec.device import require_torch
+    from codec.models import open_model
+
+    report_options = options.gather(ReportOptions, given)
+    with reporting(name, None, report_options) as report:
+        require_torch("making graphs")
+        from codec.pyramid.export import exported
+        from codec.pyramid.graphs import write_skeletons
+
+        model = exported(open_model(name))
+        with Bar(3 * len(model.config.levels) + 2, "tracing", hidden=report_options.quiet) as bar:
+            path = write_skeletons(model, bar.advance)
+        report.values = {"output": str(path), "model": model.name, "bytes": path.stat().st_size}
+        report.line = f"{path}: {human(report.values['bytes'])}"
 
 
 @models.command()

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+RUNTIMES = ("auto", "onnx", "torch")  # as `codec.device` has them, which is not imported for help
 Command = Callable[..., Any]
 Group = TypeVar("Group")
 UNITS = {
@@ -148,6 +149,13 @@ model = click.option(
 device = click.option(
     "--device", type=Device(), metavar="auto|cpu|cuda[:N]", default="auto", show_default=True, help="Where to compute."
 )
+runtime = click.option(
+    "--runtime",
+    type=click.Choice(RUNTIMES),
+    default="auto",
+    show_default=True,
+    help="What to compute with; auto is ONNX Runtime on the processor and torch on CUDA.",
+)
 max_pixels = click.option(
     "--max-pixels", type=Pixels(), metavar="N", default="500M", show_default=True, help="Refuse larger pictures."
 )
@@ -170,7 +178,7 @@ background = click.option(
     metavar="COLOR",
     help="Flatten transparency onto this colour, such as white or '#204060'. Default: keep it.",
 )
-coding = together(model, device, max_pixels)
+coding = together(model, device, runtime, max_pixels)
 jobs = click.option(
     "-j",
     "--jobs",

@@ -29,6 +29,7 @@ ADVICE = {  # by the option that an error of the library names
     "keep_exif": "leave out --keep-exif",
     "max_pixels": "raise --max-pixels to allow it",
     "model": "name a model file with --model",
+    "runtime": "leave out --runtime",
     "strip": "leave it out with --strip",
     "vgg": "name a file with --vgg",
 }

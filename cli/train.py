@@ -59,13 +59,16 @@ def train(photos: tuple[str, ...], **given: Any) -> None:
     tessera train photos/ --minutes 600 -o mine.safetensors
     tessera encode a.jpg --model mine.safetensors
     """
-    from codec.training.run import Run
-    from codec.training.trainer import TrainingConfig
+    from codec.device import require_torch
 
     report_options = options.gather(ReportOptions, given)
-    recipe = {name: given.pop(name) for name in TrainingConfig.__dataclass_fields__ if name in given}
-    recipe = {name: value for name, value in recipe.items() if value is not None}
     with reporting("train", given["output"], report_options) as report:
+        require_torch("train")
+        from codec.training.run import Run
+        from codec.training.trainer import TrainingConfig
+
+        recipe = {name: given.pop(name) for name in TrainingConfig.__dataclass_fields__ if name in given}
+        recipe = {name: value for name, value in recipe.items() if value is not None}
         model = Run(photos=photos, recipe=recipe, **given).execute((lambda _: None) if report_options.quiet else say)
         report.values["input"] = ", ".join(photos)
         if model:

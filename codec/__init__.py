@@ -5,7 +5,7 @@
     with codec.Codec(device="cuda") as c:           # many pictures, one model in memory
         blobs = c.encode_batch(images, target_bpp=0.04)
 
-Importing this is cheap: torch and everything else are loaded when the first picture is coded.
+Importing this is cheap: everything else is loaded when the first picture is coded.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from PIL import Image
 from bitstream.code import Prefix, Sequence
 from bitstream.coder import encode_tokens, fit_tokens
 from bitstream.container import COLOURED, File, Sections, overhead, payload_max, read_file, write_file
-from bitstream.errors import ModelError, TargetError, UsageError
+from bitstream.errors import ModelError, TargetError, TesseraError, UsageError
+from codec.device import ONNX, PACKAGES, TORCH, pick_device, pick_runtime, require_torch
 from codec.forks import Lock
 from codec.lengths import DEFAULT_EFFORT, DEFAULT_TARGET, Target, quality_of_block_tokens, steps_of_effort
 from codec.model import Model
@@ -31,7 +32,7 @@ from codec.search import SearchResult, psnr, shortest
 
 if TYPE_CHECKING:
     from codec.lpips import LPIPS
-    from codec.tokenizer import Refiner, Tokenizer
+    from codec.tokenizer import Tokenizer
 
 LOADING = Lock()  # threads that come at once load a network once
 ALPHA_SHARE = 3  # of a size that is asked for, the part that transparency may take before it loses quality
@@ -42,28 +43,30 @@ class Codec:
     """A model in memory, for many pictures. Use it in a `with` statement, or let it be collected.
 
     `model` is the name of a bundled or installed model, or the path of a model file; by default pictures are encoded with the
-    standard model, and files decoded with the one that wrote them. `device` is 'auto', 'cpu', 'cuda' or 'cuda:N'. `tile` is the
-    side in pixels of the tiles that a picture is worked on in, for models that have them; by default only pictures above 16
-    megapixels are cut. `lpips_weights` is the .npz that a target of LPIPS needs; by default what `tessera models fetch lpips`
-    fetched, or what the torch cache has."""
+    standard model, and files decoded with the one that wrote them. `device` is 'auto', 'cpu', 'cuda' or 'cuda:N'. `runtime` is
+    what networks are computed with: 'onnx', 'torch', or 'auto', which is torch on CUDA and for what only torch can do. `tile`
+    is the side in pixels of the tiles that a picture is worked on in, for models that have them; by default only pictures above
+    16 megapixels are cut. `lpips_weights` is the .npz that a target of LPIPS needs; by default what `tessera models fetch
+    lpips` fetched, or what the torch cache has."""
 
     def __init__(
         self,
         model: str | None = None,
         device: str = "auto",
         *,
+        runtime: str = "auto",
         tile: int | None = None,
         max_pixels: int = MAX_PIXELS,
         lpips_weights: str | os.PathLike[str] | None = None,
     ) -> None:
-        from codec.device import pick_device
-
-        self.device = pick_device(device)
+        self.device = pick_device("cpu" if device == "auto" and runtime == ONNX else device)
+        self.runtime = runtime
+        pick_runtime(runtime, self.device, (ONNX, TORCH), "")
         self.tile = tile
         self.max_pixels = max_pixels
         self.lpips_weights = Path(lpips_weights) if lpips_weights is not None else None
         self._chosen = model
-        self._tokenizers: dict[str, Tokenizer] = {}  # by the model's fingerprint
+        self._tokenizers: dict[tuple[str, str], Tokenizer] = {}  # by the model's fingerprint, and runtime
         self._models: dict[bytes, Model] = {}  # by stream id, which is all that a file has
 
     def __enter__(self) -> Codec:
@@ -77,17 +80,36 @@ class Codec:
         """The model that pictures are encoded with."""
         return open_model(self._chosen or DEFAULT)
 
-    def tokenizer(self, model: Model | None = None) -> Tokenizer:
-        """The network of a model, by default the one that pictures are encoded with; it is loaded once. Raises UsageError for
-        tiles that it does not have."""
+    def tokenizer(self, model: Model | None = None, refining: bool = False) -> Tokenizer:
+        """The network of a model, by default the one that pictures are encoded with; it is loaded once. With `refining` it is a
+        `codec.tokenizer.Refiner`. Raises UsageError for tiles or a runtime that it does not have."""
         chosen = model or self.model
         if self.tile is not None and not chosen.tiles:
             msg = f"{chosen.name} does not work in tiles: leave out their size"
             raise UsageError(msg, ("tile",))
+        if refining:
+            runtime = pick_runtime(self.runtime, self.device, (TORCH,), f"effort above {DEFAULT_EFFORT} needs torch")
+        else:
+            runtime = pick_runtime(self.runtime, self.device, chosen.runtimes, chosen.needs_torch)
+        key = chosen.fingerprint, runtime
         with LOADING:
-            if chosen.fingerprint not in self._tokenizers:
-                self._tokenizers[chosen.fingerprint] = chosen.tokenizer(self.device, self.tile)
-            return self._tokenizers[chosen.fingerprint]
+            if key not in self._tokenizers:
+                self._tokenizers[key] = self._load(chosen, runtime)
+        if runtime == TORCH:
+            from codec.torch_threads import follow_threads
+
+            follow_threads()
+        return self._tokenizers[key]
+
+    def _load(self, model: Model, runtime: str) -> Tokenizer:
+        try:
+            return model.tokenizer(runtime, self.device, self.tile)
+        except (TesseraError, MemoryError):
+            raise
+        except Exception as error:  # what a runtime raises where it cannot be loaded is an open set
+            name = PACKAGES[runtime]
+            msg = f"{name} cannot be loaded ({error}): check its installation, and whether there is enough memory"
+            raise ModelError(msg) from error
 
     def _model_of(self, file: File) -> Model:
         """The model that wrote a file. Raises ModelError if it is not there, or is not the one that was named."""
@@ -119,7 +141,7 @@ class Codec:
         if steps and not self.model.refines:
             msg = f"effort {effort} needs a model that refines tokens, and {self.model.name} does not: use {DEFAULT_EFFORT}"
             raise UsageError(msg)
-        made = self.tokenizer().tokenize([part.pixels for part in wanted])
+        made = self.tokenizer(refining=bool(steps)).tokenize([part.pixels for part in wanted])
         if not steps:
             return made
         return [self._refined(part, sequence, target, steps) for part, sequence in zip(wanted, made, strict=True)]
@@ -131,12 +153,13 @@ class Codec:
         except TargetError:  # it will be raised when the sequence is cut
             return sequence
 
+        refiner: Any = self.tokenizer(refining=True)
+
         def squared_error(prefix: Prefix) -> float:
-            decoded = self._decoded(prefix, part.greyness)
+            decoded = neutral(refiner.detokenize([prefix])[0], part.greyness)
             return float(np.square(decoded.astype(np.float32) - part.pixels).sum(dtype=np.float64))
 
         sized = target.budget(part.width, part.height) is not None
-        refiner: Refiner = self.tokenizer()  # type: ignore[assignment]  # the model says so
         return refiner.refine(part.pixels, sequence, length, squared_error, sized, steps)
 
     def sequence(self, image: Picture) -> Sequence:
@@ -203,6 +226,7 @@ class Codec:
 
     @cached_property
     def _lpips(self) -> LPIPS:
+        require_torch("LPIPS")
         from codec.lpips import LPIPS
 
         return LPIPS(self.lpips_weights).to(self.device).requires_grad_(False)

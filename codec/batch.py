@@ -25,14 +25,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from bitstream.blocks import blocks_of
 from bitstream.container import File, read_file
-from bitstream.errors import ModelError, TesseraError
+from bitstream.errors import TesseraError
+from codec.device import set_torch_threads, threads_of_process, using_threads
 from codec.lengths import DEFAULT_EFFORT, DEFAULT_TARGET, Target, steps_of_effort
 from codec.pictures.images import MAX_PIXELS, check_size, open_image
 from codec.progress import Listener, listening
 from codec.results import Encoded, PictureOptions, Prepared, Read
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image
 
     from codec.api import Codec
@@ -216,10 +216,6 @@ class _Once:
                 except (TesseraError, MemoryError) as error:
                     self._error = error
                     raise
-                except Exception as error:  # what PyTorch raises where it cannot be loaded is an open set
-                    msg = f"PyTorch cannot be loaded ({error}): check its installation, and whether there is enough memory"
-                    self._error = ModelError(msg)
-                    raise self._error from error
             return self._codec
 
 
@@ -380,13 +376,10 @@ class _Computers:
     """The threads that run the network: one on a GPU, and on a CPU some that share its cores."""
 
     def __init__(self, compute: Callable[[list[Any]], list[Any]], codec: Codec, limits: Limits, jobs: int) -> None:
-        import torch
-
         self._compute = compute
-        self._set_threads = torch.set_num_threads
-        self._before = torch.get_num_threads()
+        self._before = threads_of_process()
         self._cores = min(self._before, limits.threads)
-        self._count = min(self._cores, WORKERS, jobs) if codec.device.type == "cpu" else 1
+        self._count = min(self._cores, WORKERS, jobs) if codec.device == "cpu" else 1
         self._large = (limits.pixels or _room()) // 2
         self._pool = ThreadPoolExecutor(self._count, "compute")
         self.batch = limits.batch or _usual_batch(codec.device)
@@ -401,21 +394,17 @@ class _Computers:
         return self._pool.submit(self._run, items, threads, moved)
 
     def _run(self, items: list[Any], threads: int, moved: Listener) -> tuple[list[Any], float]:
-        import torch
-
-        torch.get_num_threads()  # a thread's first call sets its number to the last one set anywhere
-        self._set_threads(threads)
         try:
-            with listening(moved):
+            with listening(moved), using_threads(threads):
                 return _timed(self._compute, items)
         except RuntimeError as error:
-            if isinstance(error, torch.cuda.OutOfMemoryError) or "allocate memory" in str(error):
+            if type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):  # torch's, of CUDA and else
                 raise MemoryError from error
             raise
 
     def close(self, wait: bool) -> None:
         self._pool.shutdown(wait=wait, cancel_futures=True)
-        self._set_threads(self._before)
+        set_torch_threads(self._before)
 
 
 def _timed(call: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
@@ -445,10 +434,10 @@ def _room() -> int:
     return min(ROOM, _memory() // 4 // PIXEL_BYTES)
 
 
-def _usual_batch(device: torch.device) -> int:
+def _usual_batch(device: str) -> int:
     """Pictures per network call where the user gives none."""
+    if device == "cpu":
+        return CPU_BATCH
     import torch
 
-    if device.type == "cpu":
-        return CPU_BATCH
     return min(32, max(1, torch.cuda.mem_get_info(device)[0] // 4 // (PIXEL_BYTES * SMALL)))

@@ -25,11 +25,10 @@ from safetensors.numpy import save_file
 from bitstream.code import AnyCode
 from bitstream.container import STREAM_ID_BYTES
 from bitstream.errors import FileError, ModelError
+from codec.device import TORCH
 from codec.files import replacing
 
 if TYPE_CHECKING:
-    import torch
-
     from codec.tokenizer import Tokenizer
 
 
@@ -47,6 +46,16 @@ class Model(ABC):
     @property
     def name(self) -> str:
         return self.path.stem
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """What its networks can be computed with, on a processor the better one first."""
+        return (TORCH,)
+
+    @property
+    def needs_torch(self) -> str:
+        """Why that is torch alone, if it is, and what can be done."""
+        return f"models of kind {self.kind} are computed with torch alone"
 
     @property
     def fingerprint(self) -> str:
@@ -118,15 +127,15 @@ class Model(ABC):
         nothing, for what is none. A `path` that is a folder gets a file with the model's own name."""
         return None
 
-    def calibrated(self, pictures: Iterable[NDArray[np.uint8]], device: torch.device) -> Calibrated | None:
+    def calibrated(self, pictures: Iterable[NDArray[np.uint8]], device: str) -> Calibrated | None:
         """Measures the tables on photos (H, W, 3), and writes the file again with them; None where tables are measured when the
         model is trained. Raises ModelError, or ImageError for too few photos."""
         return None
 
     @abstractmethod
-    def tokenizer(self, device: torch.device, tile: int | None = None) -> Tokenizer:
-        """The network in float32, ready to code on `device`; `tile` is for families that have tiles. Imports torch. Raises
-        ModelError as `code` does."""
+    def tokenizer(self, runtime: str, device: str, tile: int | None = None) -> Tokenizer:
+        """The network in float32, ready to code with one of its `runtimes` on `device`; `tile` is for families that have
+        tiles. Raises ModelError as `code` does."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bitstream.errors import ModelError
+from codec.device import require_torch
 from codec.model import Calibrated, Model, read_metadata
 from codec.pyramid.model import PyramidModel
+from codec.pyramid.skeletons import skeleton_path
 from codec.titok.model import TitokModel
 
 FAMILIES: dict[str, type[Model]] = {family.kind: family for family in (PyramidModel, TitokModel)}
@@ -84,6 +86,7 @@ def import_model(
     """Installs a published checkpoint (a file, a folder, or the name of a repository) in the user's folder, under `name` or its
     own; `calibrate` may measure its tables first. Raises ModelError, and installs nothing, for what is no checkpoint of a
     known layout, or where the name is taken and not to be replaced."""
+    require_torch("importing a model")
     folder = installed_folder()
     if name is not None and not re.fullmatch(r"[\w-][\w.-]*", name):
         msg = f"{name!r} is not a name for a model: use letters, digits, dots and hyphens"
@@ -128,6 +131,7 @@ def remove_model(name: str) -> Path:
         raise ModelError(msg)
     try:
         path.unlink()
+        skeleton_path(path).unlink(missing_ok=True)
     except OSError as error:
         msg = f"{path}: cannot be removed ({error.strerror}): check its permissions"
         raise ModelError(msg) from error

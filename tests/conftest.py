@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,17 @@ from PIL import Image
 from bitstream.prior import IntegerLayer, LevelPrior
 from bitstream.pyramid import EVEN, ODD, Level, PyramidCode, PyramidLayout, grids_before, in_part
 from codec.api import Codec
-from codec.training.integer import tables_from
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 PHOTO = ROOT / "docs" / "photo.webp"
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Without torch, files with no test for that are not even read."""
+    if find_spec("torch") is None and collection_path.suffix == ".py" and "mark.light" not in collection_path.read_text():
+        return True
+    return None
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +88,8 @@ def _made_up(levels: tuple[Level, ...], index: int, kernels: tuple[int, ...]) ->
     )
     shifts = (2, 9, 12)
     layers = tuple(IntegerLayer(w.astype(np.int16), b, s) for w, b, s in zip(weights, biases, shifts, strict=True))
+    from codec.training.integer import tables_from  # torch is not there in every run
+
     spread = np.arange(classes)[:, None] + 0.7
     tables, costs = tables_from(1 / (1 + np.square(np.arange(-level.limit, level.limit + 1)) / spread))
     return LevelPrior(layers, tables, costs)

@@ -13,6 +13,7 @@ from cli.main import main
 from cli.progress import Bar
 from codec.api import Codec
 from codec.batch import Limits, Stages, decode_all, encode_all, overlap
+from codec.device import threads_here
 
 README_KEYS = {
     "encode": {"reached", "measured", "notes"},
@@ -135,7 +136,7 @@ def test_jobs_limit_the_threads_of_the_network(codec, jobs, threads):
     seen: list[int] = []
 
     def compute(items: list[int]) -> list[int]:
-        seen.append(torch.get_num_threads())
+        seen.append(threads_here())
         return items
 
     stages = Stages(lambda job, admit: job, compute, lambda *_: None, lambda item: item, lambda: codec)

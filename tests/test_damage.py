@@ -12,6 +12,8 @@ from cli.main import main
 from codec.pictures.images import check_size
 from codec.results import read_tokens
 
+pytestmark = pytest.mark.light
+
 
 @pytest.fixture(scope="module")
 def made(codec, photo):

@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 
+import pytest
 from conftest import PHOTO, ROOT
 
 POOL = f"""
-import multiprocessing, threading
+import multiprocessing, sys, threading
 from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import torch
@@ -19,8 +20,16 @@ from codec import api
 from codec.pictures import images
 
 torch.set_num_threads(2)
-data = codec.encode({str(PHOTO)!r}, tokens=100)
-expected = np.asarray(codec.decode(data)).astype(int)
+shared = codec.Codec(device="cpu", runtime=sys.argv[1])
+data = shared.encode({str(PHOTO)!r}, tokens=100)
+expected = np.asarray(shared.decode(data)).astype(int)
+
+def encode(picture):
+    return shared.encode(picture)
+
+def decode(data):
+    return shared.decode(data)
+
 held, done = threading.Event(), threading.Event()
 
 def hold():
@@ -31,18 +40,19 @@ def hold():
 threading.Thread(target=hold, daemon=True).start()
 held.wait()
 with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
-    pictures = list(pool.map(codec.decode, [data] * 2))
-    files = list(pool.map(codec.encode, [{str(PHOTO)!r}]))
+    pictures = list(pool.map(decode, [data] * 2))
+    files = list(pool.map(encode, [{str(PHOTO)!r}]))
 done.set()
-assert files == [codec.encode({str(PHOTO)!r})]
+assert files == [encode({str(PHOTO)!r})]
 for picture in pictures:  # one thread adds up in another order than two
     assert np.abs(np.asarray(picture).astype(int) - expected).max() <= 1
 """
 
 
-def test_a_forked_pool_codes_after_its_parent_did():
+@pytest.mark.parametrize("runtime", ["onnx", "torch"])
+def test_a_forked_pool_codes_after_its_parent_did(runtime):
     process = subprocess.Popen(
-        [sys.executable, "-c", POOL], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", POOL, runtime], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
         _, said = process.communicate(timeout=100)

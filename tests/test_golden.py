@@ -19,6 +19,7 @@ from codec.results import read_tokens
 
 FOLDER = Path(__file__).parent / "golden"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.tsr"))
+pytestmark = pytest.mark.light
 
 
 def stored(name: str) -> tuple[bytes, dict[str, np.ndarray]]:

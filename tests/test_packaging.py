@@ -41,6 +41,7 @@ def python(folder: Path, path: list[Path], *arguments: object) -> str:
 def test_one_package_is_installed_and_codec_under_its_short_name(built):
     assert {path.name for path in built.iterdir()} == {"tessera", "codec.py"}
     assert (built / "tessera" / "codec" / "weights" / "standard.safetensors").exists()
+    assert (built / "tessera" / "codec" / "weights" / "standard.graphs.zip").exists()
     assert (built / "tessera" / "py.typed").exists()
     modules = {path.relative_to(ROOT) for folder in GENERAL for path in (ROOT / folder).rglob("*.py")}
     assert {module for module in modules if not (built / "tessera" / module).exists()} == {

@@ -17,6 +17,8 @@ import codec.pillow
 from bitstream.container import File, write_file
 from codec.pictures.metadata import EXIF, ICC
 
+pytestmark = pytest.mark.light
+
 
 @pytest.fixture(scope="module")
 def small(photo) -> Image.Image:

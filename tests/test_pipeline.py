@@ -17,7 +17,7 @@ from bitstream.container import read_file
 from bitstream.errors import FormatError, ImageError
 from codec.batch import Limits, Stages, decode_all, encode_all, overlap
 
-CODEC: Any = SimpleNamespace(device=torch.device("cpu"))
+CODEC: Any = SimpleNamespace(device="cpu")
 PATIENCE = 20  # seconds until a test that hangs fails
 
 

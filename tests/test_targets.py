@@ -213,9 +213,9 @@ def test_tiles_do_not_change_a_step(codec, photo, monkeypatch):
     from codec.pyramid.tiles import encode_pixels
 
     image = np.asarray(photo.resize((1000, 300)))
-    network, code = codec.tokenizer().network, codec.model.code
+    network, code = codec.tokenizer(refining=True).network, codec.model.code
     layout = codec.sequence(image).layout
-    latents = encode_pixels(codec.tokenizer().parts, [layout], [image])
+    latents = encode_pixels(codec.tokenizer(refining=True).parts, [layout], [image])
     original = torch.tensor(image).permute(2, 0, 1)[None].float() / 127.5 - 1
     goal = refine.Goal(1e-3, length=3000)
     walked = refine.walk(network, code, layout, latents, goal, torch.Generator())
@@ -232,10 +232,10 @@ def test_the_walk_codes_as_the_codec_does(codec, small):
     from codec.pyramid import refine
     from codec.pyramid.tiles import encode_pixels
 
-    network, code = codec.tokenizer().network, codec.model.code
+    network, code = codec.tokenizer(refining=True).network, codec.model.code
     sequence = codec.sequence(small)
     layout = sequence.layout
-    latents = encode_pixels(codec.tokenizer().parts, [layout], [np.asarray(small)])
+    latents = encode_pixels(codec.tokenizer(refining=True).parts, [layout], [np.asarray(small)])
     spent = sequence.bits().cumsum()
     for length in (5, 200, layout.tokens):
         by_length = refine.walk(network, code, layout, latents, refine.Goal(1.0, length=length), torch.Generator())

@@ -191,7 +191,7 @@ def test_the_integer_prior_costs_no_more_than_the_float_one(photos):
 
 
 def test_tokens_and_latents_invert_up_to_quantization(codec, photo):
-    network, code = codec.tokenizer().network, codec.model.code
+    network, code = codec.tokenizer(refining=True).network, codec.model.code
     layout = code.layout(256, 256)
     x = torch.from_numpy(np.asarray(photo)[None, 50:306, 50:306].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.inference_mode():

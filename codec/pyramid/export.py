@@ -37,12 +37,20 @@ from bitstream.errors import ModelError
 from codec.model import Model, digest_of
 from codec.pyramid.model import PyramidModel
 from codec.pyramid.network import Network, PyramidLevel
+from codec.pyramid.pixels import HALF
 
 OPSET = 18  # of ONNX: the first whose Resize and Split the exporter writes; ONNX Runtime reads it since 1.14, of 2023
 TOLERANCE = 1e-4  # of the largest value: what float32 gives in another order of addition. Half a step of 255 is 4e-3
 MODEL_FILE = "model.safetensors"
 TRACED, CHECKED = (2, 3), (1, 2)  # blocks of the canvases that graphs are made and checked with
 PICTURES, ROWS, COLUMNS = (Dim(name) for name in ("pictures", "rows", "columns"))
+
+
+MADE: dict[str, Callable[[Tensor], Tensor]] = {  # how made-up inputs differ from normally distributed numbers
+    "keep": lambda value: (value > 0).float(),
+    "pixels": lambda value: value.clamp(-1, 1),
+    "bytes": lambda value: (value.clamp(-1, 1) * HALF + HALF).to(torch.uint8),
+}
 
 
 class Method(nn.Module):
@@ -64,6 +72,7 @@ class Graph:
     module: nn.Module
     inputs: dict[str, tuple[int, int]]  # channels, and places along the side of a block
     outputs: tuple[str, ...]
+    level: int | None = None  # whose part it is
     unit: int = BLOCK_CELLS  # places along the side of a block of which the inputs' are multiples
     decodes: bool = True  # whether decoding needs it
 
@@ -73,7 +82,7 @@ class Graph:
         made = []
         for name, (channels, side) in self.inputs.items():
             value = torch.randn(pictures, channels, blocks[0] * side, blocks[1] * side, generator=random)
-            made.append((value > 0).float() if name == "keep" else value.clamp(-1, 1) if name == "pixels" else value)
+            made.append(MADE[name](value) if name in MADE else value)
         return tuple(made)
 
     def axes(self) -> tuple[dict[int, Any], ...]:
@@ -95,10 +104,11 @@ def graphs_of(network: Network) -> Iterator[Graph]:
         assert isinstance(level, PyramidLevel)
         name, side = f"level-{index}", level.level.side
         sent = {"predicted": (channels, cells), "digits": (level.level.digits, side), "keep": (1, side)}
-        yield Graph(f"{name}.predict", level.predict, state, ("predicted",))
-        yield Graph(f"{name}.analyse", Method(level, "analyse"), {"residual": (channels, cells)}, ("raw",), side, decodes=False)
-        yield Graph(f"{name}.update", Method(level, "update"), state | sent, ("refined", "more_known"), side)
-    yield Graph("decoder", network.decoder, state, ("pixels",), cells // 2)  # even, because of its 1/32 branch
+        residual = {"residual": (channels, cells)}
+        yield Graph(f"{name}.predict", level.predict, state, ("predicted",), index)
+        yield Graph(f"{name}.analyse", Method(level, "analyse"), residual, ("raw",), index, side, decodes=False)
+        yield Graph(f"{name}.update", Method(level, "update"), state | sent, ("refined", "more_known"), index, side)
+    yield Graph("decoder", network.decoder, state, ("pixels",), unit=cells // 2)  # even, because of its 1/32 branch
 
 
 def exported(model: Model) -> PyramidModel:
@@ -115,13 +125,7 @@ def export(model: PyramidModel, folder: Path, *, encodes: bool = True, step: Cal
     3 for each level, and 2.
 
     Raises ModelError where a package is missing, the folder holds something, or ONNX Runtime and torch disagree."""
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime
-        import onnxscript  # noqa: F401 (torch's exporter asks for it, late and in other words)
-    except ModuleNotFoundError as error:
-        msg = f"export needs {error.name}, which is not installed: pip install onnx onnxruntime onnxscript"
-        raise ModelError(msg) from error
+    onnxruntime = packages()
     if folder.exists() and any(folder.iterdir()):
         msg = f"{folder} is not empty: name a new folder"
         raise ModelError(msg)
@@ -130,7 +134,7 @@ def export(model: PyramidModel, folder: Path, *, encodes: bool = True, step: Cal
     written = []
     for graph in graphs_of(network):
         if encodes or graph.decodes:
-            content = _halved(_traced(graph)).SerializeToString()
+            content = _halved(traced(graph)).SerializeToString()
             _check(graph, onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]))
             written.append(folder / f"{graph.name}.onnx")
             written[-1].write_bytes(content)
@@ -139,8 +143,20 @@ def export(model: PyramidModel, folder: Path, *, encodes: bool = True, step: Cal
     return [*written, _write_integers(model, folder / MODEL_FILE, written, reach)]
 
 
+def packages() -> Any:
+    """onnxruntime. Raises ModelError where that, or what torch's exporter needs, is missing."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401 (torch's exporter asks for it, late and in other words)
+    except ModuleNotFoundError as error:
+        msg = f"export needs {error.name}, which is not installed: pip install onnx onnxruntime onnxscript"
+        raise ModelError(msg) from error
+    return onnxruntime
+
+
 @torch.inference_mode()
-def _traced(graph: Graph) -> Any:
+def traced(graph: Graph) -> Any:
     """The ModelProto of a graph, with weights in float32."""
     with _quiet():
         program = torch.onnx.export(
@@ -169,8 +185,15 @@ def _halved(proto: Any) -> Any:
             casts.append(helper.make_node("Cast", [f"{weight.name}.half"], [weight.name], to=TensorProto.FLOAT))
             weight.CopyFrom(numpy_helper.from_array(half, f"{weight.name}.half"))
     nodes = list(graph.node)
-    del graph.node[:], graph.value_info[:], proto.metadata_props[:], graph.metadata_props[:]
+    del graph.node[:]
     graph.node.extend([*casts, *nodes])
+    return plain(proto)
+
+
+def plain(proto: Any) -> Any:
+    """The same graph without the exporter's notes on the program that made it."""
+    graph = proto.graph
+    del graph.value_info[:], proto.metadata_props[:], graph.metadata_props[:]
     for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
         part.doc_string = ""
         del part.metadata_props[:]

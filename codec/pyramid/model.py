@@ -17,8 +17,10 @@ from safetensors import SafetensorError
 from bitstream.errors import ModelError
 from bitstream.prior import IntegerLayer, LevelPrior
 from bitstream.pyramid import PyramidCode, fingerprint
+from codec.device import ONNX, TORCH
 from codec.model import Model, read_metadata, write_model
 from codec.pyramid.config import NetworkConfig
+from codec.pyramid.skeletons import MAKE, read_skeletons, skeleton_path
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +45,14 @@ class PyramidModel(Model):
     def stated_digest(self) -> str | None:
         return super().stated_digest or DIGESTS.get(self.stream_id.hex())
 
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        return (ONNX, TORCH) if skeleton_path(self.path).is_file() else (TORCH,)
+
+    @property
+    def needs_torch(self) -> str:
+        return f"{self.path} has no graphs for ONNX Runtime beside it (`{MAKE} {self.path}` makes them, where torch is)"
+
     @cached_property
     def config(self) -> NetworkConfig:
         return NetworkConfig.from_dict(self.metadata["network"])
@@ -63,10 +73,22 @@ class PyramidModel(Model):
             blobs = [_blob(name, file.get_tensor(name)) for name in sorted(file.keys()) if _is_meaning(name)]
         return fingerprint(self.code, blobs).hex()
 
-    def tokenizer(self, device: torch.device, tile: int | None = None) -> PyramidTokenizer:
+    def tokenizer(self, runtime: str, device: str, tile: int | None = None) -> PyramidTokenizer:
+        if runtime == ONNX:
+            return self._onnx_tokenizer(tile)
         from codec.pyramid.refine import PyramidRefiner
 
         return PyramidRefiner(self.network(device), self.code, tile)
+
+    def _onnx_tokenizer(self, tile: int | None) -> PyramidTokenizer:
+        from codec.pyramid.onnx_parts import OnnxParts
+        from codec.pyramid.tokenizer import PyramidTokenizer
+
+        self.verify()
+        skeletons = read_skeletons(skeleton_path(self.path), self.config)
+        with self.arrays() as file:
+            weights = {name: file.get_tensor(name) for name in file.keys() if not name.startswith("prior.")}  # noqa: SIM118
+        return PyramidTokenizer(OnnxParts(self.config, weights, skeletons), self.code, tile)
 
     def network(self, device: str | torch.device) -> Network:
         """The network in float32 on `device`. Raises ModelError as `code` does."""

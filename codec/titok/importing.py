@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bitstream.flat import FlatPrefix, uniform_code, whole_of
@@ -34,7 +33,7 @@ def import_checkpoint(source: str | os.PathLike[str], path: Path, family: str | 
     return save_titok(path if path.suffix else path / f"{config.name}.safetensors", config, state, code, card)
 
 
-def calibrate(model: TitokModel, pictures: Iterable[NDArray[np.uint8]], device: torch.device) -> Calibrated:
+def calibrate(model: TitokModel, pictures: Iterable[NDArray[np.uint8]], device: str) -> Calibrated:
     """Measures the tables of a model on photos (H, W, 3), and writes its file again with them.
 
     Files that were made with the tables before have another stream id, and need the model as it was. Raises ModelError where

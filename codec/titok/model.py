@@ -63,7 +63,7 @@ class TitokModel(Model):
 
         return import_checkpoint(source, path, variant)
 
-    def calibrated(self, pictures: Iterable[NDArray[np.uint8]], device: torch.device) -> Calibrated:
+    def calibrated(self, pictures: Iterable[NDArray[np.uint8]], device: str) -> Calibrated:
         from codec.titok.importing import calibrate
 
         return calibrate(self, pictures, device)
@@ -72,12 +72,12 @@ class TitokModel(Model):
         with self.arrays() as file:
             return fingerprint(self.config, file.get_tensor(CODEBOOK), self.code).hex()
 
-    def tokenizer(self, device: torch.device, tile: int | None = None) -> TitokTokenizer:
+    def tokenizer(self, runtime: str, device: str, tile: int | None = None) -> TitokTokenizer:
         from codec.titok.tokenizer import TitokTokenizer
 
         return TitokTokenizer(self.network(device), self.code)
 
-    def network(self, device: torch.device) -> Titok:
+    def network(self, device: str | torch.device) -> Titok:
         """The network in float32 on `device`. Raises ModelError where the file is damaged or does not fit."""
         import torch
 

@@ -44,7 +44,7 @@ class Run:
         """Trains as far as the schedule goes; with `output`, writes the model file and returns it. Raises TesseraError."""
         if self.threads:
             torch.set_num_threads(self.threads)
-        device = pick_device(self.device)
+        device = torch.device(pick_device(self.device))
         perceptual = self.perceptual(report)
         crops, held_out = load_photos([Path(name) for name in self.photos])
         report(f"{len(crops)} photos to train on, {len(held_out)} held out, on {device} with {torch.get_num_threads()} threads")

@@ -1,0 +1,108 @@
+"""Makes the graphs without weights that `codec.pyramid.skeletons` reads, from those that `codec.pyramid.export` traces."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bitstream.errors import ModelError
+from codec.files import replacing
+from codec.pyramid.export import Method, graphs_of, packages, plain, traced
+from codec.pyramid.model import PyramidModel
+from codec.pyramid.pixels import HALF
+from codec.pyramid.skeletons import INDEX, name_of, shape_of, skeleton_path
+
+
+class FromPixels(nn.Module):
+    """The encoder from uint8 (B, 3, H, W)."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.module = encoder
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.module(pixels.float() / HALF - 1)
+
+
+class ToPixels(nn.Module):
+    """The decoder to uint8 (B, 3, H, W)."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.module = decoder
+
+    def forward(self, latents: Tensor, known: Tensor) -> Tensor:
+        x = self.module(latents, known)
+        return (x * HALF + HALF).round().clamp(0, 255).to(torch.uint8)
+
+
+def write_skeletons(model: PyramidModel, step: Callable[[], None] = lambda: None) -> Path:
+    """Writes the graphs without weights that ONNX Runtime codes with, beside a model file, and says where. They take the place
+    of those that are there. Calls `step` after each graph.
+
+    Raises ModelError where a package is missing, FileError where the file cannot be written."""
+    packages()
+    network = model.network("cpu").to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    made: dict[str, tuple[bytes, list[str]]] = {}
+    for graph in graphs_of(network):
+        part, name, prefix = graph, graph.name, f"{graph.name}."
+        if graph.level is not None:
+            method = graph.name.split(".")[1]
+            name = name_of(method, model.config.levels[graph.level])
+            prefix = "" if isinstance(graph.module, Method) else f"{method}."
+        elif graph.decodes:
+            part = replace(graph, module=ToPixels(graph.module))
+        else:
+            part = replace(graph, module=FromPixels(graph.module), inputs={"bytes": graph.inputs["pixels"]})
+        if name not in made:
+            made[name] = _emptied(traced(part), dict(part.module.named_parameters()), prefix)
+        step()
+    index = {
+        "network": shape_of(model.config),
+        "reach": {"encoder_reach": network.encoder.reach, "decoder_reach": network.decoder.reach},
+        "weights": {name: names for name, (_, names) in made.items()},
+    }
+    path = skeleton_path(model.path)
+    with replacing(path) as temporary, ZipFile(temporary, "w") as file:
+        file.writestr(ZipInfo(INDEX), json.dumps(index), ZIP_DEFLATED)  # without a time: the same graphs give the same file
+        for name, (content, _) in made.items():
+            file.writestr(ZipInfo(f"{name}.onnx"), content, ZIP_DEFLATED)
+    return path
+
+
+def _emptied(proto: Any, parameters: dict[str, Tensor], prefix: str) -> tuple[bytes, list[str]]:
+    """A graph whose weights are to be given from outside, and their names in the model file: `prefix` and the names of the
+    module's parameters, less what the wrappers here add to them."""
+    from onnx import TensorProto, numpy_helper
+
+    names = []
+    for weight in proto.graph.initializer:
+        values = numpy_helper.to_array(weight)
+        if weight.name not in parameters:
+            if values.size > 4:  # a weight that the exporter has changed: it would be in there twice
+                msg = f"graph: {weight.name} of shape {values.shape} is no array of the model file"
+                raise ModelError(msg)
+            continue
+        assert np.array_equal(values, parameters[weight.name].numpy())
+        name = prefix + weight.name.removeprefix("module.")
+        _rename(proto.graph, weight.name, name)
+        empty = TensorProto(name=name, data_type=weight.data_type, dims=weight.dims, data_location=TensorProto.EXTERNAL)
+        empty.external_data.add(key="location", value="model")
+        weight.CopyFrom(empty)
+        names.append(name)
+    return plain(proto).SerializeToString(), names
+
+
+def _rename(graph: Any, old: str, new: str) -> None:
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name == old:
+                node.input[place] = new

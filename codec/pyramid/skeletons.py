@@ -1,0 +1,73 @@
+"""Graphs of a pyramid's network without its weights, for ONNX Runtime: a zip file beside the model file. No torch.
+
+    encoder.onnx                pixels (B, 3, 16h, 16w) uint8 -> latents (B, C, h, w)
+    predict.onnx                latents, known -> predicted
+    analyse-SIDE-DIGITS.onnx    residual -> raw
+    update-SIDE-DIGITS.onnx     latents, known, predicted, digits, keep -> latents, known
+    decoder.onnx                latents, known -> pixels (B, 3, 16h, 16w) uint8
+
+and `index.json`: the configuration that they were made for, the reach of encoder and decoder in cells, and for each graph the
+arrays of a model file that it takes, in float32, as external initializers. Those of a level go without their `levels.I.`, so
+that levels of one shape share a graph. Weights exist once, in the model file, and graphs depend on the configuration alone.
+Made by `codec.pyramid.export.write_skeletons`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile, ZipFile
+
+from bitstream.errors import ModelError
+from bitstream.pyramid import Level
+from codec.pyramid.config import NetworkConfig
+
+ENDING = ".graphs.zip"
+INDEX = "index.json"
+MAKE = "tessera models graphs"
+SHAPING = ("steps", "bit_worth", "prior_width", "prior_kernels")  # in the configuration, and not in any graph
+
+
+@dataclass(frozen=True)
+class Skeletons:
+    """The graphs of one configuration."""
+
+    graphs: dict[str, bytes]  # by name
+    weights: dict[str, tuple[str, ...]]  # names of the arrays that each takes
+    encoder_reach: int
+    decoder_reach: int
+
+
+def skeleton_path(model: Path) -> Path:
+    """Where the graphs of a model file are."""
+    return model.with_suffix(ENDING)
+
+
+def name_of(part: str, level: Level) -> str:
+    """The graph of 'predict', 'analyse' or 'update' at a level."""
+    return part if part == "predict" else f"{part}-{level.side}-{level.digits}"
+
+
+def shape_of(config: NetworkConfig) -> dict:
+    """What graphs depend on, as plain data."""
+    plain = config.to_dict()
+    levels = [[level.side, level.digits] for level in config.levels]
+    return {name: value for name, value in plain.items() if name not in SHAPING} | {"levels": levels}
+
+
+def read_skeletons(path: Path, config: NetworkConfig) -> Skeletons:
+    """Raises ModelError where they cannot be read, or are of a network of another shape."""
+    try:
+        with ZipFile(path) as file:
+            index = json.loads(file.read(INDEX))
+            graphs = {name: file.read(f"{name}.onnx") for name in index["weights"]}
+            made = Skeletons(graphs, {name: tuple(names) for name, names in index["weights"].items()}, **index["reach"])
+            shape = index["network"]
+    except (BadZipFile, OSError, KeyError, TypeError, ValueError) as error:
+        msg = f"{path}: not the graphs of a model ({type(error).__name__}: {error}): make them with `{MAKE}`"
+        raise ModelError(msg) from error
+    if shape != json.loads(json.dumps(shape_of(config))):
+        msg = f"{path}: graphs of another network than that of its model file: make them again with `{MAKE}`"
+        raise ModelError(msg)
+    return made
