@@ -195,3 +195,23 @@ def test_a_folder_with_something_in_it_is_left_alone(model, tmp_path):
     done = exported(model, tmp_path / "kept" / "graphs")
     assert done.exit_code == 1
     assert "cannot write" in done.stderr
+
+
+def test_graphs_without_weights_code_as_torch_does(model, photo, tmp_path):
+    """Also for the halves of a grid, which share a graph."""
+    path = tmp_path / "small.safetensors"
+    path.write_bytes(model.path.read_bytes())
+    done = CliRunner().invoke(main, ["models", "graphs", str(path), "--json"])
+    assert done.exit_code == 0, done.stderr
+    written = json.loads(done.stdout)
+    assert written["output"] == str(tmp_path / "small.graphs.zip")
+    assert written["bytes"] == (tmp_path / "small.graphs.zip").stat().st_size < 50_000
+    both = [Codec(str(path), "cpu", runtime=runtime) for runtime in ("onnx", "torch")]
+    picture = photo.resize((300, 270))
+    sequences = [codec.sequence(picture) for codec in both]
+    digits = [np.concatenate([level.ravel() for level in made.symbols]) for made in sequences]
+    assert np.any(digits[0])
+    assert (digits[0] != digits[1]).sum() <= 2
+    data = both[1].encode(picture, tokens=20)
+    drawn = [np.asarray(codec.decode(data)).astype(int) for codec in both]
+    assert np.abs(drawn[0] - drawn[1]).max() <= 1
