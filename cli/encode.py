@@ -26,7 +26,8 @@ ENDING = ".tsr"
 
 @dataclass(frozen=True)
 class TargetOptions:
-    """How large or how good a file should be: at most one of these may be given."""
+    """How large or how good a file should be: at most one of these is given. As `codec.lengths.Target`, which imports NumPy:
+    that must wait until the number of its threads is set."""
 
     quality: float | None
     tokens: float | None
