@@ -16,7 +16,8 @@ from codec.files import replacing
 if TYPE_CHECKING:
     from rich.table import Table
 
-REFERENCE = "tessera"
+REFERENCE, SCALED, QUICK = "tessera", "-scaled", "-quick"
+PANELS = 4  # of a plot, side by side
 # Wong, Nature Methods 8, 441 (2011): told apart with colour-blind eyes too. The page uses the same.
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a", "#8c6bb1", "#000000", "#a6761d")
 
@@ -212,18 +213,23 @@ def write_plot(results: Results, path: Path, overlays: Sequence[dict] = ()) -> N
     from matplotlib import pyplot as plt
 
     keys = results.metrics
-    figure, axes = plt.subplots(1, len(keys), figsize=(5.2 * len(keys), 4.6), layout="constrained", squeeze=False)
-    for key, axis in zip(keys, axes[0], strict=True):
+    columns = min(PANELS, len(keys))
+    rows = -(-len(keys) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(5.2 * columns, 4.6 * rows), layout="constrained", squeeze=False)
+    for axis in axes.flat[len(keys) :]:
+        axis.remove()
+    for key, axis in zip(keys, axes.flat, strict=False):
         metric = METRICS[key]
         colours: dict[str, str] = {}
         for series in results.series:
-            base = series.name.split("-scaled")[0]
+            base = series.name.removesuffix(SCALED).removesuffix(QUICK)
             colour = colours.setdefault(base, COLOURS[len(colours) % len(COLOURS)])
             points = [p for p in series.points if p.pictures == len(results.pictures) and key in p.metrics]
             own = series.name == REFERENCE
+            line = "--" if series.name.endswith(SCALED) else ":" if series.name.endswith(QUICK) else "-"
             axis.plot(
                 [p.bpp for p in points], [p.metrics[key] for p in points], marker="o", markersize=4 if own else 3, color=colour,
-                linewidth=2.6 if own else 1.3, linestyle="--" if base != series.name else "-", label=series.title,
+                linewidth=2.6 if own else 1.3, linestyle=line, label=series.title,
                 zorder=3 if own else 2,
             )  # fmt: skip
         for overlay in overlays:
