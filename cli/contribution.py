@@ -45,7 +45,7 @@ LONGEST = 4096  # pixels per side of a picture whose contributions are shown: ea
 @options.coding
 @options.reporting
 def contribution(source: str, output: str | None, places: tuple[float, ...] | None, length: float, draws: int, force: bool,
-                 model: str | None, device: str, max_pixels: int, as_json: str | None, quiet: bool,
+                 model: str | None, device: str, runtime: str, max_pixels: int, as_json: str | None, quiet: bool,
                  verbose: bool) -> None:  # fmt: skip
     """Show which pixels change when a token changes.
 
@@ -67,7 +67,7 @@ def contribution(source: str, output: str | None, places: tuple[float, ...] | No
         pixels = to_pixels(read_image(read_picture(source, most), most), background="white")
         whole = None if places is None else [int(place) for place in places]
         with Bar(0, "changing tokens", hidden=quiet) as bar:
-            made = maps(Codec(model, device), pixels, whole, length, draws, progress=bar.advance)
+            made = maps(Codec(model, device, runtime=runtime), pixels, whole, length, draws, progress=bar.advance)
         stream = io.BytesIO()
         sheet(pixels, made).save(stream, "PNG", optimize=True)
         write_output(target, stream.getvalue(), force)
