@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
@@ -211,8 +210,9 @@ def _options(pictures: dict[str, str], given: dict[str, Any]) -> BenchOptions:
     from benchmarks.codecs import CoderOptions
     from benchmarks.measures import MeasureOptions
     from benchmarks.recognition import DEFAULT
+    from codec.folders import cache_folder
 
-    cache = None if given["no_cache"] else Path(given["cache"] or _user_cache())
+    cache = None if given["no_cache"] else Path(given["cache"] or cache_folder() / "bench")
     coder_options = CoderOptions(given["model"], given["device"], given["compressai_weights"], given["runtime"])
     measure_options = MeasureOptions(given["lpips_weights"], given["classifier"] or DEFAULT, given["classifier_weights"])
     return BenchOptions(
@@ -238,10 +238,6 @@ def find_pictures(inputs: tuple[str, ...], files_from: str | None, recursive: bo
         names = (f"{found.name} ({n})" if n > 1 else found.name for n in itertools.count(1))
         pictures[next(name for name in names if name not in pictures)] = found.path
     return pictures
-
-
-def _user_cache() -> str:
-    return str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tessera" / "bench")
 
 
 def _run(bench_options: BenchOptions, given: dict[str, Any]) -> bool:

@@ -23,6 +23,8 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPo
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
+import psutil
+
 from bitstream.blocks import blocks_of
 from bitstream.container import File, read_file
 from bitstream.errors import TesseraError
@@ -421,17 +423,9 @@ def _reason(future: Future[Any]) -> Exception | None:
     return error
 
 
-def _memory() -> int:
-    """Bytes of this machine's memory; a small machine's where it does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return 4 << 30
-
-
 def _room() -> int:
     """Pixels to have in memory at once: a quarter of it at most."""
-    return min(ROOM, _memory() // 4 // PIXEL_BYTES)
+    return min(ROOM, psutil.virtual_memory().total // 4 // PIXEL_BYTES)
 
 
 def _usual_batch(device: str) -> int:

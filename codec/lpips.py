@@ -7,7 +7,6 @@ pins. A test holds it to torchmetrics where both are there. It is the yardstick,
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bitstream.errors import ModelError
+from codec.folders import data_folder
 
 STAGES = ((0, 4, 2), (3, 1, 2), (6, 1, 1), (8, 1, 1), (10, 1, 1))  # AlexNet's convolutions: index, stride, padding
 ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's file in the torch cache
@@ -27,7 +27,7 @@ ADVICE = "run `tessera models fetch lpips`, or give an .npz of `features.N.weigh
 
 def user_weights() -> Path:
     """Where `codec.fetch` puts the weights, for all of a user's programs."""
-    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "tessera" / "lpips_alex.npz"
+    return data_folder() / "lpips_alex.npz"
 
 
 def read_weights(path: Path | None = None) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 from bitstream.errors import ModelError
 from codec.device import require_torch
+from codec.folders import data_folder
 from codec.model import Calibrated, Model, read_metadata
 from codec.pyramid.model import PyramidModel
 from codec.pyramid.skeletons import skeleton_path
@@ -26,7 +27,7 @@ ENDING = ".safetensors"
 
 def installed_folder() -> Path:
     """Where the user's own models lie."""
-    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "tessera" / "models"
+    return data_folder() / "models"
 
 
 def model_files() -> list[Path]:
