@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import PHOTO, ROOT
 
 from bitstream.errors import UsageError
 from codec import device as devices
@@ -122,3 +125,12 @@ def test_effort_is_torch_s_work(photo):
     small = photo.resize((90, 60))
     auto, forced = Codec(device="cpu"), Codec(device="cpu", runtime="torch")
     assert auto.encode(small, effort=4, tokens=200) == forced.encode(small, effort=4, tokens=200)
+
+
+def test_coding_on_a_processor_does_not_import_torch():
+    code = (
+        "import sys, codec; c = codec.Codec(device=sys.argv[1]); c.decode(c.encode(sys.argv[2], tokens=9)); "
+        "sys.exit(3 if 'torch' in sys.modules else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "cpu", str(PHOTO)], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
