@@ -25,11 +25,13 @@ ADVICE = {  # by the option that an error of the library names
     "allow_partial": "decode what there is with --allow-partial",
     "background": "flatten it with --background white",
     "device": "use --device cpu",
+    "family": "name it with --family, or give another --state",
     "force": "use -f to replace it",
     "keep_exif": "leave out --keep-exif",
     "max_pixels": "raise --max-pixels to allow it",
     "model": "name a model file with --model",
     "runtime": "leave out --runtime",
+    "shape": "leave out --size and --block-tokens, or give another --state",
     "strip": "leave it out with --strip",
     "vgg": "name a file with --vgg",
 }

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from bitstream.errors import UsageError
 from cli import options
 from cli.report import ReportOptions, reporting, say
 
@@ -13,6 +14,24 @@ from cli.report import ReportOptions, reporting, say
 @click.command()
 @click.argument("photos", metavar="PHOTOS...", nargs=-1, required=True, type=click.Path(exists=True))
 @options.output
+@click.option(
+    "--family",
+    type=click.Choice(["pyramid", "one-d-piece"]),
+    default="pyramid",
+    show_default=True,
+    help="What to train: the network of the standard model, or a transformer with 1-D tokens (One-D-Piece).",
+)
+@click.option(
+    "--size",
+    type=click.Choice(["tiny", "small", "base", "large"]),
+    help="Of a One-D-Piece: as published (blocks of 256 pixels), or tiny (32 pixels).  [default: tiny]",
+)
+@click.option(
+    "--block-tokens",
+    type=click.IntRange(1, 4096),
+    metavar="N",
+    help="Tokens per block of a One-D-Piece.  [default: 16 for tiny, otherwise 256]",
+)
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), metavar="N", help="Length of the schedule.  [default: 60]")
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="Length in steps instead, so that runs repeat exactly.")
 @click.option(
@@ -22,19 +41,19 @@ from cli.report import ReportOptions, reporting, say
     show_default=True,
     help="Checkpoint and logs; a run found there is continued.",
 )
-@click.option("--init", metavar="MODEL", help="Start from a model instead of from the KLT of the photos.")
+@click.option("--init", metavar="MODEL", help="Start from a model of the family instead of from nothing.")
 @click.option("--restart", is_flag=True, help="Start a new schedule from the checkpoint's weights.")
 @click.option(
     "--vgg",
     metavar="FILE|none",
-    help="VGG19 for the perceptual loss: torchvision's file, or an .npz of its first convolutions; 'none' trains on squared "
-    "error and colour alone.  [default: torchvision's in torch's cache, downloaded if missing]",
+    help="VGG19 for the perceptual loss: torchvision's file, or an .npz of its first convolutions; 'none' trains on plain "
+    "errors alone.  [default: torchvision's in torch's cache, downloaded if missing]",
 )
 @click.option("--perceptual", type=float, metavar="W", help="Weight of the perceptual loss.")
 @click.option("--patch", type=click.IntRange(16, 256), metavar="PIXELS", help="Side of the window that this loss sees.")
-@click.option("--rate", type=float, metavar="LR", help="Highest learning rate.")
+@click.option("--rate", type=float, metavar="LR", help="Highest learning rate; wide transformers want 1e-4.")
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Crops per step.")
-@click.option("--slope", type=float, metavar="S", help="Factor on the weight of bits in the loss.")
+@click.option("--slope", type=float, metavar="S", help="Factor on the weight of bits in the loss of a pyramid.")
 @click.option("--average", type=float, metavar="DECAY", help="Decay of the moving average of the weights that is written.")
 @click.option("--seed", type=int, metavar="N", help="Seed of the random crops and lengths.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Processor threads (default: cores).")
@@ -45,31 +64,38 @@ from cli.report import ReportOptions, reporting, say
     default=400,
     show_default=True,
     metavar="N",
-    help="Photos that the prior's tables are measured on.",
+    help="Photos that the model's tables are measured on.",
 )
 @options.device
 @options.reporting
 def train(photos: tuple[str, ...], **given: Any) -> None:
     """Train a model on photographs (folders, tar files, pictures), or continue a run that stopped.
 
-    SIGTERM and Ctrl-C write a checkpoint and end the run. With -o, a run that reaches its end writes a model file, with the
-    prior in integers and its tables measured on the photos.
+    SIGTERM and Ctrl-C write a checkpoint and end the run. With -o, a run that reaches its end writes a model file, with its
+    coding tables measured on the photos.
 
     \b
     tessera train photos/ --minutes 600 -o mine.safetensors
     tessera encode a.jpg --model mine.safetensors
+    tessera train photos/ --family one-d-piece --state tiny/ --minutes 30 -o tiny.safetensors
     """
     from codec.device import require_torch
 
     report_options = options.gather(ReportOptions, given)
     with reporting("train", given["output"], report_options) as report:
         require_torch("train")
-        from codec.training.run import Run
-        from codec.training.trainer import TrainingConfig
+        from codec.training.run import TRAINERS, Run
 
-        recipe = {name: given.pop(name) for name in TrainingConfig.__dataclass_fields__ if name in given}
-        recipe = {name: value for name, value in recipe.items() if value is not None}
-        model = Run(photos=photos, recipe=recipe, **given).execute((lambda _: None) if report_options.quiet else say)
+        trainer = TRAINERS[given["family"]]
+        chosen = {name: given.pop(name) for name in given.keys() - Run.__dataclass_fields__}
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        shape = {name: chosen.pop(name) for name in trainer.shape if name in chosen}
+        if foreign := sorted(chosen.keys() - trainer.recipe.__dataclass_fields__):
+            names = " and ".join(f"--{name.replace('_', '-')}" for name in foreign)
+            msg = f"{names}: not for --family {given['family']}: leave it out, or name the other family"
+            raise UsageError(msg)
+        run = Run(photos=photos, shape=shape, recipe=chosen, **given)
+        model = run.execute((lambda _: None) if report_options.quiet else say)
         report.values["input"] = ", ".join(photos)
         if model:
             card = model.metadata["card"]

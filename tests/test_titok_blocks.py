@@ -97,7 +97,7 @@ def test_blocks_go_on_as_their_mirror_image():
 
 @pytest.mark.parametrize(("height", "width", "grid"), [(64, 64, (1, 1)), (30, 65, (1, 2)), (200, 130, (4, 3))])
 def test_a_picture_through_tokens_and_bytes(height, width, grid, monkeypatch):
-    monkeypatch.setattr(blocks, "BATCH", 5)
+    monkeypatch.setattr(blocks, "PIXELS", 5 * TINY.side**2)
     net = network()
     picture = np.random.default_rng(1).random((3, height, width)).astype(np.float32)
     indices = tokenize_picture(net, picture)

@@ -20,9 +20,10 @@ from codec.pyramid.model import save_pyramid
 from codec.pyramid.network import CLASSES, Network, choose_digits, logistic_tables
 from codec.pyramid.tokenizer import dequantize, quantize
 from codec.pyramid.torch_parts import TorchParts
+from codec.pyramid.training import PyramidTrainer, PyramidTraining, code_for_training, priced
 from codec.training.integer import measure_tables, quantize_prior
 from codec.training.photos import is_held_out, karhunen_loeve, load_photos, random_crops, read_square
-from codec.training.trainer import Trainer, TrainingConfig, code_for_training, priced, train
+from codec.training.trainer import train
 
 TINY = NetworkConfig(
     encoder_width8=8, encoder_width16=8, encoder_depth=1, decoder_width32=8, decoder_width16=8, decoder_width8=8,
@@ -49,7 +50,7 @@ def test_a_network_starts_as_a_klt_codec(photos):
     """Untrained, all tokens together already draw the picture."""
     network = klt_network(photos).eval()
     x = random_crops(photos, 2, np.random.default_rng(1))
-    trainer = Trainer(network, TrainingConfig(), CPU)
+    trainer = PyramidTrainer(network, PyramidTraining(), CPU)
     with torch.no_grad():
         coded = code_for_training(network, trainer.prices, network.encoder(x), torch.full((2,), float(len(network.levels))))
         y = network.decoder(coded.latents, coded.known)
@@ -70,7 +71,7 @@ def test_flat_areas_have_no_pattern(photos):
 def test_more_levels_are_closer(photos):
     network = klt_network(photos).eval()
     x = random_crops(photos, 2, np.random.default_rng(1))
-    trainer = Trainer(network, TrainingConfig(), CPU)
+    trainer = PyramidTrainer(network, PyramidTraining(), CPU)
     errors = []
     with torch.no_grad():
         latents = network.encoder(x)
@@ -81,7 +82,7 @@ def test_more_levels_are_closer(photos):
 
 
 def test_training_lowers_the_loss(photos):
-    trainer = Trainer(klt_network(photos), TrainingConfig(steps=12, batch=2, rate=2e-3), CPU)
+    trainer = PyramidTrainer(klt_network(photos), PyramidTraining(steps=12, batch=2, rate=2e-3), CPU)
     losses = [trainer.train_step(photos, None) for _ in range(12)]
     assert all(np.isfinite(losses))
     moved = [name for name, p in trainer.network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
@@ -90,7 +91,7 @@ def test_training_lowers_the_loss(photos):
 
 
 def test_training_keeps_flat_colours_flat(photos):
-    trainer = Trainer(klt_network(photos), TrainingConfig(steps=12, batch=2, rate=2e-2), CPU)
+    trainer = PyramidTrainer(klt_network(photos), PyramidTraining(steps=12, batch=2, rate=2e-2), CPU)
     before = trainer.network.decoder.linear.weight.detach().clone()
     for _ in range(2):
         trainer.train_step(photos, None)
@@ -105,7 +106,7 @@ def test_training_keeps_flat_colours_flat(photos):
 
 def test_digits_past_their_limit_do_not_push_the_encoder_further(photos):
     """Their error has no gradient; their price has one, which pulls them back."""
-    trainer = Trainer(klt_network(photos).train(), TrainingConfig(), CPU)
+    trainer = PyramidTrainer(klt_network(photos).train(), PyramidTraining(), CPU)
     latents = (1e6 * torch.randn(1, TINY.channels, 16, 16)).requires_grad_()
     coded = code_for_training(trainer.network, trainer.prices, latents, torch.tensor([float(len(trainer.network.levels))]))
     (error,) = torch.autograd.grad((coded.latents - 1e6).pow(2).sum(), latents, retain_graph=True)
@@ -128,16 +129,16 @@ def test_larger_digits_are_never_cheaper_to_the_encoder():
 
 
 def test_a_resumed_run_is_the_same_run(photos, tmp_path):
-    config = TrainingConfig(steps=6, batch=1)
-    straight = Trainer(klt_network(photos), config, CPU)
+    config = PyramidTraining(steps=6, batch=1)
+    straight = PyramidTrainer(klt_network(photos), config, CPU)
     for _ in range(4):
         straight.train_step(photos, None)
-    broken = Trainer(klt_network(photos), config, CPU)
+    broken = PyramidTrainer(klt_network(photos), config, CPU)
     for _ in range(2):
         broken.train_step(photos, None)
     broken.save(tmp_path / "checkpoint.safetensors")
     torch.rand(7)  # what another process would have drawn
-    resumed = Trainer.resume(tmp_path / "checkpoint.safetensors", CPU)
+    resumed = PyramidTrainer.resume(tmp_path / "checkpoint.safetensors", CPU)
     for _ in range(2):
         resumed.train_step(photos, None)
     assert (resumed.step, resumed.total_crops, resumed.progress) == (4, 4, 4 / 6)
@@ -148,17 +149,17 @@ def test_a_resumed_run_is_the_same_run(photos, tmp_path):
 
 
 def test_a_new_schedule_keeps_the_weights(photos, tmp_path):
-    trainer = Trainer(klt_network(photos), TrainingConfig(steps=2, batch=1), CPU)
+    trainer = PyramidTrainer(klt_network(photos), PyramidTraining(steps=2, batch=1), CPU)
     trainer.train_step(photos, None)
     trainer.save(tmp_path / "c.safetensors")
-    again = Trainer.resume(tmp_path / "c.safetensors", CPU, replace(trainer.config, steps=9))
+    again = PyramidTrainer.resume(tmp_path / "c.safetensors", CPU, replace(trainer.config, steps=9))
     assert (again.step, again.total_crops) == (0, 1)
     assert torch.equal(again.network.decoder.linear.weight, trainer.network.decoder.linear.weight)
 
 
 def test_the_loop_writes_checkpoint_and_logs(photos, tmp_path, monkeypatch):
     monkeypatch.setattr("codec.training.trainer.CHECKPOINT_MINUTES", 0.0)
-    trainer = Trainer(klt_network(photos), TrainingConfig(steps=2, batch=1), CPU)
+    trainer = PyramidTrainer(klt_network(photos), PyramidTraining(steps=2, batch=1), CPU)
     said: list[str] = []
     train(trainer, photos, photos[:1], None, tmp_path, said.append, validate_minutes=0.0)
     assert trainer.progress == 1
@@ -167,7 +168,7 @@ def test_the_loop_writes_checkpoint_and_logs(photos, tmp_path, monkeypatch):
     with (tmp_path / "validation.csv").open() as stream:
         assert float(next(csv.DictReader(stream))["psnr@0.4"]) > 15
     assert any("levels end at" in line for line in said)
-    assert Trainer.resume(tmp_path / "checkpoint.safetensors", CPU).step == 2
+    assert PyramidTrainer.resume(tmp_path / "checkpoint.safetensors", CPU).step == 2
 
 
 def test_the_integer_prior_costs_no_more_than_the_float_one(photos):
@@ -279,7 +280,7 @@ def test_measured_tables_are_cheaper_than_the_logistic(photos):
 
 def test_train_command_from_nothing_to_a_picture(tmp_path, photo, monkeypatch):
     """Photos in, a model file out, a picture coded with it; and the run goes on where it stopped."""
-    monkeypatch.setattr("codec.training.run.NetworkConfig", lambda: TINY)
+    monkeypatch.setattr("codec.pyramid.training.STANDARD", TINY)
     (tmp_path / "photos").mkdir()
     for index in range(3):
         photo.crop((index * 90, 0, index * 90 + 330, 330)).save(tmp_path / "photos" / f"{index}.png")

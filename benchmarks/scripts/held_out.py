@@ -26,10 +26,9 @@ from codec.api import Codec
 from codec.lengths import Target
 from codec.lpips import LPIPS
 from codec.models import Model, open_model
+from codec.pyramid.training import PyramidTrainer
 from codec.search import psnr
 from codec.training.photos import load_photos
-from codec.training.run import export
-from codec.training.trainer import Trainer
 
 BUDGETS = (0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits per pixel
 MEASURES = ("lpips", "psnr", "colour")
@@ -41,9 +40,9 @@ def model_of(path: Path, photos: Tensor, folder: Path) -> Model:
     try:
         return open_model(path)
     except ModelError:
-        trainer = Trainer.resume(path, torch.device("cpu"))
+        trainer = PyramidTrainer.resume(path, torch.device("cpu"))
         chosen = photos[:: max(1, len(photos) // TABLE_PHOTOS)][:TABLE_PHOTOS]
-        return export(trainer, chosen, folder / f"{path.stem}-{trainer.total_crops}.safetensors")
+        return trainer.export(chosen, folder / f"{path.stem}-{trainer.total_crops}.safetensors", "benchmarks.scripts.held_out")
 
 
 def measure(model: Model, photos: Tensor, lpips: LPIPS) -> dict[str, float]:

@@ -203,7 +203,7 @@ class PyramidLevel(nn.Module):
 
 class Network(nn.Module):
     """Encoder, levels and decoder. How tokens are chosen is in `codec.pyramid.tokenizer` (coding) and
-    `codec.training.trainer` (learning)."""
+    `codec.pyramid.training` (learning)."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bitstream.flat import FlatPrefix
 from codec.titok.network import Titok
 
-BATCH = 8  # blocks per call of the network
+PIXELS = 8 * 256**2  # per call of the network
 GREY = 0.5  # of blocks of which nothing is known, where nothing is known of any
 
 
@@ -66,7 +66,7 @@ class Mosaic:
 
 def _reach(side: int) -> int:
     """Pixels to each side of the middle of an overlap that are blended: 8 for blocks of 256."""
-    return side // 32
+    return max(1, side // 32)
 
 
 def _shares(length: int, side: int) -> list[tuple[int, NDArray[np.float32]]]:
@@ -87,13 +87,18 @@ def _shares(length: int, side: int) -> list[tuple[int, NDArray[np.float32]]]:
     return shares
 
 
+def _together(side: int) -> int:
+    """Blocks per call of the network."""
+    return max(1, PIXELS // side**2)
+
+
 def tokenize_picture(network: Titok, pixels: NDArray[np.float32]) -> NDArray[np.int32]:
     """A picture (3, H, W) in [0, 1] -> the indices of its blocks (N, rows, columns)."""
     side = network.config.side
     blocks = cut(pixels, side)
     device = network.latent_tokens.device
     found = []
-    while batch := list(islice(blocks, BATCH)):
+    while batch := list(islice(blocks, _together(side))):
         found.append(network.tokenize(torch.from_numpy(np.stack(batch)).to(device)).cpu().numpy())
     grid = [len(starts(length, side)) for length in pixels.shape[1:]]
     return np.concatenate(found).T.reshape(-1, *grid).astype(np.int32)
@@ -111,7 +116,8 @@ def detokenize_picture(network: Titok, prefix: FlatPrefix) -> NDArray[np.float32
     enough = [length for length in np.unique(lengths) if length and (config.tail_drop or length == config.block_tokens)]
     for length in enough:
         places = np.flatnonzero(lengths == length)
-        for batch in np.split(places, range(BATCH, len(places), BATCH)):
+        step = _together(config.side)
+        for batch in np.split(places, range(step, len(places), step)):
             known = torch.from_numpy(indices[:length, batch].T.astype(np.int64)).to(network.latent_tokens.device)
             for place, block in zip(batch, network.detokenize(known).cpu().numpy(), strict=True):
                 mosaic.add(int(place), block)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from bitstream.errors import ModelError, TesseraError
 
 SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}  # width, layers, heads
-GROUPS = 32  # of every group norm in the pixel decoder
 TOP = 1 << 16  # no number of a configuration is larger: keeps a damaged file from asking for a huge network
 
 
@@ -32,6 +31,7 @@ class TitokConfig:
     # Of the width, fine to coarse; each step between them doubles the size
     pixel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     pixel_depth: int = 2  # residual blocks per step
+    pixel_groups: int = 32  # of every group norm
 
     def __post_init__(self) -> None:
         numbers = [value for name, value in asdict(self).items() if name not in ("tail_drop", "pixel_multipliers")]
@@ -42,8 +42,8 @@ class TitokConfig:
             problem = f"a number outside 1..{TOP - 1}"
         elif self.side % self.patch or self.patch != 2 ** (len(self.pixel_multipliers) - 1):
             problem = f"patches of {self.patch} pixels for blocks of {self.side} and {len(self.pixel_multipliers)} resolutions"
-        elif self.width % self.heads or self.pixel_width % GROUPS:
-            problem = f"width {self.width} for {self.heads} heads, pixel width {self.pixel_width} for groups of {GROUPS}"
+        elif self.width % self.heads or self.pixel_width % self.pixel_groups:
+            problem = f"width {self.width} for {self.heads} heads, pixel width {self.pixel_width} in {self.pixel_groups} groups"
         if problem:
             msg = f"the network's configuration has {problem}"
             raise ModelError(msg)
@@ -56,7 +56,7 @@ class TitokConfig:
     @property
     def name(self) -> str:
         """What the model is called, for instance one-d-piece-s-256."""
-        letters = {numbers: size[0] for size, numbers in SIZES.items()}
+        letters = {numbers: size[0] for size, numbers in SIZES.items()} | {(TINY.width, TINY.layers, TINY.heads): "t"}
         size = letters.get((self.width, self.layers, self.heads), f"{self.width}x{self.layers}")
         return f"{'one-d-piece' if self.tail_drop else 'titok'}-{size}-{self.block_tokens}"
 
@@ -88,3 +88,19 @@ def sized(size: str, block_tokens: int, tail_drop: bool) -> TitokConfig:
         msg = f"unknown size {size!r}: known are {', '.join(SIZES)}"
         raise ModelError(msg)
     return TitokConfig(block_tokens, tail_drop, *SIZES[size])
+
+
+# One-D-Piece in small, for tests and quick trials: 0.16 bits per pixel at most
+TINY = TitokConfig(
+    16, True, 128, 2, 4, side=32, patch=8, codebook=1024, pixel_codebook=256, pixel_code=64,
+    pixel_width=16, pixel_multipliers=(1, 1, 2, 4), pixel_depth=1, pixel_groups=4,
+)  # fmt: skip
+TRAINED = ("tiny", *SIZES)
+PUBLISHED_TOKENS = 256  # per block, of the published One-D-Pieces
+
+
+def trained(size: str = "tiny", block_tokens: int | None = None) -> TitokConfig:
+    """The configuration of a new One-D-Piece, tiny or of a published size. Raises ModelError for a size that is none."""
+    if size == "tiny":
+        return replace(TINY, block_tokens=block_tokens or TINY.block_tokens)
+    return sized(size, block_tokens or PUBLISHED_TOKENS, tail_drop=True)

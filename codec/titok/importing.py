@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from bitstream.flat import FlatPrefix, uniform_code, whole_of
 from codec.model import Calibrated
-from codec.titok.blocks import tokenize_picture
 from codec.titok.convert import config_of, open_checkpoint, read_checkpoint
 from codec.titok.model import CODEBOOK, TitokModel, save_titok
 from codec.titok.tables import measure_code
-from codec.titok.tokenizer import to_unit
+from codec.titok.tokenizer import indices_of
 
 
 def import_checkpoint(source: str | os.PathLike[str], path: Path, family: str | None = None) -> TitokModel:
@@ -39,8 +38,7 @@ def calibrate(model: TitokModel, pictures: Iterable[NDArray[np.uint8]], device: 
     Files that were made with the tables before have another stream id, and need the model as it was. Raises ModelError where
     the file cannot be read or written, ImageError for too few photos."""
     network = model.network(device)
-    seen = [tokenize_picture(network, to_unit(picture)).reshape(model.config.block_tokens, -1).T for picture in pictures]
-    blocks = np.concatenate(seen)
+    blocks = indices_of(network, pictures)
     with model.arrays() as file:
         names = [name for name in file.keys() if not name.startswith("code.")]  # noqa: SIM118 (not a dict)
         state: dict[str, NDArray[Any]] = {name: file.get_tensor(name) for name in names}

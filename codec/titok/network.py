@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.titok.config import GROUPS, TitokConfig
+from codec.titok.config import TitokConfig
 
 MLP_RATIO = 4
 
@@ -126,11 +126,11 @@ class Codebook(nn.Module):
 class ResidualBlock(nn.Module):
     """(B, I, h, w) -> (B, O, h, w): two convolutions of 3x3."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(GROUPS, inputs, eps=1e-6)
+        self.norm1 = nn.GroupNorm(groups, inputs, eps=1e-6)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        self.norm2 = nn.GroupNorm(GROUPS, outputs, eps=1e-6)
+        self.norm2 = nn.GroupNorm(groups, outputs, eps=1e-6)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         if inputs != outputs:
             self.nin_shortcut = nn.Conv2d(outputs, outputs, 1, bias=False)
@@ -144,9 +144,10 @@ class ResidualBlock(nn.Module):
 class Resolution(nn.Module):
     """The residual blocks of one resolution; all but the finest then double it."""
 
-    def __init__(self, inputs: int, outputs: int, depth: int, finest: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, c: TitokConfig, finest: bool) -> None:
         super().__init__()
-        self.block = nn.Sequential(*(ResidualBlock(inputs if i == 0 else outputs, outputs) for i in range(depth)))
+        blocks = (ResidualBlock(inputs if i == 0 else outputs, outputs, c.pixel_groups) for i in range(c.pixel_depth))
+        self.block = nn.Sequential(*blocks)
         if not finest:
             self.upsample_conv = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.finest = finest
@@ -164,12 +165,12 @@ class PixelDecoder(nn.Module):
         widths = [c.pixel_width * multiplier for multiplier in c.pixel_multipliers]  # fine to coarse
         inputs = [*widths[1:], widths[-1]]
         self.conv_in = nn.Conv2d(c.pixel_code, widths[-1], 3, padding=1)
-        self.mid = nn.Sequential(*(ResidualBlock(widths[-1], widths[-1]) for _ in range(c.pixel_depth)))
+        self.mid = nn.Sequential(*(ResidualBlock(widths[-1], widths[-1], c.pixel_groups) for _ in range(c.pixel_depth)))
         self.up = nn.ModuleList(
-            Resolution(wide_in, wide_out, c.pixel_depth, index == 0)
+            Resolution(wide_in, wide_out, c, index == 0)
             for index, (wide_in, wide_out) in enumerate(zip(inputs, widths, strict=True))
         )
-        self.norm_out = nn.GroupNorm(GROUPS, widths[0], eps=1e-6)
+        self.norm_out = nn.GroupNorm(c.pixel_groups, widths[0], eps=1e-6)
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,13 @@ class TitokTokenizer:
     def detokenize(self, prefixes: Sequence[FlatPrefix]) -> list[NDArray[np.uint8]]:
         """The inverse of `tokenize`, for the tokens that are known -> pixels (H, W, 3)."""
         return [from_unit(detokenize_picture(self.network, prefix)) for prefix in prefixes]
+
+
+def indices_of(network: Titok, pictures: Iterable[NDArray[np.uint8]]) -> NDArray[np.int32]:
+    """Pictures (H, W, 3) -> the indices of all their blocks (blocks, N)."""
+    none = np.empty((0, network.config.block_tokens), np.int32)
+    found = (tokenize_picture(network, to_unit(picture)) for picture in pictures)
+    return np.concatenate([none, *(indices.reshape(len(indices), -1).T for indices in found)])
 
 
 def to_unit(picture: NDArray[np.uint8]) -> NDArray[np.float32]:

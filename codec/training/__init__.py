@@ -1,1 +1,1 @@
-"""Learning a pyramid from photographs, and measuring the integer prior that files are coded with."""
+"""Learning models from photographs: what all families share, and the integer prior that the pyramid's files are coded with."""

@@ -81,16 +81,16 @@ def load_photos(sources: Iterable[Path], threads: int | None = None) -> tuple[Te
     return torch.from_numpy(np.stack(train)), torch.from_numpy(np.stack(held or train[:1]))
 
 
-def random_crops(photos: Tensor, count: int, rng: np.random.Generator) -> Tensor:
-    """`count` random crops of one block, mirrored half of the time: (count, 3, 256, 256) in [-1, 1], on the photos' device.
+def random_crops(photos: Tensor, count: int, rng: np.random.Generator, side: int = BLOCK) -> Tensor:
+    """`count` random crops, mirrored half of the time: (count, 3, side, side) in [-1, 1], on the photos' device.
 
     Some are enlarged, since photographs at their full size are smoother than the small ones that are trained on; some are
     grey or one flat colour, so that greys and flat areas stay what they are."""
     crops = []
     for _ in range(count):
-        side = round(BLOCK / rng.uniform(1, ENLARGED_MOST)) if rng.random() < ENLARGED else BLOCK
-        index, top, left = rng.integers(len(photos)), *rng.integers(photos.shape[1] - side + 1, size=2)
-        crop = photos[index, top : top + side, left : left + side]
+        seen = round(side / rng.uniform(1, ENLARGED_MOST)) if rng.random() < ENLARGED else side
+        index, top, left = rng.integers(len(photos)), *rng.integers(photos.shape[1] - seen + 1, size=2)
+        crop = photos[index, top : top + seen, left : left + seen]
         if rng.random() < GREY:
             crop = crop.float().mean(2, keepdim=True).round().to(torch.uint8).expand(-1, -1, 3)
         if rng.random() < FLAT:
@@ -98,8 +98,8 @@ def random_crops(photos: Tensor, count: int, rng: np.random.Generator) -> Tensor
                 crop[:1, :1] if rng.random() < 0.5 else crop[:1, :1].clone().fill_(int(rng.choice((0, 128, 255))))
             ).expand_as(crop)
         x = to_network((crop.flip(1) if rng.random() < 0.5 else crop)[None])
-        if side != BLOCK:
-            x = torch.nn.functional.interpolate(x, (BLOCK, BLOCK), mode="bicubic", align_corners=False).clamp(-1, 1)
+        if seen != side:
+            x = torch.nn.functional.interpolate(x, (side, side), mode="bicubic", align_corners=False).clamp(-1, 1)
         crops.append(x)
     return torch.cat(crops).contiguous(memory_format=torch.channels_last)
 

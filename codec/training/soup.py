@@ -20,9 +20,9 @@ from torch import Tensor
 from bitstream.errors import ModelError
 from codec.pyramid.model import PyramidModel, save_pyramid
 from codec.pyramid.network import Network
+from codec.pyramid.training import open_pyramid
 from codec.training.integer import measure_tables
 from codec.training.photos import load_photos
-from codec.training.run import open_pyramid
 
 
 def average(models: Mapping[str, float], bit_worth: Sequence[float] = ()) -> Network:

@@ -1,0 +1,241 @@
+"""Learning a One-D-Piece (arXiv 2501.10064) from photographs, in one stage with pixels as the target.
+
+Loss: squared error + perceptual distance + codebook and commitment loss (VQ-VAE, 1711.00937). Encoder and codebook are scaled
+to length 1 (ViT-VQGAN, 2110.04627), and gradients pass the quantizer as if it were not there. Tail token drop: only the first n
+tokens reach the decoder, n uniform in 1..N. Vectors of the codebook that nothing is near to are moved to where something is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bitstream.errors import ModelError
+from bitstream.flat import uniform_code
+from codec.device import trains_in_bf16
+from codec.models import open_model
+from codec.pyramid.pixels import from_network, to_network
+from codec.titok.config import TitokConfig, trained
+from codec.titok.model import TitokModel, save_titok
+from codec.titok.network import Codebook, Titok
+from codec.titok.tables import measure_code
+from codec.titok.tokenizer import indices_of
+from codec.training.losses import PerceptualLoss
+from codec.training.photos import random_crops
+from codec.training.trainer import Trainer, TrainingConfig
+
+LENGTHS = 4  # different lengths in a batch
+RESTART_STEPS = 50  # a vector of the codebook that was not used in so many is moved
+START_CROPS = 64  # whose vectors the codebook starts from
+SPREAD = 0.02  # of vectors that start at the same place, per number
+
+
+@dataclass(frozen=True)
+class TitokTraining(TrainingConfig):
+    """The recipe."""
+
+    batch: int = 16
+    rate: float = 1e-3  # for tiny; the published networks, which are wider, were trained at 1e-4
+    perceptual: float = 0.5
+    commitment: float = 0.25  # weight of the pull of the encoder towards the codebook, against that of the codebook
+
+
+class Usage(nn.Module):
+    """How often each vector of a codebook was used since the last look."""
+
+    counts: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("counts", torch.zeros(size, dtype=torch.long))
+
+
+@dataclass
+class Quantized:
+    """What became of the encoder's vectors."""
+
+    codes: Tensor  # (B, N, D) of the codebook; their gradient is that of the vectors
+    indices: Tensor  # (B, N)
+    distance: Tensor  # squared, of the codebook from the vectors, mean over all numbers; moves the codebook
+    commitment: Tensor  # the same; moves the encoder
+
+
+@torch.no_grad()
+def prepare(network: Titok) -> None:
+    """Makes random weights such that pictures reach the other end from the first step on. As PyTorch starts them, attention is
+    so even, and layers add so little, that 0.2 % of the encoder's variance is due to the picture; then it is 27 %."""
+    embed, width = network.encoder.patch_embed, network.config.width
+    embed.weight.mul_(8)
+    embed.bias.copy_(-embed.weight.sum((1, 2, 3)) / 2)  # type: ignore[union-attr]
+    for half in (network.encoder, network.decoder):
+        half.positional_embedding.mul_(3)
+        half.latent_token_positional_embedding.mul_(3)
+        for block in half.transformer:
+            nn.init.normal_(block.attn.in_proj_weight, std=1.5 * width**-0.5)  # type: ignore[union-attr,arg-type]
+            nn.init.normal_(block.attn.out_proj.weight, std=1.5 * width**-0.5)  # type: ignore[union-attr,arg-type]
+    network.decoder.ffn[2].weight.mul_(4)  # type: ignore[operator,union-attr]
+    nn.init.constant_(network.pixel_decoder.conv_out.bias, 0.5)  # type: ignore[arg-type]
+
+
+def quantize(codebook: Codebook, vectors: Tensor) -> Quantized:
+    """Vectors (B, N, D) of any length -> the nearest of the codebook, with straight-through gradients."""
+    with torch.autocast(vectors.device.type, enabled=False):  # as exactly as when coding
+        vectors = F.normalize(vectors.float(), dim=-1)
+        indices = codebook.nearest(vectors.detach())
+        codes = codebook.lookup(indices)
+    straight = vectors + (codes - vectors).detach()
+    return Quantized(straight, indices, F.mse_loss(codes, vectors.detach()), F.mse_loss(vectors, codes.detach()))
+
+
+def reconstruct(network: Titok, codes: Tensor, lengths: list[int]) -> Tensor:
+    """Codes (B, N, D) -> pixels (B, 3, side, side) in about [-1, 1]. The batch is split evenly, and of each part only the first
+    tokens of its length reach the decoder."""
+    parts = codes.chunk(len(lengths))
+    scores = torch.cat([network.decoder(part[:, :length]) for part, length in zip(parts, lengths, strict=True)])
+    return 2 * network.pixel_decoder(network.pixel_quantize.mean(scores)) - 1
+
+
+def spread_lengths(count: int, block_tokens: int, rng: np.random.Generator) -> list[int]:
+    """`count` lengths in 1..N, one at random from each of as many equal parts: together they are uniform."""
+    places = (np.arange(count) + rng.random(count)) / count
+    return [min(block_tokens, 1 + int(place * block_tokens)) for place in places]
+
+
+class TitokTrainer(Trainer):
+    """A One-D-Piece in training."""
+
+    family = "one-d-piece"
+    recipe: ClassVar[type[TrainingConfig]] = TitokTraining
+    shape = ("size", "block_tokens")
+    network: Titok
+    average: Titok
+    config: TitokTraining
+
+    def __init__(self, network: Titok, config: TitokTraining, device: torch.device) -> None:
+        super().__init__(network, config, device)
+        self.usage = Usage(network.config.codebook).to(device)
+
+    @classmethod
+    def shaped(cls, **shape: Any) -> TitokConfig:
+        return trained(**shape)
+
+    @classmethod
+    def fresh(cls, photos: Tensor, config: TitokTraining, device: torch.device, **shape: Any) -> Self:
+        """Random weights, and a codebook of vectors that the encoder makes of the photos."""
+        torch.manual_seed(config.seed)
+        network = Titok(cls.shaped(**shape))
+        prepare(network)
+        trainer = cls(network, config, device)
+        with torch.no_grad():
+            vectors = trainer.encode(random_crops(photos, START_CROPS, trainer.rng, trainer.side).to(device))
+            trainer.move(torch.arange(network.config.codebook, device=device), vectors)
+        trainer.average.load_state_dict(trainer.network.state_dict())
+        return trainer
+
+    @classmethod
+    def continued(cls, name: str, config: TitokTraining, device: torch.device) -> Self:
+        model = open_model(name)
+        if not isinstance(model, TitokModel) or not model.config.tail_drop:
+            kind = model.config.name if isinstance(model, TitokModel) else f"a model of kind {model.kind!r}"
+            msg = f"{name}: {kind}, not a One-D-Piece, which alone can be trained on here"
+            raise ModelError(msg)
+        trainer = cls(model.network(torch.device("cpu")).requires_grad_(True), config, device)
+        trainer.count_from(model)
+        return trainer
+
+    @classmethod
+    def build(cls, plain: dict[str, Any]) -> Titok:
+        return Titok(TitokConfig.from_dict(plain))
+
+    @property
+    def network_config(self) -> TitokConfig:
+        return self.network.config
+
+    @property
+    def side(self) -> int:
+        return self.network.config.side
+
+    def parts(self) -> dict[str, nn.Module]:
+        return super().parts() | {"usage": self.usage}
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Crops (B, 3, side, side) in [-1, 1] -> vectors (B, N, D)."""
+        return self.network.encoder((x + 1) / 2, self.network.latent_tokens)
+
+    def loss(self, x: Tensor, perceptual: PerceptualLoss | None) -> Tensor:
+        c = self.config
+        lengths = spread_lengths(min(LENGTHS, len(x)), self.network.config.block_tokens, self.rng)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=trains_in_bf16(x.device)):
+            vectors = self.encode(x)
+            if self.step and self.step % RESTART_STEPS == 0:
+                self.restart(vectors.detach())
+            coded = quantize(self.network.quantize, vectors)
+            y = reconstruct(self.network, coded.codes, lengths).float()
+            error = F.mse_loss(y, x)
+            if perceptual:
+                rows, columns = self.window()
+                error = error + c.perceptual * perceptual(y[:, :, rows, columns], x[:, :, rows, columns]).mean()
+        self.usage.counts += torch.bincount(coded.indices.flatten(), minlength=len(self.usage.counts))
+        return error + coded.distance + c.commitment * coded.commitment
+
+    @torch.no_grad()
+    def restart(self, vectors: Tensor) -> None:
+        """Moves vectors of the codebook that were not used since the last call to some of the encoder's (B, N, D): a codebook
+        collapses otherwise, since what is not used has no gradient. While the rate falls to zero all stay where they are."""
+        if self.progress < 1 - self.config.decay:
+            self.move((self.usage.counts == 0).nonzero()[:, 0], vectors)
+        self.usage.counts.zero_()
+
+    def move(self, indices: Tensor, vectors: Tensor) -> None:
+        """Puts these vectors of the codebook (K,) near randomly chosen ones of (B, N, D), in the average too."""
+        weight = self.network.quantize.embedding.weight
+        pool = F.normalize(vectors.float().flatten(0, 1), dim=-1)
+        chosen = pool[torch.from_numpy(self.rng.integers(len(pool), size=len(indices))).to(pool.device)]
+        noise = torch.from_numpy(self.rng.normal(0, SPREAD, chosen.shape)).to(chosen)
+        weight[indices] = self.average.quantize.embedding.weight[indices] = F.normalize(chosen + noise, dim=-1)
+        for moment in ("exp_avg", "exp_avg_sq"):
+            if moment in (state := self.optimizer.state[weight]):
+                state[moment][indices] = 0
+
+    @torch.no_grad()
+    def validate(self, photos: Tensor, perceptual: PerceptualLoss | None) -> dict[str, float]:
+        """PSNR (dB) and perceptual distance of the middle block of each photo after 1, 2, 4... N tokens, each the mean over
+        photos; and how many vectors of the codebook these blocks use."""
+        network = self.average.eval()
+        first = (photos.shape[1] - self.side) // 2
+        x = to_network(photos[:, first : first + self.side, first : first + self.side])
+        indices = network.tokenize((x + 1) / 2)
+        metrics = {}
+        for length in lengths_shown(network.config.block_tokens):
+            y = to_network(from_network(2 * network.detokenize(indices[:, :length]) - 1))
+            mse = (y - x).square().mean((1, 2, 3)).clamp(min=1e-6)
+            metrics[f"psnr@{length}"] = float(-10 * torch.log10(mse / 4).mean())
+            if perceptual:
+                metrics[f"vgg@{length}"] = float(perceptual(y, x).mean())
+        return metrics | {"used": float(len(indices.unique()))}
+
+    def describe(self, metrics: dict[str, float]) -> str:
+        points = (f"{name.removeprefix('psnr@')}: {value:.2f}" for name, value in metrics.items() if name.startswith("psnr@"))
+        size = self.network.config.codebook
+        return f"held out, PSNR by tokens: {' | '.join(points)}; {metrics['used']:.0f} of {size} indices used"
+
+    def write_model(self, path: Path, photos: Tensor, card: dict[str, Any]) -> TitokModel:
+        """Weights in fp16."""
+        network = self.average.half().float().eval()
+        config = network.config
+        uniform = uniform_code(config.block_tokens, config.codebook, config.side, config.tail_drop)
+        codebook = network.quantize.embedding.weight.cpu().numpy()
+        measured = measure_code(uniform, indices_of(network, photos.numpy()), codebook)
+        state = {name: value.half().cpu().numpy() for name, value in network.state_dict().items()}
+        return save_titok(path, config, state, measured.code, card)
+
+
+def lengths_shown(block_tokens: int) -> list[int]:
+    """1, 2, 4... and N."""
+    return [*(2**power for power in range((block_tokens - 1).bit_length())), block_tokens]

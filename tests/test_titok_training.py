@@ -1,0 +1,273 @@
+"""Training a One-D-Piece: a smaller one than `tiny`, so that each step takes milliseconds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from bitstream.errors import ModelError, UsageError
+from cli.main import main
+from codec.models import open_model
+from codec.pyramid.training import PyramidTrainer
+from codec.titok import config as titok_config
+from codec.titok.config import SIZES, TINY, TRAINED, TitokConfig, trained
+from codec.titok.training import TitokTrainer, TitokTraining, quantize, reconstruct, spread_lengths
+from codec.training.photos import random_crops
+from codec.training.run import TRAINERS
+
+CPU = torch.device("cpu")
+TINIER = TitokConfig(
+    8, True, 32, 1, 2, side=16, patch=4, codebook=64, pixel_codebook=32, pixel_code=16,
+    pixel_width=16, pixel_multipliers=(1, 1, 1), pixel_depth=1, pixel_groups=4,
+)  # fmt: skip
+
+
+def run(*arguments) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(autouse=True)
+def tinier(monkeypatch):
+    monkeypatch.setattr(titok_config, "TINY", TINIER)
+
+
+@pytest.fixture(scope="module")
+def photos(photo) -> torch.Tensor:
+    """Three squares of the bundled photo."""
+    squares = [np.asarray(photo.crop((x, y, x + 320, y + 320))) for x, y in ((0, 0), (140, 40), (280, 80))]
+    return torch.from_numpy(np.stack(squares))
+
+
+def fresh(photos: torch.Tensor, **recipe) -> TitokTrainer:
+    return TitokTrainer.fresh(photos, TitokTraining(**recipe), CPU)
+
+
+@pytest.fixture(scope="module")
+def grown(photos) -> TitokTrainer:
+    """After some seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(titok_config, "TINY", TINIER)
+        trainer = fresh(photos, steps=160, batch=8, rate=2e-3)
+    losses = [trainer.train_step(photos, None) for _ in range(160)]
+    assert np.mean(losses[-40:]) < 0.5 * np.mean(losses[:10])
+    return trainer
+
+
+def test_only_the_first_tokens_reach_the_decoder(photos):
+    """Dropped tokens have no gradient, and those kept have one; each part of a batch has a length of its own."""
+    network = fresh(photos).network
+    codes = torch.nn.functional.normalize(torch.randn(4, 8, TINIER.code), dim=-1).requires_grad_()
+    reconstruct(network, codes, [3, 8]).square().sum().backward()
+    moved = codes.grad.abs().sum(-1) > 0
+    assert moved.tolist() == [[True] * 3 + [False] * 5] * 2 + [[True] * 8] * 2
+
+
+def test_what_is_trained_is_what_decodes(photos):
+    network = fresh(photos).network.eval()
+    x = random_crops(photos, 2, np.random.default_rng(0), TINIER.side)
+    with torch.no_grad():
+        coded = quantize(network.quantize, network.encoder((x + 1) / 2, network.latent_tokens))
+        y = reconstruct(network, coded.codes, [5])
+    indices = network.tokenize((x + 1) / 2)
+    assert torch.equal(coded.indices, indices)
+    assert torch.allclose(((y + 1) / 2).clamp(0, 1), network.detokenize(indices[:, :5]), atol=1e-5)
+
+
+def test_lengths_are_uniform():
+    rng = np.random.default_rng(0)
+    seen = np.bincount([length for _ in range(4000) for length in spread_lengths(4, 10, rng)], minlength=12)
+    assert seen[0] == seen[11] == 0
+    assert seen[1:11].min() > 0.9 * 1600
+    assert seen[1:11].max() < 1.1 * 1600
+    assert all(1 <= length <= 3 for length in spread_lengths(4, 3, rng))
+
+
+def test_gradients_pass_the_quantizer(photos):
+    """The error moves encoder and decoder; the distance moves the codebook; the commitment moves the encoder alone."""
+    trainer = fresh(photos)
+    network = trainer.network
+    vectors = torch.randn(2, 8, TINIER.code, requires_grad=True)
+    coded = quantize(network.quantize, vectors)
+    assert torch.allclose(coded.codes.norm(dim=-1), torch.ones(2, 8), atol=1e-5)
+    (passed,) = torch.autograd.grad(coded.codes[..., 0].sum(), vectors, retain_graph=True)
+    assert passed.abs().sum() > 0
+    book = network.quantize.embedding.weight
+    for part, (encoder, codebook) in ((coded.distance, (False, True)), (coded.commitment, (True, False))):
+        found = torch.autograd.grad(part, [vectors, book], retain_graph=True, allow_unused=True)
+        assert [grad is not None and bool(grad.abs().sum() > 0) for grad in found] == [encoder, codebook]
+    trainer.train_step(photos, None)
+    still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert still == []
+
+
+def test_unused_vectors_of_the_codebook_are_moved(photos):
+    trainer = fresh(photos, steps=9)
+    vectors = torch.nn.functional.normalize(torch.randn(2, 8, TINIER.code), dim=-1)
+    before = trainer.network.quantize.embedding.weight.detach().clone()
+    trainer.usage.counts[:60] = 1
+    trainer.restart(vectors)
+    after = trainer.network.quantize.embedding.weight.detach()
+    assert torch.equal(after[:60], before[:60])
+    nearest = (after[60:] @ vectors.flatten(0, 1).t()).max(1)[0]
+    assert (nearest > 0.98).all()
+    assert torch.equal(after[60:], trainer.average.quantize.embedding.weight[60:])
+    assert trainer.usage.counts.sum() == 0
+    trainer.step = 9  # while the rate falls, all stay
+    trainer.restart(vectors)
+    assert torch.equal(after, trainer.network.quantize.embedding.weight)
+
+
+def test_training_uses_the_codebook_and_more_tokens_are_closer(grown, photos):
+    places = [(down, right) for down in range(0, 320, 80) for right in range(0, 320, 80)]
+    metrics = grown.validate(torch.cat([photos.roll(place, (1, 2)) for place in places]), None)
+    assert metrics["psnr@8"] > metrics["psnr@1"] + 0.2
+    assert metrics["psnr@1"] > 14  # one grey has 11
+    assert metrics["used"] > 24
+    assert "PSNR by tokens: 1: " in grown.describe(metrics)
+
+
+def test_tiny_itself_learns(photos, monkeypatch):
+    monkeypatch.setattr(titok_config, "TINY", TINY)
+    trainer = fresh(photos, steps=24, batch=2)
+    losses = [trainer.train_step(photos, None) for _ in range(24)]
+    assert trainer.network.config == TINY
+    assert np.mean(losses[-8:]) < 0.9 * np.mean(losses[:4])
+
+
+def test_a_resumed_run_is_the_same_run(photos, tmp_path, monkeypatch):
+    """Over a restart of the codebook too."""
+    monkeypatch.setattr("codec.titok.training.RESTART_STEPS", 4)
+    config = {"steps": 20, "batch": 2}
+    straight, broken = fresh(photos, **config), fresh(photos, **config)
+    for trainer in (straight, broken):
+        for _ in range(3):
+            trainer.train_step(photos, None)
+    broken.save(tmp_path / "checkpoint.safetensors")
+    torch.rand(7)  # what another process would have drawn
+    resumed = TitokTrainer.resume(tmp_path / "checkpoint.safetensors", CPU)
+    for trainer in (straight, resumed):
+        for _ in range(3):
+            trainer.train_step(photos, None)
+    assert (resumed.step, resumed.config) == (straight.step, straight.config)
+    for name, part in resumed.parts().items():
+        theirs = straight.parts()[name].state_dict()
+        assert all(torch.equal(tensor, theirs[key]) for key, tensor in part.state_dict().items()), name
+    with pytest.raises(ModelError, match="checkpoint of the family one-d-piece, not pyramid"):
+        PyramidTrainer.resume(tmp_path / "checkpoint.safetensors", CPU)
+
+
+def test_the_perceptual_loss_counts(photos):
+    """With a distance that is the error itself, twice its weight is twice its part of the loss."""
+    x = random_crops(photos, 4, np.random.default_rng(0), TINIER.side)
+    found = []
+    for weight in (0.0, 1.0, 2.0):
+        trainer = fresh(photos, perceptual=weight)
+        found.append(float(trainer.loss(x, lambda y, x: (y - x).square().mean((1, 2, 3))).detach()))
+    assert found[2] - found[1] == pytest.approx(found[1] - found[0], rel=1e-4)
+    assert found[1] > found[0]
+
+
+def test_sizes_have_names_and_are_those_published(monkeypatch):
+    assert trained(block_tokens=5) == replace(TINIER, block_tokens=5)
+    monkeypatch.setattr(titok_config, "TINY", TINY)
+    assert {size: trained(size).name for size in SIZES} == {size: f"one-d-piece-{size[0]}-256" for size in SIZES}
+    assert trained("small", 64).name == "one-d-piece-s-64"
+    assert trained() == TINY
+    assert TINY.name == "one-d-piece-t-16"
+    assert TitokConfig.from_dict(TINY.to_dict()) == TINY
+    with pytest.raises(ModelError, match="huge"):
+        trained("huge")
+
+
+@pytest.fixture
+def folder(tmp_path, photo) -> Path:
+    (tmp_path / "photos").mkdir()
+    for index in range(2):
+        photo.crop((index * 150, 0, index * 150 + 330, 330)).save(tmp_path / "photos" / f"{index}.png")
+    return tmp_path / "photos"
+
+
+def test_from_photos_to_pictures_through_the_command(tmp_path, photo, folder):
+    """Photos in, a model file out, a picture coded with it at three lengths; the run goes on, and so does its model."""
+    model, picture, file = tmp_path / "m.safetensors", tmp_path / "a.png", tmp_path / "a.tsr"
+    photo.crop((200, 100, 280, 150)).save(picture)
+    family = ("train", folder, "--family", "one-d-piece", "--vgg", "none", "--batch", 2)
+    train = (*family, "--state", tmp_path / "state", "-o", model)
+    said = run(*train, "--size", "tiny", "--steps", 3)
+    assert said.exit_code == 0, said.output
+    assert "training on squared error alone" in said.stderr
+    assert "6 crops in 0 minutes" in said.stderr
+    opened = open_model(model)
+    opened.check()
+    assert opened.config == TINIER
+    assert len(opened.code.tables) > 1  # measured: no longer all alike
+    assert opened.metadata["card"]["training"]["commitment"] == 0.25
+    sizes = []
+    for tokens in (1, 5, 8):
+        said = run("encode", picture, "--model", model, "--tokens", tokens, "-o", file, "-f", "--json")
+        assert said.exit_code == 0, said.output
+        assert json.loads(said.stdout)["tokens"] == tokens
+        said = run("decode", file, "--model", model, "-o", tmp_path / "b.png", "-f")
+        assert said.exit_code == 0, said.output
+        with Image.open(tmp_path / "b.png") as back:
+            assert back.size == (80, 50)
+        sizes.append(file.stat().st_size)
+    assert sizes == sorted(set(sizes))
+    assert run(*train, "--restart", "--steps", 2).exit_code == 0
+    assert open_model(model).metadata["card"]["crops"] == 10
+    further = run(*family, "--state", tmp_path / "b", "--init", model, "--steps", 1)
+    assert further.exit_code == 0, further.output
+    assert TitokTrainer.resume(tmp_path / "b" / "checkpoint.safetensors", CPU).total_crops == 12
+
+
+def test_the_command_offers_what_there_is():
+    offered = {option.name: option.type for option in main.commands["train"].params}
+    assert set(offered["family"].choices) == TRAINERS.keys()
+    assert tuple(offered["size"].choices) == TRAINED
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--family", "one-d-piece", "--slope", 1), 2, "--slope: not for --family one-d-piece"),
+        (("--size", "tiny", "--block-tokens", 9), 2, "--block-tokens and --size: not for --family pyramid"),
+        (("--family", "one-d-piece", "--size", "huge"), 2, "'huge' is not one of"),
+        (("--family", "one-d-piece", "--init", "standard"), 1, "a model of kind 'tessera-pyramid-1', not a One-D-Piece"),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path, folder, arguments, code, message):
+    said = run("train", folder, "--vgg", "none", "--state", tmp_path / "state", *arguments)
+    assert (said.exit_code, message in said.stderr) == (code, True), said.output
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_run_is_not_mixed_up_with_another(tmp_path, folder, photos):
+    """A checkpoint of the other family, or of a network of another shape."""
+    trainer = fresh(photos)
+    trainer.save(tmp_path / "checkpoint.safetensors")
+    train = ("train", folder, "--vgg", "none", "--state", tmp_path)
+    for given in ((), ("--init", "standard")):
+        said = run(*train, *given)
+        expected = "the family one-d-piece, not pyramid: name it with --family"
+        assert (said.exit_code, expected in said.stderr) == (1, True), said.output
+    other = run(*train, "--family", "one-d-piece", "--block-tokens", 4)
+    expected = "checkpoint.safetensors holds one-d-piece-t-8, which cannot become one-d-piece-t-4: leave out --size"
+    assert (other.exit_code, expected in other.stderr) == (2, True), other.output
+    trainer.check_shape({"size": "tiny"}, "here")
+    with pytest.raises(UsageError):
+        trainer.check_shape({"size": "small"}, "here")
+
+
+def test_networks_without_tail_drop_are_not_trained_on(tmp_path, photos):
+    whole = fresh(photos)
+    whole.network.config = whole.average.config = replace(TINIER, tail_drop=False)
+    whole.write_model(tmp_path / "m.safetensors", photos, {})
+    with pytest.raises(ModelError, match="titok-t-8, not a One-D-Piece"):
+        TitokTrainer.continued(str(tmp_path / "m.safetensors"), TitokTraining(), CPU)
