@@ -117,7 +117,7 @@ def test_target_lpips(small):
     never = codec.compress(small, target_lpips=0)
     assert not never.reached
     assert never.block_tokens == 1365
-    with pytest.raises(TargetError, match=r"31 pixels and more, not 30x128: use target psnr"):
+    with pytest.raises(TargetError, match=r"at least 31 pixels, not 30x128: use target psnr"):
         codec.compress(small.crop((0, 0, 30, 128)), target_lpips=0.4)
 
 
@@ -128,7 +128,7 @@ def test_missing_weights_of_lpips_are_said(small, tmp_path):
 
 def test_a_target_of_quality_needs_pixels(codec, small):
     sequence = codec.sequence(small)
-    with pytest.raises(TypeError, match="give the picture"):
+    with pytest.raises(TypeError, match="needs the picture"):
         codec.cut(sequence, Target(target_psnr=20))
 
 
