@@ -4,7 +4,7 @@
 # needs npm, and makes a folder for a web host.
 PYTHON ?= python3
 BIN := .venv/bin
-# The small CPU build of torch is enough for coding; set TORCH=torch for the newest build with CUDA.
+# The small CPU build of torch is enough for the tests; set TORCH=torch for the newest build with CUDA.
 TORCH ?= torch==2.13.0
 
 .PHONY: demo test test-light test-learned viewer clean

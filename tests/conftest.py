@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from bitstream.prior import IntegerLayer, LevelPrior
@@ -16,12 +15,13 @@ from codec.api import Codec
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
+HAS_TORCH = find_spec("torch") is not None
 PHOTO = ROOT / "docs" / "photo.webp"
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Without torch, files with no test for that are not even read."""
-    if find_spec("torch") is None and collection_path.suffix == ".py" and "mark.light" not in collection_path.read_text():
+    if not HAS_TORCH and collection_path.suffix == ".py" and "mark.light" not in collection_path.read_text():
         return True
     return None
 
@@ -35,7 +35,8 @@ def nothing_fetched(monkeypatch, tmp_path_factory):
         msg = "no network in tests"
         raise OSError(msg)
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    if HAS_TORCH:
+        monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
 
 
 @pytest.fixture(scope="session")
