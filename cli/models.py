@@ -243,10 +243,13 @@ def fetch(name: str, **given: Any) -> None:
     tessera models fetch lpips
     tessera encode photo.jpg --target-lpips 0.3
     """
-    from codec import fetch as source
+    from codec.device import require_torch
 
     report_options = options.gather(ReportOptions, given)
     with reporting(name, None, report_options) as report:
+        require_torch("LPIPS")
+        from codec import fetch as source
+
         with Bar(source.ALEXNET.size + source.LINEAR.size, "fetching", hidden=report_options.quiet) as bar:
             path = source.fetch_lpips(source.ALEXNET, source.LINEAR, bar.advance)
         report.values = {"output": str(path), "bytes": path.stat().st_size}

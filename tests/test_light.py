@@ -94,10 +94,20 @@ def test_what_needs_torch_says_so(folder, tmp_path, options, said):
     assert not (tmp_path / "a.tsr").exists()
 
 
-def test_training_says_so(folder):
-    done = tessera("train", folder, "--steps", 1)
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["train", str(PHOTO), "--steps", "1"], "train"),
+        (["models", "import", str(PHOTO)], "importing a model"),
+        (["models", "fetch", "lpips"], "LPIPS"),
+        (["models", "graphs"], "making graphs"),
+    ],
+)
+def test_commands_that_need_torch_say_so(command, said):
+    done = tessera(*command)
     assert done.returncode == 1
-    assert "train needs torch, which is not installed: pip install 'tessera-codec[torch]'" in done.stderr
+    assert f"{said} needs torch, which is not installed: pip install 'tessera-codec[torch]'\n" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_model_without_graphs_says_how_to_make_them(folder, tmp_path):
