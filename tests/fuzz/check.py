@@ -92,7 +92,7 @@ class Checker:
             return None
         if forged or data in self.known:
             return None
-        lost = bool(read.file.missing) or read.tokens.length < read.file.length
+        lost = bool(read.file.missing) or read.prefix.length < read.file.length
         return None if read.partial and lost else "changed bytes count as a whole file"
 
     def _pillow(self, data: bytes, forged: bool, draw: bool) -> str | None:
