@@ -203,5 +203,5 @@ def message_of(error: BaseException | None) -> str | None:
     if lacks_memory(error):
         return "not enough memory: try a smaller picture, or a smaller --batch"
     if isinstance(error, TesseraError):
-        return ": ".join([str(error), *filter(None, [" and ".join(ADVICE[option] for option in error.advice)])])
+        return ": ".join([str(error), *filter(None, [" and ".join(ADVICE[key] for key in error.advice if key in ADVICE)])])
     return f"{type(error).__name__}: {error} (a bug in tessera: please report it, with what -v prints)"

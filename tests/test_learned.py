@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch.hub
 
 from benchmarks.codecs import LEARNED_NAMES, CoderOptions, make_coder
 from benchmarks.learned import HEAD, ZOO, LearnedCoder, from_hub, pack, unpack, weights_in
 from bitstream.errors import CodecMissingError, FormatError, ImageError
 
 FACTORIZED, HYPERPRIOR = LEARNED_NAMES[:2]
+DOWNLOAD = torch.hub.download_url_to_file  # before a fixture refuses it
 
 
 def learned(test):
@@ -50,9 +52,9 @@ def test_a_header_is_what_its_description_says():
     [
         (b"", "these 0 bytes are not a file of bmshj2018-hyperprior"),
         (b"\x13\0\1\0\1", "these 5 bytes are not a file"),
-        (b"\x03\0\1\0\1\1ab", "no file of bmshj2018-hyperprior"),  # of the codec before it
-        (b"\x13\0\0\0\1\1ab", "no file"),  # no width
-        (b"\x13\0\1\0\0\1ab", "no file"),  # no height
+        (b"\x03\0\1\0\1\1ab", "not a file of bmshj2018-hyperprior"),  # of the codec before it
+        (b"\x13\0\0\0\1\1ab", "not a file"),  # no width
+        (b"\x13\0\1\0\0\1ab", "not a file"),  # no height
         (b"\x10\0\1\0\1\1ab", "has no quality 0"),
         (b"\x19\0\1\0\1\1ab", "has no quality 9"),
         (b"\x13\0\1\0\1\2ab", "a string in it has no end"),
@@ -130,6 +132,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 def test_a_download_is_kept_if_its_digest_is_right(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(torch.hub, "download_url_to_file", DOWNLOAD)  # from this machine
     with http.server.HTTPServer(("127.0.0.1", 0), Hub) as hub:
         threading.Thread(target=hub.serve_forever, daemon=True).start()
         monkeypatch.setattr("benchmarks.learned.HUB", f"http://127.0.0.1:{hub.server_port}")
