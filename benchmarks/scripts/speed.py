@@ -32,7 +32,10 @@ TOOLS = {  # name: encoder, decoder, ending of files
         ["cwebp", "-quiet", "-mt", "-q", "50", "{png}", "-o", "{file}"],
         ["dwebp", "-quiet", "-mt", "{file}", "-o", "{out}"],
     ),
-    "AVIF": (["avifenc", "-j", "{threads}", "-q", "50", "{png}", "{file}"], ["avifdec", "-j", "{threads}", "{file}", "{out}"]),
+    "AVIF": (
+        ["avifenc", "-j", "{threads}", "--min", "28", "--max", "36", "{png}", "{file}"],
+        ["avifdec", "-j", "{threads}", "{file}", "{out}"],
+    ),
     "JPEG XL": (
         ["cjxl", "--quiet", "--num_threads={threads}", "-q", "50", "{png}", "{file}"],
         ["djxl", "--quiet", "--num_threads={threads}", "{file}", "{out}"],
