@@ -143,7 +143,7 @@ class TitokTrainer(Trainer):
         model = open_model(name)
         if not isinstance(model, TitokModel) or not model.config.tail_drop:
             kind = model.config.name if isinstance(model, TitokModel) else f"a model of kind {model.kind!r}"
-            msg = f"{name}: {kind}, not a One-D-Piece, which alone can be trained on here"
+            msg = f"{name}: {kind}, not a One-D-Piece: only that can be trained further"
             raise ModelError(msg)
         trainer = cls(model.network(torch.device("cpu")).requires_grad_(True), config, device)
         trainer.count_from(model)
