@@ -20,7 +20,7 @@ COMPARED = ("conv1_2", "conv2_2", "conv3_4")
 
 
 class PerceptualLoss(nn.Module):
-    """Mean squared distance of unit-normalised features, one number per sample.
+    """Mean squared distance of unit-normalised features, one number per sample: twice what is missing of a cosine of 1.
 
     `path` is a file of VGG19 as `read_vgg` takes it. Raises ModelError where it cannot be read."""
 
@@ -46,14 +46,15 @@ class PerceptualLoss(nn.Module):
                 x = F.max_pool2d(x, 2)
             x = F.relu(F.conv2d(x, getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias"), padding=1))
             if name in COMPARED:
-                yield F.normalize(x, dim=1, eps=1e-4)
+                yield x
 
     def forward(self, x: Tensor, reference: Tensor) -> Tensor:
         """Two batches (B, 3, H, W) in [-1, 1] -> (B,)."""
         with torch.no_grad():
             targets = list(self.features(reference))
-        distances = [(a - b).float().pow(2).sum(1).mean((1, 2)) for a, b in zip(self.features(x), targets, strict=True)]
-        return torch.stack(distances).mean(0)
+        pairs = zip(self.features(x), targets, strict=True)
+        cosines = [F.cosine_similarity(a, b, dim=1).float().mean((1, 2)) for a, b in pairs]
+        return 2 - 2 * torch.stack(cosines).mean(0)
 
 
 # Matrices of OKLab: linear sRGB to cone responses, and their cube roots to lightness and two colour axes.
@@ -84,7 +85,9 @@ def colour_distance(x: Tensor, reference: Tensor) -> Tensor:
     Eyes see a wrong colour of an area long before squared error or normalised features do."""
     distances = []
     with torch.autocast(x.device.type, enabled=False):
-        for scale in COLOUR_SCALES:
-            a, b = (oklab(F.avg_pool2d(picture.float(), scale)) for picture in (x, reference))
-            distances.append((a - b).pow(2).sum(1).mean((1, 2)))
+        means, before = (x.float(), reference.float()), 1
+        for scale in COLOUR_SCALES:  # each the means of the last one's
+            means = (F.avg_pool2d(means[0], scale // before), F.avg_pool2d(means[1], scale // before))
+            distances.append((oklab(means[0]) - oklab(means[1])).pow(2).sum(1).mean((1, 2)))
+            before = scale
     return torch.stack(distances).mean(0)
