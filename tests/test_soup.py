@@ -51,13 +51,14 @@ def test_models_of_other_configurations_are_refused(monkeypatch, doubled):
 def test_the_file_is_a_model(tmp_path, monkeypatch, photo, doubled):
     photo.save(tmp_path / "photo.png")
     out = tmp_path / "mixed.safetensors"
-    worth = "0.1,0.1,0.1,0.1,0.1,0.1,0.1,0.1,0.1"
+    levels = len(open_model().code.levels)
+    worth = ",".join(["0.1"] * levels)
     arguments = [str(out), "standard=99", f"{doubled}=1", "--photos", str(tmp_path / "photo.png"), "--bit-worth", worth]
     monkeypatch.setattr("sys.argv", ["soup", *arguments])
     soup.main()
     model = open_model(out)
     model.check()
-    assert model.network(torch.device("cpu")).config.bit_worth == (0.1,) * 9
+    assert model.network(torch.device("cpu")).config.bit_worth == (0.1,) * levels
     assert model.metadata["card"]["made_by"].startswith("python -m codec.training.soup ")
     assert model.metadata["card"]["crops"] == open_model().metadata["card"]["crops"]
     assert model.metadata["card"]["table_photos"] == 1

@@ -407,9 +407,9 @@ def test_torchvisions_vgg_sees_pixels_as_torchvision_gives_them(tmp_path, monkey
     for place, layer in enumerate(network):
         y = layer(y)
         if place in (3, 8, 17):  # after the ReLU of conv1_2, conv2_2 and conv3_4
-            wanted.append(torch.nn.functional.normalize(y, dim=1, eps=1e-4))
+            wanted.append(y)
     for one, other in zip(loss.features(x), wanted, strict=True):
-        assert torch.allclose(one, other, atol=1e-4)
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
 def test_pictures_that_training_reads_are_rgb(photo, tmp_path):
