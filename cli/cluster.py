@@ -40,12 +40,13 @@ def across(work: Work, plan: Plan, address: str, device: str, runtime: str) -> W
         largest_first = sorted(jobs, key=_size, reverse=True)  # those of a chunk are alike, and the last chunks are short
         lost = set()
 
-        def again(job: Job) -> Job:
-            lost.add(job.output)
-            return replace(job, replace=True)  # the lost worker may have written it
+        def pack(job: Job, losses: int) -> Job:
+            if losses:
+                lost.add(job.output)
+            return replace(job, replace=True) if losses else job  # the lost worker may have written it
 
         try:
-            for place, result in spread(largest_first, started, cluster, again):
+            for place, result in spread(largest_first, started, cluster, pack):
                 job = largest_first[place]
                 yield Outcome(job, None, result, 0.0) if isinstance(result, Exception) else replace(result, job=job)
         finally:
@@ -93,7 +94,7 @@ class Part:
         places = {job: place for place, job in enumerate(items)}
         for outcome in self._work.run(tuple(items), self._means):
             made = None if outcome.error else self._work.summarise(outcome.job, outcome.made)
-            yield places[outcome.job], replace(outcome, job=None, made=made, error=_portable(outcome.error), reported=0.0)
+            yield places[outcome.job], replace(outcome, made=made, error=_portable(outcome.error), reported=0.0)
 
     def end(self) -> None:
         self._writer.end()

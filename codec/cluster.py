@@ -74,21 +74,21 @@ def spread(
     items: Sequence[Item],
     begin: Callable[[Room], Task[Result]],
     cluster: Cluster,
-    again: Callable[[Item], Item] = lambda item: item,
+    pack: Callable[[Item, int], Any] = lambda item, _: item,
     most: int = CHUNK,
 ) -> Generator[tuple[int, Result | TesseraError], None, None]:
     """The place of each item, and what became of it: a result, or why there is none.
 
-    `again` makes of an item whose worker was lost the one that is tried next: a part of it may have been done. A chunk has
-    `most` items at most. Who stops early ends all workers at once. Raises ClusterError where Ray is not installed, cannot be
-    reached or has no room."""
+    `pack` makes of an item what travels, and is told how many workers were lost with it: they may have done a part. A chunk
+    has `most` items at most. Who stops early ends all workers at once. Raises ClusterError where Ray is not installed, cannot
+    be reached or has no room."""
     if not items:
         return
     with _connected(cluster.address) as ray:
         workers, options = _measure(ray.nodes(), cluster)
         actor = ray.remote(Worker).options(**options, max_concurrency=2, scheduling_strategy="SPREAD")
         start = partial(actor.remote, str(Path.cwd()), codec.__version__, options["num_cpus"], begin)
-        crew = _Crew(ray, start, items, again, most)
+        crew: _Crew[Item, Result] = _Crew(ray, start, items, pack, most)
         try:
             yield from crew.run(min(workers, len(items)))
         except BaseException:
@@ -144,12 +144,12 @@ class _Crew(Generic[Item, Result]):
     """All workers, and what is still to do."""
 
     def __init__(
-        self, ray: Any, make: Callable[[], Any], items: Sequence[Item], again: Callable[[Item], Item], most: int
+        self, ray: Any, make: Callable[[], Any], items: Sequence[Item], pack: Callable[[Item, int], Any], most: int
     ) -> None:
         self._ray = ray
         self._make = make  # a worker
-        self._items = list(items)
-        self._again = again
+        self._items = items
+        self._pack = pack
         self._most = most
         self._open = len(items)  # items that are not finished
         self._waiting = deque(range(len(items)))
@@ -205,7 +205,7 @@ class _Crew(Generic[Item, Result]):
             hand.chunk = [self._waiting.popleft() for _ in range(min(fair, self._most))]
         hand.left = set(hand.chunk)
         if hand.chunk:
-            items = [self._items[place] for place in hand.chunk]
+            items = [self._pack(self._items[place], self._attempts[place]) for place in hand.chunk]
             self._moving[hand.actor.work.options(num_returns="streaming").remote(items)] = hand
         else:
             self._idle.append(hand)
@@ -228,7 +228,6 @@ class _Crew(Generic[Item, Result]):
         for place in sorted(hand.left):
             self._attempts[place] += 1
             if self._attempts[place] < ATTEMPTS:
-                self._items[place] = self._again(self._items[place])
                 self._lost.append(place)
             else:
                 self._open -= 1
@@ -264,8 +263,11 @@ def _connected(address: str) -> Iterator[Any]:
         try:
             ray.init(address, log_to_driver=False, logging_level="CRITICAL", **own)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-            place = "on this machine" if address in (LOCAL, AUTO) else f"at {address}"
-            msg = f"Ray {place} cannot be used: {str(error).strip().splitlines()[0]}"
+            if address == AUTO and isinstance(error, ConnectionError):
+                msg = "this machine is in no cluster of Ray: give its address as HOST:PORT"
+            else:
+                token = "" if address == LOCAL else "; a cluster that wants a token needs RAY_AUTH_MODE=token"
+                msg = f"Ray cannot be used: {str(error).strip().splitlines()[0]}{token}"
             raise ClusterError(msg) from error
     _silence()
     try:
