@@ -212,7 +212,7 @@ ray = click.option(
     type=Address(),
     metavar="[ADDRESS]",
     help="Spread the work with Ray over the cluster at HOST:PORT, the one that this machine is in (auto), or else this machine "
-    "alone. A worker takes a GPU, where Ray has any, and -j cores.  [default of -j: up to 4]",
+    "alone. A worker takes a GPU, where Ray has any, and -j cores.  [default of -j: up to 4; 1 for bench]",
 )
 inputs = together(
     click.option("-r", "--recursive", is_flag=True, help="Descend into subfolders."),

@@ -18,7 +18,7 @@ import socket
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from math import ceil
@@ -92,7 +92,7 @@ def spread(
         try:
             yield from crew.run(min(workers, len(items)))
         except BaseException:
-            with _undisturbed():
+            with _undisturbed(), suppress(ray.exceptions.RayError):
                 crew.end()
             raise
 
@@ -162,7 +162,7 @@ class _Crew(Generic[Item, Result]):
         for _ in range(workers):
             self._hire()
         while self._open:
-            for moved in self._ray.wait(list(self._moving), num_returns=1)[0]:
+            for moved in self._moved():
                 hand = self._moving[moved]
                 try:
                     if hand.chunk is None:
@@ -174,6 +174,12 @@ class _Crew(Generic[Item, Result]):
                     yield from self._without(hand, error)
                 except self._ray.exceptions.RayTaskError as error:  # of the task itself, as it would be without Ray
                     raise error.cause from error
+
+    def _moved(self) -> list[Any]:
+        """Waits until there is something new, and returns all that is: asking costs as much for many as for one."""
+        watched = list(self._moving)
+        self._ray.wait(watched, num_returns=1)
+        return self._ray.wait(watched, num_returns=len(watched), timeout=0)[0]
 
     def end(self) -> None:
         """Ends all workers at once; what they are writing is removed."""
@@ -231,7 +237,7 @@ class _Crew(Generic[Item, Result]):
                 self._lost.append(place)
             else:
                 self._open -= 1
-                msg = f"{ATTEMPTS} workers ended while they had it: it needs too much memory, or is a bug in what reads it"
+                msg = f"{ATTEMPTS} workers were lost with it: it may need too much memory, or crash what reads it"
                 yield place, TesseraError(msg)
         if hand.chunk is not None:  # one that could not even start is not tried again
             self._hire()

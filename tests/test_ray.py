@@ -237,7 +237,7 @@ def test_an_item_that_ends_its_workers_is_given_up(head):
     command = [sys.executable, "-c", SPREAD, head.address]
     said = subprocess.run([*command, "1"], capture_output=True, text=True, env=QUICK, timeout=PATIENCE, check=False)
     assert (said.returncode, said.stderr) == (0, "")
-    assert said.stdout.startswith("3 workers ended while they had it")
+    assert said.stdout.startswith("3 workers were lost with it: ")
 
 
 def test_workers_for_which_there_is_no_room(head, pictures, tmp_path):
