@@ -125,7 +125,8 @@ class Worker:
         return None
 
     def work(self, items: list[Any]) -> Iterator[tuple[int, Any]]:
-        yield from self._task.do(items)
+        for told in self._task.do(items):  # noqa: UP028 (Ray sends values in, which not every iterator takes)
+            yield told
 
     def end(self) -> None:
         self._task.end()

@@ -100,13 +100,15 @@ class Nothing:
 def engine(workers: int) -> str:
     """What handing out an item and taking its result costs whoever does it."""
     threads = (os.cpu_count() or 1) // workers
-    seconds = work = 0.0
+    seconds = own = all_of_it = 0.0
     for count, _ in enumerate(spread(range(ITEMS), Nothing, Cluster(threads=threads)), 1):
         if count == ITEMS // 10:
-            seconds, work = time.perf_counter(), time.process_time()
-    share = ITEMS - ITEMS // 10
-    seconds, work = time.perf_counter() - seconds, time.process_time() - work
-    return f"{1000 * seconds / share:.2f} ms an item, {1000 * work / share:.2f} ms of the processor"
+            seconds, own, all_of_it = time.perf_counter(), time.process_time(), _work(os.getpid(), Run())
+        if count == ITEMS:
+            seconds, own = time.perf_counter() - seconds, time.process_time() - own
+            all_of_it = _work(os.getpid(), Run()) - all_of_it
+    each = 1000 / (ITEMS - ITEMS // 10)
+    return f"{each * seconds:.2f} ms an item; processor {each * all_of_it:.2f} ms, of which {each * own:.2f} hand it out"
 
 
 def main() -> None:
