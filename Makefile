@@ -1,7 +1,7 @@
 # Two commands on a machine with Python 3.11 or later: `make demo` and `make test`. `make test-light` tests an installation without
-# torch, and `make test-ray` runs over several machines. Contributors to the benchmarks also run `make test-learned`, which needs
-# several gigabytes: compressai, torchvision and the build of torch that they pin. `make viewer` needs npm, and makes a folder for a
-# web host.
+# torch, and `make test-ray` what several machines do, on a cluster of one. Contributors to the benchmarks also run
+# `make test-learned`, which needs several gigabytes: compressai, torchvision and the build of torch that they pin. `make viewer`
+# needs npm, and makes a folder for a web host.
 PYTHON ?= python3
 BIN := .venv/bin
 # The small CPU build of torch is enough for the tests; set TORCH=torch for the newest build with CUDA.
