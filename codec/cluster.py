@@ -38,6 +38,7 @@ CHUNK = 128  # items at most: at its end a worker waits a moment for its last on
 TURNS = 2  # chunks per worker, at least, that what is left is cut into, so that all end at about the same time
 ATTEMPTS = 3  # that lose the worker, before an item is given up
 REACHABLE = 10  # seconds to wait for an address: Ray itself would wait a minute, and then end this process
+PATIENCE = 0.2  # seconds that a signal waits at most
 FAREWELL = 5  # seconds to wait for workers that are told to end
 OBJECTS = 100 << 20  # bytes of memory for Ray's objects: results are smaller than what it takes to share them
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # sends nothing home, warns of nothing
@@ -160,26 +161,33 @@ class _Crew(Generic[Item, Result]):
         self._idle: list[_Hand] = []
 
     def run(self, workers: int) -> Iterator[tuple[int, Result | TesseraError]]:
-        for _ in range(workers):
-            self._hire()
+        with _signals_later():
+            for _ in range(workers):
+                self._hire()
         while self._open:
-            for moved in self._moved():
-                hand = self._moving[moved]
-                try:
-                    if hand.chunk is None:
-                        self._welcome(moved, hand)
-                    else:
-                        yield from self._result(moved, hand, hand.chunk)
-                except self._ray.exceptions.RayActorError as error:
-                    del self._moving[moved]
-                    yield from self._without(hand, error)
-                except self._ray.exceptions.RayTaskError as error:  # of the task itself, as it would be without Ray
-                    raise error.cause from error
+            with _signals_later():
+                told = list(self._news())
+            yield from told
+
+    def _news(self) -> Iterator[tuple[int, Result | TesseraError]]:
+        """What has been finished meanwhile; waits a moment for it."""
+        for moved in self._moved():
+            hand = self._moving[moved]
+            try:
+                if hand.chunk is None:
+                    self._welcome(moved, hand)
+                else:
+                    yield from self._result(moved, hand, hand.chunk)
+            except self._ray.exceptions.RayActorError as error:
+                del self._moving[moved]
+                yield from self._without(hand, error)
+            except self._ray.exceptions.RayTaskError as error:  # of the task itself, as it would be without Ray
+                raise error.cause from error
 
     def _moved(self) -> list[Any]:
-        """Waits until there is something new, and returns all that is: asking costs as much for many as for one."""
+        """All that has something new: asking costs as much for many as for one."""
         watched = list(self._moving)
-        self._ray.wait(watched, num_returns=1)
+        self._ray.wait(watched, num_returns=1, timeout=PATIENCE)
         return self._ray.wait(watched, num_returns=len(watched), timeout=0)[0]
 
     def end(self) -> None:
@@ -266,7 +274,7 @@ def _connected(address: str) -> Iterator[Any]:
     ray = _ray()
     _refuse_unreachable(address)
     own = {"include_dashboard": False, "object_store_memory": OBJECTS} if address == LOCAL else {}
-    with _handlers_kept():
+    with _signals_later():
         try:
             ray.init(address, log_to_driver=False, logging_level="CRITICAL", **own)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
@@ -334,6 +342,20 @@ def _handlers_kept() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Signals that come within are raised at its end: where a handler raises SystemExit in the midst of a call of Ray, that
+    raises one of its own, with another code."""
+    came: list[int] = []
+    with _handlers_kept():
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda number, _: came.append(number))
+        yield
+    for number in came:
+        signal.raise_signal(number)
 
 
 @contextmanager

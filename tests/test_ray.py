@@ -119,7 +119,7 @@ def test_a_lost_worker_loses_nothing(head, pictures, local, tmp_path):
         workers[0].kill()
         assert len(list(tmp_path.rglob("*.tsr"))) < COUNT - 2
         out, err = running.communicate(timeout=PATIENCE)
-    assert (running.returncode, out) == (0, "")
+    assert (running.returncode, out) == (0, ""), err
     lines = err.splitlines()
     assert len(lines) == COUNT + 1
     assert re.match(rf"{COUNT} encoded, 0 skipped, 0 failed  ", lines[-1])
@@ -132,7 +132,7 @@ def test_an_interrupt_leaves_whole_files_and_no_others(head, pictures, local, tm
         wait_for_outputs(tmp_path, 2, running)
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=PATIENCE)
-    assert (running.returncode, out) == (130, "")
+    assert (running.returncode, out) == (130, ""), err
     assert re.match(r"Interrupted: \d+ encoded, 0 skipped, 0 failed  .*; continue with --skip-existing$", err.splitlines()[-1])
     assert "Traceback" not in err
     made = files(tmp_path)
@@ -146,6 +146,21 @@ def test_an_interrupt_leaves_whole_files_and_no_others(head, pictures, local, tm
     assert told <= set(skipped)
     assert len(skipped) == len(made)
     assert files(tmp_path) == files(local)
+
+
+def test_an_interrupt_before_the_first_picture(head, pictures, tmp_path):
+    with start("encode", pictures, "--output-dir", tmp_path, "-e", "9", "-j", "2", "--ray", head.address) as running:
+        end = time.monotonic() + PATIENCE
+        while not any(process.cmdline()[0].endswith(".work") for process in head.workers()):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        time.sleep(2)  # it waits for a result, inside of Ray
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=PATIENCE)
+    assert (running.returncode, out) == (130, ""), err
+    assert err.startswith("Interrupted: 0 encoded, ")
+    assert len(err.splitlines()) == 1
+    assert files(tmp_path) == {}
 
 
 def test_options_and_a_bad_picture_are_as_in_a_local_run(head, pictures, tmp_path):
