@@ -44,11 +44,12 @@ class Head:
         self.address = self.process.stdout.readline().strip()
 
     def workers(self) -> list[psutil.Process]:
+        """Those that are at work: Ray names a process by what it is doing."""
         found = []
         for process in psutil.Process(self.process.pid).children(recursive=True):
             try:
-                found += [process] if process.cmdline()[0].startswith("ray::Worker") else []
-            except (psutil.Error, IndexError):  # it ended meanwhile
+                found += [process] if process.cmdline()[:1] == ["ray::Worker.work"] else []
+            except psutil.Error:  # it ended meanwhile
                 continue
         return found
 
@@ -114,7 +115,7 @@ def wait_for_outputs(folder: Path, count: int, running: subprocess.Popen) -> Non
 def test_a_lost_worker_loses_nothing(head, pictures, local, tmp_path):
     with start("encode", "-r", pictures, "--output-dir", tmp_path, "-j", "1", "--ray", head.address) as running:
         wait_for_outputs(tmp_path, 3, running)
-        workers = [process for process in head.workers() if process.cmdline()[0].endswith(".work")]
+        workers = head.workers()
         assert len(workers) == 2
         workers[0].kill()
         assert len(list(tmp_path.rglob("*.tsr"))) < COUNT - 2
@@ -151,7 +152,7 @@ def test_an_interrupt_leaves_whole_files_and_no_others(head, pictures, local, tm
 def test_an_interrupt_before_the_first_picture(head, pictures, tmp_path):
     with start("encode", pictures, "--output-dir", tmp_path, "-e", "9", "-j", "2", "--ray", head.address) as running:
         end = time.monotonic() + PATIENCE
-        while not any(process.cmdline()[0].endswith(".work") for process in head.workers()):
+        while not head.workers():
             assert time.monotonic() < end
             time.sleep(0.05)
         time.sleep(2)  # it waits for a result, inside of Ray
