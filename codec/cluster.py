@@ -354,8 +354,8 @@ def _signals_later() -> Iterator[None]:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda number, _: came.append(number))
         yield
-    for number in came:
-        signal.raise_signal(number)
+    for one in came:
+        signal.raise_signal(one)
 
 
 @contextmanager
