@@ -1,5 +1,5 @@
 # Two commands on a machine with Python 3.11 or later: `make demo` and `make test`. `make test-light` tests an installation without
-# torch. Contributors to the benchmarks also run
+# torch, and `make test-ray` what several machines do, on a cluster of one. Contributors to the benchmarks also run
 # `make test-learned`, which needs several gigabytes: compressai, torchvision and the build of torch that they pin. `make viewer`
 # needs npm, and makes a folder for a web host.
 PYTHON ?= python3
@@ -7,7 +7,7 @@ BIN := .venv/bin
 # The small CPU build of torch is enough for the tests; set TORCH=torch for the newest build with CUDA.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-light test-learned viewer clean
+.PHONY: demo test test-light test-learned test-ray viewer clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -52,6 +52,13 @@ docs/viewer/node_modules/installed: docs/viewer/package-lock.json
 
 viewer: .venv/installed docs/viewer/node_modules/installed
 	$(BIN)/python docs/viewer/build.py viewer docs/viewer/node_modules/onnxruntime-web
+
+.venv/with-ray: .venv/installed
+	$(BIN)/pip install --quiet --editable ".[ray]"
+	touch $@
+
+test-ray: .venv/with-ray
+	$(BIN)/python -m pytest -m ray
 
 clean:
 	rm -rf .venv .venv-light .venv-learned demo viewer docs/viewer/node_modules

@@ -26,6 +26,7 @@ from benchmarks.study import BUDGETS, Source, Study, open_source, shown
 from benchmarks.timing import note, time_codec
 from bitstream.errors import CodecMissingError, ImageError, ModelError, TesseraError, UsageError
 from codec import __version__
+from codec.cluster import Cluster
 from codec.pictures.images import MAX_PIXELS
 
 NAMES = (*NATIVE_NAMES, *SCALED_NAMES)
@@ -58,6 +59,7 @@ class BenchOptions:
     threads: int = 1
     max_pixels: int = MAX_PIXELS
     command: str = ""
+    cluster: Cluster | None = None  # to measure in; speed is measured here
 
     def __post_init__(self) -> None:
         for what, given, known in (("codec", self.codecs, NAMES), ("metric", self.metrics, (*METRICS, ALL))):
@@ -175,6 +177,11 @@ class Bench:
 
     def measured(self, study: Study) -> Iterator[tuple[list[Sample | None], str]]:
         """What each task found, in order. Several jobs are as many processes, since most encoders hold Python's lock."""
+        if self.options.cluster:
+            from benchmarks.cluster import measured_across
+
+            yield from measured_across(self.options, study, self.options.cluster)
+            return
         places = range(len(study.tasks()))
         if self.options.jobs == 1 or len(places) < LEAST_TASKS:
             torch.set_num_threads(1)  # the same numbers with any number of jobs

@@ -46,6 +46,12 @@ class Cache:
         with self.lock, self.base:
             self.base.execute("insert or replace into samples values (?, ?)", (key, json.dumps(plain)))
 
+    def all(self) -> dict[str, Sample | None]:
+        """What `get` would find."""
+        with self.lock:
+            keys = [key for (key,) in self.base.execute("select key from samples")]
+        return {key: self.get(key)[1] for key in keys}
+
     def close(self) -> None:
         self.base.close()
 

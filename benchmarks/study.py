@@ -112,8 +112,7 @@ class Study:
     def measure(self, source: Source, coder: Coder, scale: float) -> list[Sample | None]:
         """A picture through a codec at a scale: a sample for each label. Files and metrics come from the cache as far as it
         knows them, so that a new metric needs no file to be made again."""
-        labels = self.labels(coder)
-        keys = [key_of(source.digest, coder.description, scale, label) for label in labels]
+        keys = self.keys(source, coder, scale)
         known = [self.cache.get(key) for key in keys]
         samples = [sample for _, sample in known]
         todo = [place for place, (there, _) in enumerate(known) if not there]
@@ -131,6 +130,10 @@ class Study:
                     self.cache.put(keys[place], whole)
                 last = samples[place] = whole
         return [sample and replace(sample, metrics=self._plain(sample)) for sample in samples]
+
+    def keys(self, source: Source, coder: Coder, scale: float) -> list[str]:
+        """Those of the cache for each label of a task."""
+        return [key_of(source.digest, coder.description, scale, label) for label in self.labels(coder)]
 
     def _make(self, source: Source, coder: Coder, scale: float, places: list[int]) -> Iterator[CodedFile | None]:
         small = shrink(source.pixels(), scale)

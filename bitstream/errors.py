@@ -42,6 +42,10 @@ class DeviceError(UsageError):
     """The device that was asked for does not exist."""
 
 
+class ClusterError(UsageError):
+    """Other processes or machines cannot be used: what would start them is not installed, or they are not there."""
+
+
 class FileError(TesseraError):
     """A file cannot be read or written; the message says why and what to do."""
 

@@ -32,6 +32,7 @@ from cli.report import (
 from codec.files import Writer, sweep
 
 if TYPE_CHECKING:
+    from codec.api import Codec
     from codec.batch import Outcome
 
 
@@ -54,13 +55,25 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class Means:
+    """What a run has to work with."""
+
+    codec: Callable[[], Codec]
+    writer: Writer
+    progress: Callable[[float], None]  # told of shares of pictures, from any thread
+    threads: int  # of each kind
+    share: float = 1.0  # of the machine's memory, where others work too
+
+
+@dataclass(frozen=True)
 class Work:
     """What a command does with the jobs of a plan."""
 
     verb: str  # for the last line: encoded, decoded
     conversion: Conversion
     jobs: int  # threads of each kind
-    run: Callable[[tuple[Job, ...], Writer, Callable[[float], None]], Generator[Outcome[Job, Any], None, None]]
+    codec: Callable[[], Codec]
+    run: Callable[[tuple[Job, ...], Means], Generator[Outcome[Job, Any], None, None]]
     summarise: Callable[[Job, Any], Summary]
     keys: tuple[str, ...]  # of its JSON records, besides those of all commands
     fatal: tuple[type[Exception], ...] = ()  # errors that all other files would end with too
@@ -145,7 +158,8 @@ class Batch:
         threads = self._work.jobs if self._plan.single else 1  # of NumPy, not yet imported: the pipeline uses the cores itself
         os.environ.setdefault("OPENBLAS_NUM_THREADS", str(threads))
         sweep(self._plan.folders)
-        with closing(self._work.run(jobs, self._writer, self._bar.advance)) as outcomes:
+        means = Means(self._work.codec, self._writer, self._bar.advance, self._work.jobs)
+        with closing(self._work.run(jobs, means)) as outcomes:
             for outcome in outcomes:
                 self._bar.advance(-outcome.reported)  # the whole of it is counted below
                 if isinstance(outcome.error, Skipped):

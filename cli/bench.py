@@ -73,7 +73,7 @@ _csv = click.option("--csv", "csv_path", metavar="PATH", help="Write all numbers
 _plot = click.option("--plot", "plot_path", metavar="PATH", help="Plot the curves: .png, .svg or .pdf.")
 _cache = click.option("--cache", metavar="DIR", help="Where results are kept for later runs.  [default: the user's cache]")
 _no_cache = click.option("--no-cache", is_flag=True, help="Keep no results.")
-_running = options.together(_cache, _no_cache, options.jobs, options.force, options.coding, options.reporting)
+_running = options.together(_cache, _no_cache, options.jobs, options.ray, options.force, options.coding, options.reporting)
 
 
 @click.group(cls=BenchGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -215,10 +215,16 @@ def _options(pictures: dict[str, str], given: dict[str, Any]) -> BenchOptions:
     cache = None if given["no_cache"] else Path(given["cache"] or cache_folder() / "bench")
     coder_options = CoderOptions(given["model"], given["device"], given["compressai_weights"], given["runtime"])
     measure_options = MeasureOptions(given["lpips_weights"], given["classifier"] or DEFAULT, given["classifier_weights"])
+    cluster = None
+    if given["ray"]:
+        from cli.cluster import cluster_of
+
+        cluster = cluster_of(given["ray"], given["device"], given["runtime"], usual=1)
     return BenchOptions(
         pictures, given["codecs"], given["budgets"] or BUDGETS, given["own_settings"], given["metrics"],
         measure_options, given["anchor"], coder_options, cache,
         given["jobs"], not given["no_speed"], given["threads"], given["max_pixels"], shlex.join(["tessera", *sys.argv[1:]]),
+        cluster,
     )  # fmt: skip
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bitstream.errors import TesseraError
 from cli import options
-from cli.batch import Batch, Summary, Work, load
+from cli.batch import Batch, Means, Summary, Work, load
 from cli.files import write_output
 from cli.formats import Format, endings, format_of, picture_bytes
 from cli.inputs import TSR_FILES, read_picture, read_tsr
@@ -57,6 +58,7 @@ class DecoderOptions:
 @options.allow_partial
 @options.jobs
 @options.batch
+@options.ray
 @options.coding
 @options.reporting
 def decode(**given: Any) -> None:
@@ -85,6 +87,10 @@ def decode(**given: Any) -> None:
     plan = make_plan(file_options, conversion, report_options.as_json is not None)
     save_as = format_of(plan.output or ending, chosen.ending, chosen.output_quality)
     work = _work(chosen, conversion, save_as, report_options.verbose)
+    if given["ray"]:
+        from cli.cluster import across
+
+        work = across(work, plan, given["ray"], chosen.device, chosen.runtime)
     raise SystemExit(Batch(plan, work, report_options).run(file_options.dry_run))
 
 
@@ -105,26 +111,24 @@ def _work(chosen: DecoderOptions, conversion: Conversion, save_as: Format, verbo
         write_output(job.output, data, job.replace, writer)
         return len(data)
 
-    def run(
-        jobs: tuple[Job, ...], writer: Writer, progress: Callable[[float], None]
-    ) -> Generator[Outcome[Job, Decompressed], None, None]:
-        from codec.batch import Limits, decode_all
+    def run(jobs: tuple[Job, ...], means: Means) -> Generator[Outcome[Job, Decompressed], None, None]:
+        from codec.batch import Limits, decode_all, room
 
         return decode_all(
             jobs,
-            lambda: _codec(chosen),
+            means.codec,
             lambda job: load(job, conversion),
-            lambda job, image: store(job, image, writer),
+            lambda job, image: store(job, image, means.writer),
             allow_partial=chosen.allow_partial,
             tokens=chosen.tokens,
-            limits=Limits(chosen.jobs, chosen.batch, max_pixels=chosen.max_pixels),
-            progress=progress,
+            limits=Limits(means.threads, chosen.batch, room(means.share), chosen.max_pixels),
+            progress=means.progress,
         )
 
     def summarise(_: Job, made: Decompressed) -> Summary:
         return _summary(made, f", {save_as}" if verbose else "")
 
-    return Work("decoded", conversion, chosen.jobs, run, summarise, ("partial",))
+    return Work("decoded", conversion, chosen.jobs, partial(_codec, chosen), run, summarise, ("partial",))
 
 
 def _codec(chosen: DecoderOptions) -> Any:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bitstream.errors import ModelError, TesseraError
 from cli import options
-from cli.batch import Batch, Summary, Work, load
+from cli.batch import Batch, Means, Summary, Work, load
 from cli.files import human, write_output
 from cli.inputs import PICTURES, read_picture, read_tsr
 from cli.plan import Conversion, FileOptions, Job, make_plan
 from cli.report import ReportOptions
-from codec.files import Writer
 
 if TYPE_CHECKING:
     from codec.batch import Compressed, Outcome
@@ -115,6 +115,7 @@ def is_whole(path: str, max_pixels: int) -> bool:
 )
 @options.jobs
 @options.batch
+@options.ray
 @options.coding
 @options.reporting
 def encode(**given: Any) -> None:
@@ -136,7 +137,12 @@ def encode(**given: Any) -> None:
     target = {name: value for name, value in vars(target_options).items() if value is not None}
     conversion = _conversion(chosen.max_pixels)
     plan = make_plan(file_options, conversion, report_options.as_json is not None)
-    raise SystemExit(Batch(plan, _work(chosen, conversion, target), report_options).run(file_options.dry_run))
+    work = _work(chosen, conversion, target)
+    if given["ray"]:
+        from cli.cluster import across
+
+        work = across(work, plan, given["ray"], chosen.device, chosen.runtime)
+    raise SystemExit(Batch(plan, work, report_options).run(file_options.dry_run))
 
 
 def _conversion(max_pixels: int) -> Conversion:
@@ -152,29 +158,28 @@ def _conversion(max_pixels: int) -> Conversion:
 def _work(chosen: EncoderOptions, conversion: Conversion, target: dict[str, Any]) -> Work:
     """What to do with the jobs of a plan."""
 
-    def run(
-        jobs: tuple[Job, ...], writer: Writer, progress: Callable[[float], None]
-    ) -> Generator[Outcome[Job, Compressed], None, None]:
-        from codec.batch import Limits, encode_all
+    def run(jobs: tuple[Job, ...], means: Means) -> Generator[Outcome[Job, Compressed], None, None]:
+        from codec.batch import Limits, encode_all, room
         from codec.lengths import Target
         from codec.results import PictureOptions
 
         return encode_all(
             jobs,
-            lambda: _codec(chosen),
+            means.codec,
             lambda job: load(job, conversion),
-            lambda job, made: write_output(job.output, made.data, job.replace, writer),
+            lambda job, made: write_output(job.output, made.data, job.replace, means.writer),
             options=PictureOptions(**{field.name: getattr(chosen, field.name) for field in fields(PictureOptions)}),
             target=Target(**target),
             effort=chosen.effort,
-            limits=Limits(chosen.jobs, chosen.batch, max_pixels=chosen.max_pixels),
-            progress=progress,
+            limits=Limits(means.threads, chosen.batch, room(means.share), chosen.max_pixels),
+            progress=means.progress,
         )
 
     def summarise(_: Job, made: Compressed) -> Summary:
         return _summary(made, chosen, target)
 
-    return Work("encoded", conversion, chosen.jobs, run, summarise, ("reached", "measured", "notes"), fatal=(ModelError,))
+    keys = ("reached", "measured", "notes")
+    return Work("encoded", conversion, chosen.jobs, partial(_codec, chosen), run, summarise, keys, fatal=(ModelError,))
 
 
 def _codec(chosen: EncoderOptions) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+LOCAL, AUTO = "local", "auto"  # as `codec.cluster` has them
 RUNTIMES = ("auto", "onnx", "torch")  # as `codec.device` has them, which is not imported for help
 Command = Callable[..., Any]
 Group = TypeVar("Group")
@@ -93,6 +94,20 @@ class Device(click.ParamType):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         return [CompletionItem(name) for name in ("auto", "cpu", "cuda") if name.startswith(incomplete)]
+
+
+class Address(click.ParamType):
+    """Where Ray is: HOST:PORT, or 'auto' for the one that runs on this machine."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if str(value).startswith("ray://"):
+            self.fail(f"{value!r} is for Ray's client: run tessera on a machine of the cluster, with HOST:PORT", param, ctx)
+        if value not in (LOCAL, AUTO) and not re.fullmatch(r"[^/\s]+:[0-9]{1,5}", str(value)):
+            advice = "write HOST:PORT or auto; --ray alone comes after the files, or before another option"
+            self.fail(f"{value!r} is not the address of a Ray cluster: {advice}", param, ctx)
+        return value
 
 
 class Ordered(click.Group):
@@ -189,6 +204,15 @@ jobs = click.option(
 )
 batch = click.option(
     "--batch", type=click.IntRange(1), metavar="N", help="Pictures per network call.  [default: chosen by device and memory]"
+)
+ray = click.option(
+    "--ray",
+    is_flag=False,
+    flag_value=LOCAL,
+    type=Address(),
+    metavar="[ADDRESS]",
+    help="Spread the work with Ray over the cluster at HOST:PORT, the one that this machine is in (auto), or else this machine "
+    "alone. A worker takes a GPU, where Ray has any, and -j cores.  [default of -j: up to 4; 1 for bench]",
 )
 inputs = together(
     click.option("-r", "--recursive", is_flag=True, help="Descend into subfolders."),

@@ -33,6 +33,7 @@ ADVICE = {  # by the option that an error of the library names
     "runtime": "leave out --runtime",
     "shape": "leave out --size and --block-tokens, or give another --state",
     "strip": "leave it out with --strip",
+    "threads": "lower -j",
     "vgg": "name a file with --vgg",
 }
 

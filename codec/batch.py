@@ -267,7 +267,7 @@ class _Flow(Generic[Job, Result]):
         self._stages = stages
         self._progress = progress
         self._limits = limits
-        self._gate = _Gate(limits.pixels or _room())
+        self._gate = _Gate(limits.pixels or room())
         self._readers = ThreadPoolExecutor(limits.threads, "read")
         self._writers = ThreadPoolExecutor(limits.threads, "write")
         self._computers: _Computers | None = None  # how many depends on the device, which a first picture asks for
@@ -382,7 +382,7 @@ class _Computers:
         self._before = threads_of_process()
         self._cores = min(self._before, limits.threads)
         self._count = min(self._cores, WORKERS, jobs) if codec.device == "cpu" else 1
-        self._large = (limits.pixels or _room()) // 2
+        self._large = (limits.pixels or room()) // 2
         self._pool = ThreadPoolExecutor(self._count, "compute")
         self.batch = limits.batch or _usual_batch(codec.device)
         self.ahead = 2 * self._count * self.batch  # pictures that should be read before they are needed
@@ -423,9 +423,9 @@ def _reason(future: Future[Any]) -> Exception | None:
     return error
 
 
-def _room() -> int:
-    """Pixels to have in memory at once: a quarter of it at most."""
-    return min(ROOM, psutil.virtual_memory().total // 4 // PIXEL_BYTES)
+def room(share: float = 1.0) -> int:
+    """Pixels to have in memory at once: a quarter of it at most, or of a share of it."""
+    return min(ROOM, int(share * psutil.virtual_memory().total) // 4 // PIXEL_BYTES)
 
 
 def _usual_batch(device: str) -> int:

@@ -31,7 +31,7 @@ def run(*arguments, **options):
 
 
 def test_help_comes_at_once_and_imports_nothing_large():
-    large = {"torch", "numpy", "rich", "PIL", "safetensors", "codec.api", "benchmarks"}
+    large = {"torch", "numpy", "rich", "PIL", "safetensors", "codec.api", "codec.cluster", "ray", "benchmarks"}
     code = (
         "import sys; from cli.main import main; main(['--help'], standalone_mode=False); "
         f"sys.exit(','.join({large} & set(sys.modules)) or 0)"

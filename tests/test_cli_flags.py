@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import click
 import numpy as np
@@ -33,6 +34,7 @@ FLAGS = {
     "--batch": PICTURES,
     "--device": (*CODING, "train"),
     "--model": ("encode", "decode", "bench run"),
+    "--ray": CODING,
     "--recursive": CODING,
     "--files-from": CODING,
     "--force": (*CODING, "tokens"),
@@ -207,3 +209,35 @@ def test_json_is_one_object_a_file_also_for_models(picture):
         assert (said.exit_code, len(said.stdout.splitlines())) == (0, 1), said.stderr
         told = json.loads(said.stdout)
         assert arguments[0] == "models" or {"input", "output", "status", "width", "height", "bytes", "error"} <= told.keys()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("--ray", "{a}"), "a.png' is not the address of a Ray cluster: write HOST:PORT or auto; --ray alone comes after the"),
+        (("{a}", "--ray", "head"), "'head' is not the address"),
+        (
+            ("{a}", "--ray", "ray://head:10001"),
+            "'ray://head:10001' is for Ray's client: run tessera on a machine",
+        ),
+        (("{a}", "--ray", "--device", "cuda:1"), "--ray and --device cuda:1 contradict each other"),
+        (("{a}", "-o", "-", "--ray"), "--ray and '-' contradict each other"),
+    ],
+)
+def test_what_ray_cannot_do_is_told(picture, given, told):
+    for options in ((), ("-n",)):
+        said = run("encode", *(argument.format(a=picture) for argument in given), *options)
+        assert (said.exit_code, said.stdout) == (2, "")
+        assert told in said.stderr
+        assert not picture.with_suffix(".tsr").exists()
+
+
+@pytest.mark.parametrize("command", [("encode",), ("bench", "--codecs", "tessera", "--metrics", "psnr", "--no-cache")])
+def test_without_the_extra_ray_is_named(picture, command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    said = run(command[0], picture, *command[1:], "--ray")
+    assert (said.exit_code, said.stdout) == (2, "")
+    told = "work on several machines needs ray, which is not installed: pip install 'tessera-codec[ray]'\n"
+    assert said.stderr in (f"Error: {told}", f"Error: bench: {told}")
+    assert not picture.with_suffix(".tsr").exists()
+    assert run("encode", picture, "--ray", "-n").exit_code == 0
