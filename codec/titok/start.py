@@ -29,6 +29,7 @@ CONTENT = 0.3  # length of the content of a vector against that of its place: no
 TANGENT = 0.5  # the same for the numbers of a code but the last, which starts constant, against that
 SCORES = 1.5  # length of what the second codebook is asked for: its softmax is then neither flat nor one vector alone
 FAINT = 0.03  # of colours against the constant beside which they are carried
+PIXELS = 1 << 18  # of blocks to measure on, 16 at least; the pixel decoder, which is slow, sees no more
 RIDGE = 1e-4  # of fits, against the mean variance of what they read
 
 
@@ -68,8 +69,10 @@ def cosines(grid: int) -> Tensor:
 
 @torch.no_grad()
 def start(network: Titok, x: Tensor) -> None:
-    """Sets all weights but the codebook, from blocks x (B, 3, side, side) in [0, 1]."""
+    """Sets all weights but the codebook, from the first of the blocks x (B, 3, side, side) in [0, 1]."""
     c = network.config
+    few = max(1, PIXELS // c.side**2)
+    x = x[: max(16, few)]
     ch = Channels.of(c)
     patterns = cosines(c.grid)[: ch.patterns]
     for half, hidden in ((network.encoder, "latents"), (network.decoder, "patches")):
@@ -85,7 +88,7 @@ def start(network: Titok, x: Tensor) -> None:
     network.decoder.mask_token.zero_()
     _embed(network.encoder.patch_embed, x, ch)
     _scale(network, x, ch)
-    _pixels(network, x, ch)
+    _pixels(network, x[:few], ch)
 
 
 def _calm(half: Transformer, ch: Channels) -> None:

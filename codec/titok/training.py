@@ -37,7 +37,7 @@ LENGTHS = 4  # different lengths in a batch
 RESTART_STEPS = 200  # a vector of the codebook that was not used in so many is moved
 RESTARTED = 0.5  # share of the schedule in which that is done
 START_VECTORS = 16384  # of the encoder, from which the codebook starts
-START_CROPS = 256  # from which the other weights start, at most
+TOGETHER = 16  # crops per call of the encoder, before training
 MEANS = 10  # rounds of k-means
 SPREAD = 0.02  # of vectors that start at the same place, per number
 FLOOR = 0.004  # squared error that counts as little as none: 30 dB
@@ -143,9 +143,9 @@ class TitokTrainer(Trainer):
         network = Titok(cls.shaped(**shape))
         trainer = cls(network, config, device)
         crops = random_crops(photos, -(-START_VECTORS // network.config.block_tokens), trainer.rng, trainer.side).to(device)
-        start(trainer.network, (crops[:START_CROPS] + 1) / 2)
+        start(trainer.network, (crops + 1) / 2)
         with torch.no_grad():
-            vectors = torch.cat([F.normalize(trainer.encode(part), dim=-1) for part in crops.split(START_CROPS)])
+            vectors = torch.cat([F.normalize(trainer.encode(part), dim=-1) for part in crops.split(TOGETHER)])
             means = k_means(vectors.flatten(0, 1), network.config.codebook, trainer.rng)
             trainer.network.quantize.embedding.weight.copy_(means)
         trainer.average.load_state_dict(trainer.network.state_dict())
