@@ -77,7 +77,7 @@ def train(photos: tuple[str, ...], **given: Any) -> None:
     \b
     tessera train photos/ --minutes 600 -o mine.safetensors
     tessera encode a.jpg --model mine.safetensors
-    tessera train photos/ --family one-d-piece --state tiny/ --minutes 30 -o tiny.safetensors
+    tessera train photos/ --family one-d-piece --state tiny/ --minutes 15 -o tiny.safetensors
     """
     from codec.device import require_torch
 

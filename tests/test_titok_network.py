@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -134,6 +136,22 @@ def test_another_size_of_block_is_refused(network):
 
 def test_a_configuration_survives_as_plain_data():
     assert TitokConfig.from_dict({**TINY.to_dict(), "pixel_multipliers": [1, 1, 2, 2, 4]}) == TINY
+    early = {name: value for name, value in TINY.to_dict().items() if name != "mixed"}
+    assert TitokConfig.from_dict(early) == TINY
+    with pytest.raises(TypeError, match="side"):
+        TitokConfig.from_dict({name: value for name, value in early.items() if name != "side"})
+
+
+def test_an_encoder_that_does_not_mix_tokens(network, blocks):
+    """The last layer then sees the numbers of one token alone."""
+    plain = seeded(replace(TINY, mixed=False))
+    plain.load_state_dict(network.state_dict())
+    seen: list[torch.Tensor] = []
+    plain.encoder.ln_post.register_forward_hook(lambda _, inputs, output: seen.append(output))
+    ours = plain.encoder(torch.from_numpy(blocks), plain.latent_tokens)
+    weight, bias = plain.encoder.conv_out.weight[:, :, 0, 0], plain.encoder.conv_out.bias
+    assert close(ours, (seen[0] @ weight.t() + bias).numpy())
+    assert not torch.allclose(ours, network.encoder(torch.from_numpy(blocks), network.latent_tokens), atol=0.01)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +160,7 @@ def test_a_configuration_survives_as_plain_data():
         ({"layers": 10**9}, "a number outside"),
         ({"width": "512"}, "a number outside"),
         ({"tail_drop": 1}, "tail_drop 1"),
+        ({"mixed": None}, "mixed None"),
         ({"side": 250}, "patches of 16 pixels for blocks of 250"),
         ({"heads": 5}, "width 32 for 5 heads"),
     ],

@@ -32,12 +32,15 @@ class TitokConfig:
     pixel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     pixel_depth: int = 2  # residual blocks per step
     pixel_groups: int = 32  # of every group norm
+    mixed: bool = True  # whether the encoder's last layer mixes numbers of several tokens, as in all published networks
 
     def __post_init__(self) -> None:
-        numbers = [value for name, value in asdict(self).items() if name not in ("tail_drop", "pixel_multipliers")]
+        numbers = [value for name, value in asdict(self).items() if name not in ("tail_drop", "mixed", "pixel_multipliers")]
         problem = None
         if type(self.tail_drop) is not bool:
             problem = f"tail_drop {self.tail_drop!r}"
+        elif type(self.mixed) is not bool:
+            problem = f"mixed {self.mixed!r}"
         elif not all(type(number) is int and 0 < number < TOP for number in (*numbers, *self.pixel_multipliers)):
             problem = f"a number outside 1..{TOP - 1}"
         elif self.side % self.patch or self.patch != 2 ** (len(self.pixel_multipliers) - 1):
@@ -72,6 +75,8 @@ class TitokConfig:
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> TitokConfig:
         """The inverse of `to_dict`; an unknown or missing key is a TypeError that names it."""
+        # Files did not say `mixed` at first
+        plain = {"mixed": True} | plain
         if wrong := plain.keys() ^ {field.name for field in fields(cls)}:
             msg = f"unknown or missing in the network's configuration: {', '.join(sorted(wrong))}"
             raise TypeError(msg)
@@ -93,7 +98,7 @@ def sized(size: str, block_tokens: int, tail_drop: bool) -> TitokConfig:
 # One-D-Piece in small, for tests and quick trials: 0.16 bits per pixel at most
 TINY = TitokConfig(
     16, True, 128, 2, 4, side=32, patch=8, codebook=1024, pixel_codebook=256, pixel_code=64,
-    pixel_width=16, pixel_multipliers=(1, 1, 2, 4), pixel_depth=1, pixel_groups=4,
+    pixel_width=16, pixel_multipliers=(1, 1, 2, 4), pixel_depth=1, pixel_groups=4, mixed=False,
 )  # fmt: skip
 TRAINED = ("tiny", *SIZES)
 PUBLISHED_TOKENS = 256  # per block, of the published One-D-Pieces
@@ -103,4 +108,4 @@ def trained(size: str = "tiny", block_tokens: int | None = None) -> TitokConfig:
     """The configuration of a new One-D-Piece, tiny or of a published size. Raises ModelError for a size that is none."""
     if size == "tiny":
         return replace(TINY, block_tokens=block_tokens or TINY.block_tokens)
-    return sized(size, block_tokens or PUBLISHED_TOKENS, tail_drop=True)
+    return replace(sized(size, block_tokens or PUBLISHED_TOKENS, tail_drop=True), mixed=False)

@@ -74,6 +74,7 @@ class Encoder(Transformer):
         super().__init__(c)
         self.patch_embed = nn.Conv2d(3, c.width, c.patch, c.patch)
         self.conv_out = nn.Conv2d(c.width, c.code, 1)
+        self.mixed = c.mixed
 
     def forward(self, pixels: Tensor, latent_tokens: Tensor) -> Tensor:
         patches = self.patch_embed(pixels).flatten(2).transpose(1, 2)
@@ -82,7 +83,8 @@ class Encoder(Transformer):
         # The published networks reinterpret (N, W) as (W, N) here without transposing it, and were trained so: the
         # convolution mixes numbers of several tokens.
         batch, count, width = latents.shape
-        return self.conv_out(latents.reshape(batch, width, count, 1)).squeeze(3).transpose(1, 2)
+        columns = latents.reshape(batch, width, count) if self.mixed else latents.transpose(1, 2)
+        return self.conv_out(columns[..., None]).squeeze(3).transpose(1, 2)
 
 
 class Decoder(Transformer):
