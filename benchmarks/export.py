@@ -205,14 +205,17 @@ def _speeds(results: Results) -> tuple[str, Table, str]:
     return "Speed", table, results.speed_note
 
 
-def write_plot(results: Results, path: Path, overlays: Sequence[dict] = ()) -> None:
-    """A panel per metric, as PNG, SVG or PDF by the path's ending. `overlays` are curves in compressai's JSON."""
+def write_plot(curves: Sequence[Series], keys: Sequence[str], path: Path, overlays: Sequence[dict] = ()) -> None:
+    """A panel for each metric in `keys`, as PNG, SVG or PDF by the ending. `overlays` are curves in compressai's JSON."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    keys = results.metrics
+    pictures = max((point.pictures for series in curves for point in series.points), default=0)
+    ticks = sorted(
+        {float(p.label.removesuffix(" bpp")) for series in curves for p in series.points if p.label.endswith(" bpp")}
+    )
     columns = min(PANELS, len(keys))
     rows = -(-len(keys) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(5.2 * columns, 4.6 * rows), layout="constrained", squeeze=False)
@@ -221,10 +224,10 @@ def write_plot(results: Results, path: Path, overlays: Sequence[dict] = ()) -> N
     for key, axis in zip(keys, axes.flat, strict=False):
         metric = METRICS[key]
         colours: dict[str, str] = {}
-        for series in results.series:
+        for series in curves:
             base = series.name.removesuffix(SCALED).removesuffix(QUICK)
             colour = colours.setdefault(base, COLOURS[len(colours) % len(COLOURS)])
-            points = [p for p in series.points if p.pictures == len(results.pictures) and key in p.metrics]
+            points = [p for p in series.points if p.pictures == pictures and key in p.metrics]
             own = series.name == REFERENCE
             line = "--" if series.name.endswith(SCALED) else ":" if series.name.endswith(QUICK) else "-"
             axis.plot(
@@ -241,14 +244,13 @@ def write_plot(results: Results, path: Path, overlays: Sequence[dict] = ()) -> N
         axis.set_ylabel(f"{metric.title}{f' ({metric.unit})' if metric.unit else ''}, {metric.arrow}")
         axis.grid(alpha=0.3, which="both")
         axis.spines[["top", "right"]].set_visible(False)
-        ticks = list(results.budgets)
         if ticks:
             axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=45)
             axis.minorticks_off()
     handles, labels = axes[0][0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False, fontsize="small")
-    figure.suptitle(f"{len(results.pictures)} pictures, mean, whole files", fontsize="medium")
+    figure.suptitle(f"{pictures} pictures, mean, whole files", fontsize="medium")
     metadata = {"Date": None} if path.suffix == ".svg" else {}
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150, metadata=metadata, format=path.suffix.lower().lstrip("."))

@@ -265,7 +265,7 @@ def _run(bench_options: BenchOptions, given: dict[str, Any]) -> bool:
     if given["json_dir"]:
         export.write_json(results, Path(given["json_dir"]))
     if given["plot_path"]:
-        export.write_plot(results, Path(given["plot_path"]), overlays)
+        export.write_plot(results.series, results.metrics, Path(given["plot_path"]), overlays)
     if given["page_path"]:
         from benchmarks.report import write_report
 

@@ -1,16 +1,19 @@
-"""The tables of README.md and MODEL.md, from the JSON that `tessera bench --json-dir` wrote.
+"""The tables of README.md and MODEL.md, and their plot, from the JSON that `tessera bench --json-dir` wrote. Codecs that were
+measured earlier keep their files, so only what has changed needs to be measured again.
 
-python -m benchmarks.scripts.card benchmarks/kodak
+    python -m benchmarks.scripts.card benchmarks/kodak --plot benchmarks/kodak/kodak.png
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.curves import delta
+from benchmarks.export import write_plot
 from benchmarks.results import METRICS, Point, Series
 
 RATES = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits per pixel
@@ -88,7 +91,14 @@ def delta_table(folder: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="with a JSON file for each codec")
+    parser.add_argument("--plot", type=Path, help="picture to make of the curves")
+    given = parser.parse_args()
+    folder: Path = given.folder
+    if given.plot:
+        curves = measured(folder, (*ROWS[:1], *ANCHORS, *(name for name in ROWS[1:] if name not in ANCHORS)))
+        write_plot(curves, MAIN, given.plot)
     tables = [rate_table(folder), delta_table(folder), rate_table(folder, MORE), rate_table(folder, SEEN), aims(folder)]
     sys.stdout.write("\n\n".join(filter(None, ("\n".join(table) for table in tables))) + "\n")
 
