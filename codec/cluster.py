@@ -301,7 +301,7 @@ def _refuse_unreachable(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), REACHABLE).close()
     except (OSError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        msg = f"nothing answers at {address} ({reason}): give the address that `ray start --head` printed"
+        msg = f"nothing answers at {address} ({reason}): give the address that Ray printed when it was started"
         raise ClusterError(msg) from error
 
 
