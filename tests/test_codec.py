@@ -174,7 +174,7 @@ def test_a_background_is_drawn_on(codec):
     drawn = codec.decode(codec.encode(image, background="#0000ff", tokens=1365))
     assert drawn.mode == "RGB"
     blue = np.asarray(drawn).mean((0, 1))
-    assert blue[2] > 160 > 60 > max(blue[0], blue[1])
+    assert blue[2] > 200 > 60 > max(blue[0], blue[1])
     opaque = Image.new("RGBA", (40, 30), (255, 0, 0, 255))
     assert codec.encode(opaque) == codec.encode(opaque.convert("RGB"))
 
