@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
@@ -214,3 +215,12 @@ def test_a_grey_photo_stays_grey(codec, photo):
     decoded = np.asarray(codec.decode(codec.encode(grey))).astype(int)
     assert (decoded == decoded[..., :1]).all()
     assert abs(decoded.mean() - np.asarray(grey).mean()) < 1
+
+
+@pytest.mark.parametrize("colour", list(itertools.product((0, 255), repeat=3)))
+def test_strong_colours_keep_their_hue(codec, colour):
+    """At every corner of the RGB cube, from the first token on: an encoder may run away on what photographs do not have."""
+    picture = np.full((256, 256, 3), colour, np.uint8)
+    for tokens in (1, 85, 1365):
+        mean = np.asarray(codec.decode(codec.encode(picture, tokens=tokens))).mean((0, 1))
+        assert np.abs(mean - colour).max() < 50, (tokens, mean)
