@@ -1,5 +1,5 @@
 """The network of a model from before checkerboards, as a checkpoint that `tessera train` continues: each refinement becomes two
-halves that start as copies of it, and priors start anew. One stage in the making of the standard model (MODEL.md).
+halves that start as copies of it, and priors start anew. What came of it is in `benchmarks/training-log.md`.
 
     python -m benchmarks.scripts.halve old.safetensors .data/train/checkpoint.safetensors --perceptual 1.5 --patch 96
 """

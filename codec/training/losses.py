@@ -20,7 +20,7 @@ COMPARED = ("conv1_2", "conv2_2", "conv3_4")
 
 
 class PerceptualLoss(nn.Module):
-    """Mean squared distance of unit-normalised features, one number per sample: twice what is missing of a cosine of 1.
+    """Mean squared distance of unit-normalised features, one number per sample: 2 - 2 cos of the angle between them.
 
     `path` is a file of VGG19 as `read_vgg` takes it. Raises ModelError where it cannot be read."""
 
