@@ -125,7 +125,7 @@ def main() -> None:
     rows = "\n".join(run.row(name) for name, run in runs.items())
     sys.stdout.write(
         f"{len(files)} pictures, {given.turns} turns, {os.cpu_count()} cores\n\n"
-        f"| | pictures a second | processor time of each | first picture after | largest process |\n"
+        f"| | pictures per second | processor time of each | first picture after | largest process |\n"
         f"|---|---|---|---|---|\n{rows}\n\n"
         f"The engine alone, with one worker: {engine(1)}.\n"
     )
