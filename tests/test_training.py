@@ -68,6 +68,17 @@ def test_flat_areas_have_no_pattern(photos):
         assert torch.allclose(coefficients[:3] @ components[:3] + mean, patch, atol=1e-4)
 
 
+def test_crops_hold_colours_that_photos_lack():
+    """Pure blue came back as yellow from a network that had only seen photographs."""
+    grey = torch.from_numpy(np.random.default_rng(0).integers(100, 156, (4, 320, 320, 1), np.uint8)).expand(-1, -1, -1, 3)
+    crops = random_crops(grey, 400, np.random.default_rng(0), 16)
+    assert crops.min() == -1 and crops.max() == 1
+    chroma = (crops.amax(1) - crops.amin(1)).flatten(1).amax(1)
+    assert 8 < (chroma > 1).sum() < 40
+    one_colour = (crops.flatten(2).std(2) == 0).all(1)
+    assert 4 < one_colour.sum() < 24
+
+
 def test_more_levels_are_closer(photos):
     network = klt_network(photos).eval()
     x = random_crops(photos, 2, np.random.default_rng(1))

@@ -23,7 +23,8 @@ from codec.pyramid.pixels import to_network
 SIDE = 320  # stored side of a photo, pixels: room for random crops of 256
 SMALLEST = 288  # a photo with a shorter side is enlarged to this
 ENLARGED, ENLARGED_MOST = 0.3, 1.7  # share of crops that are enlarged, and how much at most
-GREY, FLAT = 0.03, 0.02  # share of crops that lose their colours; that become one colour
+GREY, STRONG, FLAT = 0.03, 0.04, 0.06  # share of crops that lose their colours; that get stronger ones; of one or two colours
+STRONGER = 6.0  # how many times as far from grey the colours of strong crops are at most
 HELD_OUT = 64  # one photo in so many, chosen by its name, is never trained on
 
 
@@ -85,7 +86,8 @@ def random_crops(photos: Tensor, count: int, rng: np.random.Generator, side: int
     """`count` random crops, mirrored half of the time: (count, 3, side, side) in [-1, 1], on the photos' device.
 
     Some are enlarged, since photographs at their full size are smoother than the small ones that are trained on; some are
-    grey or one flat colour, so that greys and flat areas stay what they are."""
+    grey, of strong colours or of one or two flat ones, so that these stay what they are: photographs hardly ever hold pure
+    blue, and a network that has never seen it may return yellow."""
     crops = []
     for _ in range(count):
         seen = round(side / rng.uniform(1, ENLARGED_MOST)) if rng.random() < ENLARGED else side
@@ -93,15 +95,33 @@ def random_crops(photos: Tensor, count: int, rng: np.random.Generator, side: int
         crop = photos[index, top : top + seen, left : left + seen]
         if rng.random() < GREY:
             crop = crop.float().mean(2, keepdim=True).round().to(torch.uint8).expand(-1, -1, 3)
+        if rng.random() < STRONG:
+            grey = crop.float().mean(2, keepdim=True)
+            crop = (grey + (crop - grey) * rng.uniform(1, STRONGER)).clamp(0, 255).round().to(torch.uint8)
         if rng.random() < FLAT:
-            crop = (
-                crop[:1, :1] if rng.random() < 0.5 else crop[:1, :1].clone().fill_(int(rng.choice((0, 128, 255))))
-            ).expand_as(crop)
+            crop = _in_two_colours(crop, rng)
         x = to_network((crop.flip(1) if rng.random() < 0.5 else crop)[None])
         if seen != side:
             x = torch.nn.functional.interpolate(x, (side, side), mode="bicubic", align_corners=False).clamp(-1, 1)
         crops.append(x)
     return torch.cat(crops).contiguous(memory_format=torch.channels_last)
+
+
+def _in_two_colours(crop: Tensor, rng: np.random.Generator) -> Tensor:
+    """A crop (H, W, 3) that keeps only its shapes: all above a random brightness in one colour, the rest in another; one colour
+    alone half of the time. A colour is that of a pixel, or any, with every channel at an end of its range half of the time."""
+    first, second = _any_colour(crop, rng), _any_colour(crop, rng)
+    if rng.random() < 0.5:
+        return first.expand_as(crop)
+    grey = crop.float().mean(2, keepdim=True)
+    return torch.where(grey > grey.flatten()[int(rng.integers(grey.numel()))], first, second)
+
+
+def _any_colour(crop: Tensor, rng: np.random.Generator) -> Tensor:
+    if rng.random() < 0.3:
+        return crop[tuple(rng.integers(len(crop), size=2))]
+    channels = np.where(rng.random(3) < 0.5, rng.choice((0, 255), 3), rng.integers(256, size=3))
+    return torch.from_numpy(channels.astype(np.uint8)).to(crop.device)
 
 
 def karhunen_loeve(photos: Tensor, components: int, rng: np.random.Generator, crops: int = 600) -> tuple[Tensor, Tensor]:
