@@ -195,7 +195,7 @@ def export(name: str, output: str, decoder_only: bool, **given: Any) -> None:
         from codec.pyramid.export import exported
 
         model = exported(open_model(name))
-        with Bar(3 * len(model.config.levels) + 2, "exporting", hidden=report_options.quiet) as bar:
+        with Bar(3 * (len(model.config.levels) + 1), "exporting", hidden=report_options.quiet) as bar:
             try:
                 files = write(model, Path(output), encodes=not decoder_only, step=bar.advance)
             except OSError as error:
@@ -226,7 +226,7 @@ def graphs(name: str, **given: Any) -> None:
         from codec.pyramid.graphs import write_skeletons
 
         model = exported(open_model(name))
-        with Bar(3 * len(model.config.levels) + 2, "tracing", hidden=report_options.quiet) as bar:
+        with Bar(3 * (len(model.config.levels) + 1), "tracing", hidden=report_options.quiet) as bar:
             path = write_skeletons(model, bar.advance)
         report.values = {"output": str(path), "model": model.name, "bytes": path.stat().st_size}
         report.line = f"{path}: {human(report.values['bytes'])}"

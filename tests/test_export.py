@@ -27,7 +27,7 @@ from cli.main import main
 from codec.api import Codec
 from codec.model import Model
 from codec.models import open_model
-from codec.pyramid import export
+from codec.pyramid import export, tiles
 from codec.pyramid.config import NetworkConfig
 from codec.pyramid.model import save_pyramid
 from codec.pyramid.network import Network
@@ -84,7 +84,7 @@ def same(mine: np.ndarray, theirs: torch.Tensor) -> bool:
 def test_there_is_a_graph_for_each_part(graphs):
     parts = [f"level-{index}.{part}" for index, part in product(range(4), ("predict", "analyse", "update"))]
     assert {path.name for path in graphs.iterdir()} == {"model.safetensors"} | {
-        f"{name}.onnx" for name in (*parts, "encoder", "decoder")
+        f"{name}.onnx" for name in (*parts, "encoder", "decoder.features", "decoder.pixels")
     }
 
 
@@ -117,9 +117,28 @@ def test_decoding_gives_the_pixels_of_torch(graphs, model, width, height):
         x, k = run(graphs, f"level-{index}.update", x, k, run(graphs, f"level-{index}.predict", x, k)[0], sent, keep)
     assert same(x, latents)
     assert same(k, seen)
-    pixels = run(graphs, "decoder", x, k)[0][0].transpose(1, 2, 0)[:height, :width]
+    pixels = run(graphs, "decoder.pixels", x, run(graphs, "decoder.features", x, k)[0])[0][0].transpose(1, 2, 0)[
+        :height, :width
+    ]
     assert len(np.unique(expected)) > 1 or width == 1
     assert np.abs(np.clip(pixels * 127.5 + 127.5, 0, 255) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("tile", [None, 32, 96])
+def test_tiles_are_what_the_whole_network_decodes(model, tile, monkeypatch):
+    """Of pictures on one canvas, in small tiles of pixels within larger ones of features."""
+    monkeypatch.setattr(tiles, "PIXEL_TILE", 144)
+    network = model.network(CPU)
+    layouts = [PyramidLayout(model.config.levels, *size) for size in ((520, 300), (770, 500), (600, 511))]
+    random = torch.Generator().manual_seed(0)
+    latents = torch.randn(3, CONFIG.channels, 32, 64, generator=random)
+    known = (torch.rand(3, 1, 32, 64, generator=random) > 0.5).float()
+    with torch.inference_mode():
+        whole = ((network.decoder(latents, known) + 1) * 127.5).clamp(0, 255)
+    made = tiles.decode_pixels(TorchParts(network), layouts, latents, known, tile)
+    for layout, picture, expected in zip(layouts, made, whole, strict=True):
+        assert picture.shape == (layout.height, layout.width, 3)
+        assert np.abs(picture - expected[:, : layout.height, : layout.width].permute(1, 2, 0).numpy()).max() < 0.51
 
 
 def test_the_viewer_draws_what_torch_does(graphs, model, photo, tmp_path):
@@ -151,17 +170,17 @@ def test_the_integer_part_is_a_model_without_a_network(graphs, model):
     assert part.stream_id == model.stream_id
     for mine, theirs in zip(part.code.priors, model.code.priors, strict=True):
         assert np.array_equal(mine.frequencies, theirs.frequencies)
-    assert part.metadata["reach"] == {"encoder": 3, "decoder": 10}
+    assert part.metadata["reach"] == {"encoder": 3, "decoder": 10, "pixels": 1}
     for name, digest in part.metadata["graphs"].items():
         assert hashlib.sha256((graphs / name).read_bytes()).hexdigest() == digest
-    assert len(part.metadata["graphs"]) == 14
+    assert len(part.metadata["graphs"]) == 15
 
 
 def test_the_decoder_alone(model, tmp_path):
     done = exported(model, tmp_path / "graphs", "--decoder-only", "--json")
     assert done.exit_code == 0, done.stderr
     files = list((tmp_path / "graphs").iterdir())
-    assert len(files) == 10
+    assert len(files) == 11
     assert not any("encoder" in path.name or "analyse" in path.name for path in files)
     assert json.loads(done.stdout)["bytes"] == sum(path.stat().st_size for path in files)
 

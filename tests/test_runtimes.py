@@ -69,7 +69,7 @@ def test_rounding_is_the_same_digit_for_digit():
 def test_graphs_have_no_weights_and_take_those_of_the_model():
     model = open_model()
     skeletons = read_skeletons(skeleton_path(model.path), model.config)
-    taken = {*skeletons.weights["encoder"], *skeletons.weights["decoder"]}
+    taken = {name for graph in ("encoder", "decoder.features", "decoder.pixels") for name in skeletons.weights[graph]}
     for index, level in enumerate(model.config.levels):
         for graph in ("predict", f"analyse-{level.side}-{level.digits}", f"update-{level.side}-{level.digits}"):
             taken |= {f"levels.{index}.{name}" for name in skeletons.weights[graph]}

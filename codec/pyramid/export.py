@@ -6,12 +6,13 @@ A folder holds, for every level I, what `PyramidLevel` computes
     level-I.predict.onnx     latents, known -> predicted (B, C, h, w)
     level-I.analyse.onnx     residual (B, C, h, w) -> raw (B, D, n, m): digits before rounding
     level-I.update.onnx      latents, known, predicted, digits (B, D, n, m), keep (B, 1, n, m) -> latents, known
-    decoder.onnx             latents, known (B, 1, h, w) -> pixels
+    decoder.features.onnx    latents, known (B, 1, h, w) -> features (B, F, h, w)
+    decoder.pixels.onnx      latents, features -> pixels
 
 and `model.safetensors`: the integer prior, under the names of a model file, and the model's metadata, with the SHA-256 of each
-graph, the reach of encoder and decoder in cells, and as `exported` the digest of the model file. All axes but the channels are
-free; canvases are whole blocks, as everywhere. Weights are stored in fp16, as in the model file, and computed with in float32.
-Each graph is checked against torch.
+graph, the reach in cells of the encoder, of the decoder and of its second graph, and as `exported` the digest of the model
+file. All axes but the channels are free; canvases are whole blocks, as everywhere. Weights are stored in fp16, as in the model
+file, and computed with in float32. Each graph is checked against torch.
 """
 
 from __future__ import annotations
@@ -108,7 +109,9 @@ def graphs_of(network: Network) -> Iterator[Graph]:
         yield Graph(f"{name}.predict", level.predict, state, ("predicted",), index)
         yield Graph(f"{name}.analyse", Method(level, "analyse"), residual, ("raw",), index, side, decodes=False)
         yield Graph(f"{name}.update", Method(level, "update"), state | sent, ("refined", "more_known"), index, side)
-    yield Graph("decoder", network.decoder, state, ("pixels",), unit=cells // 2)  # even, because of its 1/32 branch
+    features = {"latents": (channels, cells), "features": (network.config.decoder_width16, cells)}
+    yield Graph("decoder.features", Method(network.decoder, "features"), state, ("features",), unit=cells // 2)  # even: 1/32
+    yield Graph("decoder.pixels", Method(network.decoder, "pixels"), features, ("pixels",))
 
 
 def exported(model: Model) -> PyramidModel:
@@ -122,7 +125,7 @@ def exported(model: Model) -> PyramidModel:
 def export(model: PyramidModel, folder: Path, *, encodes: bool = True, step: Callable[[], None] = lambda: None) -> list[Path]:
     """Writes the graphs of a model and its `model.safetensors` into a folder that is not there yet, or is empty, and says which
     files they are. Without `encodes` those that only encoding needs are left out. Calls `step` after each graph; there are
-    3 for each level, and 2.
+    3 for each level, and 3.
 
     Raises ModelError where a package is missing, the folder holds something, or ONNX Runtime and torch disagree."""
     onnxruntime = packages()
@@ -139,7 +142,8 @@ def export(model: PyramidModel, folder: Path, *, encodes: bool = True, step: Cal
             written.append(folder / f"{graph.name}.onnx")
             written[-1].write_bytes(content)
         step()
-    reach = {"encoder": network.encoder.reach, "decoder": network.decoder.reach}
+    decoder = network.decoder
+    reach = {"encoder": network.encoder.reach, "decoder": decoder.reach, "pixels": decoder.pixel_reach}
     return [*written, _write_integers(model, folder / MODEL_FILE, written, reach)]
 
 

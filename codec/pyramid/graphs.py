@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,14 +34,14 @@ class FromPixels(nn.Module):
 
 
 class ToPixels(nn.Module):
-    """The decoder to uint8 (B, 3, H, W)."""
+    """The end of the decoder to uint8 (B, 3, H, W)."""
 
-    def __init__(self, decoder: nn.Module) -> None:
+    def __init__(self, pixels: nn.Module) -> None:
         super().__init__()
-        self.module = decoder
+        self.module = pixels
 
-    def forward(self, latents: Tensor, known: Tensor) -> Tensor:
-        x = self.module(latents, known)
+    def forward(self, latents: Tensor, features: Tensor) -> Tensor:
+        x = self.module(latents, features)
         return (x * HALF + HALF).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -53,21 +54,25 @@ def write_skeletons(model: PyramidModel, step: Callable[[], None] = lambda: None
     network = model.network("cpu").to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     made: dict[str, tuple[bytes, list[str]]] = {}
     for graph in graphs_of(network):
-        part, name, prefix = graph, graph.name, f"{graph.name}."
+        part, name, prefix = graph, graph.name, f"{graph.name.split('.')[0]}."
         if graph.level is not None:
             method = graph.name.split(".")[1]
             name = name_of(method, model.config.levels[graph.level])
             prefix = "" if isinstance(graph.module, Method) else f"{method}."
-        elif graph.decodes:
+        elif graph.outputs == ("pixels",):
             part = replace(graph, module=ToPixels(graph.module))
-        else:
+        elif not graph.decodes:
             part = replace(graph, module=FromPixels(graph.module), inputs={"bytes": graph.inputs["pixels"]})
         if name not in made:
             made[name] = _emptied(traced(part), dict(part.module.named_parameters()), prefix)
         step()
     index = {
         "network": shape_of(model.config),
-        "reach": {"encoder_reach": network.encoder.reach, "decoder_reach": network.decoder.reach},
+        "reach": {
+            "encoder_reach": network.encoder.reach,
+            "decoder_reach": network.decoder.reach,
+            "pixel_reach": network.decoder.pixel_reach,
+        },
         "weights": {name: names for name, (_, names) in made.items()},
     }
     path = skeleton_path(model.path)
@@ -92,7 +97,7 @@ def _emptied(proto: Any, parameters: dict[str, Tensor], prefix: str) -> tuple[by
                 raise ModelError(msg)
             continue
         assert np.array_equal(values, parameters[weight.name].numpy())
-        name = prefix + weight.name.removeprefix("module.")
+        name = prefix + re.sub(r"^(module\.)+", "", weight.name)
         _rename(proto.graph, weight.name, name)
         empty = TensorProto(name=name, data_type=weight.data_type, dims=weight.dims, data_location=TensorProto.EXTERNAL)
         empty.external_data.add(key="location", value="model")

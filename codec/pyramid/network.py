@@ -85,6 +85,8 @@ class Decoder(nn.Module):
         super().__init__()
         reach = 1 + 2 * c.decoder_depth16 + 2 * (1 + c.decoder_depth32) + c.decoder_depth8 // 2 + 2
         self.reach = 2 * -(-reach // 2)  # cells around a cell that its pixels depend on; even, because of the 1/32 branch
+        self.pixel_reach = c.decoder_depth8 // 2 + 1  # those of which they take features
+        self.depth16 = c.decoder_depth16
         w32, w16, w8, w4 = c.decoder_width32, c.decoder_width16, c.decoder_width8, c.decoder_width4
         self.linear = nn.Conv2d(c.channels, 3 * CELL * CELL, 1)
         self.stem = nn.Sequential(nn.Conv2d(c.channels + 1, w16, 3, padding=1), *residuals(w16, c.decoder_depth16))
@@ -104,8 +106,16 @@ class Decoder(nn.Module):
         )
 
     def forward(self, latents: Tensor, known: Tensor) -> Tensor:
+        return self.pixels(latents, self.features(latents, known))
+
+    def features(self, latents: Tensor, known: Tensor) -> Tensor:
+        """What is computed at 1/16 and 1/32 (B, F, h, w): it sees far, and takes little memory."""
         x = self.stem(torch.cat([latents, known], 1))
-        return F.pixel_shuffle(exactly(self.linear, latents), CELL) + self.correction(x + self.context(x))
+        return self.correction[: self.depth16](x + self.context(x))
+
+    def pixels(self, latents: Tensor, features: Tensor) -> Tensor:
+        """The rest, at 1/8 and 1/4: it sees no further than `pixel_reach`."""
+        return F.pixel_shuffle(exactly(self.linear, latents), CELL) + self.correction[self.depth16 :](features)
 
 
 class Predictor(nn.Sequential):

@@ -54,6 +54,10 @@ class OnnxParts:
     def decoder_reach(self) -> int:
         return self._skeletons.decoder_reach
 
+    @property
+    def pixel_reach(self) -> int:
+        return self._skeletons.pixel_reach
+
     def zeros(self, *shape: int) -> NDArray[np.float32]:
         return np.zeros(shape, np.float32)
 
@@ -89,8 +93,11 @@ class OnnxParts:
         refined, more_known = self._at("update", index, latents, known, predicted, digits, keep)
         return refined, more_known
 
-    def decode(self, latents: NDArray[np.float32], known: NDArray[np.float32]) -> NDArray[np.uint8]:
-        return self._run("decoder", "", latents, known)[0].transpose(0, 2, 3, 1)
+    def features(self, latents: NDArray[np.float32], known: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._run("decoder.features", "", latents, known)[0]
+
+    def pixels(self, latents: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.uint8]:
+        return self._run("decoder.pixels", "", latents, features)[0].transpose(0, 2, 3, 1)
 
     def _at(self, part: str, index: int, *inputs: NDArray[np.float32]) -> list[Any]:
         return self._run(name_of(part, self._config.levels[index]), f"levels.{index}.", *inputs)

@@ -32,6 +32,10 @@ class Parts(Protocol):
     def decoder_reach(self) -> int:
         """Cells around a cell that its pixels depend on; even."""
 
+    @property
+    def pixel_reach(self) -> int:
+        """Cells around a cell of which its pixels take features."""
+
     def zeros(self, *shape: int) -> Array: ...
 
     def array(self, values: NDArray[np.float32]) -> Array:
@@ -57,5 +61,8 @@ class Parts(Protocol):
     ) -> tuple[Array, Array]:
         """Latents and known with a level's digits (B, D, n, m) added where `keep` (B, 1, n, m) is 1."""
 
-    def decode(self, latents: Array, known: Array) -> NDArray[np.uint8]:
-        """Latents (B, C, h, w) and map of known tokens (B, 1, h, w) -> pixels (B, 16h, 16w, 3)."""
+    def features(self, latents: Array, known: Array) -> Array:
+        """Latents (B, C, h, w) and map of known tokens (B, 1, h, w) -> what the decoder makes of them at 1/16 (B, F, h, w)."""
+
+    def pixels(self, latents: Array, features: Array) -> NDArray[np.uint8]:
+        """Latents (B, C, h, w) and features (B, F, h, w) -> pixels (B, 16h, 16w, 3)."""

@@ -179,7 +179,7 @@ def _error(network: Network, layout: PyramidLayout, walked: Walked, original: Te
     gradient = torch.zeros_like(walked.latents)
     total = 0.0
     rows, columns = gradient.shape[2:]
-    for ys, xs, inner_ys, inner_xs in tiles(rows, columns, tile_cells(layout, TILE), network.decoder.reach):
+    for ys, xs, inner_ys, inner_xs in tiles(rows, columns, tile_cells(TILE), network.decoder.reach):
         top, left = (ys.start + inner_ys.start) * CELL, (xs.start + inner_xs.start) * CELL
         if top >= layout.height or left >= layout.width:
             continue

@@ -4,9 +4,10 @@
     predict.onnx                latents, known -> predicted
     analyse-SIDE-DIGITS.onnx    residual -> raw
     update-SIDE-DIGITS.onnx     latents, known, predicted, digits, keep -> latents, known
-    decoder.onnx                latents, known -> pixels (B, 3, 16h, 16w) uint8
+    decoder.features.onnx       latents, known -> features (B, F, h, w)
+    decoder.pixels.onnx         latents, features -> pixels (B, 3, 16h, 16w) uint8
 
-and `index.json`: the configuration that they were made for, the reach of encoder and decoder in cells, and for each graph the
+and `index.json`: the configuration that they were made for, how far their parts reach in cells, and for each graph the
 arrays of a model file that it takes, in float32, as external initializers. Those of a level go without their `levels.I.`, so
 that levels of one shape share a graph. Weights exist once, in the model file, and graphs depend on the configuration alone.
 Made by `codec.pyramid.export.write_skeletons`.
@@ -37,6 +38,7 @@ class Skeletons:
     weights: dict[str, tuple[str, ...]]  # names of the arrays that each takes
     encoder_reach: int
     decoder_reach: int
+    pixel_reach: int
 
 
 def skeleton_path(model: Path) -> Path:

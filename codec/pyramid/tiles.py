@@ -1,11 +1,14 @@
 """The convolutional ends of the codec over pictures of any size: whole where they fit, in tiles where they do not. No torch.
 
 A tile is computed with a halo that covers the reach of the network, so that its inside is what the whole picture would give.
+The decoder works in two steps. Features see far, and take some 15 bytes of memory per pixel; pixels are made of features close
+by, and take ten times as much. So tiles of features are large, and tiles of pixels small.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,38 +18,40 @@ from bitstream.pyramid import PyramidLayout
 from codec.progress import report
 from codec.pyramid.parts import Array, Parts
 
-WHOLE_PIXELS = 16_000_000  # a canvas up to this is computed in one piece
-TILE = 2048  # pixels
+WHOLE_PIXELS = 16_000_000  # pixels of the canvases that share calls of the network, and of one whose features are made whole
+ENCODER_TILE, FEATURE_TILE, PIXEL_TILE = 2048, 4096, 1024  # pixels along a side
+
+Cut = tuple[slice, slice]  # cells with their halo, and where those lie in it that the cut is for
+
+
+def cuts(start: int, stop: int, size: int, halo: int, end: int) -> Iterator[Cut]:
+    """Cuts the cells from `start` to `stop` into parts of at most `size`, with a halo as far as there are cells, 0 to `end`."""
+    for low in range(start, stop, size):
+        high = min(stop, low + size)
+        outer = slice(max(0, low - halo), min(end, high + halo))
+        yield outer, slice(low - outer.start, high - outer.start)
 
 
 def tiles(rows: int, columns: int, size: int, halo: int) -> Iterator[tuple[slice, slice, slice, slice]]:
     """Cuts a grid of cells into tiles of `size` cells: outer rows and columns, with halo, and the inner ones within them."""
-    for top in range(0, rows, size):
-        for left in range(0, columns, size):
-            outer, inner = [], []
-            for start, end in ((top, rows), (left, columns)):
-                low, high = max(0, start - halo), min(end, start + size + halo)
-                outer.append(slice(low, high))
-                inner.append(slice(start - low, min(end, start + size) - low))
-            yield outer[0], outer[1], inner[0], inner[1]
+    for ys, inner_ys in cuts(0, rows, size, halo, rows):
+        for xs, inner_xs in cuts(0, columns, size, halo, columns):
+            yield ys, xs, inner_ys, inner_xs
 
 
-def tile_cells(layout: PyramidLayout, tile: int | None) -> int:
-    """Side of a tile in cells; the whole canvas where it is small and no tile (in pixels) is asked for."""
-    rows, columns = (count * BLOCK_CELLS for count in layout.blocks)
-    if tile is None:
-        tile = TILE if rows * columns * CELL**2 > WHOLE_PIXELS else max(rows, columns) * CELL
-    return max(2, tile // CELL // 2 * 2)  # even, because of the decoder's 1/32 branch
+def tile_cells(side: int) -> int:
+    """Side of a tile in cells, of one in pixels: even, because of the decoder's 1/32 branch."""
+    return max(2, side // CELL // 2 * 2)
 
 
 def encode_pixels(
     parts: Parts, layouts: Sequence[PyramidLayout], pixels: Sequence[NDArray[np.uint8]], tile: int | None = None
 ) -> Array:
     """Pixels (H, W, 3) of pictures whose canvases are of one size -> latents (B, C, h, w) of the canvases, each picture's last
-    row and column repeated to its edge."""
+    row and column repeated to its edge. `tile` is the largest side of a tile, in pixels, here and when decoding."""
     rows, columns = (count * BLOCK_CELLS for count in layouts[0].blocks)
     latents = parts.zeros(len(layouts), parts.config.channels, rows, columns)
-    cut = list(tiles(rows, columns, tile_cells(layouts[0], tile), parts.encoder_reach))
+    cut = list(tiles(rows, columns, tile_cells(tile or ENCODER_TILE), parts.encoder_reach))
     for ys, xs, inner_ys, inner_xs in cut:
         y, x = (np.arange(part.start * CELL, part.stop * CELL) for part in (ys, xs))
         canvases = [
@@ -65,17 +70,39 @@ def decode_pixels(
 ) -> list[NDArray[np.uint8]]:
     """The inverse of `encode_pixels`: latents (B, C, h, w) and map of known tokens (B, 1, h, w) -> pixels (H, W, 3) each."""
     pictures = [np.empty((layout.height, layout.width, 3), np.uint8) for layout in layouts]
-    canvas_rows, canvas_columns = latents.shape[2:]
-    cut = list(tiles(canvas_rows, canvas_columns, tile_cells(layouts[0], tile), parts.decoder_reach))
+    rows, columns = latents.shape[2:]
+    size = max(rows, columns) if tile is None and rows * columns * CELL**2 <= WHOLE_PIXELS else tile_cells(tile or FEATURE_TILE)
+    cut = list(tiles(rows, columns, size, parts.decoder_reach))
     for ys, xs, inner_ys, inner_xs in cut:
-        top, left = (ys.start + inner_ys.start) * CELL, (xs.start + inner_xs.start) * CELL
-        if all(top >= layout.height or left >= layout.width for layout in layouts):  # nothing to see there
+        top, left = (outer.start + inner.start for outer, inner in ((ys, inner_ys), (xs, inner_xs)))
+        parted = [picture[top * CELL :, left * CELL :] for picture in pictures]
+        if not any(part.size for part in parted):  # nothing to see there
             report(1 / len(cut))
             continue
-        inner = (slice(inner.start * CELL, inner.stop * CELL) for inner in (inner_ys, inner_xs))
-        part = parts.decode(latents[:, :, ys, xs], known[:, :, ys, xs])[:, *inner]
-        for layout, picture, decoded in zip(layouts, pictures, part, strict=True):
-            inside = decoded[: max(0, layout.height - top), : max(0, layout.width - left)]
-            picture[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
-        report(1 / len(cut))
+        under = latents[:, :, ys, xs]
+        features = parts.features(under, known[:, :, ys, xs])
+        step = max(1, PIXEL_TILE**2 // (under.shape[2] * under.shape[3] * CELL**2))  # pictures at once
+        for first in range(0, len(parted), step):
+            few = slice(first, first + step)
+            _make_pixels(parts, parted[few], under[few], features[few], (inner_ys, inner_xs), tile or PIXEL_TILE)
+            report(len(parted[few]) / len(parted) / len(cut))
     return pictures
+
+
+def _make_pixels(
+    parts: Parts, pictures: Sequence[NDArray[np.uint8]], latents: Array, features: Array, inner: Cut, tile: int
+) -> None:
+    """Fills pictures, as far as the inner cells of these latents and features reach, from their top left."""
+    size, halo = tile_cells(tile), parts.pixel_reach
+    most = [max(picture.shape[axis] for picture in pictures) for axis in (0, 1)]
+    stops = [min(part.stop, part.start + -(-most[axis] // CELL)) for axis, part in enumerate(inner)]
+    rows, columns = (
+        list(cuts(part.start, stop, size, halo, end)) for part, stop, end in zip(inner, stops, latents.shape[2:], strict=True)
+    )
+    for (ys, inner_ys), (xs, inner_xs) in product(rows, columns):
+        inside = [slice(part.start * CELL, part.stop * CELL) for part in (inner_ys, inner_xs)]
+        made = parts.pixels(latents[:, :, ys, xs], features[:, :, ys, xs])[:, *inside]
+        top, left = ((ys.start + inner_ys.start - inner[0].start) * CELL, (xs.start + inner_xs.start - inner[1].start) * CELL)
+        for picture, pixels in zip(pictures, made, strict=True):
+            place = picture[top : top + pixels.shape[0], left : left + pixels.shape[1]]
+            place[:] = pixels[: place.shape[0], : place.shape[1]]

@@ -33,6 +33,10 @@ class TorchParts:
     def decoder_reach(self) -> int:
         return self.network.decoder.reach
 
+    @property
+    def pixel_reach(self) -> int:
+        return self.network.decoder.pixel_reach
+
     def zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, device=self._device)
 
@@ -62,8 +66,12 @@ class TorchParts:
         return self._level(index).update(latents, known, predicted, digits, keep)
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor, known: Tensor) -> NDArray[np.uint8]:
-        return from_network(self.network.decoder(latents, known)).cpu().numpy()
+    def features(self, latents: Tensor, known: Tensor) -> Tensor:
+        return self.network.decoder.features(latents, known)
+
+    @torch.inference_mode()
+    def pixels(self, latents: Tensor, features: Tensor) -> NDArray[np.uint8]:
+        return from_network(self.network.decoder.pixels(latents, features)).cpu().numpy()
 
     def _level(self, index: int) -> PyramidLevel:
         level = self.network.levels[index]

@@ -3,8 +3,8 @@
 import { countOf } from "./tokens.js";
 
 const CELL = 16, BLOCK_CELLS = 16;
-const WHOLE = 4e6; // pixels: the activations take about 150 bytes of each
-const TILE = 96; // cells
+const WHOLE = 16e6; // pixels: their features take about 15 bytes of each
+const TILE = 192, PIXEL_TILE = 64; // cells; pixels take about 150 bytes of each while they are made
 const CACHE = 2 ** 25; // numbers of the states after each level that are kept, so that the next prefix need not begin at 0
 
 /** @typedef {{ latents: any, known: any }} State tensors (1, C, h, w) and (1, 1, h, w) of the canvas */
@@ -13,8 +13,8 @@ export class Network {
   /**
    * @param {any} ort the module of ONNX Runtime @param {import("./model.js").Model} model
    * @param {(name: string) => Promise<Uint8Array>} graph gives a graph's bytes
-   * @param {number} whole pixels of a canvas that is decoded in one piece @param {number} tile cells along the side of a tile;
-   * even, because of the decoder's branch at 1/32
+   * @param {number} whole pixels of a canvas whose features are made in one piece @param {number} tile cells along the side of a
+   * tile of features, otherwise; even, because of the decoder's branch at 1/32
    */
   constructor(ort, model, graph, whole = WHOLE, tile = TILE) {
     Object.assign(this, { whole, tile });
@@ -70,13 +70,16 @@ export class Network {
 
   /** @param {State} state @returns {Promise<Uint8ClampedArray>} */
   async draw({ latents, known }, rows, columns, width, height) {
-    const size = rows * columns * CELL ** 2 <= this.whole ? Math.max(rows, columns) : this.tile;
-    const halo = this.model.plain.reach.decoder, out = new Uint8ClampedArray(3 * width * height);
-    for (let top = 0; top * CELL < height; top += size) {
-      for (let left = 0; left * CELL < width; left += size) {
-        const box = [Math.max(0, top - halo), Math.min(rows, top + size + halo), Math.max(0, left - halo), Math.min(columns, left + size + halo)];
-        const { pixels } = await this.run("decoder", { latents: this.part(latents, box), known: this.part(known, box) });
-        paint(out, width, height, pixels, top * CELL, left * CELL, size * CELL, (top - box[0]) * CELL, (left - box[2]) * CELL);
+    const size = rows * columns * CELL ** 2 <= this.whole ? Math.max(rows, columns) : this.tile, small = Math.min(size, PIXEL_TILE);
+    const { decoder: far, pixels: near } = this.model.plain.reach, out = new Uint8ClampedArray(3 * width * height);
+    for (const large of boxes([0, rows, 0, columns], size, far, rows, columns)) {
+      const [top, , left] = large.outer, there = { latents: this.part(latents, large.outer), known: this.part(known, large.outer) };
+      const { features } = await this.run("decoder.features", there);
+      const [, , h, w] = features.dims, [y0, y1, x0, x1] = large.inner; // only what is seen of it becomes pixels
+      const box = [y0 - top, Math.min(y1, Math.ceil(height / CELL)) - top, x0 - left, Math.min(x1, Math.ceil(width / CELL)) - left];
+      for (const { outer, inner } of boxes(box, small, near, h, w)) {
+        const { pixels } = await this.run("decoder.pixels", { latents: this.part(there.latents, outer), features: this.part(features, outer) });
+        paint(out, width, height, pixels, inner.map((place, side) => place + (side < 2 ? top : left)), inner[0] - outer[0], inner[2] - outer[2]);
       }
     }
     return out;
@@ -107,12 +110,23 @@ function onCanvas(planes, count, { rows, columns }, m, n) {
   return out;
 }
 
-/** Puts a tile, without its halo, where it belongs. Values from -1 to 1 become 0 to 255, rounded by the clamped array. */
-function paint(out, width, height, { data, dims: [, , rows, columns] }, top, left, size, skipRows, skipColumns) {
-  const plane = rows * columns;
-  for (let y = top; y < Math.min(height, top + size); y++) {
-    let from = (y - top + skipRows) * columns + skipColumns, to = 3 * (y * width + left);
-    for (let x = left; x < Math.min(width, left + size); x++, from++) {
+/** Cuts a box of cells (top, bottom, left, right) into tiles: their inner boxes, and the outer ones with a halo as far as there are
+ * cells. */
+function* boxes([top, bottom, left, right], size, halo, rows, columns) {
+  for (let y = top; y < bottom; y += size) {
+    for (let x = left; x < right; x += size) {
+      const inner = [y, Math.min(bottom, y + size), x, Math.min(right, x + size)];
+      yield { inner, outer: [Math.max(0, y - halo), Math.min(rows, inner[1] + halo), Math.max(0, x - halo), Math.min(columns, inner[3] + halo)] };
+    }
+  }
+}
+
+/** Puts a tile, without its halo, where it belongs: a box of cells. Values from -1 to 1 become 0 to 255, rounded by the clamped array. */
+function paint(out, width, height, { data, dims: [, , rows, columns] }, box, skipRows, skipColumns) {
+  const plane = rows * columns, [top, bottom, left, right] = box.map((cells) => cells * CELL);
+  for (let y = top; y < Math.min(height, bottom); y++) {
+    let from = (y - top + skipRows * CELL) * columns + skipColumns * CELL, to = 3 * (y * width + left);
+    for (let x = left; x < Math.min(width, right); x++, from++) {
       for (let c = 0; c < 3; c++) out[to++] = data[c * plane + from] * 127.5 + 127.5;
     }
   }
