@@ -20,7 +20,10 @@ from numpy.typing import NDArray
 from bitstream.blocks import BLOCK_CELLS
 from bitstream.prior import PRECISION
 from bitstream.pyramid import PyramidCode, PyramidLayout
+from codec.memory import trim
 from codec.pyramid.parts import Array, Parts
+
+LARGE = 8192  # cells of a walk, 2 megapixels: below that, freed memory is not worth a call
 
 
 class Walk:
@@ -50,6 +53,8 @@ class Walk:
         """Adds the digits (B, D, n, m) of the level's tokens where `keep` (B, 1, n, m) is 1."""
         grown = self._parts.update(self._index, self._latents, self._known, self._predicted, digits, keep)
         self._latents, self._known = grown
+        if self._known.shape[0] * self._known.shape[2] * self._known.shape[3] > LARGE:
+            trim()
 
     @property
     def latents(self) -> Array:
