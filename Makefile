@@ -20,6 +20,7 @@ demo: .venv/installed
 	$(BIN)/tessera encode docs/photo.webp -o demo/photo.tsr --target-size 2k
 	$(BIN)/tessera decode demo/photo.tsr -o demo/photo.png
 	$(BIN)/tessera info demo/photo.tsr
+	@$(BIN)/tessera models fetch lpips || true
 	@$(BIN)/python -m benchmarks.scripts.compare docs/photo.webp demo/photo.tsr demo/photo.png demo/comparison.webp
 
 test: .venv/installed
