@@ -431,6 +431,17 @@ def test_pillows_own_limit_is_as_before(small):
     assert before == Image.MAX_IMAGE_PIXELS
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["TIFF", "PNG"])
+def test_only_our_limit_holds(small, kind, monkeypatch):
+    """Pillow has a limit of its own, above which it warns and refuses; for TIFF it asks once more when it loads."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    data = saved(small, kind)
+    assert np.array_equal(read_image(data, 100_000), small)
+    assert np.array_equal(prepare(open_image(data, 100_000)).pixels, small)
+    assert Image.MAX_IMAGE_PIXELS == 50
+
+
 def test_options_that_contradict_each_other():
     with pytest.raises(UsageError, match="strip and keep exif contradict each other"):
         PictureOptions(strip=True, keep_exif=True)

@@ -7,7 +7,7 @@ import io
 import re
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,8 @@ from codec.results import PictureOptions, Prepared
 MAX_PIXELS = 500_000_000
 THIN = 4  # times its own pixels that a picture's whole blocks may have, or the limit of pixels for a small picture,
 THIN_COST = 1 << 24  # or this many: a picture of 65535x1 is worked on as 16.8 million pixels
-_OPENING = Lock()
+_LIFTING = Lock()
+_lifters, _pillows_limit = 0, None  # how many threads have lifted Pillow's limit, and what it was before
 # Kinds of files that Pillow may read with help: how they begin, the module that helps, and the package it comes in.
 HELPERS = (
     (re.compile(rb"....ftyp(avif|avis)", re.DOTALL), "pillow_avif", "AVIF", "pillow-avif-plugin"),
@@ -70,12 +71,34 @@ def check_head(head: bytes) -> None:
 
 
 def _open(data: bytes) -> Image.Image:
-    with _OPENING:  # Pillow's limit is the whole process's; ours is max_pixels
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            return Image.open(io.BytesIO(data))
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
+    with _without_limit():
+        return Image.open(io.BytesIO(data))
+
+
+@contextmanager
+def _without_limit() -> Iterator[None]:
+    """Lifts Pillow's limit of pixels, which is the whole process's, for what is checked against ours."""
+    global _lifters, _pillows_limit
+    with _LIFTING:
+        if not _lifters:
+            _pillows_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _lifters += 1
+    try:
+        yield
+    finally:
+        with _LIFTING:
+            _lifters -= 1
+            if not _lifters:
+                Image.MAX_IMAGE_PIXELS = _pillows_limit
+
+
+def _load(image: Image.Image) -> None:
+    """Reads the pixels of an opened picture. For TIFF, Pillow has its limit here once more, on the size of tiles."""
+    pixels = image.width * image.height
+    width, height = getattr(image, "_tile_size", image.size)
+    large = pixels > (Image.MAX_IMAGE_PIXELS or pixels)
+    with _without_limit() if large and width * height <= THIN * pixels else nullcontext():
+        image.load()
 
 
 def _call_helper(head: bytes) -> None:
@@ -115,7 +138,7 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 def load_image(image: Image.Image) -> Image.Image:
     """Reads the pixels of an opened picture. Raises ImageError."""
     with _reading():
-        image.load()
+        _load(image)
     return image
 
 
@@ -162,7 +185,7 @@ def prepare(image: Image.Image | NDArray[np.uint8], options: PictureOptions = KE
     check_size(*image.size, max_pixels)
     deep = _depth_notes(image)
     with _reading():
-        image.load()
+        _load(image)
         notes = [*_frame_notes(image), *deep]
         profile, xmp = image.info.get("icc_profile") or None, _xmp_of(image)
         image, exif, damage = _upright(image)
