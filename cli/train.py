@@ -52,6 +52,12 @@ from cli.report import ReportOptions, reporting, say
 @click.option("--perceptual", type=float, metavar="W", help="Weight of the perceptual loss.")
 @click.option("--patch", type=click.IntRange(16, 256), metavar="PIXELS", help="Side of the window that this loss sees.")
 @click.option("--rate", type=float, metavar="LR", help="Highest learning rate; wide transformers want 1e-4.")
+@click.option(
+    "--decay",
+    type=click.FloatRange(0, 1, min_open=True),
+    metavar="SHARE",
+    help="Share of the schedule, at its end, in which the rate falls to zero.  [default: 0.2]",
+)
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Crops per step.")
 @click.option("--slope", type=float, metavar="S", help="Factor on the weight of bits in the loss of a pyramid.")
 @click.option("--average", type=float, metavar="DECAY", help="Decay of the moving average of the weights that is written.")

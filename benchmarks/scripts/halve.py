@@ -83,13 +83,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400_000)
     parser.add_argument("--rate", type=float, default=4e-4)
     parser.add_argument("--perceptual", type=float, default=1.0)
-    parser.add_argument("--patch", type=int, default=64)
+    parser.add_argument("--patch", type=int, default=96)
     given = parser.parse_args()
     metadata = read_metadata(given.model)
     weights = {name: value.float() for name, value in load_file(given.model).items() if not name.startswith("prior.")}
-    recipe = PyramidTraining(
-        steps=given.steps, rate=given.rate, perceptual=given.perceptual, patch=given.patch, perceptual_every=1
-    )
+    recipe = PyramidTraining(steps=given.steps, rate=given.rate, perceptual=given.perceptual, patch=given.patch)
     trainer = PyramidTrainer(halved(NetworkConfig.from_dict(metadata["network"]), weights), recipe, torch.device("cpu"))
     trainer.total_crops, trainer.total_minutes = metadata["card"]["crops"], metadata["card"]["minutes"]
     given.checkpoint.parent.mkdir(parents=True, exist_ok=True)

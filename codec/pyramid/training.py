@@ -42,18 +42,20 @@ BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits per pixel that va
 class PyramidTraining(TrainingConfig):
     """The recipe. Lists with an entry per level run coarse to fine, for the levels of `NetworkConfig`."""
 
+    patch: int = 96
     linear_rate: float = 0.1  # of `rate`, for the layers that started from the KLT
     # Multiplies `perceptual`, by the level that a sequence ends in. Short sequences want much of it; at long ones
     # 0.8 cost 1.3 dB and gained nothing (benchmarks/training-log.md).
     perceptuals: tuple[float, ...] = (*(0.8,) * 6, 0.5, 0.5, 0.25, 0.25, 0.15, 0.15, 0.1, 0.1)
-    perceptual_every: int = 2  # crops of a batch per one that it is measured on: VGG costs more than the network
+    # Crops of a batch per one that the perceptual loss is measured on. VGG costs more than the network, but brings LPIPS.
+    perceptual_every: int = 1
     colour: float = 6.0  # weight of the distance of mean colours
     slope: float = 1.0  # multiplies `slopes`
     # Loss that a bit per pixel is worth. A quarter from one refinement to the next, as steps halve: a bit then buys as much at
     # the end of each level as its step is made for (0.12 squared steps). Slopes twice as high for their steps cost 0.2-0.4 dB.
     slopes: tuple[float, ...] = (1.2, 1.2, 1.2, 1.0, 0.55, 0.55, 0.14, 0.14, 0.035, 0.035, 0.009, 0.009, 0.0024, 0.0024)
     # How often a sequence ends there.
-    stops: tuple[float, ...] = (0.01, 0.02, 0.05, 0.12, 0.11, 0.11, 0.13, 0.13, 0.09, 0.09, 0.04, 0.05, 0.025, 0.025)
+    stops: tuple[float, ...] = (0.01, 0.02, 0.05, 0.11, 0.1, 0.1, 0.11, 0.11, 0.1, 0.1, 0.07, 0.06, 0.03, 0.03)
     whole_level: float = 0.4  # share of sequences that end at a level's end; the rest end anywhere inside
 
 
