@@ -33,7 +33,7 @@ def decode(data):
 held, done = threading.Event(), threading.Event()
 
 def hold():
-    with api.LOADING, images._OPENING:
+    with api.LOADING, images._LIFTING:
         held.set()
         done.wait()
 

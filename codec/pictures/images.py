@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageColor, ImageOps, UnidentifiedImageError
 from bitstream.blocks import BLOCK
 from bitstream.container import COLOURED, GREY
 from bitstream.errors import ImageError, TesseraError
-from codec.forks import Lock
+from codec.forks import Lock, in_child
 from codec.pictures.alpha import fill_hidden, split
 from codec.pictures.colours import DEEP, greyness_of, neutral, to_rgb
 from codec.pictures.metadata import Extras, to_sections, upright_exif
@@ -90,6 +90,16 @@ def _without_limit() -> Iterator[None]:
             _lifters -= 1
             if not _lifters:
                 Image.MAX_IMAGE_PIXELS = _pillows_limit
+
+
+def _forked() -> None:
+    """In a forked child there are no threads that have lifted the limit."""
+    global _lifters
+    if _lifters:
+        _lifters, Image.MAX_IMAGE_PIXELS = 0, _pillows_limit
+
+
+in_child(_forked)
 
 
 def _load(image: Image.Image) -> None:
