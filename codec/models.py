@@ -23,6 +23,8 @@ FAMILIES: dict[str, type[Model]] = {family.kind: family for family in (PyramidMo
 BUNDLED = Path(__file__).parent / "weights"
 DEFAULT = "standard"
 ENDING = ".safetensors"
+# What wrote files of models that are no longer shipped, by stream id
+FORMER = {"44ef": "the standard model from before the first release, which this version no longer has"}
 
 
 def installed_folder() -> Path:
@@ -68,7 +70,8 @@ def model_for(stream_id: bytes) -> Model:
     found = [model for model in models if model.stream_id == stream_id]
     if not found:
         known = ", ".join(f"{model.stream_id.hex()} ({model.name})" for model in models) or "none"
-        msg = f"made by a model that is not installed (stream id {stream_id.hex()}; installed: {known})"
+        maker = FORMER.get(stream_id.hex(), "a model that is not installed")
+        msg = f"made by {maker} (stream id {stream_id.hex()}; installed: {known})"
         raise ModelError(msg, ("model",))
     if len({model.fingerprint for model in found}) > 1:
         names = " and ".join(model.name for model in found)

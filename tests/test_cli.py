@@ -225,6 +225,7 @@ def test_cut_files(folder, tmp_path):
         (("decode", "{a}.png", "-o", "{none}.png"), 1, "Error: {a}.png: a picture, not a .tsr file: did you mean"),
         (("decode", "{later}", "-o", "{none}.png"), 1, "version 9, and this release reads version 1: update tessera"),
         (("decode", "{alien}", "-o", "{none}.png"), 1, "made by a model that is not installed (stream id 0001"),
+        (("decode", "{former}", "-o", "{none}.png"), 1, "made by the standard model from before the first release"),
         (("decode", "{damaged}", "-o", "{none}.png"), 1, "Error: {damaged}: "),
         (("decode", "{a}.tsr", "-o", "{none}.nonsense"), 2, "no picture format is called 'nonsense'"),
         (("decode", "{a}.tsr", "--format", "nonsense"), 2, "no picture format is called 'nonsense'"),
@@ -239,13 +240,15 @@ def test_wrong_input_gets_one_line_and_a_code(folder, tmp_path, arguments, code,
     data = bytearray((folder / "a.tsr").read_bytes())
     (tmp_path / "later").write_bytes(bytes([*data[:2], 0x90, *data[3:]]))
     (tmp_path / "alien").write_bytes(write_file(File(20, 20, b"\x00\x01", 3, b"abc")))
+    (tmp_path / "former").write_bytes(write_file(File(20, 20, b"\x44\xef", 3, b"abc")))
     data[-1] ^= 1
     (tmp_path / "damaged").write_bytes(data)
     (tmp_path / "text").write_text("no picture")
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "half").write_bytes((folder / "a.png").read_bytes()[:20000])
     Image.new("RGBA", (9, 9)).save(tmp_path / "clear", "png")
-    names = {name: tmp_path / name for name in ("later", "alien", "damaged", "text", "empty", "half", "clear", "none")}
+    files = "later", "alien", "former", "damaged", "text", "empty", "half", "clear", "none"
+    names = {name: tmp_path / name for name in files}
     names |= {"a": folder / "a", "dir": tmp_path}
     before = {path: path.read_bytes() for place in (folder, tmp_path) for path in place.iterdir()}
     said = run(*(argument.format(**names) for argument in arguments))

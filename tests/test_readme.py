@@ -120,9 +120,9 @@ def test_flags_that_the_readme_uses_exist():
 
 def test_format_table_is_the_models():
     text = (ROOT / "FORMAT.md").read_text()
-    rows = re.findall(r"^\| (\d) \| (\d+) \| (\d+) \| (\d+) \|$", text, re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \| (\d+) \| (\d) \| (\d+) \| (\d+) \|$", text, re.MULTILINE)
     levels = open_model().config.levels
-    assert [tuple(map(int, row)) for row in rows] == [(i, o.side, o.digits, o.limit) for i, o in enumerate(levels)]
+    assert [tuple(map(int, row)) for row in rows] == [(i, o.side, o.part, o.digits, o.limit) for i, o in enumerate(levels)]
 
 
 def test_the_model_stays_within_its_limits():

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from codec.pyramid.network import Network
     from codec.pyramid.tokenizer import PyramidTokenizer
 
-# Digests of models whose files were written before files carried one, by fingerprint
-DIGESTS = {"44ef": "15cc565d73054fb694c831b1bd4144d272ae41a214df37d4eef9f6c60708c439"}
 MEANING = (".predict.", ".expand.", ".smooth.")  # layers that turn digits into latents: part of the stream's meaning
 
 
@@ -40,10 +38,6 @@ class PyramidModel(Model):
     kind = "tessera-pyramid-1"
     refines = True
     tiles = True
-
-    @property
-    def stated_digest(self) -> str | None:
-        return super().stated_digest or DIGESTS.get(self.stream_id.hex())
 
     @property
     def runtimes(self) -> tuple[str, ...]:
