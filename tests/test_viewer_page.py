@@ -21,6 +21,8 @@ from viewers import BUILT, alike, drawn, lay
 from codec.models import open_model
 from codec.pictures.profiles import SPACES, make_profile, recognise
 
+WIDE, TOKENS = GOLDEN / "wide-bytes.tsr", 194  # what it holds
+
 SMALL = (150, 100, 246, 164)
 VISIBLE = "#view:not([hidden])"
 
@@ -131,8 +133,8 @@ def test_a_link_opens_a_file_beside_its_original(chromium, address):
         tokens = shown(page)
         told = facts(page)
         assert told["Size"] == "300 × 80"
-        assert told["File"] == "294 bytes"
-        assert told["Rate"] == "0.0980 bits per pixel"
+        assert told["File"] == f"{WIDE.stat().st_size} bytes"
+        assert told["Rate"] == f"{WIDE.stat().st_size * 8 / 24_000:.4f} bits per pixel"
         assert told["Model"] == f"standard ({open_model().stream_id.hex()})"
         assert page.locator("#picture").get_attribute("alt") == "The picture in wide-bytes.tsr"
         assert page.evaluate("[picture.naturalWidth, picture.naturalHeight]") == [300, 80]
@@ -152,7 +154,7 @@ def test_a_link_opens_a_file_beside_its_original(chromium, address):
         page.locator("#wipe").focus()
         page.keyboard.press("Home")
         assert page.locator("#edge").bounding_box()["x"] < before - 100
-        assert page.locator("#mine").text_content() == "Tessera, 294 bytes"
+        assert page.locator("#mine").text_content() == f"Tessera, {WIDE.stat().st_size} bytes"
 
 
 def test_the_picker_takes_a_file_and_its_original(chromium, address, site):
@@ -184,7 +186,7 @@ def test_a_cut_file_is_shown_and_said_to_be_cut(chromium, address):
         drop(page, "half.tsr", (GOLDEN / "wide-bytes.tsr").read_bytes()[:150])
         tokens = shown(page)
         notice = page.locator("#notice").text_content()
-        assert notice == f"The file is cut short. {tokens} of 237 tokens are there, and this is what they show."
+        assert notice == f"The file is cut short. {tokens} of {TOKENS} tokens are there, and this is what they show."
 
 
 def test_what_cannot_be_shown_is_said(chromium, address):
@@ -205,7 +207,7 @@ def test_what_cannot_be_shown_is_said(chromium, address):
             assert page.locator("#problem").get_attribute("role") == "alert"
             assert page.locator("#view").is_hidden() and page.locator("#panel").is_hidden()
         drop(page, "good.tsr", good)
-        assert shown(page) == 237
+        assert shown(page) == TOKENS
         assert page.locator("#problem").is_hidden()
 
 
@@ -244,12 +246,12 @@ def test_a_picture_sharpens_while_its_file_comes_in(chromium, slowly):
         early = shown(page)
         assert facts(page)["File"] == "150 bytes so far"
         assert page.locator("#size").is_disabled()
-        assert page.locator("#size").get_attribute("max") == "294"
+        assert page.locator("#size").get_attribute("max") == str(WIDE.stat().st_size)
         assert page.locator("#notice").is_hidden()
         go.set()
-        page.wait_for_selector("#view[data-tokens='237']")
-        assert 0 < early < 237
-        assert facts(page)["File"] == "294 bytes"
+        page.wait_for_selector(f"#view[data-tokens='{TOKENS}']")
+        assert 0 < early < TOKENS
+        assert facts(page)["File"] == f"{WIDE.stat().st_size} bytes"
         assert page.locator("#size").is_enabled()
 
 

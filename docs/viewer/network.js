@@ -52,10 +52,11 @@ export class Network {
     const { levels, plain } = this.model, channels = plain.network.channels;
     const keeps = levels.length * channels * rows * columns <= CACHE;
     const whole = (index) => grids[index].order.length === countOf(levels[index].part, grids[index].rows, grids[index].columns);
+    const end = grids.findLastIndex(({ order }) => order.length) + 1; // a level may have no tokens before one that has: in tiny pictures
     let index = 0;
     let state = { latents: this.tensor(channels, rows, columns), known: this.tensor(1, rows, columns) };
-    while (index < levels.length && states[index] && whole(index)) state = states[index++];
-    for (; index < levels.length && grids[index].order.length; index++) {
+    while (index < end && states[index] && whole(index)) state = states[index++];
+    for (; index < end; index++) {
       const { side, digits } = levels[index];
       const name = `level-${index}`, m = (rows / BLOCK_CELLS) * side, n = (columns / BLOCK_CELLS) * side;
       const { predicted } = await this.run(`${name}.predict`, state);
