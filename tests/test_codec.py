@@ -224,3 +224,13 @@ def test_strong_colours_keep_their_hue(codec, colour):
     for tokens in (1, 85, 1365):
         mean = np.asarray(codec.decode(codec.encode(picture, tokens=tokens))).mean((0, 1))
         assert np.abs(mean - colour).max() < 50, (tokens, mean)
+
+
+@pytest.mark.parametrize("colour", [(128, 128, 128), (60, 60, 60), (180, 150, 120)])
+def test_flat_areas_come_back_without_dots(codec, colour):
+    """What all cells of 16x16 pixels have in common, in levels: a former model left a pattern there of up to one."""
+    flat = Image.new("RGB", (256, 256), colour)
+    pixels = np.asarray(codec.decode(codec.encode(flat, tokens=469))).astype(float)
+    cells = pixels.reshape(16, 16, 16, 16, 3).transpose(0, 2, 1, 3, 4)[2:-2, 2:-2]
+    pattern = (cells - cells.mean((2, 3), keepdims=True)).mean((0, 1))
+    assert np.sqrt((pattern**2).mean()) < 0.5
