@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 
 
 def trim() -> None:
@@ -15,7 +16,7 @@ def trim() -> None:
         _trim(0)
 
 
-def _find() -> ctypes._NamedFuncPointer | None:
+def _find() -> Callable[[int], int] | None:
     try:
         return ctypes.CDLL(None).malloc_trim if sys.platform == "linux" else None
     except (OSError, AttributeError):
