@@ -45,8 +45,8 @@ class Codec:
     `model` is the name of a bundled or installed model, or the path of a model file; by default pictures are encoded with the
     standard model, and files decoded with the one that wrote them. `device` is 'auto', 'cpu', 'cuda' or 'cuda:N'. `runtime` is
     what networks are computed with: 'onnx', 'torch', or 'auto', which is torch on CUDA and for what only torch can do. `tile`
-    is the side in pixels of the tiles that a picture is worked on in, for models that have them; by default only pictures above
-    16 megapixels are cut. `lpips_weights` is the .npz that a target of LPIPS needs; by default what `tessera models fetch
+    is the largest side in pixels of the tiles that a picture is worked on in, for models that have them; by default 2048 to
+    encode and 1024 to decode. `lpips_weights` is the .npz that a target of LPIPS needs; by default what `tessera models fetch
     lpips` fetched, or what the torch cache has."""
 
     def __init__(

@@ -10,7 +10,7 @@
 and `index.json`: the configuration that they were made for, how far their parts reach in cells, and for each graph the
 arrays of a model file that it takes, in float32, as external initializers. Those of a level go without their `levels.I.`, so
 that levels of one shape share a graph. Weights exist once, in the model file, and graphs depend on the configuration alone.
-Made by `codec.pyramid.export.write_skeletons`.
+Made by `codec.pyramid.graphs.write_skeletons`.
 """
 
 from __future__ import annotations

@@ -90,9 +90,9 @@ def decode_pixels(
 
 
 def _make_pixels(
-    parts: Parts, pictures: Sequence[NDArray[np.uint8]], latents: Array, features: Array, inner: Cut, tile: int
+    parts: Parts, pictures: Sequence[NDArray[np.uint8]], latents: Array, features: Array, inner: tuple[slice, slice], tile: int
 ) -> None:
-    """Fills pictures, as far as the inner cells of these latents and features reach, from their top left."""
+    """Fills pictures, as far as the inner rows and columns of these latents and features reach, from their top left."""
     size, halo = tile_cells(tile), parts.pixel_reach
     most = [max(picture.shape[axis] for picture in pictures) for axis in (0, 1)]
     stops = [min(part.stop, part.start + -(-most[axis] // CELL)) for axis, part in enumerate(inner)]

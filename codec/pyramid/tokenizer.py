@@ -17,8 +17,8 @@ from codec.pyramid.walk import on_canvas, price_table, walk_of
 
 
 class PyramidTokenizer:
-    """A network and its code. `tile` is the side in pixels of the tiles that a picture is worked on in; by default only those
-    above 16 megapixels are cut."""
+    """A network and its code. `tile` is the largest side in pixels of the tiles that a picture is worked on in; by default as
+    `codec.pyramid.tiles` says."""
 
     def __init__(self, parts: Parts, code: PyramidCode, tile: int | None = None) -> None:
         self.parts = parts
