@@ -50,7 +50,7 @@ class Prefix(Protocol):
 
 
 class Sequence(Protocol):
-    """All tokens of a picture in the order in which they are sent."""
+    """The tokens of a picture in the order in which they are sent: all of them, or the first ones where no more were wanted."""
 
     @property
     def layout(self) -> Layout: ...

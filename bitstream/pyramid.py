@@ -151,7 +151,7 @@ class PyramidPrefix:
     """The digits of a picture's first tokens."""
 
     layout: PyramidLayout
-    digits: tuple[NDArray[np.int8], ...]  # (D, n, m) per level; 0 where not known
+    digits: tuple[NDArray[np.int8], ...]  # (D, n, m) per level; 0 where not known, and no levels where nothing more is
     known: tuple[NDArray[np.bool_], ...]  # (n, m) per level
 
     @property
@@ -160,13 +160,14 @@ class PyramidPrefix:
 
 
 def whole_of(layout: PyramidLayout, digits: Many[NDArray[np.int8]]) -> PyramidPrefix:
-    """All tokens of a picture, from the digits (D, n, m) of each level."""
-    return PyramidPrefix(layout, tuple(digits), tuple(layout.mask(index) for index in range(len(layout.levels))))
+    """All tokens of a picture's first levels, or of all, from the digits (D, n, m) of each."""
+    return PyramidPrefix(layout, tuple(digits), tuple(layout.mask(index) for index in range(len(digits))))
 
 
 @dataclass(frozen=True)
 class PyramidSequence:
-    """All tokens of a picture in the order in which they are sent, with the classes that their digits are coded under."""
+    """The tokens of a picture's first levels, or of all, in the order in which they are sent, with the classes that their
+    digits are coded under. Asked for tokens that it does not have, it raises ValueError."""
 
     code: PyramidCode
     layout: PyramidLayout
@@ -177,7 +178,7 @@ class PyramidSequence:
     def bits(self) -> NDArray[np.float64]:
         """(tokens,) cost of each token."""
         parts = []
-        for prior, symbols, classes in zip(self.code.priors, self.symbols, self.classes, strict=True):
+        for prior, symbols, classes in zip(self.code.priors, self.symbols, self.classes, strict=False):
             price = PRECISION - np.log2(prior.frequencies)
             limit = prior.frequencies.shape[1] // 2
             step = max(1, CHUNK // symbols.shape[1])
@@ -188,8 +189,9 @@ class PyramidSequence:
 
     def chunks(self, first: int, last: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float64]]]:
         """Digits and frequencies less one, as `bitstream.code.Sequence` has them."""
+        self._check(last)
         start = 0
-        for prior, symbols, classes in zip(self.code.priors, self.symbols, self.classes, strict=True):
+        for prior, symbols, classes in zip(self.code.priors, self.symbols, self.classes, strict=False):
             limit = prior.frequencies.shape[1] // 2
             step = max(1, CHUNK // symbols.shape[1])
             low, high = max(0, first - start), min(len(symbols), last - start)
@@ -200,12 +202,18 @@ class PyramidSequence:
 
     def first(self, length: int) -> PyramidPrefix:
         """The first tokens, as `PyramidCode.decode` reads them."""
-        digits, known = zip(*(self.layout.blank(index) for index in range(len(self.symbols))), strict=True)
-        parts = zip(digits, known, self.layout.split(length), self.symbols, self.orders, strict=True)
+        self._check(length)
+        digits, known = zip(*(self.layout.blank(index) for index in range(len(self.layout.levels))), strict=True)
+        parts = zip(digits, known, self.layout.split(length), self.symbols, self.orders, strict=False)
         for grid, there, kept, symbols, order in parts:
             grid.reshape(len(grid), -1)[:, order[:kept]] = symbols[:kept].T
             there.ravel()[order[:kept]] = True
         return PyramidPrefix(self.layout, digits, known)
+
+    def _check(self, length: int) -> None:
+        if length > (there := sum(map(len, self.symbols))):
+            msg = f"{length} tokens of a sequence that has {there}"
+            raise ValueError(msg)
 
 
 @dataclass(frozen=True)
@@ -256,8 +264,10 @@ class PyramidCode:
         return np.concatenate(seen)
 
     def classes(self, layout: PyramidLayout, index: int, digits: Many[NDArray[np.int8]]) -> NDArray[np.uint8]:
-        """The class of each digit of a level (D, n, m), from the digits of all levels before."""
-        return self.priors[index].classes(self.context(layout, index, digits))
+        """The class of each digit of a level (D, n, m), from the digits of all levels before; 0 where it codes no token."""
+        part = self.levels[index].part
+        parities = (0, 1) if part == ALL else (part - EVEN,)
+        return self.priors[index].classes(self.context(layout, index, digits), parities)
 
     def order(self, index: int, classes: NDArray[np.uint8]) -> NDArray[np.int64]:
         """(tokens,) places in reading order of the tokens of a level, dearest token first; ties by `spread`."""
@@ -268,11 +278,11 @@ class PyramidCode:
         return places[np.lexsort((spread(rows, columns)[places], -cost[places]))]
 
     def sequence(self, whole: PyramidPrefix, classes: Many[NDArray[np.uint8]] | None = None) -> PyramidSequence:
-        """Puts all tokens of a picture into the order in which they are sent. `classes`, (D, n, m) per level, are computed
+        """Puts the tokens of a picture into the order in which they are sent. `classes`, (D, n, m) per level, are computed
         where they are not at hand."""
         layout, digits = whole.layout, whole.digits
         sent, under, orders = [], [], []
-        for index in range(len(self.levels)):
+        for index in range(len(digits)):
             chosen = classes[index] if classes else self.classes(layout, index, digits[:index])
             order = self.order(index, chosen)
             sent.append(_in_order(digits[index], order))

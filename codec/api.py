@@ -131,20 +131,24 @@ class Codec:
         return prepare(picture_of(image, self.max_pixels), options, self.max_pixels)
 
     def tokenize(
-        self, prepared: Iterable[Prepared], target: Target = DEFAULT_TARGET, effort: int = DEFAULT_EFFORT
+        self, prepared: Iterable[Prepared], target: Target | None = None, effort: int = DEFAULT_EFFORT
     ) -> list[Sequence]:
-        """All tokens of each picture: one encoding, of which every rate is a prefix. This is the network's part.
+        """The tokens of each picture: one encoding, of which every rate is a prefix. This is the network's part.
 
-        Pictures of similar size share network calls. With an `effort` above the default of 3, tokens are refined for the length
-        that `target` asks for. Raises UsageError where the model cannot refine."""
+        Without a `target` these are all tokens, and with one the first ones, as many as `cut` can need for it. Pictures of
+        similar size share network calls. With an `effort` above the default of 3, tokens are refined for the length that
+        `target` asks for, by default that of the default quality. Raises UsageError where the model cannot refine, or has
+        fewer tokens than `target` asks for."""
         steps, wanted = steps_of_effort(effort), list(prepared)
         if steps and not self.model.refines:
             msg = f"effort {effort} needs a model that refines tokens, and {self.model.name} does not: use {DEFAULT_EFFORT}"
             raise UsageError(msg)
-        made = self.tokenizer(refining=bool(steps)).tokenize([part.pixels for part in wanted])
+        pixels, code = [part.pixels for part in wanted], self.model.code
         if not steps:
-            return made
-        return [self._refined(part, sequence, target, steps) for part, sequence in zip(wanted, made, strict=True)]
+            enough = [target.enough(code, code.layout(part.width, part.height)) for part in wanted] if target else None
+            return self.tokenizer().tokenize(pixels, enough)
+        made = zip(wanted, self.tokenizer(refining=True).tokenize(pixels), strict=True)
+        return [self._refined(part, sequence, target or DEFAULT_TARGET, steps) for part, sequence in made]
 
     def _refined(self, part: Prepared, sequence: Sequence, target: Target, steps: int) -> Sequence:
         """A better sequence for the length that a target asks for."""
@@ -163,7 +167,7 @@ class Codec:
         return refiner.refine(part.pixels, sequence, length, squared_error, sized, steps)
 
     def sequence(self, image: Picture) -> Sequence:
-        """`tokenize` for one picture."""
+        """All tokens of one picture."""
         return self.tokenize([self.prepare(image)])[0]
 
     def cut(self, sequence: Sequence, target: Target, part: Prepared | None = None) -> Encoded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from bitstream.code import AnyCode, Layout
 from bitstream.errors import UsageError
 
 DEFAULT_QUALITY = 50
+SLACK = 64  # bits: tokens that cost so many more than a budget has do not fit it, whatever the range coder saves at its end
 DEFAULT_EFFORT = 3  # one pass of the network
 EFFORT_STEPS = {4: 4, 5: 8, 6: 16, 7: 32, 8: 64, 9: 128}  # of refinement; none up to the default, which is as fast as it gets
 RANGES: dict[str, tuple[float, float | None]] = {
@@ -20,6 +22,18 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "target_psnr": (0, None),
     "target_lpips": (0, None),
 }
+
+
+@dataclass(frozen=True)
+class Enough:
+    """When a picture has as many tokens as its target can need: so many, or as many as cost so many bits."""
+
+    tokens: float = math.inf
+    bits: float = math.inf
+
+    def reached(self, tokens: int, bits: float) -> bool:
+        """Whether so many tokens, which cost so many bits, are enough."""
+        return tokens >= self.tokens or bits >= self.bits
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,13 @@ class Target:
             msg = f"tokens {self.tokens:g} is out of range: 1 to {code.block_tokens}"
             raise UsageError(msg)
         return layout.length_of(self.tokens)
+
+    def enough(self, code: AnyCode, layout: Layout) -> Enough:
+        """What of a sequence is needed to find the length; all, where it is searched. Raises UsageError as `length` does."""
+        if self.searched:
+            return Enough()
+        budget = self.budget(layout.width, layout.height)
+        return Enough(self.length(code, layout)) if budget is None else Enough(bits=8 * budget + SLACK)
 
 
 DEFAULT_TARGET = Target()

@@ -9,14 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitstream.code import Prefix
-from bitstream.code import Sequence as AllTokens
+from bitstream.code import Sequence as Tokens
+from codec.lengths import Enough
 
 
 class Tokenizer(Protocol):
     """A network in memory, ready to code."""
 
-    def tokenize(self, pictures: Sequence[NDArray[np.uint8]]) -> list[Any]:
-        """Pictures (H, W, 3) of any sizes -> all tokens of each, a `bitstream.code.Sequence`."""
+    def tokenize(self, pictures: Sequence[NDArray[np.uint8]], enough: Sequence[Enough] | None = None) -> list[Any]:
+        """Pictures (H, W, 3) of any sizes -> the tokens of each, a `bitstream.code.Sequence`: all of them or, where that saves
+        time, the first ones, at least as many as are `enough`."""
 
     def detokenize(self, prefixes: Sequence[Any]) -> list[NDArray[np.uint8]]:
         """The inverse of `tokenize`, up to what tokens cannot carry: the first tokens of pictures, a `bitstream.code.Prefix`
@@ -29,11 +31,11 @@ class Refiner(Protocol):
     def refine(
         self,
         picture: NDArray[np.uint8],
-        sequence: AllTokens,
+        sequence: Tokens,
         length: int,
         squared_error: Callable[[Prefix], float],
         sized: bool,
         steps: int,
-    ) -> AllTokens:
+    ) -> Tokens:
         """A sequence whose first `length` tokens, or with `sized` those that fit into as many bytes, come closer to the picture
         (H, W, 3). `squared_error` is that of the picture that decodes from some tokens, summed over pixels 0..255."""

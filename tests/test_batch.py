@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bitstream.coder import encode_tokens
 from codec.lengths import Target
 from codec.pyramid import tokenizer
 from codec.results import Prepared
@@ -66,3 +67,34 @@ def test_stages_are_what_compress_is_made_of(codec, pictures):
 def test_an_empty_batch_is_no_work(codec):
     assert codec.encode_batch([]) == []
     assert codec.decode_batch([]) == []
+
+
+@pytest.mark.parametrize(
+    "target",
+    [Target(), Target(tokens=1), Target(tokens=300.5), Target(quality=100), Target(target_size=900), Target(target_bpp=0.2)],
+    ids=str,
+)
+def test_levels_past_what_a_target_needs_are_not_computed(codec, pictures, target):
+    prepared = [codec.prepare(picture) for picture in pictures[:4]]
+    short = codec.tokenize(prepared, target)
+    for part, sequence, whole in zip(prepared, short, codec.tokenize(prepared), strict=True):
+        assert codec.cut(sequence, target, part).data == codec.cut(whole, target, part).data
+        assert len(sequence.symbols) <= len(whole.symbols) == len(codec.model.code.levels)
+
+
+def test_only_the_levels_that_are_needed(codec, pictures):
+    def levels(**target: float) -> int:
+        return len(codec.tokenize([codec.prepare(pictures[1])], Target(**target))[0].symbols)
+
+    counts = [level.block_tokens for level in codec.model.code.levels]
+    assert [levels(tokens=sum(counts[:n])) for n in (1, 2, 5, len(counts))] == [1, 2, 5, len(counts)]
+    assert levels(tokens=counts[0] + 1) == 2
+    assert 2 < levels(target_size=400) < levels(target_size=4000) < levels(target_psnr=20) == len(counts)
+
+
+def test_tokens_that_were_not_computed_cannot_be_asked_for(codec, pictures):
+    (sequence,) = codec.tokenize([codec.prepare(pictures[1])], Target(tokens=20))
+    with pytest.raises(ValueError, match="22 tokens of a sequence that has 21"):
+        encode_tokens(sequence, 22)
+    with pytest.raises(ValueError, match="22 tokens of a sequence that has 21"):
+        sequence.first(22)

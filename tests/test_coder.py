@@ -56,7 +56,9 @@ def test_golden_fingerprint(small_code):
 
 def test_golden_halves(halves_code):
     layout, digits, sequence = made(halves_code, 300, 200, 4)
-    classes = [halves_code.classes(layout, i, digits[:i]) for i in range(6)]
+    classes = [halves_code.priors[i].classes(halves_code.context(layout, i, digits[:i])) for i in range(6)]
+    for i, whole in enumerate(classes):  # of a half, only its own tokens are looked at
+        assert np.array_equal(halves_code.classes(layout, i, digits[:i]), whole * layout.mask(i))
     assert hashlib.sha256(b"".join(c.tobytes() for c in classes)).hexdigest()[:32] == "e1ab17a64ac1501827d26f25a676dcb1"
     assert hashlib.sha256(encode_tokens(sequence, layout.tokens)).hexdigest()[:32] == "44197db62eff1acd409b09098d32adde"
     assert fingerprint(halves_code, []).hex()[:32] == "f26e0e3b93140ece5504ed7b5da69083"

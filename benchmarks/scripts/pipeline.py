@@ -24,6 +24,7 @@ import torch
 from bitstream.blocks import blocks_of
 from codec.api import Codec
 from codec.batch import Limits, Stages, encode_all, overlap
+from codec.lengths import Target
 from codec.pictures.images import read_image
 from codec.results import Prepared
 
@@ -51,7 +52,7 @@ def network_alone(codec: Codec, pictures: list[Prepared], limits: Limits) -> Non
     """Pixels to tokens: encoder and levels, with the integer prior that rounding asks for."""
 
     def compute(items: list[Prepared]) -> list[Any]:
-        return codec.tokenize(items)
+        return codec.tokenize(items, Target())
 
     def alike(item: Prepared) -> tuple[int, int]:
         return blocks_of(item.width, item.height)

@@ -57,6 +57,7 @@ import json, sys, time
 import numpy as np
 from PIL import Image
 from codec.api import Codec
+from codec.lengths import Target
 path, runtime, runs = sys.argv[1], sys.argv[2], int(sys.argv[3])
 pixels = np.asarray(Image.open(path).convert("RGB"))
 codec = Codec(device="cpu", runtime=runtime)
@@ -71,7 +72,7 @@ for _ in range(runs):
     start = time.perf_counter(); codec.read(data)
     times["read"].append(time.perf_counter() - start)
     prepared = codec.prepare(pixels)
-    start = time.perf_counter(); codec.tokenize([prepared])
+    start = time.perf_counter(); codec.tokenize([prepared], Target())
     times["tokenize"].append(time.perf_counter() - start)
 print(json.dumps({name: min(found) for name, found in times.items()}))
 """

@@ -3,6 +3,7 @@ No torch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from bitstream.blocks import BLOCK
 from bitstream.prior import STRIP
 from bitstream.pyramid import PyramidCode, PyramidLayout, PyramidPrefix, PyramidSequence, whole_of
+from codec.lengths import Enough
 from codec.pyramid.parts import Array, Parts
 from codec.pyramid.tiles import WHOLE_PIXELS, decode_pixels, encode_pixels
 from codec.pyramid.walk import on_canvas, price_table, walk_of
@@ -25,15 +27,17 @@ class PyramidTokenizer:
         self.code = code
         self.tile = tile
 
-    def tokenize(self, pictures: Sequence[NDArray[np.uint8]]) -> list[PyramidSequence]:
-        """Pictures (H, W, 3) -> their tokens. Those whose canvases (whole blocks of 256x256 pixels) are equally large share
-        network calls."""
+    def tokenize(self, pictures: Sequence[NDArray[np.uint8]], enough: Sequence[Enough] | None = None) -> list[PyramidSequence]:
+        """Pictures (H, W, 3) -> their tokens, of whole levels, until they are `enough`. Pictures whose canvases (whole blocks
+        of 256x256 pixels) are equally large share network calls."""
+        wanted = enough or [Enough()] * len(pictures)
         layouts = [self.code.layout(picture.shape[1], picture.shape[0]) for picture in pictures]
         done: dict[int, PyramidSequence] = {}
         for places in together(layouts):
             group = [layouts[place] for place in places]
             latents = encode_pixels(self.parts, group, [pictures[place] for place in places], self.tile)
-            done |= zip(places, quantize(self.parts, self.code, group, latents), strict=True)
+            made = quantize(self.parts, self.code, group, latents, [wanted[place] for place in places])
+            done |= zip(places, made, strict=True)
         return [done[place] for place in range(len(pictures))]
 
     def detokenize(self, prefixes: Sequence[PyramidPrefix]) -> list[NDArray[np.uint8]]:
@@ -60,10 +64,14 @@ def together(layouts: Sequence[PyramidLayout]) -> list[list[int]]:
     return found
 
 
-def quantize(parts: Parts, code: PyramidCode, layouts: Sequence[PyramidLayout], latents: Array) -> list[PyramidSequence]:
-    """Latents (B, C, h, w) of canvases of one size -> all tokens of each picture."""
+def quantize(
+    parts: Parts, code: PyramidCode, layouts: Sequence[PyramidLayout], latents: Array, enough: Sequence[Enough] = ()
+) -> list[PyramidSequence]:
+    """Latents (B, C, h, w) of canvases of one size -> the tokens of each picture: all of them, or those of the first levels
+    with which every picture has `enough`."""
     digits: list[list[NDArray[np.int8]]] = [[] for _ in layouts]
     classes: list[list[NDArray[np.uint8]]] = [[] for _ in layouts]
+    tokens, spent = [0] * len(layouts), [0.0] * len(layouts)
     walk = walk_of(parts, layouts)
     for index, predicted in walk.levels():
         raw = parts.analyse(index, latents - predicted)
@@ -73,6 +81,11 @@ def quantize(parts: Parts, code: PyramidCode, layouts: Sequence[PyramidLayout], 
             classes[place].append(code.classes(layout, index, so_far))
             chosen = _round(parts, index, raw[place, :, :rows, :columns], classes[place][-1], bits)
             so_far.append(chosen * layout.mask(index))
+            tokens[place] += layout.counts[index]
+            if enough and enough[place].bits < math.inf:
+                spent[place] += float(bits[classes[place][-1], np.abs(so_far[-1])].sum(0)[layout.mask(index)].sum())
+        if enough and all(limit.reached(*had) for limit, had in zip(enough, zip(tokens, spent, strict=True), strict=True)):
+            break
         keep = on_canvas([layout.mask(index)[None] for layout in layouts], layouts, index)
         walk.add(parts.array(on_canvas([so_far[-1] for so_far in digits], layouts, index)), parts.array(keep))
     made = zip(layouts, digits, classes, strict=True)

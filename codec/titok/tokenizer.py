@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitstream.flat import FlatCode, FlatPrefix, FlatSequence, whole_of
+from codec.lengths import Enough
 from codec.titok.blocks import detokenize_picture, tokenize_picture
 from codec.titok.network import Titok
 
@@ -19,8 +20,9 @@ class TitokTokenizer:
         self.network = network
         self.code = code
 
-    def tokenize(self, pictures: Sequence[NDArray[np.uint8]]) -> list[FlatSequence]:
-        """Pictures (H, W, 3) -> their tokens. The blocks of a picture share network calls."""
+    def tokenize(self, pictures: Sequence[NDArray[np.uint8]], enough: Sequence[Enough] | None = None) -> list[FlatSequence]:
+        """Pictures (H, W, 3) -> all their tokens: the network makes those of a block at once. The blocks of a picture share
+        network calls."""
         return [self._tokenize(picture) for picture in pictures]
 
     def _tokenize(self, picture: NDArray[np.uint8]) -> FlatSequence:
