@@ -14,23 +14,32 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bitstream.blocks import BLOCK, CELL
 from bitstream.errors import ModelError
 from codec.files import replacing
 from codec.pyramid.export import Method, graphs_of, packages, plain, traced
 from codec.pyramid.model import PyramidModel
+from codec.pyramid.network import Encoder
 from codec.pyramid.pixels import HALF
-from codec.pyramid.skeletons import INDEX, name_of, shape_of, skeleton_path
+from codec.pyramid.skeletons import INDEX, SIDE, name_of, over_places, shape_of, skeleton_path
 
 
 class FromPixels(nn.Module):
-    """The encoder from uint8 (B, 3, H, W)."""
+    """The encoder from uint8 (B, 3 x 8 x 8, H/8, W/8), pixels of 8x8 as channels: NumPy moves bytes into that order far faster
+    than ONNX Runtime moves floats. The linear transform of 16x16 pixels becomes one of 2x2 such places."""
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         super().__init__()
+        side = CELL // SIDE
+        self.linear = nn.Conv2d(3 * SIDE**2, len(encoder.linear.weight), side, side)
+        self.linear.weight.data = torch.from_numpy(over_places(encoder.linear.weight.detach().numpy()))
+        self.linear.bias = encoder.linear.bias
+        self.requires_grad_(False)
         self.module = encoder
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.module(pixels.float() / HALF - 1)
+        x = pixels.float() * (1 / HALF) - 1
+        return self.linear(x) + self.module.correction[1:](x)
 
 
 class ToPixels(nn.Module):
@@ -62,9 +71,9 @@ def write_skeletons(model: PyramidModel, step: Callable[[], None] = lambda: None
         elif graph.outputs == ("pixels",):
             part = replace(graph, module=ToPixels(graph.module))
         elif not graph.decodes:
-            part = replace(graph, module=FromPixels(graph.module), inputs={"bytes": graph.inputs["pixels"]})
+            part = replace(graph, module=FromPixels(network.encoder), inputs={"bytes": (3 * SIDE**2, BLOCK // SIDE)})
         if name not in made:
-            made[name] = _emptied(traced(part), dict(part.module.named_parameters()), prefix)
+            made[name] = _emptied(traced(part), dict(part.module.named_parameters(remove_duplicate=False)), prefix)
         step()
     index = {
         "network": shape_of(model.config),
@@ -92,7 +101,7 @@ def _emptied(proto: Any, parameters: dict[str, Tensor], prefix: str) -> tuple[by
     for weight in proto.graph.initializer:
         values = numpy_helper.to_array(weight)
         if weight.name not in parameters:
-            if values.size > 4:  # a weight that the exporter has changed: it would be in there twice
+            if values.size > 4:  # a changed weight: it would be in there twice
                 msg = f"graph: {weight.name} of shape {values.shape} is no array of the model file"
                 raise ModelError(msg)
             continue

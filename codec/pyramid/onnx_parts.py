@@ -13,7 +13,7 @@ from codec.device import cores, threads_here
 from codec.forks import Lock, in_child
 from codec.pyramid.config import NetworkConfig
 from codec.pyramid.rounding import choose_digits
-from codec.pyramid.skeletons import Skeletons, name_of
+from codec.pyramid.skeletons import Skeletons, in_places, name_of, over_places
 
 # Each session has threads of its own, and there are two for each level. One pool for all would do, but where ONNX Runtime has
 # that, it refuses sessions that other users of the process make without it.
@@ -38,9 +38,7 @@ class OnnxParts:
         self._config = config
         self._weights = weights
         self._skeletons = skeletons
-        self._sessions: dict[
-            tuple[Any, ...], Any
-        ] = {}  # those of a parent process too: to end, they would wait for its threads
+        self._sessions: dict[tuple[Any, ...], Any] = {}  # those of a parent too: to end, they would wait for its threads
 
     @property
     def config(self) -> NetworkConfig:
@@ -68,7 +66,7 @@ class OnnxParts:
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self._run("encoder", "", np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))[0]
+        return self._run("encoder", "", in_places(pixels))[0]
 
     def predict(self, index: int, latents: NDArray[np.float32], known: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._at("predict", index, latents, known)[0]
@@ -122,7 +120,7 @@ class OnnxParts:
 
     def _open(self, graph: str, prefix: str, threads: int) -> Any:
         names = self._skeletons.weights[graph]
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(self._weights[prefix + name].astype(np.float32)) for name in names]
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(self._weight(prefix + name)) for name in names]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
         options.enable_cpu_mem_arena = False  # each session would keep for ever what its largest picture took
@@ -131,3 +129,7 @@ class OnnxParts:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores have other work between two calls
         options.add_external_initializers(list(names), values)
         return onnxruntime.InferenceSession(self._skeletons.graphs[graph], options, providers=["CPUExecutionProvider"])
+
+    def _weight(self, name: str) -> NDArray[np.float32]:
+        weight = self._weights[name].astype(np.float32)
+        return over_places(weight) if name == "encoder.linear.weight" else weight

@@ -53,16 +53,21 @@ def encode_pixels(
     latents = parts.zeros(len(layouts), parts.config.channels, rows, columns)
     cut = list(tiles(rows, columns, tile_cells(tile or ENCODER_TILE), parts.encoder_reach))
     for ys, xs, inner_ys, inner_xs in cut:
-        y, x = (np.arange(part.start * CELL, part.stop * CELL) for part in (ys, xs))
-        canvases = [
-            picture[y.clip(max=layout.height - 1)[:, None], x.clip(max=layout.width - 1)]
-            for layout, picture in zip(layouts, pixels, strict=True)
-        ]
-        out = parts.encode(np.stack(canvases))[:, :, inner_ys, inner_xs]
+        canvases = np.stack([_canvas(picture, ys, xs) for picture in pixels])
+        out = parts.encode(canvases)[:, :, inner_ys, inner_xs]
         top, left = ys.start + inner_ys.start, xs.start + inner_xs.start
         latents[:, :, top : top + out.shape[2], left : left + out.shape[3]] = out
         report(1 / len(cut))
     return latents
+
+
+def _canvas(picture: NDArray[np.uint8], ys: slice, xs: slice) -> NDArray[np.uint8]:
+    """The pixels (H, W, 3) of these cells; beyond the picture its last row and column."""
+    spans = [range(cells.start * CELL, cells.stop * CELL) for cells in (ys, xs)]
+    starts = [min(span.start, size - 1) for span, size in zip(spans, picture.shape, strict=False)]
+    part = picture[starts[0] : spans[0].stop, starts[1] : spans[1].stop]
+    missing = [(0, len(span) - size) for span, size in zip(spans, part.shape, strict=False)]
+    return np.pad(part, (*missing, (0, 0)), mode="edge")
 
 
 def decode_pixels(
