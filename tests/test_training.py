@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from click.testing import CliRunner
 from conftest import SHARED
 from PIL import Image
@@ -22,6 +23,7 @@ from codec.pyramid.tokenizer import dequantize, quantize
 from codec.pyramid.torch_parts import TorchParts
 from codec.pyramid.training import PyramidTrainer, PyramidTraining, code_for_training, priced
 from codec.training.integer import measure_tables, quantize_prior
+from codec.training.losses import Cosine
 from codec.training.photos import is_held_out, karhunen_loeve, load_photos, random_crops, read_square
 from codec.training.trainer import train
 
@@ -361,6 +363,23 @@ def test_devices_are_never_replaced():
     for name in ("cuda:99", "tpu", "cpu:1", "cuda:x"):
         with pytest.raises(TesseraError, match=name):
             pick_device(name)
+
+
+def test_cosines_are_those_of_torch():
+    generator = torch.Generator().manual_seed(0)
+    features, reference = (torch.randn(2, 6, 5, 4, generator=generator).relu() for _ in range(2))
+    weight = torch.rand(2, 5, 4, generator=generator)
+    features[0, :, 0, 0] = reference[1, :, 2, 1] = 0  # nothing there: no angle, and no gradient
+    features.requires_grad_()
+    found = []
+    for cosine in (Cosine.apply, lambda a, b: F.cosine_similarity(a, b, dim=1)):
+        value = cosine(features, reference)
+        (gradient,) = torch.autograd.grad((value * weight).sum(), features)
+        found.append((value.detach(), gradient * (features > 0)))
+    for mine, theirs in zip(*found, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6)
+    assert found[0][0][0, 0, 0] == found[0][0][1, 2, 1] == 0
+    assert found[0][1].abs().max() > 0.1
 
 
 @pytest.mark.skipif(not (SHARED / "perceptual").exists(), reason="perceptual weights are not there")
