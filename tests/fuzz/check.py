@@ -56,17 +56,17 @@ class Checker:
         self.known = {*corpus()}
         forget_peak()
         for data in self.known:  # warm: weights, tables and buffers are there before anything is measured
-            self.check(data, forged=False, draw=True)
+            self.check(data, forged=False, decode=True)
         self.base = peak()
 
-    def check(self, data: bytes, *, forged: bool, draw: bool) -> list[Finding]:
+    def check(self, data: bytes, *, forged: bool, decode: bool) -> list[Finding]:
         """All that is wrong with what these bytes do. `forged` ones have a right checksum and may say anything; others must be
-        refused, or told apart from whole files. `draw` takes longer and runs the network."""
+        refused, or told apart from whole files. `decode` takes longer and runs the network."""
         findings = []
-        for step in (self._read, self._partial, self._pillow, *([self._decode, *self.commands] if draw else [])):
+        for step in (self._read, self._partial, self._pillow, *([self._decode, *self.commands] if decode else [])):
             start = time.process_time()
             try:
-                if trouble := step(data, forged, draw):
+                if trouble := step(data, forged, decode):
                     findings.append(Finding("silent", trouble, data))
             except MemoryError as error:
                 findings.append(Finding("memory", f"{step.__name__}: {error!r}", data))
@@ -79,7 +79,7 @@ class Checker:
             self.base = peak()
         return findings
 
-    def _read(self, data: bytes, forged: bool, draw: bool) -> str | None:
+    def _read(self, data: bytes, forged: bool, decode: bool) -> str | None:
         try:
             read = self.codec.read(data)
             self.codec.finish(np.zeros((read.file.height, read.file.width, 3), np.uint8), read.file)
@@ -87,7 +87,7 @@ class Checker:
             return None
         return None if forged or data in self.known else "changed bytes were read without an error"
 
-    def _partial(self, data: bytes, forged: bool, draw: bool) -> str | None:
+    def _partial(self, data: bytes, forged: bool, decode: bool) -> str | None:
         try:
             read = self.codec.read(data, allow_partial=True)
         except TesseraError:
@@ -97,17 +97,17 @@ class Checker:
         lost = bool(read.file.missing) or read.prefix.length < read.file.length
         return None if read.partial and lost else "changed bytes count as a whole file"
 
-    def _pillow(self, data: bytes, forged: bool, draw: bool) -> str | None:
+    def _pillow(self, data: bytes, forged: bool, decode: bool) -> str | None:
         try:
             with Image.open(io.BytesIO(data)) as image:
-                if draw:
+                if decode:
                     image.load()
         except (OSError, Image.DecompressionBombError):
             return None
         ours = image.format == codec.pillow.FORMAT
-        return "changed bytes were drawn by Pillow" if ours and draw and not forged and data not in self.known else None
+        return "changed bytes were decoded by Pillow" if ours and decode and not forged and data not in self.known else None
 
-    def _decode(self, data: bytes, forged: bool, draw: bool) -> str | None:
+    def _decode(self, data: bytes, forged: bool, decode: bool) -> str | None:
         try:
             made = self.codec.decompress(data, allow_partial=True)
         except TesseraError:
@@ -116,7 +116,7 @@ class Checker:
             return f"a picture of {made.image.size} for {made.file.width}x{made.file.height}"
         return None
 
-    def _commands(self, data: bytes, forged: bool, draw: bool) -> str | None:
+    def _commands(self, data: bytes, forged: bool, decode: bool) -> str | None:
         gc.collect()  # a command is a process of its own: the model that the one before loaded is gone
         with tempfile.TemporaryDirectory() as folder:
             for name, *flags in COMMANDS:

@@ -37,7 +37,7 @@ def work(seed: int, first: int, last: int, commands: bool, at: Synchronized[int]
     for index in range(first, last):
         at.value = index
         data, forged = mutation(files, seed, index)
-        for finding in checker.check(data, forged=forged, draw=index % DRAWN == 0):
+        for finding in checker.check(data, forged=forged, decode=index % DRAWN == 0):
             out.send((index, finding))
     at.value = last
 

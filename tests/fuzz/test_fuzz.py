@@ -55,13 +55,13 @@ def test_nothing_but_our_errors_leaves(checker):
     findings = []
     for index in range(COUNT):
         data, forged = mutation(files, 0, index)
-        findings += checker.check(data, forged=forged, draw=index % 100 == 0)
+        findings += checker.check(data, forged=forged, decode=index % 100 == 0)
     assert findings == []
 
 
 @pytest.mark.parametrize("path", sorted(FINDINGS.glob("*.bin")), ids=lambda path: path.stem)
 def test_what_was_found_stays_mended(checker, path):
-    assert checker.check(path.read_bytes(), forged=True, draw=True) == []
+    assert checker.check(path.read_bytes(), forged=True, decode=True) == []
 
 
 def kinds(findings: list[Finding]) -> set[str]:
@@ -74,7 +74,7 @@ def test_an_error_of_another_kind_is_noticed(checker, monkeypatch):
         raise KeyError(msg)
 
     monkeypatch.setattr(Codec, "read", broken)
-    assert kinds(checker.check(corpus()[0], forged=False, draw=False)) == {"exception"}
+    assert kinds(checker.check(corpus()[0], forged=False, decode=False)) == {"exception"}
 
 
 def test_a_command_that_breaks_is_noticed(checker, monkeypatch):
@@ -83,17 +83,17 @@ def test_a_command_that_breaks_is_noticed(checker, monkeypatch):
         raise KeyError(msg)
 
     monkeypatch.setattr("cli.info._of_model", broken)
-    assert checker.check(corpus()[0], forged=False, draw=False) == []
-    assert kinds(checker.check(corpus()[0], forged=False, draw=True)) == {"exception"}
+    assert checker.check(corpus()[0], forged=False, decode=False) == []
+    assert kinds(checker.check(corpus()[0], forged=False, decode=True)) == {"exception"}
 
 
 def test_a_silent_wrong_decode_is_noticed(checker, monkeypatch):
     data = next(data for data in corpus() if len(data) > 60)
     changed = data[:-3] + bytes([data[-3] ^ 4]) + data[-2:]
-    assert checker.check(changed, forged=False, draw=False) == []
+    assert checker.check(changed, forged=False, decode=False) == []
     stands = read_file(changed).header_bytes
     monkeypatch.setattr(container, "_checksum", lambda head, body: changed[stands - container.CRC_BYTES : stands])
-    assert kinds(checker.check(changed, forged=False, draw=False)) == {"silent"}
+    assert kinds(checker.check(changed, forged=False, decode=False)) == {"silent"}
 
 
 def test_slowness_and_hunger_are_noticed(checker, monkeypatch):
@@ -113,9 +113,9 @@ def test_slowness_and_hunger_are_noticed(checker, monkeypatch):
         return read(self, *given, **options)
 
     monkeypatch.setattr(Codec, "read", slow)
-    assert kinds(checker.check(corpus()[0], forged=False, draw=False)) == {"hang"}
+    assert kinds(checker.check(corpus()[0], forged=False, decode=False)) == {"hang"}
     monkeypatch.setattr(Codec, "read", hungry)
-    assert "memory" in kinds(checker.check(corpus()[0], forged=False, draw=False))
+    assert "memory" in kinds(checker.check(corpus()[0], forged=False, decode=False))
 
 
 def test_the_runner_counts_from_another_process():
