@@ -18,15 +18,16 @@ from benchmarks.results import METRICS, Point, Series
 
 RATES = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits per pixel
 ROWS = (
-    "tessera", "webp-scaled", "avif-scaled", "avif-psnr-scaled", "vvc-scaled", "heic-scaled", "jxl-scaled", "jpeg-scaled",
-    "jpeg2000-scaled",
+    "tessera", "webp", "webp-scaled", "avif", "avif-scaled", "avif-psnr-scaled", "vvc", "vvc-scaled", "heic-scaled",
+    "jxl-scaled", "jpeg-scaled", "jpeg2000-scaled",
 )  # fmt: skip
 ANCHORS = (
     "webp", "webp-scaled", "avif", "avif-scaled", "avif-psnr", "avif-psnr-scaled", "vvc", "vvc-scaled", "heic-scaled", "jxl",
     "jxl-scaled", "jpeg-scaled", "jpeg2000-scaled",
 )  # fmt: skip
 MAIN = ("lpips", "psnr", "ms_ssim")
-MORE = ("ssimulacra2", "features", "colour")
+MORE = ("ssimulacra2", "features")
+COLOUR = ("colour",)
 SEEN = ("top1", "top5")
 
 
@@ -75,7 +76,8 @@ def aims(folder: Path) -> Iterator[str]:
 
 
 def delta_table(folder: Path) -> Iterator[str]:
-    """Tessera's Bjontegaard delta rates: how many more or fewer bits than each codec, and the qualities that it holds for."""
+    """Tessera's Bjontegaard delta rates: how many more or fewer bits than each codec, and the qualities that it holds for.
+    Codecs with too few rates for any number are left out."""
     tessera = read_series(folder / "tessera.json")
     yield "| bits against | " + " | ".join(METRICS[key].title for key in MAIN) + " |"
     yield "|---" * (len(MAIN) + 1) + "|"
@@ -87,7 +89,8 @@ def delta_table(folder: Path) -> Iterator[str]:
             found = delta(anchor, tessera, key, pictures)
             ends = f"{found.low:.{metric.digits}f} to {found.high:.{metric.digits}f}" if found.percent is not None else ""
             cells.append(f"{found.percent:+.0f} % ({ends})" if ends else "no number")
-        yield f"| {anchor.title} | " + " | ".join(cells) + " |"
+        if set(cells) != {"no number"}:
+            yield f"| {anchor.title} | " + " | ".join(cells) + " |"
 
 
 def main() -> None:
@@ -99,7 +102,14 @@ def main() -> None:
     if given.plot:
         curves = measured(folder, (*ROWS[:1], *ANCHORS, *(name for name in ROWS[1:] if name not in ANCHORS)))
         write_plot(curves, MAIN, given.plot)
-    tables = [rate_table(folder), delta_table(folder), rate_table(folder, MORE), rate_table(folder, SEEN), aims(folder)]
+    tables = [
+        rate_table(folder),
+        delta_table(folder),
+        rate_table(folder, COLOUR),
+        rate_table(folder, MORE),
+        rate_table(folder, SEEN),
+        aims(folder),
+    ]
     sys.stdout.write("\n\n".join(filter(None, ("\n".join(table) for table in tables))) + "\n")
 
 
