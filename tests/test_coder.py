@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bitstream.coder import encode_tokens, fit_tokens
 from bitstream.container import File, write_file
 from bitstream.errors import FormatError, ModelError
-from bitstream.prior import LevelPrior
+from bitstream.prior import IntegerLayer, LevelPrior
 from bitstream.pyramid import PyramidCode, fingerprint, whole_of
 
 
@@ -116,6 +116,34 @@ def test_fits_a_budget_exactly(made_up_code, width, height, seed, budget):
     assert payload == encode_tokens(sequence, length)
     if length < layout.tokens:
         assert len(encode_tokens(sequence, length + 1)) > budget
+
+
+@pytest.mark.parametrize("most", [20, 300, 32767])  # of weights: the sums of the last go far above 2^24, where float32 rounds
+@pytest.mark.parametrize("kernels", [(3, 1), (1, 3, 3)])
+@pytest.mark.parametrize("size", [(1, 1), (2, 7), (9, 6)])
+def test_classes_are_those_of_integers(most, kernels, size):
+    rng = np.random.default_rng(most)
+    wide, digits, classes = 24, 5, 200
+    context = rng.integers(0, 128, (wide // 2, *size)).astype(np.int8)
+    context = np.concatenate([context, context[::-1]])  # twice the same: weights of both signs leave sums that are not clipped
+    layers = []
+    for place, kernel in enumerate(kernels):
+        last = place == len(kernels) - 1
+        weight = rng.integers(1, most + 1, (digits if last else wide, wide // 2, kernel, kernel))
+        weight = np.concatenate([weight, -weight[:, ::-1]], 1)
+        weight[:, :2] -= rng.integers(0, 2, weight[:, :2].shape)
+        shift = int(np.log2(most * 4 * wide * kernel**2)) if place else 0  # so that the next values are not all clipped, either
+        bias = rng.integers(0, 2000, len(weight)) << shift
+        layers.append(IntegerLayer(weight.astype(np.int16), bias, shift + 4 * last))
+    prior = LevelPrior(tuple(layers), np.ones((classes, 3), np.int32), np.zeros(classes, np.int32))
+    arrays = {f"prior.0.{i}.{name}": getattr(layer, name) for i, layer in enumerate(layers) for name in ("weight", "bias")}
+    arrays |= {"prior.0.shifts": np.array([layer.shift for layer in layers]), "prior.0.costs": prior.costs}
+    expected = reference.classes_of(arrays, 0, context.astype(np.int64))
+    assert np.array_equal(prior.classes(context), expected)
+    assert len(np.unique(expected)) > 2
+    even = np.add.outer(*map(np.arange, size)) % 2 == 0
+    assert np.array_equal(prior.classes(context, (0,)), expected * even)
+    assert np.array_equal(prior.classes(context, (1,)), expected * ~even)
 
 
 def test_strips_of_a_large_grid_give_the_same_classes(made_up_code, monkeypatch):
