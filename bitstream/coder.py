@@ -56,12 +56,16 @@ def _shortest(encoder: RangeEncoder) -> bytes:
 def fit_tokens(sequence: Sequence, budget: int) -> tuple[int, bytes]:
     """The longest sequence whose bytes are at most `budget`, and these bytes."""
     spent = np.concatenate([[0.0], sequence.bits().cumsum()])
-    length = int(np.searchsorted(spent, 8 * budget - 64, side="right")) - 1  # surely fits: the coder ends within 4 bytes
-    length = max(0, length)
-    encoder = QUEUE.RangeEncoder()
-    for symbols, weights in sequence.chunks(0, length):
-        encoder.encode(symbols, FAMILY, weights)
-    best = _shortest(encoder)
+    slack = 64  # bits: the coder ends within 4 bytes, and loses some more in large pictures, a little with every symbol
+    while True:
+        length = max(0, int(np.searchsorted(spent, 8 * budget - slack, side="right")) - 1)
+        encoder = QUEUE.RangeEncoder()
+        for symbols, weights in sequence.chunks(0, length):
+            encoder.encode(symbols, FAMILY, weights)
+        best = _shortest(encoder)
+        if len(best) <= budget or not length:
+            break
+        slack += 8 * (len(best) - budget) + 64
     while length < len(spent) - 1:
         for symbols, weights in sequence.chunks(length, length + 1):
             encoder.encode(symbols, FAMILY, weights)

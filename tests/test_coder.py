@@ -14,7 +14,7 @@ from bitstream.coder import encode_tokens, fit_tokens
 from bitstream.container import File, write_file
 from bitstream.errors import FormatError, ModelError
 from bitstream.prior import IntegerLayer, LevelPrior
-from bitstream.pyramid import PyramidCode, fingerprint, whole_of
+from bitstream.pyramid import Level, PyramidCode, fingerprint, whole_of
 
 
 def made(code, width, height, seed):
@@ -144,6 +144,19 @@ def test_classes_are_those_of_integers(most, kernels, size):
     even = np.add.outer(*map(np.arange, size)) % 2 == 0
     assert np.array_equal(prior.classes(context, (0,)), expected * even)
     assert np.array_equal(prior.classes(context, (1,)), expected * ~even)
+
+
+def test_a_budget_is_met_where_the_coder_loses_more_than_a_few_bytes():
+    """It loses a little with every digit, and here are two million."""
+    frequencies = np.array([[1 << 20, (1 << 24) - (1 << 21), 1 << 20]], np.int32)
+    layer = IntegerLayer(np.zeros((32, 1, 1, 1), np.int16), np.zeros(32, np.int64), 0)
+    code = PyramidCode((Level(16, 32, 1),), (LevelPrior((layer,), frequencies, np.array([100], np.int32)),))
+    _, _, sequence = made(code, 4096, 4096, 5)
+    for share in (0.4, 0.9):
+        budget = int(share * sequence.bits().sum() / 8)
+        length, payload = fit_tokens(sequence, budget)
+        assert len(payload) <= budget < len(encode_tokens(sequence, length + 1))
+        assert payload == encode_tokens(sequence, length)
 
 
 def test_strips_of_a_large_grid_give_the_same_classes(made_up_code, monkeypatch):
