@@ -25,7 +25,7 @@ from tests.fuzz.mutate import mutation
 
 ADDRESSES = 512 << 20  # bytes that the process may map above what it has when warm: allocators map more than they use
 STUCK = 30.0  # seconds without an input done, after which the process is ended
-DRAWN = 100  # one in so many is drawn
+DECODED = 100  # one in so many is drawn
 
 
 def work(seed: int, first: int, last: int, commands: bool, at: Synchronized[int], out: Connection) -> None:
@@ -37,7 +37,7 @@ def work(seed: int, first: int, last: int, commands: bool, at: Synchronized[int]
     for index in range(first, last):
         at.value = index
         data, forged = mutation(files, seed, index)
-        for finding in checker.check(data, forged=forged, decode=index % DRAWN == 0):
+        for finding in checker.check(data, forged=forged, decode=index % DECODED == 0):
             out.send((index, finding))
     at.value = last
 
