@@ -25,7 +25,7 @@ from tests.fuzz.mutate import mutation
 
 ADDRESSES = 512 << 20  # bytes that the process may map above what it has when warm: allocators map more than they use
 STUCK = 30.0  # seconds without an input done, after which the process is ended
-DECODED = 100  # one in so many is drawn
+DECODED = 100  # one in so many is decoded
 
 
 def work(seed: int, first: int, last: int, commands: bool, at: Synchronized[int], out: Connection) -> None:
