@@ -105,14 +105,34 @@ function chooseMetric(key) {
 const times = find("#times");
 let timeOf = "encode";
 
-function timesOf(series, common, colours) {
+const pointsOf = (series, common) => {
   const base = series.name.replace(/-quick$/, "");
-  const points = [`${base}-quick`, base]
+  return [`${base}-quick`, base]
     .map((name) => data.speeds.find((speed) => speed.name === name))
     .filter((speed) => speed && common.rates[speed.name]);
+};
+
+// By a codec's name, where its title stands beside its mark: at the first place where it meets no title before it. `place` says
+// how many pixels from the left and from the top a mark is.
+function titlePlaces(bases, common, place) {
+  const taken = [];
+  const meets = (a, b) => Math.abs(a.x - b.x) < a.half + b.half && Math.abs(a.y - b.y) < 14;
+  return Object.fromEntries(bases.map((series) => {
+    const { x, y } = place(pointsOf(series, common).find((speed) => speed.name === series.name));
+    const half = 3.5 * series.title.length; // half of its width
+    const places = [["top center", x, y - 14], ["bottom center", x, y + 14], ["middle right", x + half + 9, y], ["middle left", x - half - 9, y]]
+      .map(([name, centre, middle]) => ({ name, x: centre, y: middle, half }));
+    const chosen = places.find((one) => !taken.some((other) => meets(one, other))) ?? places[0];
+    taken.push(chosen);
+    return [series.name, chosen.name];
+  }));
+}
+
+function timesOf(series, common, colours, textposition) {
+  const points = pointsOf(series, common);
   const colour = colours.getPropertyValue(`--c${series.colour}`).trim();
   return {
-    type: "scatter", mode: "lines+markers+text", name: safe(series.title), textposition: "top center", cliponaxis: false,
+    type: "scatter", mode: "lines+markers+text", name: safe(series.title), textposition, cliponaxis: false,
     customdata: points.map((speed) => safe(titles[speed.name])),
     x: points.map((speed) => speed[timeOf]), y: points.map((speed) => common.rates[speed.name]),
     text: points.map((speed) => (speed.name === series.name ? safe(series.title) : "")), textfont: { color: colour, size: 12 },
@@ -141,7 +161,12 @@ function drawTimes() {
   layout.yaxis = { ...axis, rangemode: "tozero", title: { ...axis.title, text: "bits per pixel (lower is better)" } };
   const usual = (series) => common.rates[series.name.replace(/-quick$/, "")] && series.dotted; // joined to its usual setting
   const bases = data.series.filter((series) => common.rates[series.name] && !usual(series));
-  Plotly.react(times, bases.map((series) => timesOf(series, common, colours)), layout, config);
+  const highest = Math.max(...bases.flatMap((series) => pointsOf(series, common)).map((speed) => common.rates[speed.name]));
+  const places = titlePlaces(bases, common, (speed) => ({
+    x: (times.clientWidth - 80) * (Math.log10(speed[timeOf]) - ends[0]) / (ends[1] - ends[0]),
+    y: (times.clientHeight - 100) * (1 - common.rates[speed.name] / highest),
+  }));
+  Plotly.react(times, bases.map((series) => timesOf(series, common, colours, places[series.name])), layout, config);
 }
 
 // Tables wider than their box say so until they are scrolled to their end

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from pages import browser
 from PIL import Image
 
 from bitstream.prior import IntegerLayer, LevelPrior
@@ -37,6 +40,12 @@ def nothing_fetched(monkeypatch, tmp_path_factory):
 
     if HAS_TORCH:
         monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with browser() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

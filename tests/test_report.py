@@ -6,88 +6,16 @@ import dataclasses
 import json
 import re
 import sys
+from itertools import combinations
 from pathlib import Path
 
-import numpy as np
 import pytest
-from pages import browser, opened
+from made_up import CODECS, NAMES, decoded, made_up, metrics_at, original, sample_at
+from pages import opened
 
 from benchmarks.report import Gallery, Tables, in_script, write_report
-from benchmarks.results import Delta, Picture, Pixels, Point, Results, Sample, Series, Speed
+from benchmarks.results import Pixels, Point, Sample, Series, Speed
 from bitstream.errors import TesseraError
-
-BUDGETS = (0.05, 0.1, 0.2)
-EVIL = "<script>alert('x')</script>.png"
-NAMES = ("first.png", EVIL, "third & last.png")
-CODECS = {"tessera": "Tessera", "webp": "WebP", "webp-scaled": "WebP, best scale", "jpeg": "JPEG"}
-SIZE = (96, 64)
-
-
-def label(rate: float) -> str:
-    return f"{rate:g} bpp"
-
-
-def fits(codec: str, picture: str, rate: float) -> bool:
-    """WebP cannot make the first file of two pictures, JPEG hardly any file at all."""
-    return {"webp": rate > 0.05 or picture == NAMES[0], "jpeg": rate > 0.1 and picture != NAMES[2]}.get(codec, True)
-
-
-def metrics_at(codec: str, rate: float) -> dict[str, float]:
-    better = {"tessera": 0.1, "webp-scaled": 0.05}.get(codec, 0)
-    return {"lpips": 0.6 - rate - better, "psnr": 24 + 20 * rate - 10 * better, "ms_ssim": 0.8 + rate / 2}
-
-
-def sample_at(codec: str, rate: float, picture: str) -> Sample:
-    data = f"{codec} {rate} {picture}".encode().ljust(int(rate * SIZE[0] * SIZE[1] / 8), b".")
-    scale = 0.5 if codec.endswith("scaled") else 1.0
-    return Sample(data, f"quality {100 * rate:.0f}", scale, rate, metrics_at(codec, rate))
-
-
-def made_up(**changes: object) -> Results:
-    """Three pictures and four codecs at three rates, one codec missing, one picture unreadable."""
-    samples = {
-        (picture, codec, label(rate)): sample_at(codec, rate, picture)
-        for picture in NAMES for codec in CODECS for rate in BUDGETS if fits(codec, picture, rate)
-    }  # fmt: skip
-    series = []
-    for codec, title in CODECS.items():
-        counts = [(rate, sum(fits(codec, picture, rate) for picture in NAMES)) for rate in BUDGETS]
-        points = tuple(Point(label(rate), count, rate, metrics_at(codec, rate)) for rate, count in counts if count)
-        series.append(Series(codec, title, f"{title} 1.0, method <6>", points, "the <eye>"))
-    results = Results(
-        command="tessera bench 'a <b>' --report out.html",
-        pictures=tuple(Picture(name, f"/nowhere/{name}", *SIZE) for name in NAMES),
-        metrics=("lpips", "psnr", "ms_ssim"),
-        budgets=BUDGETS,
-        series=tuple(series),
-        missing={"jxl": "JPEG XL needs pillow-jxl-plugin"},
-        failed={"broken.png": "is no picture"},
-        anchor="webp",
-        deltas=(
-            Delta("tessera", "lpips", -31.26, 0.3, 0.55, ""),
-            Delta("tessera", "psnr", 12.0, 25.0, 27.5, ""),
-            Delta("jpeg", "lpips", None, None, None, "JPEG has 0 of the 3 points that are needed"),
-        ),
-        speeds=(
-            Speed("tessera", 3.14159, 2.5, 1.25, 640.4, "400 tokens per block"),
-            Speed("webp", 20.0, 100.0, 0.3, 60.0, "quality 20"),
-        ),
-        speed_note="1 thread on a <processor>",
-        versions={"torch": "2.14.1"},
-        settings={"Rates": "the best file that is no larger"},
-        samples=samples,
-    )
-    return dataclasses.replace(results, **changes)
-
-
-def original(name: str) -> Pixels:
-    return np.full((SIZE[1], SIZE[0], 3), 40 + 60 * NAMES.index(name), np.uint8)
-
-
-def decoded(picture: str, codec: str, sample: Sample) -> Pixels:
-    """A flat colour that tells the codecs apart."""
-    colours = {"tessera": (200, 40, 40), "webp": (40, 200, 40), "webp-scaled": (40, 40, 200), "jpeg": (200, 200, 40)}
-    return np.full((SIZE[1], SIZE[0], 3), colours[codec], np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +23,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "page.html"
     write_report(made_up(), path, original, decoded)
     return path
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -119,21 +41,6 @@ def page(chromium, path):
 
 def curves(page) -> int:
     return page.locator("#chart .scatterlayer .trace path.js-line").count()
-
-
-def colour(page, side: str) -> list[int]:
-    """The middle pixel of the picture that a side shows."""
-    return page.evaluate(
-        """async (side) => {
-            const image = document.querySelector(`.side.${side} img`);
-            await image.decode();
-            const canvas = document.createElement("canvas");
-            const context = canvas.getContext("2d");
-            context.drawImage(image, -40, -30);
-            return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3);
-        }""",
-        side,
-    )
 
 
 def test_curves_are_drawn_from_whole_points_alone(still):
@@ -206,192 +113,16 @@ def test_rate_is_drawn_against_time_at_a_quality_that_both_reach(page):
     assert page.locator("#times-note").inner_text().startswith("Bits per pixel for PSNR 2")
 
 
-def mode(page, name: str) -> None:
-    page.locator("#pictures").get_by_role("button", name=name).click()
-
-
-def shown(page, place: str) -> list[int]:
-    """The middle pixel of the picture in a panel."""
-    image = page.locator(f"{place} img")
-    image.evaluate("image => image.decode()")
-    return image.evaluate(
-        """image => {
-            const context = document.createElement("canvas").getContext("2d");
-            context.drawImage(image, -40, -30);
-            return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3);
-        }"""
-    )
-
-
-def test_up_to_four_are_shown_with_their_numbers(page):
-    mode(page, "Grid")
-    panels = page.locator("#grid .panel")
-    assert [panels.nth(n).locator("select").input_value() for n in range(4)] == ["original", "tessera", "webp", "webp-scaled"]
-    assert shown(page, "#grid .panel:nth-child(2)") == pytest.approx([200, 40, 40], abs=6)
-    assert "76 bytes" in panels.nth(1).locator(".facts").inner_text()
-    assert panels.nth(1).locator("dd.best").all_inner_texts() == ["0.400"]  # PSNR is WebP's, MS-SSIM is alike
-    panels.nth(0).locator("select").select_option("jpeg")
-    assert panels.nth(0).locator(".none").inner_text() == "JPEG has no file at this rate for this picture"
-    panels.nth(0).locator("select").select_option("")
-    assert panels.nth(0).locator(".window").is_hidden()
-    page.locator("[data-rate='2']").click()
-    assert "153 bytes" in panels.nth(1).locator(".facts").inner_text()
-
-
-def boxes(page) -> list[dict[str, float]]:
-    """Where the pictures of the panels lie, against their windows."""
-    out = []
-    for window in page.locator("#grid .window").all():
-        outer, inner = window.bounding_box(), window.locator("img").bounding_box()
-        out.append({"x": inner["x"] - outer["x"], "y": inner["y"] - outer["y"], "width": inner["width"] / outer["width"]})
-    return out
-
-
-def test_panels_grow_and_move_in_step(page):
-    mode(page, "Grid")
-    window = page.locator("#grid .window").nth(1)
-    window.scroll_into_view_if_needed()
-    box = window.bounding_box()
-    page.mouse.dblclick(box["x"] + box["width"] * 0.25, box["y"] + box["height"] * 0.5)
-    for one in boxes(page):
-        assert one["width"] == pytest.approx(2, abs=0.01)
-        assert one["x"] == pytest.approx(-0.25 * box["width"], abs=1)  # what was under the pointer stays there
-    page.mouse.move(box["x"] + 100, box["y"] + 100)
-    page.mouse.down()
-    page.mouse.move(box["x"] + 70, box["y"] + 90, steps=4)
-    page.mouse.up()
-    for one in boxes(page):
-        assert one["x"] == pytest.approx(-0.25 * box["width"] - 30, abs=1)
-        assert one["y"] == pytest.approx(-0.5 * box["height"] - 10, abs=1)
-    page.mouse.move(box["x"] + 2000, box["y"])
-    window.press("ArrowRight")
-    assert boxes(page)[3]["x"] == pytest.approx(-0.35 * box["width"] - 30, abs=1)
-    window.press("0")
-    assert [one["width"] for one in boxes(page)] == pytest.approx([1, 1, 1, 1], abs=0.01)
-    page.locator("[data-zoom='4']").click()
-    assert [one["width"] for one in boxes(page)] == pytest.approx([4, 4, 4, 4], abs=0.01)
-
-
-RED = pytest.approx([200, 40, 40], abs=6)  # Tessera
-
-
-def test_the_blind_test_tells_names_at_its_end_alone(page):
-    mode(page, "Blind test")
-    total = int(page.locator("#round").inner_text().split()[-1])
-    assert total == 3 * 3  # pictures, and pairs of the codecs in the grid
-    wins = 0
-    for number in range(total):
-        assert page.locator("#round").inner_text() == f"{number + 1} of {total}"
-        assert page.locator("#test .panels").inner_text().split() == ["A", "Original", "B"]
-        assert not {"Tessera", "WebP"} & set(page.locator("#test .panels img").evaluate_all("all => all.map(i => i.alt)"))
-        left, right = (shown(page, f"[data-side={side}]") for side in "AB")
-        answer = "A is closer" if left == RED else "B is closer" if right == RED else "No telling"
-        wins += answer != "No telling"
-        page.get_by_role("button", name=answer).click()
-    rows = [row.inner_text().split("\t") for row in page.locator("#tally tbody tr").all()]
-    assert rows[0] == ["Tessera", str(wins), "0", "0", str(wins)]
-    assert [sum(int(row[column]) for row in rows) for column in (1, 4)] == [wins, 2 * total]
-    page.get_by_role("button", name="Test again").click()
-    page.get_by_role("button", name="Stop and show the tally").click()
-    assert page.locator("#tally p").inner_text().startswith("No answer was given")
-    mode(page, "Grid")
-    page.locator("#grid select").nth(2).select_option("jpeg")
-    page.locator("#grid select").nth(3).select_option("")
-    mode(page, "Blind test")
-    assert page.locator("#tally p").inner_text().startswith("There is nothing to compare")
-
-
-def clip(page) -> float:
-    """Share of the width that the left picture covers."""
-    return page.evaluate(
-        """() => {
-            const box = document.querySelector(".view").getBoundingClientRect();
-            const side = getComputedStyle(document.querySelector(".side.left")).clipPath;
-            const right = side.match(/inset\\(0px ([^ ]+)/)[1];
-            const width = document.querySelector(".layers").getBoundingClientRect().width;
-            const probe = document.createElement("div");
-            probe.style.width = right;
-            document.querySelector(".layers").append(probe);
-            const cut = probe.getBoundingClientRect().width;
-            probe.remove();
-            return (width - cut) / width;
-        }"""
-    )
-
-
-def test_the_divider_follows_mouse_and_keys(page):
-    view = page.locator(".view")
-    view.scroll_into_view_if_needed()
-    box = view.bounding_box()
-    assert clip(page) == pytest.approx(0.5, abs=0.01)
-
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 30)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] / 4, box["y"] + 50, steps=3)
-    page.mouse.up()
-    assert clip(page) == pytest.approx(0.25, abs=0.01)
-    divider = page.locator(".divider").bounding_box()
-    assert divider["x"] + divider["width"] / 2 == pytest.approx(box["x"] + box["width"] / 4, abs=2)
-
-    page.keyboard.press("ArrowRight")
-    assert 0.255 < clip(page) < 0.3
-    page.keyboard.press("End")
-    assert clip(page) == pytest.approx(1, abs=0.01)
-    assert page.locator("#split").get_attribute("aria-valuetext") == "100 % Tessera, 0 % WebP"
-
-
-def test_magnified_the_divider_stays_under_the_pointer(page):
-    page.locator("[data-zoom='4']").click()
-    box = page.locator(".view").bounding_box()
-    page.mouse.click(box["x"] + box["width"] * 0.75, box["y"] + box["height"] / 2)
-    layers = page.locator(".layers").bounding_box()
-    assert layers["width"] == pytest.approx(4 * box["width"], abs=1)
-    edge = layers["x"] + layers["width"] * clip(page)
-    assert edge == pytest.approx(box["x"] + box["width"] * 0.75, abs=2)
-    before = layers["y"]
-    page.keyboard.press("ArrowDown")
-    assert page.locator(".layers").bounding_box()["y"] < before - 5
-
-
-def test_the_divider_follows_a_finger(chromium, path):
-    with opened(chromium, path, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True) as page:
-        page.locator(".view").scroll_into_view_if_needed()
-        box = page.locator(".view").bounding_box()
-        page.touchscreen.tap(box["x"] + box["width"] * 0.8, box["y"] + 20)
-        assert clip(page) == pytest.approx(0.8, abs=0.01)
-
-
-def test_another_codec_changes_picture_and_label(page):
-    assert colour(page, "left") == pytest.approx([200, 40, 40], abs=6)
-    assert colour(page, "right") == pytest.approx([40, 200, 40], abs=6)
-    page.locator("#right").select_option("webp-scaled")
-    assert colour(page, "right") == pytest.approx([40, 40, 200], abs=6)
-    assert page.locator(".tag.right").inner_text() == "WebP, best scale"
-    facts = page.locator(".facts.right").inner_text()
-    for part in ("76 bytes", "0.1000 bpp", "0.450", "25.50 dB", "quality 10, shrunk to 0.5 of its size"):
-        assert part in facts
-    page.locator("#left").select_option("original")
-    assert colour(page, "left") == pytest.approx([40, 40, 40], abs=6)
-    page.locator("#swap").click()
-    assert page.locator(".tag.left").inner_text() == "WebP, best scale"
-    assert page.locator(".tag.right").inner_text() == "Original"
-
-
-def test_a_codec_without_a_file_says_so(page):
-    page.locator("#right").select_option("jpeg")
-    assert page.locator(".none.right").inner_text() == "JPEG has no file at this rate for this picture"
-    assert page.locator(".side.right img").is_hidden()
-    page.locator("[data-rate='2']").click()
-    assert page.locator(".side.right img").is_visible()
-    assert page.locator(".facts.right dd").first.inner_text() == "153 bytes"
-
-
-def test_another_picture_is_shown_whatever_its_name(page):
-    assert page.locator("#thumbnails button").all_inner_texts() == list(NAMES)
-    page.locator("#thumbnails button").nth(1).click()
-    page.locator("#left").select_option("original")
-    assert colour(page, "left") == pytest.approx([100, 100, 100], abs=4)
-    assert page.locator(".side.left img").get_attribute("alt") == f"{EVIL}, Original"
+def test_titles_of_marks_at_the_same_place_do_not_cover_each_other(chromium, tmp_path):
+    series = tuple(dataclasses.replace(made_up().series[0], name=name, title=title) for name, title in CODECS.items())
+    speeds = tuple(Speed(name, 1.0, 1.0, 1.0, 1.0, "") for name in CODECS)
+    write_report(made_up(series=series, speeds=speeds), tmp_path / "page.html", original, decoded)
+    with opened(chromium, tmp_path / "page.html", viewport={"width": 1280, "height": 900}) as page:
+        texts = page.locator("#times .textpoint text").all()
+        assert {text.text_content() for text in texts} == set(CODECS.values())
+        for one, other in combinations([text.bounding_box() for text in texts], 2):
+            apart = abs(one["y"] - other["y"]) > 12  # pixels, and as high are letters
+            assert apart or one["x"] + one["width"] <= other["x"] or other["x"] + other["width"] <= one["x"]
 
 
 def test_what_it_took_is_written_down(still):
@@ -423,7 +154,7 @@ def test_no_width_needs_sideways_scrolling(chromium, path, width):
         too_wide = "boxes => boxes.filter(box => box.scrollWidth > box.clientWidth).map(box => box.className)"
         assert page.locator("section, .head, .view, .cards, .choice, .facts, .controls").evaluate_all(too_wide) == []
         for name in ("Grid", "Blind test"):
-            mode(page, name)
+            page.locator("#pictures").get_by_role("button", name=name).click()
             parts = page.locator("section, .head, .panels, .panel, .facts, .answers, .controls")
             assert parts.evaluate_all(too_wide) == []
 
@@ -503,45 +234,6 @@ def test_own_settings_show_points_and_near_files(chromium, tmp_path):
         assert page.locator("#table tbody tr").nth(2).locator("td").all_inner_texts()[:3] == ["quality 0.06", "0.0600", "0.540"]
         assert page.locator("#rates [aria-pressed=true]").inner_text() == "0.06"
         assert page.locator(".tag.right").inner_text() == "WebP"
-
-
-def test_shown_rates_are_few_and_low():
-    budgets = (0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.4, 0.7)
-    assert Gallery(made_up(budgets=budgets), original, decoded, 4).rates == [0.01, 0.04, 0.08, 0.25]
-    assert Gallery(made_up(budgets=budgets[:4]), original, decoded, 4).rates == list(budgets[:4])
-
-
-def test_pictures_beyond_the_limit_are_left_out_and_counted(tmp_path):
-    seen = []
-    write_report(made_up(), tmp_path / "small.html", original, decoded, limit=1, progress=lambda: seen.append(1))
-    text = (tmp_path / "small.html").read_text()
-    assert seen == [1]
-    assert re.findall(r'id="picture-(\d)"', text) == ["0"]
-    assert "2 more pictures are in the numbers" in text
-
-
-def test_equal_files_are_decoded_once(tmp_path):
-    samples = {key: dataclasses.replace(sample, data=b"same") for key, sample in made_up().samples.items()}
-    asked = []
-
-    def counted(picture: str, codec: str, sample: Sample) -> Pixels:
-        asked.append(picture)
-        return decoded(picture, codec, sample)
-
-    write_report(made_up(samples=samples), tmp_path / "page.html", original, counted)
-    assert asked == list(NAMES)
-
-
-def test_an_exact_copy_has_an_infinite_psnr(chromium, tmp_path):
-    perfect = {"lpips": 0.0, "psnr": float("inf"), "ms_ssim": 1.0}
-    samples = {key: dataclasses.replace(sample, metrics=perfect) for key, sample in made_up().samples.items()}
-    series = tuple(
-        dataclasses.replace(one, points=tuple(dataclasses.replace(point, metrics=perfect) for point in one.points))
-        for one in made_up().series
-    )
-    write_report(made_up(samples=samples, series=series), tmp_path / "page.html", original, decoded)
-    with opened(chromium, tmp_path / "page.html") as page:
-        assert "\u221e dB" in page.locator(".facts.left").inner_text()
 
 
 def test_nothing_coded_still_makes_a_page(chromium, tmp_path):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import PHOTO
-from pages import PATIENCE, Handler, browser, opened, served
+from pages import PATIENCE, Handler, opened, served
 from PIL import Image, ImageCms
 from test_viewer_tokens import GOLDEN, NAMES, mended
 from viewers import BUILT, alike, drawn, lay
@@ -39,12 +39,6 @@ def site(tmp_path_factory) -> Path:
     for name in NAMES:
         (folder / f"{Path(name).name}.tsr").symlink_to(GOLDEN / f"{name}.tsr")
     return folder
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as chromium:
-        yield chromium
 
 
 @pytest.fixture(scope="module")
