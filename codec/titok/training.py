@@ -122,6 +122,7 @@ class TitokTrainer(Trainer):
     """A One-D-Piece in training."""
 
     family = "one-d-piece"
+    averages = False  # a vector of the codebook that nobody uses is moved elsewhere in each process
     recipe: ClassVar[type[TrainingConfig]] = TitokTraining
     shape = ("size", "block_tokens")
     network: Titok

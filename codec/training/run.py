@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
-from bitstream.errors import ModelError
+from bitstream.errors import ModelError, UsageError
 from codec.device import pick_device
 from codec.model import Model
 from codec.pyramid.training import PyramidTrainer
 from codec.titok.training import TitokTrainer
 from codec.training.losses import PerceptualLoss
 from codec.training.photos import load_photos
+from codec.training.team import Team, together
 from codec.training.trainer import Trainer, train
 from codec.training.vgg import NONE, torchvision_vgg
 
@@ -39,6 +40,7 @@ class Run:
     restart: bool  # a new schedule from the checkpoint's weights
     vgg: str | None  # file of VGG19; without one torchvision's; 'none' for none
     threads: int | None
+    processes: int  # of one thread each, which learn together
     table_photos: int  # that the tables of the model are measured on
     device: str
     shape: dict[str, Any]  # of a new network, where it differs from the family's
@@ -46,18 +48,39 @@ class Run:
 
     def execute(self, report: Callable[[str], None]) -> Model | None:
         """Trains as far as the schedule goes; with `output`, writes the model file and returns it. Raises TesseraError."""
-        if self.threads:
-            torch.set_num_threads(self.threads)
         device = torch.device(pick_device(self.device))
+        self.check_processes(device)
+        if self.threads or self.processes > 1:
+            torch.set_num_threads(self.threads or 1)
         perceptual = self.perceptual(report)
         crops, held_out = load_photos([Path(name) for name in self.photos])
-        report(f"{len(crops)} photos to train on, {len(held_out)} held out, on {device} with {torch.get_num_threads()} threads")
+        workers = f"{self.processes} processes" if self.processes > 1 else f"{torch.get_num_threads()} threads"
+        report(f"{len(crops)} photos to train on, {len(held_out)} held out, on {device} with {workers}")
         trainer = self.start(crops, device, report)
-        train(trainer, crops, held_out, perceptual and perceptual.to(device), Path(self.state), report)
+
+        def learn(team: Team) -> None:
+            trainer.join(team)
+            train(trainer, crops, held_out, perceptual and perceptual.to(device), Path(self.state), report)
+
+        together(self.processes, learn)
         if not self.output:
             return None
         chosen = crops[:: max(1, len(crops) // self.table_photos)][: self.table_photos]
         return trainer.export(chosen, Path(self.output), "tessera " + " ".join(sys.argv[1:]))
+
+    def check_processes(self, device: torch.device) -> None:
+        """Raises UsageError where processes cannot learn together."""
+        if self.processes == 1:
+            return
+        if self.threads:
+            msg = "--processes and --threads: each process has one thread; leave one of the two out"
+        elif device.type != "cpu":
+            msg = f"--processes: for the processor alone, not for {device}"
+        elif not TRAINERS[self.family].averages:
+            msg = f"--processes: not for --family {self.family}, whose codebook cannot be averaged"
+        else:
+            return
+        raise UsageError(msg)
 
     def perceptual(self, report: Callable[[str], None]) -> PerceptualLoss | None:
         """The perceptual loss; none where it is not wanted, or where no weights were named and torchvision's cannot be had."""

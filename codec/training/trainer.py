@@ -28,11 +28,14 @@ from codec.files import replacing
 from codec.model import Model
 from codec.training.losses import PerceptualLoss
 from codec.training.photos import random_crops
+from codec.training.team import Team
 
 CHECKPOINT_MINUTES = 3.0
 PROGRESS = ("step", "spent", "total_crops", "total_minutes")
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 WARM_STEPS = 100  # in which the rate rises
-LONGEST_STEP = 10.0  # seconds: a step that took longer was suspended, and the rest of it is not training
+LONGEST_STEP = 10.0  # seconds: steps that took longer were suspended, and the rest of it is not training
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Trainer(ABC):
     recipe: ClassVar[type[TrainingConfig]]
     shape: ClassVar[tuple[str, ...]] = ()  # what may be said of a new network, by name
     plain_loss: ClassVar[str] = "squared error"  # without a perceptual loss
+    averages: ClassVar[bool] = True  # whether the mean of two networks in training is one
     network: nn.Module
     average: nn.Module
     config: TrainingConfig
@@ -70,6 +74,7 @@ class Trainer(ABC):
     def __init__(self, network: nn.Module, config: TrainingConfig, device: torch.device) -> None:
         self.config = config
         self.device = device
+        self.team = Team()
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.step = 0
@@ -148,6 +153,25 @@ class Trainer(ABC):
         """What a checkpoint keeps, by name."""
         return {"network": self.network, "average": self.average}
 
+    def join(self, team: Team) -> None:
+        """From now on learns in a team whose processes have all started from this state, on crops of its own."""
+        self.team = team
+        if not team.leads:
+            self.rng = np.random.default_rng([self.config.seed, self.step, team.rank])
+            torch.manual_seed(int(self.rng.integers(2**31)))
+        for parameter in self.network.parameters():  # what no crop has reached here has no moments, but may have some elsewhere
+            if team.size > 1 and not self.optimizer.state[parameter]:
+                moments = {name: torch.zeros_like(parameter, requires_grad=False) for name in MOMENTS}
+                self.optimizer.state[parameter] = {"step": torch.zeros((), device=self.device), **moments}
+
+    def meet(self) -> None:
+        """Goes on from the mean of what the processes of the team have learned."""
+        if self.team.size == 1:
+            return
+        tensors = [tensor for part in self.parts().values() for tensor in part.state_dict().values()]
+        tensors += [self.optimizer.state[parameter][name] for parameter in self.network.parameters() for name in MOMENTS]
+        self.team.average(tensors)
+
     def after_step(self) -> None:  # noqa: B027 (most families have nothing to do)
         """What is done to the network after each step of the optimizer."""
 
@@ -174,7 +198,7 @@ class Trainer(ABC):
         loss = self.loss(random_crops(photos, self.config.batch, self.rng, self.side), perceptual)
         value = float(loss.detach())
         self.step += 1
-        self.total_crops += self.config.batch
+        self.total_crops += self.config.batch * self.team.size
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -275,30 +299,39 @@ def train(
     validate_minutes: float = 20.0,
     validate_photos: int = 32,
 ) -> None:
-    """Trains to the end of the schedule, or to SIGTERM or Ctrl-C, with checkpoints and a CSV log in `folder`."""
+    """Trains to the end of the schedule, or to SIGTERM or Ctrl-C, with checkpoints and a CSV log in `folder`. Each process of a
+    team calls this; they stop together, and the one that leads writes."""
     folder.mkdir(parents=True, exist_ok=True)
-    stopped: list[int] = []
-    previous = [signal.signal(s, lambda number, _: stopped.append(number)) for s in (signal.SIGTERM, signal.SIGINT)]
+    team = trainer.team
+    asked: list[int] = []  # to stop: by the signals that came
+    stopped = False
+    previous = [signal.signal(s, lambda number, _: asked.append(number)) for s in SIGNALS] if team.leads else []
     photos = photos.to(trainer.device)
     losses: list[float] = []
-    logged = trainer.total_minutes
+    logged, logged_crops = trainer.total_minutes, trainer.total_crops
     clock = saved = checked = time.monotonic()
     try:
         while trainer.progress < 1 and not stopped:
             losses.append(trainer.train_step(photos, perceptual))
+            if trainer.step % team.round and trainer.progress < 1:
+                continue
+            trainer.meet()
             now = time.monotonic()
-            minutes = min(now - clock, LONGEST_STEP) / 60
+            minutes, halt = team.follow(min(now - clock, LONGEST_STEP * team.round) / 60, len(asked))
+            stopped = halt > 0
             trainer.spent += minutes
             trainer.total_minutes += minutes
             clock = now
+            if not team.leads:
+                continue
             if now - saved > 60 * CHECKPOINT_MINUTES:
                 trainer.save(folder / "checkpoint.safetensors")
-                crops = len(losses) * trainer.config.batch / (60 * (trainer.total_minutes - logged))
+                crops = (trainer.total_crops - logged_crops) / (60 * (trainer.total_minutes - logged))
                 loss = float(np.median(losses))
                 report(f"{trainer.spent:.1f} min, {crops:.1f} crops/s, loss {loss:.4f} ({max(losses):.1f} at most)")
                 row = {"minutes": trainer.total_minutes, "crops": trainer.total_crops, "crops/s": crops, "loss": loss}
                 log(folder / "log.csv", row)
-                losses, logged = [], trainer.total_minutes
+                losses, logged, logged_crops = [], trainer.total_minutes, trainer.total_crops
                 clock = saved = time.monotonic()
             if now - checked > 60 * validate_minutes:
                 metrics = trainer.validate(held_out[:validate_photos].to(trainer.device), perceptual)
@@ -306,9 +339,10 @@ def train(
                 log(folder / "validation.csv", {"minutes": trainer.total_minutes, "crops": trainer.total_crops, **metrics})
                 clock = checked = time.monotonic()
     finally:
-        for number, handler in zip((signal.SIGTERM, signal.SIGINT), previous, strict=True):
+        for number, handler in zip(SIGNALS, previous, strict=False):
             signal.signal(number, handler)
-    trainer.save(folder / "checkpoint.safetensors")
+    if team.leads:
+        trainer.save(folder / "checkpoint.safetensors")
 
 
 def log(path: Path, row: dict[str, float]) -> None:
