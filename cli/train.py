@@ -51,6 +51,7 @@ from cli.report import ReportOptions, reporting, say
 )
 @click.option("--perceptual", type=float, metavar="W", help="Weight of the perceptual loss.")
 @click.option("--patch", type=click.IntRange(16, 256), metavar="PIXELS", help="Side of the window that this loss sees.")
+@click.option("--colour", type=click.FloatRange(0), metavar="W", help="Weight of colours in the loss of a pyramid.")
 @click.option("--rate", type=float, metavar="LR", help="Highest learning rate; wide transformers want 1e-4.")
 @click.option(
     "--decay",
