@@ -25,6 +25,7 @@ from codec.pyramid.training import PyramidTrainer, PyramidTraining, code_for_tra
 from codec.training.integer import measure_tables, quantize_prior
 from codec.training.losses import Cosine
 from codec.training.photos import is_held_out, karhunen_loeve, load_photos, random_crops, read_square
+from codec.training.run import CHECKPOINT, Run
 from codec.training.trainer import train
 
 TINY = NetworkConfig(
@@ -168,6 +169,15 @@ def test_a_new_schedule_keeps_the_weights(photos, tmp_path):
     again = PyramidTrainer.resume(tmp_path / "c.safetensors", CPU, replace(trainer.config, steps=9))
     assert (again.step, again.total_crops) == (0, 1)
     assert torch.equal(again.network.decoder.linear.weight, trainer.network.decoder.linear.weight)
+
+
+def test_a_new_schedule_in_minutes_forgets_the_steps_of_the_old_one(photos, tmp_path):
+    PyramidTrainer(klt_network(photos), PyramidTraining(steps=2, batch=1), CPU).save(tmp_path / CHECKPOINT)
+    given = {"photos": (), "family": "pyramid", "output": None, "init": None, "vgg": None, "threads": None, "processes": 1}
+    run = Run(state=str(tmp_path), restart=True, table_photos=1, device="cpu", shape={}, recipe={"minutes": 3.0}, **given)
+    trainer = run.start(photos, CPU, print)
+    trainer.spent = 1.5
+    assert trainer.progress == 0.5
 
 
 def test_the_loop_writes_checkpoint_and_logs(photos, tmp_path, monkeypatch):

@@ -133,10 +133,14 @@ def test_a_team_ends_with_a_checkpoint_when_asked_to(folder):
     ("arguments", "words"),
     [
         (["--threads", "2"], "--processes and --threads: each process has one thread; leave one of the two out"),
+        (
+            ["--steps", "9", "--minutes", "1"],
+            "--minutes and --steps: either is the length of the schedule; leave one of the two out",
+        ),
         (["--family", "one-d-piece"], "--processes: not for --family one-d-piece, whose codebook cannot be averaged"),
     ],
 )
-def test_what_a_team_cannot_do_is_refused(folder, arguments, words):
+def test_what_does_not_go_together_is_refused(folder, arguments, words):
     command = ["train", str(folder / "photos"), "--processes", "2", "--vgg", "none", "--state", str(folder / "state")]
     result = CliRunner().invoke(main, [*command, *arguments])
     assert result.exit_code == 2

@@ -49,7 +49,7 @@ class Run:
     def execute(self, report: Callable[[str], None]) -> Model | None:
         """Trains as far as the schedule goes; with `output`, writes the model file and returns it. Raises TesseraError."""
         device = torch.device(pick_device(self.device))
-        self.check_processes(device)
+        self.check(device)
         if self.threads or self.processes > 1:
             torch.set_num_threads(self.threads or 1)
         perceptual = self.perceptual(report)
@@ -68,11 +68,13 @@ class Run:
         chosen = crops[:: max(1, len(crops) // self.table_photos)][: self.table_photos]
         return trainer.export(chosen, Path(self.output), "tessera " + " ".join(sys.argv[1:]))
 
-    def check_processes(self, device: torch.device) -> None:
-        """Raises UsageError where processes cannot learn together."""
-        if self.processes == 1:
+    def check(self, device: torch.device) -> None:
+        """Raises UsageError where what was asked for does not go together."""
+        if {"minutes", "steps"} <= self.recipe.keys():
+            msg = "--minutes and --steps: either is the length of the schedule; leave one of the two out"
+        elif self.processes == 1:
             return
-        if self.threads:
+        elif self.threads:
             msg = "--processes and --threads: each process has one thread; leave one of the two out"
         elif device.type != "cpu":
             msg = f"--processes: for the processor alone, not for {device}"
@@ -102,16 +104,19 @@ class Run:
         """The run found in `state`; or a new one, from a model or from nothing."""
         family = TRAINERS[self.family]
         checkpoint = Path(self.state) / CHECKPOINT
+        recipe = self.recipe
+        if "minutes" in recipe:
+            recipe = recipe | {"steps": 0}  # a checkpoint may say otherwise
         if checkpoint.exists() and not self.init:
             trainer = family.resume(checkpoint, device)
             trainer.check_shape(self.shape, str(checkpoint))
-            config = replace(trainer.config, **self.recipe)
+            config = replace(trainer.config, **recipe)
             if self.restart:
                 return family.resume(checkpoint, device, config)
             if config != trainer.config:
                 report(f"{checkpoint} goes on with its own settings: those given need a restart, with a new schedule")
             return trainer
-        config = family.recipe(**self.recipe)
+        config = family.recipe(**recipe)
         if checkpoint.exists():
             family.read(checkpoint)  # it will be replaced: not by a run of another family
         if self.init:
