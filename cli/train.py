@@ -10,6 +10,11 @@ from bitstream.errors import UsageError
 from cli import options
 from cli.report import ReportOptions, reporting, say
 
+ALTERNATIVES = (
+    ("minutes", "steps", "either is the length of the schedule"),
+    ("processes", "threads", "each process has one thread"),
+)
+
 
 @click.command()
 @click.argument("photos", metavar="PHOTOS...", nargs=-1, required=True, type=click.Path(exists=True))
@@ -67,7 +72,6 @@ from cli.report import ReportOptions, reporting, say
 @click.option(
     "--processes",
     type=click.IntRange(1),
-    default=1,
     metavar="N",
     help="Processes of one thread each instead, which learn together: faster than as many threads, and for a pyramid only.",
 )
@@ -100,6 +104,10 @@ def train(photos: tuple[str, ...], **given: Any) -> None:
         require_torch("train")
         from codec.training.run import TRAINERS, Run
 
+        for one, other, reason in ALTERNATIVES:
+            if given[one] and given[other]:
+                msg = f"--{one} and --{other}: {reason}; leave one of the two out"
+                raise UsageError(msg)
         trainer = TRAINERS[given["family"]]
         chosen = {name: given.pop(name) for name in given.keys() - Run.__dataclass_fields__}
         chosen = {name: value for name, value in chosen.items() if value is not None}

@@ -137,7 +137,7 @@ def test_a_team_ends_with_a_checkpoint_when_asked_to(folder):
             ["--steps", "9", "--minutes", "1"],
             "--minutes and --steps: either is the length of the schedule; leave one of the two out",
         ),
-        (["--family", "one-d-piece"], "--processes: not for --family one-d-piece, whose codebook cannot be averaged"),
+        (["--family", "one-d-piece"], "processes cannot train a one-d-piece together, since its codebook cannot be averaged"),
     ],
 )
 def test_what_does_not_go_together_is_refused(folder, arguments, words):

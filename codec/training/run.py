@@ -40,7 +40,7 @@ class Run:
     restart: bool  # a new schedule from the checkpoint's weights
     vgg: str | None  # file of VGG19; without one torchvision's; 'none' for none
     threads: int | None
-    processes: int  # of one thread each, which learn together
+    processes: int | None  # of one thread each, which learn together
     table_photos: int  # that the tables of the model are measured on
     device: str
     shape: dict[str, Any]  # of a new network, where it differs from the family's
@@ -49,12 +49,13 @@ class Run:
     def execute(self, report: Callable[[str], None]) -> Model | None:
         """Trains as far as the schedule goes; with `output`, writes the model file and returns it. Raises TesseraError."""
         device = torch.device(pick_device(self.device))
+        processes = self.processes or 1
         self.check(device)
-        if self.threads or self.processes > 1:
+        if self.threads or processes > 1:
             torch.set_num_threads(self.threads or 1)
         perceptual = self.perceptual(report)
         crops, held_out = load_photos([Path(name) for name in self.photos])
-        workers = f"{self.processes} processes" if self.processes > 1 else f"{torch.get_num_threads()} threads"
+        workers = f"{processes} processes" if processes > 1 else f"{torch.get_num_threads()} threads"
         report(f"{len(crops)} photos to train on, {len(held_out)} held out, on {device} with {workers}")
         trainer = self.start(crops, device, report)
 
@@ -62,27 +63,22 @@ class Run:
             trainer.join(team)
             train(trainer, crops, held_out, perceptual and perceptual.to(device), Path(self.state), report)
 
-        together(self.processes, learn)
+        together(processes, learn)
         if not self.output:
             return None
         chosen = crops[:: max(1, len(crops) // self.table_photos)][: self.table_photos]
         return trainer.export(chosen, Path(self.output), "tessera " + " ".join(sys.argv[1:]))
 
     def check(self, device: torch.device) -> None:
-        """Raises UsageError where what was asked for does not go together."""
-        if {"minutes", "steps"} <= self.recipe.keys():
-            msg = "--minutes and --steps: either is the length of the schedule; leave one of the two out"
-        elif self.processes == 1:
+        """Raises UsageError where processes cannot learn together."""
+        if self.processes in (None, 1):
             return
-        elif self.threads:
-            msg = "--processes and --threads: each process has one thread; leave one of the two out"
-        elif device.type != "cpu":
-            msg = f"--processes: for the processor alone, not for {device}"
-        elif not TRAINERS[self.family].averages:
-            msg = f"--processes: not for --family {self.family}, whose codebook cannot be averaged"
-        else:
-            return
-        raise UsageError(msg)
+        if device.type != "cpu":
+            msg = f"processes that learn together need the processor, and cannot use {device}"
+            raise UsageError(msg)
+        if not TRAINERS[self.family].averages:
+            msg = f"processes cannot train a {self.family} together, since its codebook cannot be averaged"
+            raise UsageError(msg)
 
     def perceptual(self, report: Callable[[str], None]) -> PerceptualLoss | None:
         """The perceptual loss; none where it is not wanted, or where no weights were named and torchvision's cannot be had."""

@@ -58,7 +58,7 @@ def together(size: int, work: Callable[[Team], None]) -> None:
         work(Team())
         return
     if "fork" not in multiprocessing.get_all_start_methods():
-        msg = "--processes: this system cannot fork processes"
+        msg = "this system cannot fork processes, so they cannot learn together"
         raise UsageError(msg)
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
