@@ -24,7 +24,7 @@ BUNDLED = Path(__file__).parent / "weights"
 DEFAULT = "standard"
 ENDING = ".safetensors"
 # What wrote files of models that are no longer shipped, by stream id
-FORMER = {"44ef": "the standard model from before the first release, which this version no longer has"}
+FORMER = dict.fromkeys(("44ef", "d0cb"), "a standard model from before the first release, which this version no longer has")
 
 
 def installed_folder() -> Path:

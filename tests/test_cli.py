@@ -225,7 +225,7 @@ def test_cut_files(folder, tmp_path):
         (("decode", "{a}.png", "-o", "{none}.png"), 1, "Error: {a}.png: a picture, not a .tsr file: did you mean"),
         (("decode", "{later}", "-o", "{none}.png"), 1, "version 9, and this release reads version 1: update tessera"),
         (("decode", "{alien}", "-o", "{none}.png"), 1, "made by a model that is not installed (stream id 0001"),
-        (("decode", "{former}", "-o", "{none}.png"), 1, "made by the standard model from before the first release"),
+        (("decode", "{former}", "-o", "{none}.png"), 1, "made by a standard model from before the first release"),
         (("decode", "{damaged}", "-o", "{none}.png"), 1, "Error: {damaged}: "),
         (("decode", "{a}.tsr", "-o", "{none}.nonsense"), 2, "no picture format is called 'nonsense'"),
         (("decode", "{a}.tsr", "--format", "nonsense"), 2, "no picture format is called 'nonsense'"),

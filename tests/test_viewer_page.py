@@ -21,7 +21,7 @@ from viewers import BUILT, alike, drawn, lay
 from codec.models import open_model
 from codec.pictures.profiles import SPACES, make_profile, recognise
 
-WIDE, TOKENS = GOLDEN / "wide-bytes.tsr", 194  # what it holds
+WIDE, TOKENS = GOLDEN / "wide-bytes.tsr", 161  # what it holds
 
 SMALL = (150, 100, 246, 164)
 VISIBLE = "#view:not([hidden])"

@@ -82,9 +82,9 @@ def plot(table: Path, picture: Path, budget: float = 0.0443) -> None:
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for axis, (name, title) in zip(axes, (("lpips", "LPIPS (lower is better)"), ("psnr", "PSNR, dB")), strict=True):
         for run in dict.fromkeys(row["name"] for row in rows):
-            points = [(int(row["crops"]), float(row[f"{name}@{budget}"])) for row in rows if row["name"] == run]
+            points = [(int(row["crops"]) / 1000, float(row[f"{name}@{budget}"])) for row in rows if row["name"] == run]
             axis.plot(*zip(*sorted(points), strict=True), marker="o", label=run)
-        axis.set(xlabel="crops seen", ylabel=f"{title}, at {budget} bits per pixel")
+        axis.set(xlabel="crops seen, thousands", ylabel=f"{title}, at {budget} bits per pixel")
         axis.grid(alpha=0.3)
     axes[0].legend()
     figure.savefig(picture, dpi=110)
