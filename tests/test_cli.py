@@ -122,7 +122,7 @@ def test_info_shows_every_section_by_type_and_size(folder, tmp_path):
     ]
     assert told["header_bytes"] + told["section_bytes"] + told["payload_bytes"] == told["bytes"]
     assert told["quality"] == pytest.approx(50, abs=1)
-    assert " B, icc 7 B, unknown 9 18 B, alpha 1.0 kB), " in run("info", tmp_path / "b.tsr").stdout
+    assert ", icc 7 B, unknown 9 18 B, alpha 1.0 kB), " in run("info", tmp_path / "b.tsr").stdout
 
 
 def test_info_of_several_files_goes_on_after_a_bad_one(folder, tmp_path):

@@ -128,7 +128,7 @@ def test_a_link_opens_a_file_beside_its_original(chromium, address):
         told = facts(page)
         assert told["Size"] == "300 × 80"
         assert told["File"] == f"{WIDE.stat().st_size} bytes"
-        assert told["Rate"] == f"{WIDE.stat().st_size * 8 / 24_000:.4f} bits per pixel"
+        assert told["Rate"] == f"{WIDE.stat().st_size * 8 / 24_000:#.3g} bits per pixel"
         assert told["Model"] == f"standard ({open_model().stream_id.hex()})"
         assert page.locator("#picture").get_attribute("alt") == "The picture in wide-bytes.tsr"
         assert page.evaluate("[picture.naturalWidth, picture.naturalHeight]") == [300, 80]
