@@ -23,7 +23,7 @@ from codec.pyramid.tokenizer import dequantize, quantize
 from codec.pyramid.torch_parts import TorchParts
 from codec.pyramid.training import PyramidTrainer, PyramidTraining, code_for_training, priced
 from codec.training.integer import measure_tables, quantize_prior
-from codec.training.losses import Cosine
+from codec.training.losses import Cosine, pattern_distance
 from codec.training.photos import is_held_out, karhunen_loeve, load_photos, random_crops, read_square
 from codec.training.run import CHECKPOINT, Run
 from codec.training.trainer import train
@@ -402,6 +402,17 @@ def test_the_perceptual_loss_tells_blur_from_likeness(photos):
     noisy = x + 0.01 * torch.randn_like(x)
     assert torch.equal(loss(x, x), torch.zeros(2))
     assert (loss(noisy, x) < 0.5 * loss(blurred, x)).all()
+
+
+def test_patterns_that_repeat_are_told_from_texture():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(1, 3, 64, 64, generator=generator)
+    dots = torch.zeros(1, 3, 64, 64)
+    dots[..., ::4, ::4] = 0.4
+    noise = 0.1 * torch.randn(1, 3, 64, 64, generator=generator)  # of the same energy
+    assert float(pattern_distance(x + dots, x)) == pytest.approx(0.16 * 15 / 256, rel=1e-3)
+    assert float(pattern_distance(x + noise, x)) < 0.05 * float(pattern_distance(x + dots, x))
+    assert float(pattern_distance(x + 0.3, x)) == pytest.approx(0, abs=1e-9)
 
 
 def test_a_file_that_is_no_vgg_is_refused(tmp_path):

@@ -28,7 +28,7 @@ from codec.pyramid.pixels import from_network, to_network
 from codec.pyramid.torch_parts import TorchParts
 from codec.pyramid.walk import Walk
 from codec.training.integer import measure_tables
-from codec.training.losses import PerceptualLoss, colour_distance
+from codec.training.losses import PerceptualLoss, colour_distance, pattern_distance
 from codec.training.photos import karhunen_loeve
 from codec.training.trainer import Trainer, TrainingConfig
 
@@ -50,6 +50,7 @@ class PyramidTraining(TrainingConfig):
     # Crops of a batch per one that the perceptual loss is measured on. VGG costs more than the network, but brings LPIPS.
     perceptual_every: int = 1
     colour: float = 120.0  # weight of the distance of mean colours; 6 left PSNR .3 dB and a fifth of the colour error behind
+    pattern: float = 0.0  # weight of the error that repeats every 4 pixels
     slope: float = 1.0  # multiplies `slopes`
     # Loss that a bit per pixel is worth. A quarter from one refinement to the next, as steps halve: a bit then buys as much at
     # the end of each level as its step is made for (0.12 squared steps). Slopes twice as high for their steps cost 0.2-0.4 dB.
@@ -275,6 +276,8 @@ class PyramidTrainer(Trainer):
             error = (y - x).pow(2).mean((1, 2, 3))
             if c.colour:
                 error = error + c.colour * colour_distance(y, x)
+            if c.pattern:
+                error = error + c.pattern * pattern_distance(y, x)
             if perceptual:
                 rows, columns = self.window()
                 some = slice(

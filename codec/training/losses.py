@@ -114,3 +114,17 @@ def colour_distance(x: Tensor, reference: Tensor) -> Tensor:
             distances.append((oklab(means[0]) - oklab(means[1])).pow(2).sum(1).mean((1, 2)))
             before = scale
     return torch.stack(distances).mean(0)
+
+
+PATTERN = 4  # pixels after which a pattern repeats: those of the decoder's last shuffle
+AREA = 8  # repetitions of it, each way, that are looked at
+
+
+def pattern_distance(x: Tensor, reference: Tensor) -> Tensor:
+    """Squared error that repeats every 4 pixels over areas of 32x32: (B, 3, H, W) twice, in [-1, 1] -> (B,).
+
+    Features of VGG19 take such a pattern for texture; eyes do not. Texture of its own phase everywhere averages out."""
+    with torch.autocast(x.device.type, enabled=False):
+        phases = F.avg_pool2d(F.pixel_unshuffle(x.float() - reference.float(), PATTERN), AREA)
+        phases = phases.unflatten(1, (x.shape[1], PATTERN**2))
+        return (phases - phases.mean(2, keepdim=True)).pow(2).mean((1, 2, 3, 4))
