@@ -48,6 +48,18 @@ def chromium() -> Iterator[Any]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a made-up study."""
+    from made_up import decoded, made_up, original
+
+    from benchmarks.report import write_report
+
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    write_report(made_up(), path, original, decoded)
+    return path
+
+
 @pytest.fixture(scope="session")
 def photo() -> Image.Image:
     return Image.open(PHOTO).convert("RGB")

@@ -7,7 +7,6 @@ import json
 import re
 import sys
 from itertools import combinations
-from pathlib import Path
 
 import pytest
 from made_up import CODECS, NAMES, decoded, made_up, metrics_at, original, sample_at
@@ -19,23 +18,16 @@ from bitstream.errors import TesseraError
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("page") / "page.html"
-    write_report(made_up(), path, original, decoded)
-    return path
-
-
-@pytest.fixture(scope="module")
-def still(chromium, path):
+def still(chromium, report):
     """The page for tests that only read it."""
-    with opened(chromium, path, viewport={"width": 1280, "height": 900}) as page:
+    with opened(chromium, report, viewport={"width": 1280, "height": 900}) as page:
         yield page
 
 
 @pytest.fixture
-def page(chromium, path):
+def page(chromium, report):
     """The page for tests that use it."""
-    with opened(chromium, path, viewport={"width": 1280, "height": 900}) as page:
+    with opened(chromium, report, viewport={"width": 1280, "height": 900}) as page:
         yield page
 
 
@@ -144,8 +136,8 @@ def test_what_it_took_is_written_down(still):
 
 
 @pytest.mark.parametrize("width", [360, 1280])
-def test_no_width_needs_sideways_scrolling(chromium, path, width):
-    with opened(chromium, path, viewport={"width": width, "height": 800}) as page:
+def test_no_width_needs_sideways_scrolling(chromium, report, width):
+    with opened(chromium, report, viewport={"width": width, "height": 800}) as page:
         page.locator("#right").select_option("webp-scaled")
         for metric in ("lpips", "ms_ssim"):
             page.locator(f"#curves [data-switch={metric}]").click()
@@ -160,8 +152,8 @@ def test_no_width_needs_sideways_scrolling(chromium, path, width):
 
 
 @pytest.fixture(scope="module")
-def phone(chromium, path):
-    with opened(chromium, path, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True) as page:
+def phone(chromium, report):
+    with opened(chromium, report, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True) as page:
         yield page
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from pathlib import Path
 
 import pytest
 from made_up import EVIL, NAMES, decoded, made_up, original
@@ -14,24 +13,10 @@ from benchmarks.report import Gallery, write_report
 from benchmarks.results import Pixels, Sample
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("page") / "page.html"
-    write_report(made_up(), path, original, decoded)
-    return path
-
-
-@pytest.fixture(scope="module")
-def still(chromium, path):
-    """The page for tests that only read it."""
-    with opened(chromium, path, viewport={"width": 1280, "height": 900}) as page:
-        yield page
-
-
 @pytest.fixture
-def page(chromium, path):
+def page(chromium, report):
     """The page for tests that use it."""
-    with opened(chromium, path, viewport={"width": 1280, "height": 900}) as page:
+    with opened(chromium, report, viewport={"width": 1280, "height": 900}) as page:
         yield page
 
 
@@ -197,8 +182,8 @@ def test_magnified_the_divider_stays_under_the_pointer(page):
     assert page.locator(".layers").bounding_box()["y"] < before - 5
 
 
-def test_the_divider_follows_a_finger(chromium, path):
-    with opened(chromium, path, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True) as page:
+def test_the_divider_follows_a_finger(chromium, report):
+    with opened(chromium, report, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True) as page:
         page.locator(".view").scroll_into_view_if_needed()
         box = page.locator(".view").bounding_box()
         page.touchscreen.tap(box["x"] + box["width"] * 0.8, box["y"] + 20)

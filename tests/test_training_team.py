@@ -20,7 +20,6 @@ ROOT = Path(__file__).parent.parent
 
 MEAN = """
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
