@@ -23,11 +23,12 @@ demo: .venv/installed
 	@$(BIN)/tessera models fetch lpips || true
 	@$(BIN)/python -m benchmarks.scripts.compare docs/photo.webp demo/photo.tsr demo/photo.png demo/comparison.webp
 
+# One thread per worker: two workers of two threads each, on two cores, took ten times as long for small networks.
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .venv-light/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-light

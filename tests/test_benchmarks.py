@@ -12,6 +12,7 @@ from PIL import Image, ImageFilter
 
 from benchmarks.metrics import cielab, colour_error, ms_ssim
 from benchmarks.scripts import compare
+from benchmarks.scripts.pattern import pattern_error
 from codec.lpips import LPIPS
 from codec.search import psnr
 
@@ -119,3 +120,13 @@ def test_colour_error_sees_a_cast_and_no_noise():
     cast[:16, :16, 0] += 40  # one of 4 x 5 squares
     patch = np.linalg.norm(cielab(np.array([159.0, 119, 119])) - cielab(np.array([119.0] * 3)))
     assert colour_error(cast, grey) == pytest.approx(patch / 20)
+
+
+def test_pattern_error_sees_what_repeats_and_no_noise():
+    grey = np.full((150, 200, 3), 119, np.uint8)
+    assert pattern_error(grey, grey) == pattern_error(grey + np.uint8(8), grey) == 0
+    dots = grey.copy()
+    dots[::8, ::8] += 80
+    assert pattern_error(dots, grey) == pytest.approx(80 * np.sqrt(63) / 64)
+    noisy = grey + np.random.default_rng(0).choice([0, 20], (150, 200, 1)).astype(np.uint8)  # an error of the same size
+    assert pattern_error(noisy, grey) < 0.5

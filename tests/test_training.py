@@ -408,9 +408,9 @@ def test_patterns_that_repeat_are_told_from_texture():
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(1, 3, 64, 64, generator=generator)
     dots = torch.zeros(1, 3, 64, 64)
-    dots[..., ::4, ::4] = 0.4
+    dots[..., ::8, ::8] = 0.8
     noise = 0.1 * torch.randn(1, 3, 64, 64, generator=generator)  # of the same energy
-    assert float(pattern_distance(x + dots, x)) == pytest.approx(0.16 * 15 / 256, rel=1e-3)
+    assert float(pattern_distance(x + dots, x)) == pytest.approx(0.64 * 63 / 4096, rel=1e-3)
     assert float(pattern_distance(x + noise, x)) < 0.05 * float(pattern_distance(x + dots, x))
     assert float(pattern_distance(x + 0.3, x)) == pytest.approx(0, abs=1e-9)
 

@@ -50,7 +50,7 @@ class PyramidTraining(TrainingConfig):
     # Crops of a batch per one that the perceptual loss is measured on. VGG costs more than the network, but brings LPIPS.
     perceptual_every: int = 1
     colour: float = 120.0  # weight of the distance of mean colours; 6 left PSNR .3 dB and a fifth of the colour error behind
-    pattern: float = 0.0  # weight of the error that repeats every 4 pixels
+    pattern: float = 0.0  # weight of the error that repeats every 8 pixels
     slope: float = 1.0  # multiplies `slopes`
     # Loss that a bit per pixel is worth. A quarter from one refinement to the next, as steps halve: a bit then buys as much at
     # the end of each level as its step is made for (0.12 squared steps). Slopes twice as high for their steps cost 0.2-0.4 dB.

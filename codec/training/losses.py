@@ -116,12 +116,12 @@ def colour_distance(x: Tensor, reference: Tensor) -> Tensor:
     return torch.stack(distances).mean(0)
 
 
-PATTERN = 4  # pixels after which a pattern repeats: those of the decoder's last shuffle
+PATTERN = 8  # pixels after which a pattern repeats: those of the decoder's last two shuffles
 AREA = 8  # repetitions of it, each way, that are looked at
 
 
 def pattern_distance(x: Tensor, reference: Tensor) -> Tensor:
-    """Squared error that repeats every 4 pixels over areas of 32x32: (B, 3, H, W) twice, in [-1, 1] -> (B,).
+    """Squared error that repeats every 8 pixels over areas of 64x64: (B, 3, H, W) twice, in [-1, 1] -> (B,).
 
     Features of VGG19 take such a pattern for texture; eyes do not. Texture of its own phase everywhere averages out."""
     with torch.autocast(x.device.type, enabled=False):
