@@ -49,17 +49,18 @@ def measured(folder: Path, names: tuple[str, ...]) -> list[Series]:
 
 
 def rate_table(folder: Path, keys: tuple[str, ...] = MAIN) -> Iterator[str]:
-    """Metrics at each rate, LPIPS / PSNR / MS-SSIM where no others are named; how many pictures fitted, where not all did.
-    Nothing where Tessera's file lacks one of them."""
+    """Metrics at each rate of RATES that was measured, LPIPS / PSNR / MS-SSIM where no others are named; how many pictures
+    fitted, where not all did. Nothing where Tessera's file lacks one of them."""
     rows = measured(folder, ROWS)
+    rates = [rate for rate in RATES if any(point.label == f"{rate:g} bpp" for point in rows[0].points)]
     if not all(key in point.metrics for key in keys for point in rows[0].points if point.metrics):
         return
-    yield "| bpp at most | " + " | ".join(f"{rate:g}" for rate in RATES) + " |"
-    yield "|---" * (len(RATES) + 1) + "|"
+    yield "| bpp at most | " + " | ".join(f"{rate:g}" for rate in rates) + " |"
+    yield "|---" * (len(rates) + 1) + "|"
     for series in rows:
         whole = max(point.pictures for point in series.points)
         cells = []
-        for rate in RATES:
+        for rate in rates:
             point = next((p for p in series.points if p.label == f"{rate:g} bpp"), None)
             if point and all(key in point.metrics for key in keys):
                 cells.append(" / ".join(f"{point.metrics[key]:.{min(3, METRICS[key].digits)}f}" for key in keys))

@@ -1,0 +1,113 @@
+"""Makes a model the standard one: its weights, the golden files, the fuzzer's corpus, Tessera's part of the studies under
+`benchmarks/`, and the rows of README.md and MODEL.md that are made of them.
+
+    python -m benchmarks.scripts.land mine.safetensors --lpips ../shared/perceptual/lpips_alex.npz \\
+        --study kodak ../shared/kodak/*.png --study clic larger/*.png
+
+A study is measured again with the metrics and the rates of its own command, on the pictures that it names. Needs the extra
+`bench`. Sentences remain to be written by hand; the end of the output says which to look at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from benchmarks.scripts.card import COLOUR, MAIN, MORE, SEEN, delta_table, rate_table
+from codec.models import BUNDLED, open_model
+
+ROOT = Path(__file__).parent.parent.parent
+TEXTS = ("README.md", "MODEL.md")
+KEPT = ("--metrics", "--bpp")  # options of a study's command that hold for a new measurement
+BY_HAND = """\
+By hand: FORMER in codec/models.py gets {former}; MODEL.md's stages, minutes and crops; sentences with numbers in README.md and
+MODEL.md; `bench recognition`; docs/comparison.webp (benchmarks.scripts.compare); the row of training-curve.csv and its plot
+(benchmarks.scripts.held_out); benchmarks.scripts.prefixes and pattern; training-log.md; CHANGELOG.md; numbers in tests.
+"""
+
+
+def program(*arguments: object) -> str:
+    """Runs `python -m` in the repository's root and returns what it printed."""
+    done = subprocess.run([sys.executable, "-m", *map(str, arguments)], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout
+
+
+def card(folder: Path) -> list[str]:
+    """The rows of all tables of a study."""
+    tables = [rate_table(folder, keys) for keys in (MAIN, COLOUR, MORE, SEEN)]
+    return [row for table in (*tables, delta_table(folder)) for row in table]
+
+
+def options_of(command: str) -> list[str]:
+    """The options of a study's command that say what is measured."""
+    words = shlex.split(command)
+    return [part for name in KEPT for part in words[words.index(name) : words.index(name) + 2]]
+
+
+def measure(folder: Path, pictures: Iterable[Path], lpips: Path) -> None:
+    """Measures Tessera again, on the pictures that the study names; those of the other codecs, and the command, stay."""
+    study = json.loads((folder / "study.json").read_text())
+    names = [named.rpartition(", ")[0] for named in study["pictures"]]
+    found = {path.name: path for path in pictures}
+    if missing := [name for name in names if name not in found]:
+        sys.exit(f"{folder.name}: no picture called {', '.join(missing)}")
+    with tempfile.TemporaryDirectory() as made:
+        where = ("--lpips-weights", lpips, "--no-cache", "--no-speed", "--json-dir", made, "--quiet")
+        program("cli", "bench", *(found[n] for n in names), "--codecs", "tessera", *options_of(study["command"]), *where)
+        shutil.copy(Path(made) / "tessera.json", folder / "tessera.json")
+        study["settings"]["Tessera"] = json.loads((Path(made) / "study.json").read_text())["settings"]["Tessera"]
+    (folder / "study.json").write_text(json.dumps(study, indent=1) + "\n")
+
+
+def quality_rows(printed: str) -> tuple[str, str]:
+    """What `benchmarks.scripts.quality` printed, as the two rows of README.md that depend on the model."""
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in printed.splitlines()]
+    return (f"| bytes | {' | '.join(row[2] for row in rows)} |", f"| LPIPS | {' | '.join(row[3] for row in rows)} |")
+
+
+def replaced(text: str, pairs: Iterable[tuple[str, str]]) -> str:
+    """The text with whole lines exchanged: the first of each pair for the second."""
+    new = dict(pairs)
+    return "".join(new.get(line.rstrip("\n"), line.rstrip("\n")) + "\n" for line in text.splitlines())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--lpips", type=Path, required=True, help="npz of LPIPS weights")
+    parser.add_argument("--study", nargs="+", action="append", default=[], help="folder in benchmarks/, and its pictures")
+    given = parser.parse_args()
+    former = open_model().stream_id.hex()
+    shutil.copy(given.model, BUNDLED / "standard.safetensors")
+    for module in ("tests.make_golden", "tests.fuzz.make_corpus"):
+        program(module)
+    pairs: list[tuple[str, str]] = []
+    for name, *pictures in given.study:
+        folder = ROOT / "benchmarks" / name
+        before = card(folder)
+        measure(folder, [Path(picture).absolute() for picture in pictures], given.lpips.absolute())
+        pairs += zip(before, card(folder), strict=True)
+        if name == "kodak":
+            program("benchmarks.scripts.card", folder, "--plot", folder / "kodak.png")
+            kodak = Path(pictures[0]).absolute().parent
+            printed = program("benchmarks.scripts.quality", kodak, "--lpips", given.lpips.absolute())
+            readme = (ROOT / "README.md").read_text().splitlines()
+            at = next(number for number, line in enumerate(readme) if line.startswith("| bytes |"))
+            pairs += zip(readme[at : at + 2], quality_rows(printed), strict=True)
+    for name in TEXTS:
+        (ROOT / name).write_text(replaced((ROOT / name).read_text(), pairs))
+    for old, new in pairs:
+        if old != new:
+            sys.stdout.write(f"- {old}\n+ {new}\n")
+    sys.stdout.write(BY_HAND.format(former=former))
+
+
+if __name__ == "__main__":
+    main()
