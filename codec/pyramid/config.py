@@ -25,8 +25,8 @@ class NetworkConfig:
         *(Level(16, 16, 10, half) for half in HALVES),
         *(Level(16, 32, 8, half) for half in HALVES),
         *(Level(16, 64, 8, half) for half in HALVES),
-        *(Level(16, 96, 8, half) for half in HALVES),
         *(Level(16, 128, 8, half) for half in HALVES),
+        *(Level(16, 192, 8, half) for half in HALVES),
     )
     # Quantizer steps that training starts from, per level, in latent units. They halve from one refinement to the next: each
     # adds one bit plane.
@@ -34,7 +34,8 @@ class NetworkConfig:
     # Squared error, in steps, that a bit is worth when rounding, per level: the wider the deadzone, the fewer bits. A uniform
     # quantizer at its best slope has 2 ln 2 / 12 = 0.12; a little less where finer levels can still mend what is lost.
     bit_worth: tuple[float, ...] = (0.1, 0.1, 0.1, 0.08, 0.08, 0.08, 0.1, 0.1, *(0.12,) * 6)
-    channels: int = 128  # C; with 48 the same rates were 0.2-0.3 dB worse
+    channels: int = 192  # C; with 48 the same rates were 0.2-0.3 dB worse, with 128 what all tokens can say ended at 30 dB
+    predicted_channels: int = 128  # the first of them; of the finer detail in the others nothing is predicted
     flat_channels: int = 3  # the first of them, which hold flat colours and nothing else
     # Widths and depths: 15 kMAC per pixel in all. Twice as much trains half as fast, and was no better for the same time.
     encoder_width8: int = 48  # at 1/8
@@ -58,6 +59,7 @@ class NetworkConfig:
         if "steps" not in plain and "levels" in plain:  # each level had its own step in models of before
             levels = [dict(level) for level in plain["levels"]]
             plain |= {"steps": [level.pop("step") for level in levels], "levels": levels}
+        plain.setdefault("predicted_channels", plain.get("channels"))  # all, in models of before
         if wrong := plain.keys() ^ {field.name for field in fields(cls)}:
             msg = f"unknown or missing in the network's configuration: {', '.join(sorted(wrong))}"
             raise TypeError(msg)

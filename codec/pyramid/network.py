@@ -120,7 +120,7 @@ class Decoder(nn.Module):
 
 class Predictor(nn.Sequential):
     """What the decoded latents and the map of known tokens say of the latents (B, C, h, w): decorrelation before
-    quantization, as in EF-LIC (2605.23323)."""
+    quantization, as in EF-LIC (2605.23323). Channels past the first so many stay as they are decoded."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__(
@@ -130,9 +130,14 @@ class Predictor(nn.Sequential):
             nn.GELU(),
             zero(nn.Conv2d(width, channels, 1)),
         )
+        self.channels = channels
 
     def forward(self, latents: Tensor, known: Tensor) -> Tensor:  # type: ignore[override]
-        return latents + super().forward(torch.cat([latents, known], 1))
+        seen = latents[:, : self.channels]
+        predicted = seen + super().forward(torch.cat([seen, known], 1))
+        if self.channels == latents.shape[1]:
+            return predicted
+        return torch.cat([predicted, latents[:, self.channels :]], 1)
 
 
 class FloatPrior(nn.Sequential):
@@ -161,7 +166,7 @@ class PyramidLevel(nn.Module):
         self.coarse = level.side < BLOCK_CELLS
         parts = 4 if self.coarse else 1  # coarse tokens see 2x2 sub-cells, so that they carry slopes as well as means
         seen = sum(c.levels[grid[0]].digits for grid in grids_before(c.levels, index))
-        self.predict = Predictor(c.channels, c.predictor_width)
+        self.predict = Predictor(c.predicted_channels, c.predictor_width)
         self.prior = FloatPrior(max(1, seen), c.prior_width, c.prior_kernels, level.digits)
         self.project = nn.Conv2d(parts * c.channels, level.digits, 1)
         self.expand = nn.Conv2d(level.digits, parts * c.channels, 1)
