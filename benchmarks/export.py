@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.curves import same_quality
-from benchmarks.results import METRICS, Point, Results, Series
+from benchmarks.results import METRICS, Delta, Point, Results, Series
 from codec.files import replacing
 
 if TYPE_CHECKING:
@@ -44,19 +44,14 @@ def json_of(series: Series, results: Results) -> dict:
         "labels": [point.label for point in points],
         "pictures": len(results.pictures),
         "too_few_pictures": few,
-        "bd_rate": {
-            METRICS[d.metric].json: {
-                "anchor": results.anchor,
-                "percent": d.percent,
-                "low": d.low,
-                "high": d.high,
-                "note": d.note,
-            }
-            for d in results.deltas
-            if d.codec == series.name
-        },
+        "bd_rate": {METRICS[d.metric].json: plain_delta(d, results.anchor) for d in results.deltas if d.codec == series.name},
         "speed": next((vars(speed) for speed in results.speeds if speed.codec == series.name), None),
     }
+
+
+def plain_delta(delta: Delta, anchor: str) -> dict:
+    """A BD-rate against the codec `anchor`, as plain data."""
+    return {"anchor": anchor, "percent": delta.percent, "low": delta.low, "high": delta.high, "note": delta.note}
 
 
 def write_json(results: Results, folder: Path) -> list[Path]:

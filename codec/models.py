@@ -24,7 +24,9 @@ BUNDLED = Path(__file__).parent / "weights"
 DEFAULT = "standard"
 ENDING = ".safetensors"
 # What wrote files of models that are no longer shipped, by stream id
-FORMER = dict.fromkeys(("44ef", "d0cb"), "a standard model from before the first release, which this version no longer has")
+FORMER = dict.fromkeys(
+    ("44ef", "d0cb", "b1a1"), "a standard model from before the first release, which this version no longer has"
+)
 
 
 def installed_folder() -> Path:

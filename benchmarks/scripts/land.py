@@ -20,11 +20,17 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.scripts.card import COLOUR, MAIN, MORE, SEEN, delta_table, rate_table
+from PIL import Image
+
+from benchmarks.curves import delta
+from benchmarks.export import plain_delta
+from benchmarks.results import METRICS
+from benchmarks.scripts.card import COLOUR, MAIN, MORE, SEEN, delta_table, rate_table, read_series
 from codec.models import BUNDLED, open_model
 
 ROOT = Path(__file__).parent.parent.parent
 TEXTS = ("README.md", "MODEL.md")
+ANCHOR = "webp-scaled"  # that BD-rates compare with, as in `tessera bench`
 KEPT = ("--metrics", "--bpp")  # options of a study's command that hold for a new measurement
 BY_HAND = """\
 By hand: FORMER in codec/models.py gets {former}; MODEL.md's stages, minutes and crops; sentences with numbers in README.md and
@@ -62,8 +68,18 @@ def measure(folder: Path, pictures: Iterable[Path], lpips: Path) -> None:
         where = ("--lpips-weights", lpips, "--no-cache", "--no-speed", "--json-dir", made, "--quiet")
         program("cli", "bench", *(found[n] for n in names), "--codecs", "tessera", *options_of(study["command"]), *where)
         shutil.copy(Path(made) / "tessera.json", folder / "tessera.json")
+        add_deltas(folder)
         study["settings"]["Tessera"] = json.loads((Path(made) / "study.json").read_text())["settings"]["Tessera"]
     (folder / "study.json").write_text(json.dumps(study, indent=1) + "\n")
+
+
+def add_deltas(folder: Path) -> None:
+    """Gives Tessera's file the BD-rates that a run with all codecs gives it."""
+    path = folder / "tessera.json"
+    plain, ours, anchor = json.loads(path.read_text()), read_series(path), read_series(folder / f"{ANCHOR}.json")
+    keys = [key for key, metric in METRICS.items() if metric.json in plain["results"] and metric.rated]
+    plain["bd_rate"] = {METRICS[key].json: plain_delta(delta(anchor, ours, key, plain["pictures"]), ANCHOR) for key in keys}
+    path.write_text(json.dumps(plain, indent=1) + "\n")
 
 
 def quality_rows(printed: str) -> tuple[str, str]:
@@ -96,6 +112,9 @@ def main() -> None:
         pairs += zip(before, card(folder), strict=True)
         if name == "kodak":
             program("benchmarks.scripts.card", folder, "--plot", folder / "kodak.png")
+            with Image.open(folder / "kodak.png") as plot:
+                small = plot.convert("RGB").quantize(256)
+            small.save(folder / "kodak.png", optimize=True)
             kodak = Path(pictures[0]).absolute().parent
             printed = program("benchmarks.scripts.quality", kodak, "--lpips", given.lpips.absolute())
             readme = (ROOT / "README.md").read_text().splitlines()

@@ -45,12 +45,12 @@ class PyramidTraining(TrainingConfig):
     patch: int = 96
     linear_rate: float = 0.1  # of `rate`, for the layers that started from the KLT
     # Multiplies `perceptual`, by the level that a sequence ends in. Short sequences want much of it; at long ones
-    # 0.8 cost 1.3 dB and gained nothing (benchmarks/training-log.md).
-    perceptuals: tuple[float, ...] = (*(0.8,) * 6, 0.5, 0.5, 0.25, 0.25, 0.15, 0.15, 0.1, 0.1)
+    # 0.8 cost 1.3 dB and gained nothing, and 0.25 at the ninth level cost some tenths (benchmarks/training-log.md).
+    perceptuals: tuple[float, ...] = (*(0.8,) * 6, 0.5, 0.5, 0.1, 0.1, 0.04, 0.04, 0.02, 0.02)
     # Crops of a batch per one that the perceptual loss is measured on. VGG costs more than the network, but brings LPIPS.
     perceptual_every: int = 1
     colour: float = 120.0  # weight of the distance of mean colours; 6 left PSNR .3 dB and a fifth of the colour error behind
-    pattern: float = 0.0  # weight of the error that repeats every 8 pixels
+    pattern: float = 20.0  # weight of the error that repeats every 8 pixels; without it twice as much of that is left
     slope: float = 1.0  # multiplies `slopes`
     # Loss that a bit per pixel is worth. A quarter from one refinement to the next, as steps halve: a bit then buys as much at
     # the end of each level as its step is made for (0.12 squared steps). Slopes twice as high for their steps cost 0.2-0.4 dB.
