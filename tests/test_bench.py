@@ -432,7 +432,7 @@ def test_every_metric_and_the_codecs_of_the_extra(pictures):
     arguments = ("--codecs", "tessera,vvc-quick,vvc-scaled,heic-scaled,avif-psnr", "--bpp", "0.4,0.8,3", "--metrics", "all")
     lpips = ["--lpips-weights", LPIPS] if LPIPS.exists() else []
     result = bench(pictures / "a.png", *arguments, *lpips, "--no-speed", "--no-cache", "--csv", "-")
-    assert result.exit_code == (0 if lpips else 1), result.output
+    assert result.exit_code == 0, result.output  # LPIPS may be left out: it was not asked for by name
     rows = {(row["codec"], row["point"]): row for row in csv.DictReader(io.StringIO(result.stdout)) if row["picture"] == "mean"}
     assert {codec for codec, _ in rows} == {"tessera", "vvc-quick", "vvc-scaled", "heic-scaled", "avif-psnr"}
     for codec in {codec for codec, _ in rows}:
