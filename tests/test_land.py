@@ -22,7 +22,7 @@ def test_the_texts_hold_the_tables_of_the_studies():
     assert clic in texts["MODEL.md"]
 
 
-def test_rows_are_exchanged_whole():
+def test_rows_are_replaced_whole():
     text = "a | 1 |\n| 1 |\nno | 1 |\n| 2 |\n"
     assert replaced(text, [("| 1 |", "| 3 |"), ("| 2 |", "| 2 |")]) == "a | 1 |\n| 3 |\nno | 1 |\n| 2 |\n"
 

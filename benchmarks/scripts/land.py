@@ -1,11 +1,11 @@
-"""Makes a model the standard one: its weights, the golden files, the fuzzer's corpus, Tessera's part of the studies under
-`benchmarks/`, and the rows of README.md and MODEL.md that are made of them.
+"""Makes a model the standard one: its weights and graphs, the golden files, the fuzzer's corpus, Tessera's part of the studies
+under `benchmarks/`, and the rows of README.md and MODEL.md that are made of them.
 
     python -m benchmarks.scripts.land mine.safetensors --lpips ../shared/perceptual/lpips_alex.npz \\
         --study kodak ../shared/kodak/*.png --study clic larger/*.png
 
 A study is measured again with the metrics and the rates of its own command, on the pictures that it names. Needs the extra
-`bench`. Sentences remain to be written by hand; the end of the output says which to look at.
+`bench`. The end of the output says what is left to be written by hand.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def options_of(command: str) -> list[str]:
 
 
 def measure(folder: Path, pictures: Iterable[Path], lpips: Path) -> None:
-    """Measures Tessera again, on the pictures that the study names; those of the other codecs, and the command, stay."""
+    """Measures Tessera again, on the pictures that the study names. The files of other codecs, and the command, stay."""
     study = json.loads((folder / "study.json").read_text())
     names = [named.rpartition(", ")[0] for named in study["pictures"]]
     found = {path.name: path for path in pictures}
@@ -89,7 +89,7 @@ def quality_rows(printed: str) -> tuple[str, str]:
 
 
 def replaced(text: str, pairs: Iterable[tuple[str, str]]) -> str:
-    """The text with whole lines exchanged: the first of each pair for the second."""
+    """The text with the second of each pair wherever the first is a whole line."""
     new = dict(pairs)
     return "".join(new.get(line.rstrip("\n"), line.rstrip("\n")) + "\n" for line in text.splitlines())
 
@@ -102,6 +102,7 @@ def main() -> None:
     given = parser.parse_args()
     former = open_model().stream_id.hex()
     shutil.copy(given.model, BUNDLED / "standard.safetensors")
+    program("cli", "models", "graphs")
     for module in ("tests.make_golden", "tests.fuzz.make_corpus"):
         program(module)
     pairs: list[tuple[str, str]] = []
