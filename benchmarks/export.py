@@ -58,7 +58,7 @@ def write_json(results: Results, folder: Path) -> list[Path]:
     """One file per codec, as compressai's plot tool takes them, and `study.json` with what holds for all."""
     paths = []
     for series in results.series:
-        paths.append(_write_json(folder / f"{series.name}.json", json_of(series, results)))
+        paths.append(write_plain(folder / f"{series.name}.json", json_of(series, results)))
     study = {
         "command": results.command,
         "pictures": [f"{p.name}, {p.width}x{p.height}" for p in results.pictures],
@@ -69,11 +69,12 @@ def write_json(results: Results, folder: Path) -> list[Path]:
         "versions": dict(results.versions),
         "settings": dict(results.settings),
     }
-    paths.append(_write_json(folder / "study.json", study))
+    paths.append(write_plain(folder / "study.json", study))
     return paths
 
 
-def _write_json(path: Path, plain: dict) -> Path:
+def write_plain(path: Path, plain: dict) -> Path:
+    """Writes plain data as the JSON files of a study are written."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(plain, indent=1) + "\n")
     return path

@@ -23,7 +23,7 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.curves import delta
-from benchmarks.export import plain_delta
+from benchmarks.export import plain_delta, write_plain
 from benchmarks.results import METRICS
 from benchmarks.scripts.card import COLOUR, MAIN, MORE, SEEN, delta_table, rate_table, read_series
 from codec.models import BUNDLED, open_model
@@ -70,7 +70,7 @@ def measure(folder: Path, pictures: Iterable[Path], lpips: Path) -> None:
         shutil.copy(Path(made) / "tessera.json", folder / "tessera.json")
         add_deltas(folder)
         study["settings"]["Tessera"] = json.loads((Path(made) / "study.json").read_text())["settings"]["Tessera"]
-    (folder / "study.json").write_text(json.dumps(study, indent=1) + "\n")
+    write_plain(folder / "study.json", study)
 
 
 def add_deltas(folder: Path) -> None:
@@ -79,7 +79,7 @@ def add_deltas(folder: Path) -> None:
     plain, ours, anchor = json.loads(path.read_text()), read_series(path), read_series(folder / f"{ANCHOR}.json")
     keys = [key for key, metric in METRICS.items() if metric.json in plain["results"] and metric.rated]
     plain["bd_rate"] = {METRICS[key].json: plain_delta(delta(anchor, ours, key, plain["pictures"]), ANCHOR) for key in keys}
-    path.write_text(json.dumps(plain, indent=1) + "\n")
+    write_plain(path, plain)
 
 
 def quality_rows(printed: str) -> tuple[str, str]:

@@ -45,7 +45,8 @@ class PyramidTraining(TrainingConfig):
     patch: int = 96
     linear_rate: float = 0.1  # of `rate`, for the layers that started from the KLT
     # Multiplies `perceptual`, by the level that a sequence ends in. Short sequences want much of it; at long ones
-    # 0.8 cost 1.3 dB and gained nothing, and 0.25 at the ninth level cost some tenths (benchmarks/training-log.md).
+    # 0.8 cost 1.3 dB and gained nothing, and 0.25 at the ninth level was ten times the squared error
+    # (benchmarks/training-log.md).
     perceptuals: tuple[float, ...] = (*(0.8,) * 6, 0.5, 0.5, 0.1, 0.1, 0.04, 0.04, 0.02, 0.02)
     # Crops of a batch per one that the perceptual loss is measured on. VGG costs more than the network, but brings LPIPS.
     perceptual_every: int = 1
