@@ -34,7 +34,8 @@ window.prefixes = async (name, text) => {
   const alone = [], foretold = [];
   for (let size = file.bytes; size < data.length; size++) {
     alone.push(tokensOf(model, data.subarray(0, size)).tokens.ends.length);
-    foretold.push(tokens.ends.filter((end) => end <= Math.min(size - file.bytes, file.payload.length)).length);
+    const within = size - file.bytes; // a whole payload makes all tokens certain: zeros follow it
+    foretold.push(tokens.ends.filter((end) => end <= within || within >= file.payload.length).length);
   }
   return { bytes: file.bytes, alone, foretold };
 };
