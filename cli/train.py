@@ -68,6 +68,21 @@ ALTERNATIVES = (
 @click.option("--slope", type=float, metavar="S", help="Factor on the weight of bits in the loss of a pyramid.")
 @click.option("--average", type=float, metavar="DECAY", help="Decay of the moving average of the weights that is written.")
 @click.option("--seed", type=int, metavar="N", help="Seed of the random crops and lengths.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A value of the recipe that has no option here: a number, or one for each level, separated by commas.",
+)
+@click.option(
+    "--validate-minutes",
+    type=click.FloatRange(0, min_open=True),
+    default=20.0,
+    show_default=True,
+    metavar="N",
+    help="Minutes of training from one measurement of the held-out photos to the next.",
+)
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Processor threads (default: cores).")
 @click.option(
     "--processes",
@@ -102,7 +117,7 @@ def train(photos: tuple[str, ...], **given: Any) -> None:
     report_options = options.gather(ReportOptions, given)
     with reporting("train", given["output"], report_options) as report:
         require_torch("train")
-        from codec.training.run import TRAINERS, Run
+        from codec.training.run import TRAINERS, Run, read_settings
 
         for one, other, reason in ALTERNATIVES:
             if given[one] and given[other]:
@@ -110,13 +125,15 @@ def train(photos: tuple[str, ...], **given: Any) -> None:
                 raise UsageError(msg)
         trainer = TRAINERS[given["family"]]
         chosen = {name: given.pop(name) for name in given.keys() - Run.__dataclass_fields__}
+        own_options = set(chosen)
         chosen = {name: value for name, value in chosen.items() if value is not None}
+        settings = read_settings(trainer.recipe, chosen.pop("settings"), own_options)
         shape = {name: chosen.pop(name) for name in trainer.shape if name in chosen}
         if foreign := sorted(chosen.keys() - trainer.recipe.__dataclass_fields__):
             names = " and ".join(f"--{name.replace('_', '-')}" for name in foreign)
             msg = f"{names}: not for --family {given['family']}: leave it out, or name the other family"
             raise UsageError(msg)
-        run = Run(photos=photos, shape=shape, recipe=chosen, **given)
+        run = Run(photos=photos, shape=shape, recipe=chosen | settings, **given)
         model = run.execute((lambda _: None) if report_options.quiet else say)
         report.values["input"] = ", ".join(photos)
         if model:

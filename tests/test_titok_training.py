@@ -293,6 +293,12 @@ def test_the_command_offers_what_there_is():
         (("--family", "one-d-piece", "--slope", 1), 2, "--slope: not for --family one-d-piece"),
         (("--size", "tiny", "--block-tokens", 9), 2, "--block-tokens and --size: not for --family pyramid"),
         (("--family", "one-d-piece", "--size", "huge"), 2, "'huge' is not one of"),
+        (("--set", "pattern"), 2, "--set pattern: pattern takes a number of at least 0"),
+        (("--set", "pattern=nan"), 2, "--set pattern=nan: pattern takes a number of at least 0"),
+        (("--set", "perceptual_every=0"), 2, "perceptual_every takes a whole number of at least 1"),
+        (("--set", "stops=1,2"), 2, "--set stops=1,2: stops takes 14 numbers, separated by commas, of at least 0"),
+        (("--set", "slopes=" + ",".join("0" * 14)), 2, "slopes (0.0, 0.0,"),
+        (("--set", "rate=1"), 2, "--set rate=1: no such value; there are linear_rate, perceptuals,"),
         (("--family", "one-d-piece", "--init", "standard"), 1, "a model of kind 'tessera-pyramid-1', not a One-D-Piece"),
     ],
 )

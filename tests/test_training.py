@@ -174,7 +174,16 @@ def test_a_new_schedule_keeps_the_weights(photos, tmp_path):
 def test_a_new_schedule_in_minutes_forgets_the_steps_of_the_old_one(photos, tmp_path):
     PyramidTrainer(klt_network(photos), PyramidTraining(steps=2, batch=1), CPU).save(tmp_path / CHECKPOINT)
     given = {"photos": (), "family": "pyramid", "output": None, "init": None, "vgg": None, "threads": None, "processes": 1}
-    run = Run(state=str(tmp_path), restart=True, table_photos=1, device="cpu", shape={}, recipe={"minutes": 3.0}, **given)
+    run = Run(
+        state=str(tmp_path),
+        restart=True,
+        table_photos=1,
+        device="cpu",
+        validate_minutes=20,
+        shape={},
+        recipe={"minutes": 3.0},
+        **given,
+    )
     trainer = run.start(photos, CPU, print)
     trainer.spent = 1.5
     assert trainer.progress == 0.5
@@ -343,9 +352,18 @@ def test_train_command_from_nothing_to_a_picture(tmp_path, photo, monkeypatch):
             "1",
             "--batch",
             "1",
+            "--set",
+            "perceptual_every=2",
+            "--set",
+            "stops=0,0,0,1" + ",0" * 10,
+            "--validate-minutes",
+            "1e-9",
         ],
     )
     assert further.exit_code == 0, further.output
+    assert "held out, PSNR/VGG" in further.stderr
+    config = PyramidTrainer.resume(tmp_path / "b" / CHECKPOINT, CPU).config
+    assert (config.perceptual_every, config.stops) == (2, (0, 0, 0, 1, *[0] * 10))
 
 
 def test_photos_are_found_in_folders_and_tars(tmp_path, photo):

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitstream.blocks import BLOCK
-from bitstream.errors import ModelError
+from bitstream.errors import ModelError, UsageError
 from bitstream.pyramid import grids_before, in_part
 from codec.device import trains_in_bf16
 from codec.models import open_model
@@ -59,6 +59,12 @@ class PyramidTraining(TrainingConfig):
     # How often a sequence ends there.
     stops: tuple[float, ...] = (0.01, 0.02, 0.05, 0.11, 0.1, 0.1, 0.11, 0.11, 0.1, 0.1, 0.07, 0.06, 0.03, 0.03)
     whole_level: float = 0.4  # share of sequences that end at a level's end; the rest end anywhere inside
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for values that nothing can be learned with."""
+        if min(self.slopes) <= 0 or sum(self.stops) <= 0 or self.whole_level > 1:
+            msg = f"slopes {self.slopes} and the sum of stops {self.stops} are above 0, whole_level {self.whole_level} up to 1"
+            raise UsageError(msg)
 
 
 class Prices(nn.Module):

@@ -5,8 +5,9 @@ The table `TRAINERS` is all that training knows of the families of models.
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,38 @@ from codec.titok.training import TitokTrainer
 from codec.training.losses import PerceptualLoss
 from codec.training.photos import load_photos
 from codec.training.team import Team, together
-from codec.training.trainer import Trainer, train
+from codec.training.trainer import Trainer, TrainingConfig, train
 from codec.training.vgg import NONE, torchvision_vgg
 
 TRAINERS: dict[str, type[Trainer]] = {trainer.family: trainer for trainer in (PyramidTrainer, TitokTrainer)}
 CHECKPOINT = "checkpoint.safetensors"
+
+
+def read_settings(recipe: type[TrainingConfig], settings: Sequence[str], elsewhere: Container[str]) -> dict[str, Any]:
+    """NAME=VALUE each -> values of a recipe by name: whole numbers where the recipe has them, and lists of its length.
+
+    Raises UsageError for a value that does not fit, and a name that the recipe does not have or that is set `elsewhere`."""
+    usual = {name: value for name, value in vars(recipe()).items() if name not in elsewhere}
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        if name not in usual:
+            msg = f"--set {setting}: no such value; there are {', '.join(usual) or 'none'}"
+            raise UsageError(msg)
+        each = usual[name] if isinstance(usual[name], tuple) else (usual[name],)
+        kind = type(each[0])
+        try:
+            numbers = tuple(kind(number) for number in text.split(","))
+        except ValueError:
+            numbers = ()
+        lowest = 1 if kind is int else 0
+        if len(numbers) != len(each) or not all(lowest <= number < math.inf for number in numbers):
+            what = "whole number" if kind is int else "number"
+            amount = f"a {what}" if len(each) == 1 else f"{len(each)} {what}s, separated by commas,"
+            msg = f"--set {setting}: {name} takes {amount} of at least {lowest}"
+            raise UsageError(msg)
+        values[name] = numbers if isinstance(usual[name], tuple) else numbers[0]
+    return values
 
 
 @dataclass(frozen=True)
@@ -43,6 +71,7 @@ class Run:
     processes: int | None  # of one thread each, which learn together
     table_photos: int  # that the tables of the model are measured on
     device: str
+    validate_minutes: float  # of training, from one measurement of the held-out photos to the next
     shape: dict[str, Any]  # of a new network, where it differs from the family's
     recipe: dict[str, Any]  # what differs from the family's recipe
 
@@ -61,7 +90,8 @@ class Run:
 
         def learn(team: Team) -> None:
             trainer.join(team)
-            train(trainer, crops, held_out, perceptual and perceptual.to(device), Path(self.state), report)
+            loss = perceptual and perceptual.to(device)
+            train(trainer, crops, held_out, loss, Path(self.state), report, self.validate_minutes)
 
         together(processes, learn)
         if not self.output:
