@@ -69,17 +69,23 @@ def load_photos(sources: Iterable[Path], threads: int | None = None) -> tuple[Te
     """All photos as uint8 tensors (N, SIDE, SIDE, 3): those to train on, and those held out.
 
     Raises ImageError if no picture to train on is found."""
-    train: list[NDArray[np.uint8]] = []
+    found = list(find_photos(sources := list(sources)))
+    train = np.empty((len(found), SIDE, SIDE, 3), np.uint8)  # takes memory only where a photo is written
     held: list[NDArray[np.uint8]] = []
+    count = 0
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        names, blobs = zip(*find_photos(sources), strict=True) if (sources := list(sources)) else ((), ())
-        for name, square in zip(names, pool.map(read_square, blobs), strict=True):
-            if square is not None:
-                (held if is_held_out(name) else train).append(square)
-    if not train:
+        for (name, _), square in zip(found, pool.map(read_square, (blob for _, blob in found)), strict=True):
+            if square is None:
+                continue
+            if is_held_out(name):
+                held.append(square)
+            else:
+                train[count] = square
+                count += 1
+    if not count:
         msg = f"no photographs found in {', '.join(map(str, sources))}: give folders, tar files or pictures"
         raise ImageError(msg)
-    return torch.from_numpy(np.stack(train)), torch.from_numpy(np.stack(held or train[:1]))
+    return torch.from_numpy(train[:count]), torch.from_numpy(np.stack(held or [train[0]]))
 
 
 def random_crops(photos: Tensor, count: int, rng: np.random.Generator, side: int = BLOCK) -> Tensor:
