@@ -23,7 +23,7 @@ from codec.pyramid.tokenizer import dequantize, quantize
 from codec.pyramid.torch_parts import TorchParts
 from codec.pyramid.training import PyramidTrainer, PyramidTraining, code_for_training, priced
 from codec.training.integer import measure_tables, quantize_prior
-from codec.training.losses import Cosine, pattern_distance
+from codec.training.losses import Cosine, local_distance, pattern_distance
 from codec.training.photos import is_held_out, karhunen_loeve, load_photos, random_crops, read_square
 from codec.training.run import CHECKPOINT, Run
 from codec.training.trainer import train
@@ -408,6 +408,18 @@ def test_cosines_are_those_of_torch():
         assert torch.allclose(mine, theirs, atol=1e-6)
     assert found[0][0][0, 0, 0] == found[0][0][1, 2, 1] == 0
     assert found[0][1].abs().max() > 0.1
+
+
+def test_local_statistics_prefer_texture_elsewhere_to_a_blur():
+    """Place by place it is the other way round."""
+    generator = torch.Generator().manual_seed(0)
+    texture, other = 1 + 0.5 * torch.randn(2, 1, 16, 32, 32, generator=generator)
+    blur = torch.ones_like(texture).requires_grad_(True)
+    assert local_distance(texture, texture, 8) == 0
+    assert local_distance(other, texture, 8) < 0.5 * local_distance(blur, texture, 8)
+    assert Cosine.apply(other, texture).mean() < Cosine.apply(blur, texture).mean()
+    local_distance(blur, texture, 8).sum().backward()
+    assert blur.grad.isfinite().all()
 
 
 @pytest.mark.skipif(not (SHARED / "perceptual").exists(), reason="perceptual weights are not there")

@@ -19,6 +19,9 @@ from codec.training.vgg import LAYERS, read_vgg
 POOLED = ("conv2_1", "conv3_1")  # a 2x2 maximum comes before these
 SHORT = 1e-4  # length of features that count as none
 COMPARED = ("conv1_2", "conv2_2", "conv3_4")
+WINDOWS = (8, 4, 4)  # of local statistics, in features of each: 8, 8 and 16 pixels
+SHORTER = 1e-2  # length that features are at least taken to have where statistics are made of them
+LEAST_VARIANCE = 1e-5  # keeps the gradient of a deviation finite; features of unit length have some thousandths
 
 
 class PerceptualLoss(nn.Module):
@@ -50,13 +53,38 @@ class PerceptualLoss(nn.Module):
             if name in COMPARED:
                 yield x
 
-    def forward(self, x: Tensor, reference: Tensor) -> Tensor:
-        """Two batches (B, 3, H, W) in [-1, 1] -> (B,)."""
+    def forward(self, x: Tensor, reference: Tensor, aligned: float = 1.0, local: float = 0.0) -> Tensor:
+        """Two batches (B, 3, H, W) in [-1, 1] -> (B,): `aligned` times the distance place by place, and `local` times that of
+        the features' local statistics."""
         with torch.no_grad():
             targets = list(self.features(reference))
-        pairs = zip(self.features(x), targets, strict=True)
-        cosines = [Cosine.apply(a, b).mean((1, 2)) for a, b in pairs]
-        return 2 - 2 * torch.stack(cosines).mean(0)
+        distances = []
+        for mine, theirs, window in zip(self.features(x), targets, WINDOWS, strict=True):
+            distance = aligned * (2 - 2 * Cosine.apply(mine, theirs).mean((1, 2)))
+            if local:
+                distance = distance + local * local_distance(mine, theirs, window)
+            distances.append(distance)
+        return torch.stack(distances).mean(0)
+
+
+def local_distance(x: Tensor, reference: Tensor, window: int) -> Tensor:
+    """Squared distance of the means and standard deviations of unit-normalised features (B, C, h, w) over windows that overlap
+    by half -> (B,), as in Wasserstein distortion (Qiu et al. 2310.03629; as a loss, Ballé et al. 2412.00505).
+
+    A blur is the best guess of features place by place. Here it is wrong, since the deviations are missing, and texture that
+    lies a little elsewhere is right."""
+    with torch.autocast(x.device.type, enabled=False):
+        mean, deviation = _local_statistics(x.float(), window)
+        with torch.no_grad():
+            their_mean, their_deviation = _local_statistics(reference.float(), window)
+        return ((mean - their_mean).square() + (deviation - their_deviation).square()).sum(1).mean((1, 2))
+
+
+def _local_statistics(x: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    x = x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp(min=SHORTER)
+    mean = F.avg_pool2d(x, window, window // 2)
+    variance = F.avg_pool2d(x.square(), window, window // 2) - mean.square()
+    return mean, (variance.clamp(min=0) + LEAST_VARIANCE).sqrt()
 
 
 class Cosine(torch.autograd.Function):
