@@ -38,7 +38,7 @@ def read_settings(recipe: type[TrainingConfig], settings: Sequence[str], elsewhe
     for setting in settings:
         name, _, text = setting.partition("=")
         if name not in usual:
-            msg = f"--set {setting}: no such value; there are {', '.join(usual) or 'none'}"
+            msg = f"{setting}: no such value of the recipe; there are {', '.join(usual) or 'none'}"
             raise UsageError(msg)
         each = usual[name] if isinstance(usual[name], tuple) else (usual[name],)
         kind = type(each[0])
@@ -50,7 +50,7 @@ def read_settings(recipe: type[TrainingConfig], settings: Sequence[str], elsewhe
         if len(numbers) != len(each) or not all(lowest <= number < math.inf for number in numbers):
             what = "whole number" if kind is int else "number"
             amount = f"a {what}" if len(each) == 1 else f"{len(each)} {what}s, separated by commas,"
-            msg = f"--set {setting}: {name} takes {amount} of at least {lowest}"
+            msg = f"{setting}: {name} takes {amount} of at least {lowest}"
             raise UsageError(msg)
         values[name] = numbers if isinstance(usual[name], tuple) else numbers[0]
     return values
