@@ -16,6 +16,7 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ SHORTEST = 304  # pixels of the shorter side of what is written
 LARGEST = 0.9  # of an original's size
 QUALITY = 96  # of the JPEGs written, 4:4:4: their own losses are far below those that training looks at
 ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint16)  # bits that are set, by byte
+AT_ONCE = 64  # originals in memory
 SAME = 40  # bits of 256 in which the hashes of two versions of a photo differ at most
 
 
@@ -76,6 +78,7 @@ def evaluation_hashes(sources: Iterable[Path]) -> NDArray[np.uint8]:
 def gather(sources: Sequence[Path], target: Path, without: Sequence[Path]) -> tuple[int, int, int]:
     """Writes the tar file; the numbers of photos written, left out as known, and left out as too small or no picture."""
     known = [evaluation_hashes(without)]
+    originals = find_photos(sources)
     written = same = unusable = 0
 
     def read(found: tuple[str, bytes]) -> tuple[str, NDArray[np.uint8], bytes] | None:
@@ -86,21 +89,23 @@ def gather(sources: Sequence[Path], target: Path, without: Sequence[Path]) -> tu
         return (name, difference_hash(image), data) if image and data else None
 
     with tarfile.open(target, "w") as archive, ThreadPoolExecutor() as pool:
-        for found in pool.map(read, find_photos(sources)):
-            if found is None:
-                unusable += 1
-                continue
-            name, mine, data = found
-            if min(bits_apart(mine, hashes) for hashes in known) < SAME:
-                same += 1
-                continue
-            if len(known[-1]) >= 1000:
-                known.append(np.zeros((0, 32), np.uint8))
-            known[-1] = np.concatenate([known[-1], mine[None]])
-            member = tarfile.TarInfo(f"{written:05}-{Path(name).stem}.jpg")
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-            written += 1
+        # `map` reads all that it is given at once, so it is given what fits in memory.
+        while some := list(islice(originals, AT_ONCE)):
+            for found in pool.map(read, some):
+                if found is None:
+                    unusable += 1
+                    continue
+                name, mine, data = found
+                if min(bits_apart(mine, hashes) for hashes in known) < SAME:
+                    same += 1
+                    continue
+                if len(known[-1]) >= 1000:
+                    known.append(np.zeros((0, 32), np.uint8))
+                known[-1] = np.concatenate([known[-1], mine[None]])
+                member = tarfile.TarInfo(f"{written:05}-{Path(name).stem}.jpg")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+                written += 1
     return written, same, unusable
 
 
