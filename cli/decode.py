@@ -59,7 +59,8 @@ class DecoderOptions:
 @options.jobs
 @options.batch
 @options.ray
-@options.coding
+@options.model("the one that wrote the file")
+@options.computing
 @options.reporting
 def decode(**given: Any) -> None:
     """Decode .tsr files to pictures, as PNG unless the output's name or --format says otherwise.

@@ -98,7 +98,7 @@ def _of_model(file: File) -> dict[str, Any]:
 @click.argument("source", metavar="FILE", type=options.Name())
 @options.output
 @click.option("--back", is_flag=True, help="Make a .tsr file of an .npz instead.")
-@options.model
+@options.model("the one that wrote the file, or standard with --back")
 @options.max_pixels
 @options.force
 @options.skip_existing

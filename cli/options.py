@@ -149,18 +149,22 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
     return decorate
 
 
+def model(usual: str) -> Callable[[Command], Command]:
+    """`--model`, where `usual` says what is taken without it."""
+    return click.option(
+        "--model",
+        type=Model(),
+        metavar="NAME|PATH",
+        help=f"A model's name, as in `models list`, or a model file.  [default: {usual}]",
+    )
+
+
 sources = click.argument("sources", metavar="IN...", nargs=-1, type=Name())
 output = click.option(
     "-o", "--output", type=Name(), metavar="PATH", help="Where to write: a file, a folder, or '-' for standard output."
 )
 force = click.option("-f", "--force", is_flag=True, help="Replace existing outputs; symbolic links are followed.")
 skip_existing = click.option("--skip-existing", is_flag=True, help="Skip inputs whose output exists and is whole.")
-model = click.option(
-    "--model",
-    type=Model(),
-    metavar="NAME|PATH",
-    help="A model's name, as in `models list`, or a model file. Default: standard; to decode, the one that wrote the file.",
-)
 device = click.option(
     "--device", type=Device(), metavar="auto|cpu|cuda[:N]", default="auto", show_default=True, help="Where to compute."
 )
@@ -193,7 +197,8 @@ background = click.option(
     metavar="COLOR",
     help="Flatten transparency onto this colour, such as white or '#204060'. Default: keep it.",
 )
-coding = together(model, device, runtime, max_pixels)
+computing = together(device, runtime, max_pixels)
+coding = together(model("standard"), computing)
 jobs = click.option(
     "-j",
     "--jobs",

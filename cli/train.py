@@ -8,6 +8,7 @@ import click
 
 from bitstream.errors import UsageError
 from cli import options
+from cli.files import STANDARD, check_output
 from cli.report import ReportOptions, reporting, say
 
 ALTERNATIVES = (
@@ -18,7 +19,7 @@ ALTERNATIVES = (
 
 @click.command()
 @click.argument("photos", metavar="PHOTOS...", nargs=-1, required=True, type=click.Path(exists=True))
-@options.output
+@click.option("-o", "--output", type=options.Name(), metavar="PATH", help="The model file to write.")
 @click.option(
     "--family",
     type=click.Choice(["pyramid", "one-d-piece"]),
@@ -116,6 +117,12 @@ def train(photos: tuple[str, ...], **given: Any) -> None:
 
     report_options = options.gather(ReportOptions, given)
     with reporting("train", given["output"], report_options) as report:
+        if given["output"] == STANDARD:
+            msg = "a model cannot be written to standard output: use -o FILE"
+            raise UsageError(msg)
+        if given["output"]:
+            # A run that goes on replaces its model.
+            check_output(given["output"], force=True, source=STANDARD, makes_folders=True)
         require_torch("train")
         from codec.training.run import TRAINERS, Run, read_settings
 

@@ -299,6 +299,8 @@ def test_the_command_offers_what_there_is():
         (("--set", "stops=1,2"), 2, "stops=1,2: stops takes 14 numbers, separated by commas, of at least 0"),
         (("--set", "slopes=" + ",".join("0" * 14)), 2, "slopes (0.0, 0.0,"),
         (("--set", "rate=1"), 2, "rate=1: no such value of the recipe; there are linear_rate, perceptuals,"),
+        (("-o", "-"), 2, "a model cannot be written to standard output: use -o FILE"),
+        (("-o", "."), 1, "the output . is a folder: name a file"),
         (("--family", "one-d-piece", "--init", "standard"), 1, "a model of kind 'tessera-pyramid-1', not a One-D-Piece"),
     ],
 )
