@@ -25,7 +25,7 @@ DEFAULT = "standard"
 ENDING = ".safetensors"
 # What wrote files of models that are no longer shipped, by stream id
 FORMER = dict.fromkeys(
-    ("44ef", "d0cb", "b1a1", "3fd2"), "a standard model from before the first release, which this version no longer has"
+    ("44ef", "d0cb", "b1a1", "3fd2", "ed43"), "a standard model from before the first release, which this version no longer has"
 )
 
 

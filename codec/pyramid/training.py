@@ -47,7 +47,7 @@ class PyramidTraining(TrainingConfig):
     # Multiplies `perceptual`, by the level that a sequence ends in. Short sequences want much of it; at long ones
     # 0.8 cost 1.3 dB and gained nothing, and 0.25 at the ninth level was ten times the squared error
     # (benchmarks/training-log.md).
-    perceptuals: tuple[float, ...] = (*(0.8,) * 6, 0.5, 0.5, 0.1, 0.1, 0.04, 0.04, 0.02, 0.02)
+    perceptuals: tuple[float, ...] = (*(0.8,) * 6, 0.7, 0.5, 0.08, 0.05, 0.03, 0.03, 0.02, 0.02)
     # What the perceptual distance is made of: features place by place, and their means and deviations over some pixels. The
     # latter alone was not tried; with both LPIPS fell by 5 % at every rate in 24 minutes.
     aligned: float = 0.5
@@ -61,7 +61,7 @@ class PyramidTraining(TrainingConfig):
     # the end of each level as its step is made for (0.12 squared steps). Slopes twice as high for their steps cost 0.2-0.4 dB.
     slopes: tuple[float, ...] = (1.2, 1.2, 1.2, 1.0, 0.55, 0.55, 0.14, 0.14, 0.035, 0.035, 0.009, 0.009, 0.0024, 0.0024)
     # How often a sequence ends there.
-    stops: tuple[float, ...] = (0.01, 0.02, 0.05, 0.11, 0.1, 0.1, 0.11, 0.11, 0.1, 0.1, 0.07, 0.06, 0.03, 0.03)
+    stops: tuple[float, ...] = (0.01, 0.02, 0.04, 0.12, 0.13, 0.11, 0.1, 0.1, 0.12, 0.12, 0.05, 0.04, 0.02, 0.02)
     whole_level: float = 0.4  # share of sequences that end at a level's end; the rest end anywhere inside
 
     def __post_init__(self) -> None:
