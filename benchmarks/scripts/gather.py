@@ -16,7 +16,7 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +79,7 @@ def gather(sources: Sequence[Path], target: Path, without: Sequence[Path]) -> tu
     """Writes the tar file; the numbers of photos written, left out as known, and left out as too small or no picture."""
     known = [evaluation_hashes(without)]
     originals = find_photos(sources)
+    batches = iter(lambda: list(islice(originals, AT_ONCE)), [])
     written = same = unusable = 0
 
     def read(found: tuple[str, bytes]) -> tuple[str, NDArray[np.uint8], bytes] | None:
@@ -90,22 +91,21 @@ def gather(sources: Sequence[Path], target: Path, without: Sequence[Path]) -> tu
 
     with tarfile.open(target, "w") as archive, ThreadPoolExecutor() as pool:
         # `map` reads all that it is given at once, so it is given what fits in memory.
-        while some := list(islice(originals, AT_ONCE)):
-            for found in pool.map(read, some):
-                if found is None:
-                    unusable += 1
-                    continue
-                name, mine, data = found
-                if min(bits_apart(mine, hashes) for hashes in known) < SAME:
-                    same += 1
-                    continue
-                if len(known[-1]) >= 1000:
-                    known.append(np.zeros((0, 32), np.uint8))
-                known[-1] = np.concatenate([known[-1], mine[None]])
-                member = tarfile.TarInfo(f"{written:05}-{Path(name).stem}.jpg")
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
-                written += 1
+        for found in chain.from_iterable(pool.map(read, batch) for batch in batches):
+            if found is None:
+                unusable += 1
+                continue
+            name, mine, data = found
+            if min(bits_apart(mine, hashes) for hashes in known) < SAME:
+                same += 1
+                continue
+            if len(known[-1]) >= 1000:
+                known.append(np.zeros((0, 32), np.uint8))
+            known[-1] = np.concatenate([known[-1], mine[None]])
+            member = tarfile.TarInfo(f"{written:05}-{Path(name).stem}.jpg")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+            written += 1
     return written, same, unusable
 
 
