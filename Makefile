@@ -21,7 +21,7 @@ demo: .venv/installed
 	$(BIN)/tessera decode demo/photo.tsr -o demo/photo.png
 	$(BIN)/tessera info demo/photo.tsr
 	@$(BIN)/tessera models fetch lpips || true
-	@$(BIN)/python -m benchmarks.scripts.compare docs/photo.webp demo/photo.tsr demo/photo.png demo/comparison.webp
+	@$(BIN)/python -m benchmarks.tools.compare docs/photo.webp demo/photo.tsr demo/photo.png demo/comparison.webp
 
 # One thread per worker: two workers of two threads each, on two cores, took ten times as long for small networks.
 test: .venv/installed

@@ -17,21 +17,21 @@ from pathlib import Path
 import torch
 
 from benchmarks.cache import Cache
-from benchmarks.codecs import NATIVE_NAMES, QUICK_NAMES, SCALED, SCALED_NAMES, SCALES, CoderOptions, make_coder
-from benchmarks.coder import Coder
+from benchmarks.codecs.base import Coder
+from benchmarks.codecs.registry import NATIVE_NAMES, QUICK_NAMES, SCALED, SCALED_NAMES, SCALES, CoderOptions, make_coder
 from benchmarks.curves import delta
+from benchmarks.measurements import METRICS, Pixels, Results, Sample, Speed
 from benchmarks.measures import Measure, MeasureOptions, in_order, make_measure
-from benchmarks.results import METRICS, Pixels, Results, Sample, Speed
 from benchmarks.study import BUDGETS, Source, Study, open_source, shown
 from benchmarks.timing import note, time_codec
 from bitstream.errors import CodecMissingError, ImageError, ModelError, TesseraError, UsageError
 from codec import __version__
-from codec.cluster import Cluster
-from codec.pictures.images import MAX_PIXELS
+from codec.image.reading import MAX_PIXELS
+from codec.parallel.ray_cluster import Cluster
 
 NAMES = (*NATIVE_NAMES, *SCALED_NAMES)
 SPEED_BPP = 0.153  # rate at which speed is measured where no rates were asked for
-SPEED_PICTURES = 2
+SPEED_IMAGES = 2
 LEAST_TASKS = 8  # that processes of their own, which take seconds to start, are worth
 ALL = "all"  # of the metrics
 ANCHORS = ("webp-scaled", "webp")  # in this order, where none is asked for
@@ -45,7 +45,7 @@ LIBRARIES = (
 class BenchOptions:
     """What a user asked for. Raises UsageError for what is unknown or contradicts itself."""
 
-    pictures: Mapping[str, str]  # paths, by the names that tables have
+    images: Mapping[str, str]  # paths, by the names that tables have
     codecs: Sequence[str] = ()  # none: all but those at their quick settings
     budgets: Sequence[float] = BUDGETS
     own_settings: bool = False
@@ -90,18 +90,18 @@ class BenchOptions:
 
 
 def _too_small(sources: Sequence[Source], measures: Iterable[Measure]) -> Iterator[tuple[str, str]]:
-    """Metrics that have no mean because some picture is too small for them, and why."""
+    """Metrics that have no mean because some image is too small for them, and why."""
     for measure in measures:
-        small = [source for source in sources if min(source.picture.width, source.picture.height) < measure.least]
+        small = [source for source in sources if min(source.image.width, source.image.height) < measure.least]
         if small:
-            count, first = f"{len(small)} of {len(sources)} pictures", small[0].picture.name
+            count, first = f"{len(small)} of {len(sources)} images", small[0].image.name
             reason = f"{count} ({first}) have a side under {measure.least} pixels, so there is no mean"
             yield from ((key, reason) for key in measure.keys)
 
 
 @dataclass
 class Bench:
-    """One run: opened pictures, codecs that can run, and what could not."""
+    """One run: opened images, codecs that can run, and what could not."""
 
     options: BenchOptions
     sources: list[Source]
@@ -112,16 +112,16 @@ class Bench:
 
     @classmethod
     def prepare(cls, options: BenchOptions, say: Callable[[str], None]) -> Bench:
-        """Opens pictures and codecs; what cannot be had is said and left out. Raises TesseraError where nothing is left."""
+        """Opens images and codecs; what cannot be had is said and left out. Raises TesseraError where nothing is left."""
         failed, missing, sources, coders = {}, {}, [], []
-        for name, path in options.pictures.items():
+        for name, path in options.images.items():
             try:
                 sources.append(open_source(Path(path), name, options.max_pixels))
             except ImageError as error:
                 failed[name] = str(error)
                 say(f"{path}: {error}")
         if not sources:
-            msg = "none of the pictures could be read"
+            msg = "none of the images could be read"
             raise ImageError(msg)
         for name in dict.fromkeys(name.removesuffix(SCALED) for name in options.names):
             try:
@@ -178,7 +178,7 @@ class Bench:
     def measured(self, study: Study) -> Iterator[tuple[list[Sample | None], str]]:
         """What each task found, in order. Several jobs are as many processes, since most encoders hold Python's lock."""
         if self.options.cluster:
-            from benchmarks.cluster import measured_across
+            from benchmarks.ray_bench import measured_across
 
             yield from measured_across(self.options, study, self.options.cluster)
             return
@@ -197,7 +197,7 @@ class Bench:
             pool.shutdown(cancel_futures=True)
 
     def run(self, study: Study, progress: Callable[[], None], say: Callable[[str], None]) -> Results:
-        """Measures quality on all pictures, then speed on a few of them."""
+        """Measures quality on all images, then speed on a few of them."""
         found = study.run(self.measured(study), progress)
         for name, reason in study.failed.items():
             self.missing[name] = reason
@@ -209,8 +209,8 @@ class Bench:
         others = [s for s in series if s is not base]
         speeds, speed_note = self.speeds(say) if self.options.speed else ((), "")
         return Results(
-            command=self.options.command or shlex.join(["tessera", "bench", *self.options.pictures.values()]),
-            pictures=tuple(source.picture for source in self.sources),
+            command=self.options.command or shlex.join(["tessera", "bench", *self.options.images.values()]),
+            images=tuple(source.image for source in self.sources),
             metrics=self.metrics,
             budgets=tuple(study.budgets),
             series=tuple(series),
@@ -228,7 +228,7 @@ class Bench:
         )
 
     def speeds(self, say: Callable[[str], None]) -> tuple[tuple[Speed, ...], str]:
-        pictures = [source.pixels() for source in self.sources[:SPEED_PICTURES]]
+        images = [source.pixels() for source in self.sources[:SPEED_IMAGES]]
         budgets = [] if self.options.own_settings else sorted(self.options.budgets)
         bpp = min(budgets, key=lambda budget: abs(budget - SPEED_BPP), default=SPEED_BPP)
         speeds = []
@@ -236,25 +236,25 @@ class Bench:
             for coder in self.coders:
                 try:
                     coder_options = self.options.coder_options
-                    speeds.append(time_codec(coder.name, coder_options, pictures, bpp, self.options.threads, Path(folder)))
+                    speeds.append(time_codec(coder.name, coder_options, images, bpp, self.options.threads, Path(folder)))
                 except TesseraError as error:
                     say(str(error))
-        return tuple(speeds), note(self.options.threads, pictures, bpp)
+        return tuple(speeds), note(self.options.threads, images, bpp)
 
     def words(self, study: Study) -> dict[str, str]:
         """How everything was done."""
         words = {coder.title: coder.description for coder in self.coders}
         if study.budgets:
             words["Rates"] = (
-                "for every picture the best file of each codec that is no larger than the rate allows, header included"
+                "for every image the best file of each codec that is no larger than the rate allows, header included"
             )
         else:
             words["Rates"] = "each codec at fixed settings of its own, whole files"
         if study.scaled and study.budgets:
             scales = ", ".join(f"{scale:g}" for scale in SCALES)
             words["Best scale"] = (
-                f"the picture is shrunk by a Lanczos filter, coded, decoded and enlarged by a bicubic one, at scales {scales}; "
-                "the best of them for each picture, rate and metric apart"
+                f"the image is shrunk by a Lanczos filter, coded, decoded and enlarged by a bicubic one, at scales {scales}; "
+                "the best of them for each image, rate and metric apart"
             )
         words["Metrics"] = "on RGB at the original size: " + "; ".join(
             f"{METRICS[key].title} {METRICS[key].how}" for key in self.metrics
@@ -282,12 +282,12 @@ def _try_task(place: int) -> tuple[list[Sample | None], str]:
 
 
 def decoded(bench: Bench) -> Callable[[str, str, Sample], Pixels]:
-    """How to get the picture of a sample back, at its original's size."""
-    from benchmarks.codecs import enlarge
+    """How to get the image of a sample back, at its original's size."""
+    from benchmarks.codecs.registry import enlarge
 
     coders = {coder.name: coder for coder in bench.coders}
-    sizes = {source.picture.name: (source.picture.width, source.picture.height) for source in bench.sources}
-    return lambda picture, name, sample: enlarge(coders[name.removesuffix(SCALED)].decode(sample.data), *sizes[picture])
+    sizes = {source.image.name: (source.image.width, source.image.height) for source in bench.sources}
+    return lambda image, name, sample: enlarge(coders[name.removesuffix(SCALED)].decode(sample.data), *sizes[image])
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Sample
+from benchmarks.measurements import Sample
 from bitstream.errors import TesseraError
 
 
@@ -33,7 +33,7 @@ class Cache:
             raise TesseraError(msg) from error
 
     def get(self, key: str) -> tuple[bool, Sample | None]:
-        """Whether the key is known, and its sample; None is a picture that has no file there."""
+        """Whether the key is known, and its sample; None is an image that has no file there."""
         with self.lock:
             row = self.base.execute("select value from samples where key = ?", (key,)).fetchone()
         if row is None:

@@ -2,7 +2,7 @@
 
 A token's digits are replaced by others that the prior holds possible there, drawn from the tables of their classes, and all
 other tokens are kept where they stand: those of later levels too, although the encoder chose them with the true token known.
-A map is the mean absolute difference of the decoded picture, over its channels and several draws.
+A map is the mean absolute difference of the decoded image, over its channels and several draws.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks.results import Pixels
+from benchmarks.measurements import Pixels
 from bitstream.errors import UsageError
-from bitstream.pyramid import PyramidCode, PyramidLayout, PyramidPrefix
-from codec.api import Codec, read_tokens
-from codec.lengths import Target
+from bitstream.pyramid_tokens import PyramidCode, PyramidLayout, PyramidPrefix
+from codec.codec import Codec, read_tokens
+from codec.rate_control import Target
 
 SAMPLES = 3  # tokens of a level that are looked at where none are named
 DRAWS = 4  # other values that a token is given
 SEED = 1
 
 # The sheet, in pixels.
-PANEL = 256  # longer side of a picture
+PANEL = 256  # longer side of an image
 GAP = 12
 LINE = 18
 COLUMNS = 1 + SAMPLES
-DIM = 0.5  # of the picture's brightness
+DIM = 0.5  # of the image's brightness
 # Black, violet, red, orange, pale yellow: as bright as the change is large.
 HEAT = np.array([[0, 0, 0], [66, 10, 104], [187, 55, 84], [249, 142, 9], [252, 255, 164]], np.float64)
 
@@ -66,10 +66,10 @@ def contribution(
     draws: int = DRAWS,
     progress: Callable[[], None] = lambda: None,
 ) -> list[Contribution]:
-    """Maps of tokens, in the order of the sequence, in a picture (H, W, 3) that is cut to `length` tokens per block.
+    """Maps of tokens, in the order of the sequence, in an image (H, W, 3) that is cut to `length` tokens per block.
 
     `tokens` are places in the sequence, the first of which is 0; None takes SAMPLES tokens of each level, the one sent first
-    and others evenly after it. A token costs `draws` decodings of the picture; `progress` is called after each token. The same
+    and others evenly after it. A token costs `draws` decodings of the image; `progress` is called after each token. The same
     arguments give the same maps. Raises UsageError for a place that the sequence does not reach."""
     code = codec.model.code
     assert isinstance(code, PyramidCode)
@@ -77,7 +77,7 @@ def contribution(
     assert isinstance(sent, PyramidPrefix)
     wanted = sorted(set(some_of_each_level(sent.layout, sent.length) if tokens is None else tokens))
     if outside := [place for place in wanted if not 0 <= place < sent.length]:
-        msg = f"there is no token {outside[0]}: this picture has 0 to {sent.length - 1} at {length:g} tokens per block"
+        msg = f"there is no token {outside[0]}: this image has 0 to {sent.length - 1} at {length:g} tokens per block"
         raise UsageError(msg)
 
     def decoded(prefix: PyramidPrefix) -> NDArray[np.int16]:
@@ -121,7 +121,7 @@ def places_of(code: PyramidCode, sent: PyramidPrefix, wanted: Sequence[int]) -> 
 
 
 def others(place: Place, sent: PyramidPrefix, draws: int) -> Iterator[PyramidPrefix]:
-    """The tokens of a picture with one of them changed, several times; the same for a place in every call."""
+    """The tokens of an image with one of them changed, several times; the same for a place in every call."""
     rng = np.random.default_rng((SEED, place.place))
     own = sent.digits[place.level][:, place.row, place.column]
     for _ in range(draws):
@@ -148,7 +148,7 @@ def other_digits(frequencies: NDArray[np.int32], own: NDArray[np.int8], rng: np.
 
 
 def sheet(pixels: Pixels, contributions: Sequence[Contribution]) -> Image.Image:
-    """Heat maps over the dimmed picture (H, W, 3): for each level their mean, then the tokens one by one."""
+    """Heat maps over the dimmed image (H, W, 3): for each level their mean, then the tokens one by one."""
     height, width = pixels.shape[:2]
     scale = PANEL / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -175,7 +175,7 @@ def sheet(pixels: Pixels, contributions: Sequence[Contribution]) -> Image.Image:
 
 
 def _head(canvas: Image.Image) -> None:
-    """What the picture shows, and its scale."""
+    """What the image shows, and its scale."""
     draw = ImageDraw.Draw(canvas)
     draw.text((GAP, 8), "Which pixels change with a token, and by how much of 255", "black", font=ImageFont.load_default(17))
     bar = np.broadcast_to(_colours(np.sqrt(np.linspace(0, 1, PANEL))), (LINE // 2, PANEL, 3))
@@ -193,7 +193,7 @@ def _colours(strength: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _heat(pixels: Pixels, change: NDArray[np.float32], size: tuple[int, int]) -> Image.Image:
-    """A map over the picture, at the size of a panel. Strength is the root of the change, so that small ones are seen."""
+    """A map over the image, at the size of a panel. Strength is the root of the change, so that small ones are seen."""
     grey = np.asarray(Image.fromarray(pixels).convert("L").resize(size, Image.Resampling.BICUBIC), np.float64)[..., None]
     filtering = Image.Resampling.BOX if max(size) < max(pixels.shape) else Image.Resampling.NEAREST
     scaled = np.asarray(Image.fromarray(change).resize(size, filtering), np.float64)

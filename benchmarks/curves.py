@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.results import METRICS, Delta, Point, Series
+from benchmarks.measurements import METRICS, Delta, Point, Series
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # bits per pixel and quality, both rising
 LEAST_POINTS = 3  # of each curve
@@ -28,18 +28,18 @@ def unrising(metric: str, quality: float) -> float:
     return float(quality if METRICS[metric].best is max else -quality)
 
 
-def curve_of(series: Series, metric: str, pictures: int) -> Curve:
-    """Rate and quality at the points where all `pictures` could be coded, lowest rate first."""
-    points = [p for p in series.points if p.pictures == pictures and metric in p.metrics]
+def curve_of(series: Series, metric: str, images: int) -> Curve:
+    """Rate and quality at the points where all `images` could be coded, lowest rate first."""
+    points = [p for p in series.points if p.images == images and metric in p.metrics]
     rates, values = np.array([p.bpp for p in points]), np.array([rising(metric, p.metrics[metric]) for p in points])
     keep = [i for i in range(len(points)) if i == 0 or rates[i] > rates[i - 1]]  # a codec may have no more to give
     return rates[keep], values[keep]
 
 
-def delta(anchor: Series, series: Series, metric: str, pictures: int) -> Delta:
+def delta(anchor: Series, series: Series, metric: str, images: int) -> Delta:
     """Bjontegaard's delta rate (VCEG-M33), with piecewise cubic (PCHIP) interpolation, over the interval of quality that both
     curves cover."""
-    curves = [curve_of(s, metric, pictures) for s in (anchor, series)]
+    curves = [curve_of(s, metric, images) for s in (anchor, series)]
     for of, (_, values) in zip((anchor, series), curves, strict=True):
         if len(values) < LEAST_POINTS:
             reason = f"{of.title} has {len(values)} of the {LEAST_POINTS} points that are needed"
@@ -60,9 +60,9 @@ def delta(anchor: Series, series: Series, metric: str, pictures: int) -> Delta:
     return Delta(series.name, metric, float(percent), ends[0], ends[1], "")
 
 
-def rate_at(series: Series, metric: str, value: float, pictures: int) -> float | None:
+def rate_at(series: Series, metric: str, value: float, images: int) -> float | None:
     """Bits per pixel that a codec needs for a mean quality, interpolated between its points; None outside of them."""
-    rates, values = curve_of(series, metric, pictures)
+    rates, values = curve_of(series, metric, images)
     wanted = rising(metric, value)
     if len(values) < 2 or (np.diff(values) <= 0).any() or not values[0] <= wanted <= values[-1]:
         return None
@@ -72,12 +72,12 @@ def rate_at(series: Series, metric: str, value: float, pictures: int) -> float |
 
 
 def same_quality(
-    series: Sequence[Series], reference: Series, metric: str, pictures: int
+    series: Sequence[Series], reference: Series, metric: str, images: int
 ) -> list[tuple[Point, list[float | None]]]:
     """For each whole point of the reference, how many times its rate each codec needs for the same mean quality."""
     rows = []
     for point in reference.points:
-        if point.pictures == pictures and metric in point.metrics:
-            rates = [rate_at(other, metric, point.metrics[metric], pictures) for other in series]
+        if point.images == images and metric in point.metrics:
+            rates = [rate_at(other, metric, point.metrics[metric], images) for other in series]
             rows.append((point, [rate and rate / point.bpp for rate in rates]))
     return rows

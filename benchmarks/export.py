@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.curves import same_quality
-from benchmarks.results import METRICS, Delta, Point, Results, Series
-from codec.files import replacing
+from benchmarks.measurements import METRICS, Delta, Point, Results, Series
+from codec.system.files import replacing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,17 +24,17 @@ COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 
 def json_of(series: Series, results: Results) -> dict:
     """A codec's curve in the shape that compressai's plot tool reads, and after it how it came about."""
-    points = [point for point in series.points if point.pictures == len(results.pictures)]
+    points = [point for point in series.points if point.images == len(results.images)]
     curve: dict[str, list] = {"bpp": [point.bpp for point in points]}
     for key in results.metrics:
         if all(key in point.metrics for point in points):
             curve[METRICS[key].json] = [point.metrics[key] for point in points]
     for speed in results.speeds:
         if speed.codec == series.name and points:
-            area = sum(p.width * p.height for p in results.pictures) / len(results.pictures) / 1e6
-            curve["encoding_time"] = [area / speed.encode] * len(points)  # seconds per picture, at the rate of `speed`
+            area = sum(p.width * p.height for p in results.images) / len(results.images) / 1e6
+            curve["encoding_time"] = [area / speed.encode] * len(points)  # seconds per image, at the rate of `speed`
             curve["decoding_time"] = [area / speed.decode] * len(points)
-    few = {p.label: p.pictures for p in series.points if p.pictures < len(results.pictures)}
+    few = {p.label: p.images for p in series.points if p.images < len(results.images)}
     return {
         "name": series.title,
         "description": series.description,
@@ -42,8 +42,8 @@ def json_of(series: Series, results: Results) -> dict:
         "results": curve,
         "codec": series.name,
         "labels": [point.label for point in points],
-        "pictures": len(results.pictures),
-        "too_few_pictures": few,
+        "images": len(results.images),
+        "too_few_images": few,
         "bd_rate": {METRICS[d.metric].json: plain_delta(d, results.anchor) for d in results.deltas if d.codec == series.name},
         "speed": next((vars(speed) for speed in results.speeds if speed.codec == series.name), None),
     }
@@ -61,7 +61,7 @@ def write_json(results: Results, folder: Path) -> list[Path]:
         paths.append(write_plain(folder / f"{series.name}.json", json_of(series, results)))
     study = {
         "command": results.command,
-        "pictures": [f"{p.name}, {p.width}x{p.height}" for p in results.pictures],
+        "images": [f"{p.name}, {p.width}x{p.height}" for p in results.images],
         "budgets": results.budgets,
         "missing": dict(results.missing),
         "failed": dict(results.failed),
@@ -81,17 +81,17 @@ def write_plain(path: Path, plain: dict) -> Path:
 
 
 def csv_of(results: Results) -> str:
-    """Every sample: a picture, a codec, a rate; and the means, under the picture's name `mean`."""
+    """Every sample: an image, a codec, a rate; and the means, under the image's name `mean`."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["picture", "codec", "point", "setting", "scale", "bytes", "bpp", *results.metrics])
-    for (picture, codec, label), s in results.samples.items():
+    writer.writerow(["image", "codec", "point", "setting", "scale", "bytes", "bpp", *results.metrics])
+    for (image, codec, label), s in results.samples.items():
         values = [f"{s.metrics[key]:.6g}" if key in s.metrics else "" for key in results.metrics]
-        writer.writerow([picture, codec, label, s.setting, f"{s.scale:g}", len(s.data), f"{s.bpp:.6g}", *values])
+        writer.writerow([image, codec, label, s.setting, f"{s.scale:g}", len(s.data), f"{s.bpp:.6g}", *values])
     for series in results.series:
         for point in series.points:
             values = [f"{point.metrics[key]:.6g}" if key in point.metrics else "" for key in results.metrics]
-            whole = f"{point.pictures} of {len(results.pictures)} pictures"
+            whole = f"{point.images} of {len(results.images)} images"
             writer.writerow(["mean", series.name, point.label, whole, "", "", f"{point.bpp:.6g}", *values])
     return stream.getvalue()
 
@@ -101,12 +101,12 @@ def labels_of(results: Results) -> list[str]:
     return [f"{budget:g} bpp" for budget in results.budgets]
 
 
-def cell(point: Point | None, key: str, pictures: int) -> str:
-    """A mean; or how many pictures fitted, where not all did: a mean over the easy ones alone would flatter."""
+def cell(point: Point | None, key: str, images: int) -> str:
+    """A mean; or how many images fitted, where not all did: a mean over the easy ones alone would flatter."""
     if point is None:
         return "-"
-    if point.pictures < pictures:
-        return f"{point.pictures} of {pictures}"
+    if point.images < images:
+        return f"{point.images} of {images}"
     return f"{point.metrics[key]:.{METRICS[key].digits}f}" if key in point.metrics else "-"
 
 
@@ -123,7 +123,7 @@ def new_table(*columns: str) -> Table:
 def tables(results: Results) -> Iterator[tuple[str, Table, str]]:
     """What the terminal shows: titles, tables, and remarks on them."""
 
-    pictures = len(results.pictures)
+    images = len(results.images)
     for key in results.metrics:
         metric = METRICS[key]
         unit = f", {metric.unit}" if metric.unit else ""
@@ -132,13 +132,13 @@ def tables(results: Results) -> Iterator[tuple[str, Table, str]]:
             table = new_table("", *(f"{budget:g}" for budget in results.budgets))
             for series in results.series:
                 row = [_find(series, label) for label in labels_of(results)]
-                table.add_row(series.title, *(cell(point, key, pictures) for point in row))
+                table.add_row(series.title, *(cell(point, key, images) for point in row))
         else:
             title = f"{metric.title}{unit} at each codec's own settings ({metric.arrow})"
             table = new_table("", "bpp", metric.title, "")
             for series in results.series:
                 for point in series.points:
-                    table.add_row(series.title, f"{point.bpp:.4f}", cell(point, key, pictures), point.label)
+                    table.add_row(series.title, f"{point.bpp:.4f}", cell(point, key, images), point.label)
         yield title, table, ""
     yield from _same_quality(results)
     if results.deltas:
@@ -165,7 +165,7 @@ def _same_quality(results: Results) -> Iterator[tuple[str, Table, str]]:
     reference = next((series for series in results.series if series.name == REFERENCE), None)
     for key in rated(results) if reference else ():
         assert reference
-        rows = same_quality(results.series, reference, key, len(results.pictures))
+        rows = same_quality(results.series, reference, key, len(results.images))
         if rows:
             table = new_table("", *(f"{point.metrics[key]:.{METRICS[key].digits}f}" for point, _ in rows))
             for place, series in enumerate(results.series):
@@ -208,7 +208,7 @@ def write_plot(curves: Sequence[Series], keys: Sequence[str], path: Path, overla
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    pictures = max((point.pictures for series in curves for point in series.points), default=0)
+    images = max((point.images for series in curves for point in series.points), default=0)
     ticks = sorted(
         {float(p.label.removesuffix(" bpp")) for series in curves for p in series.points if p.label.endswith(" bpp")}
     )
@@ -223,7 +223,7 @@ def write_plot(curves: Sequence[Series], keys: Sequence[str], path: Path, overla
         for series in curves:
             base = series.name.removesuffix(SCALED).removesuffix(QUICK)
             colour = colours.setdefault(base, COLOURS[len(colours) % len(COLOURS)])
-            points = [p for p in series.points if p.pictures == pictures and key in p.metrics]
+            points = [p for p in series.points if p.images == images and key in p.metrics]
             own = series.name == REFERENCE
             line = "--" if series.name.endswith(SCALED) else ":" if series.name.endswith(QUICK) else "-"
             axis.plot(
@@ -246,7 +246,7 @@ def write_plot(curves: Sequence[Series], keys: Sequence[str], path: Path, overla
     handles, labels = axes[0][0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False, fontsize="small")
-    figure.suptitle(f"{pictures} pictures, mean, whole files", fontsize="medium")
+    figure.suptitle(f"{images} images, mean, whole files", fontsize="medium")
     metadata = {"Date": None} if path.suffix == ".svg" else {}
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150, metadata=metadata, format=path.suffix.lower().lstrip("."))

@@ -1,4 +1,4 @@
-"""The yardsticks of a benchmark: how far a decoded picture is from its original, by numbers that are cached one by one.
+"""The yardsticks of a benchmark: how far a decoded image is from its original, by numbers that are cached one by one.
 
 A measure says what its values depend on, so that a result is taken from the cache only where it would come out the same. What
 a network sees of an original is kept by the study and handed to each of its samples.
@@ -16,11 +16,11 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from benchmarks.measurements import METRICS, Pixels
 from benchmarks.metrics import SMALLEST_LPIPS, SMALLEST_MS_SSIM, SMALLEST_SSIMULACRA2, colour_error, ms_ssim, ssimulacra2
 from benchmarks.recognition import DEFAULT, TOP, Classifier, Lite0Features, load_classifier
-from benchmarks.results import METRICS, Pixels
 from bitstream.errors import CodecMissingError
-from codec.lpips import LPIPS
+from codec.metrics.lpips import LPIPS
 from codec.search import psnr
 
 ARITHMETIC = "1"  # of the metrics written here: to be raised when it changes
@@ -36,22 +36,22 @@ class Measure(Protocol):
 
     @property
     def least(self) -> int:
-        """Pixels that the shorter side of a picture must have."""
+        """Pixels that the shorter side of an image must have."""
 
     @property
     def basis(self) -> str:
-        """What its values depend on beside the pictures."""
+        """What its values depend on beside the images."""
 
     def see(self, original: Pixels) -> Any:
         """What is kept of an original while its samples are measured."""
 
-    def values(self, picture: Pixels, original: Pixels, seen: Any) -> Mapping[str, float]:
-        """The metrics of a decoded picture; `seen` is what `see` made of its original."""
+    def values(self, image: Pixels, original: Pixels, seen: Any) -> Mapping[str, float]:
+        """The metrics of a decoded image; `seen` is what `see` made of its original."""
 
 
 @dataclass(frozen=True)
 class Formula:
-    """A metric of two pictures without weights."""
+    """A metric of two images without weights."""
 
     key: str
     formula: Callable[[Pixels, Pixels], float]
@@ -65,8 +65,8 @@ class Formula:
     def see(self, original: Pixels) -> None:
         return None
 
-    def values(self, picture: Pixels, original: Pixels, seen: Any) -> Mapping[str, float]:
-        return {self.key: self.formula(picture, original)}
+    def values(self, image: Pixels, original: Pixels, seen: Any) -> Mapping[str, float]:
+        return {self.key: self.formula(image, original)}
 
 
 @dataclass(frozen=True)
@@ -85,16 +85,16 @@ class Distance:
     def see(self, original: Pixels) -> list[torch.Tensor]:
         return self.network.look(original)
 
-    def values(self, picture: Pixels, original: Pixels, seen: list[torch.Tensor]) -> Mapping[str, float]:
-        return {self.key: float(self.network.between(self.network.look(picture), seen))}
+    def values(self, image: Pixels, original: Pixels, seen: list[torch.Tensor]) -> Mapping[str, float]:
+        return {self.key: float(self.network.between(self.network.look(image), seen))}
 
 
 @dataclass(frozen=True)
 class Agreement:
     """Whether a classifier sees the same: 100 or 0, so that a mean is a share in percent.
 
-    Top-1: the likeliest class of the decoded picture is that of the original. Top-5: the original's likeliest class is among
-    the decoded picture's five likeliest. The original's own verdict is the reference, not a label: any photo can be asked."""
+    Top-1: the likeliest class of the decoded image is that of the original. Top-5: the original's likeliest class is among
+    the decoded image's five likeliest. The original's own verdict is the reference, not a label: any photo can be asked."""
 
     classifier: Classifier
     basis: str
@@ -104,8 +104,8 @@ class Agreement:
     def see(self, original: Pixels) -> int:
         return self.classifier.likeliest(original)[0]
 
-    def values(self, picture: Pixels, original: Pixels, seen: int) -> Mapping[str, float]:
-        found = self.classifier.likeliest(picture)[:TOP]
+    def values(self, image: Pixels, original: Pixels, seen: int) -> Mapping[str, float]:
+        found = self.classifier.likeliest(image)[:TOP]
         return {"top1": 100.0 * (found[0] == seen), "top5": 100.0 * (seen in found)}
 
 
@@ -154,7 +154,7 @@ def _digest(network: nn.Module) -> str:
 
 
 def possible(measures: Iterable[Measure], width: int, height: int) -> list[Measure]:
-    """The measures that a picture is large enough for."""
+    """The measures that an image is large enough for."""
     return [measure for measure in measures if min(width, height) >= measure.least]
 
 

@@ -1,5 +1,5 @@
-"""How far a picture is from its original: MS-SSIM, SSIMULACRA2, colour. PSNR is in `codec.search`, LPIPS in `codec.lpips`, and
-what a classifier sees is in `benchmarks.recognition`. Both pictures have the same size."""
+"""Image quality: MS-SSIM, SSIMULACRA2 and colour. PSNR and LPIPS are in `codec.metrics`, recognition by a classifier in
+`benchmarks.recognition`. Both images have the same size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pytorch_msssim import ms_ssim as torch_ms_ssim
 
-from benchmarks.results import Pixels
+from benchmarks.measurements import Pixels
 
 SMALLEST_MS_SSIM = 161  # pixels of the shorter side: five scales of an 11x11 window
 COLOUR_SIDE = 16  # pixels: smaller spots of a wrong colour are hardly seen
@@ -20,20 +20,20 @@ SMALLEST_SSIMULACRA2 = 8  # pixels: below, there is no scale to look at
 SMALLEST_LPIPS = 31  # AlexNet's last stage has a place to look at
 
 
-def ms_ssim(picture: Pixels, original: Pixels) -> float:
+def ms_ssim(image: Pixels, original: Pixels) -> float:
     """MS-SSIM (Wang et al. 2003) on RGB, the mean of the channels, by the library that compressai's curves were made with.
     Both sides must be at least SMALLEST_MS_SSIM."""
-    x, y = (torch.from_numpy(p.astype(np.float32)).permute(2, 0, 1)[None] for p in (picture, original))
+    x, y = (torch.from_numpy(p.astype(np.float32)).permute(2, 0, 1)[None] for p in (image, original))
     return float(torch_ms_ssim(x, y, data_range=255.0))
 
 
-def ssimulacra2(picture: Pixels, original: Pixels) -> float:
+def ssimulacra2(image: Pixels, original: Pixels) -> float:
     """SSIMULACRA 2.1 (Sneyers, cloudinary/ssimulacra2) by the port of the package ssimulacra2: 100 is the original, 90 cannot
     be told from it, 50 is medium quality, and far below 0 is possible."""
     from ssimulacra2 import compute_ssimulacra2
 
     files = []
-    for pixels in (original, picture):
+    for pixels in (original, image):
         files.append(io.BytesIO())
         Image.fromarray(pixels).save(files[-1], "PPM")
     return float(compute_ssimulacra2(*files))
@@ -49,8 +49,8 @@ def cielab(colours: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
 
 
-def colour_error(picture: Pixels, original: Pixels) -> float:
-    """Mean distance in CIELAB (CIE 1976) of the mean colours of squares of 16x16 pixels, whole or in part in the picture."""
+def colour_error(image: Pixels, original: Pixels) -> float:
+    """Mean distance in CIELAB (CIE 1976) of the mean colours of squares of 16x16 pixels, whole or in part in the image."""
     rows, columns = (np.arange(0, side, COLOUR_SIDE) for side in original.shape[:2])
 
     def means(pixels: Pixels) -> NDArray[np.float64]:
@@ -58,4 +58,4 @@ def colour_error(picture: Pixels, original: Pixels) -> float:
         counts = np.outer(np.diff(rows, append=pixels.shape[0]), np.diff(columns, append=pixels.shape[1]))
         return cielab(sums / counts[..., None])
 
-    return float(np.linalg.norm(means(picture) - means(original), axis=-1).mean())
+    return float(np.linalg.norm(means(image) - means(original), axis=-1).mean())

@@ -1,7 +1,7 @@
-"""Classifiers: does a network still see the same thing in a decoded picture, and how far apart is what it sees?
+"""Classifiers: does a network still see the same thing in a decoded image, and how far apart is what it sees?
 
 The usual one is EfficientNet-Lite0 (Tan & Le, 1905.11946; 75 % top-1 on ImageNet), whose weights come with a package of 17 MB.
-That it works here was seen on photographs of known classes: of 60 pictures of cars all were a kind of car, of 60 of cats and
+That it works here was seen on photographs of known classes: of 60 images of cars all were a kind of car, of 60 of cats and
 dogs 56 a cat or a dog, and Kodak's macaws, lighthouse and warplane were what they are.
 """
 
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.results import Pixels
+from benchmarks.measurements import Pixels
 from bitstream.errors import CodecMissingError, ModelError, UsageError
 
 DEFAULT = "efficientnet-lite0"
@@ -31,7 +31,7 @@ STAGES = (0, 2, 4, 10, 15)  # its blocks after which the grid becomes coarser, o
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network (B, 3, h, w) -> (B, classes) scores, and what makes its input of a picture (3, H, W), uint8."""
+    """A network (B, 3, h, w) -> (B, classes) scores, and what makes its input of an image (3, H, W), uint8."""
 
     name: str
     network: nn.Module
@@ -39,14 +39,14 @@ class Classifier:
 
     @torch.inference_mode()
     def likeliest(self, pixels: Pixels) -> list[int]:
-        """The five likeliest classes of a picture (H, W, 3), likeliest first; fewer where there are not so many."""
-        picture = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
-        scores = self.network.eval()(self.prepare(picture)[None])[0]
+        """The five likeliest classes of an image (H, W, 3), likeliest first; fewer where there are not so many."""
+        image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+        scores = self.network.eval()(self.prepare(image)[None])[0]
         return scores.topk(min(TOP, len(scores))).indices.tolist()
 
 
 class Lite0Features(nn.Module):
-    """The distance of two pictures by the features of EfficientNet-Lite0, as LPIPS without learned weights (Zhang et al.,
+    """The distance of two images by the features of EfficientNet-Lite0, as LPIPS without learned weights (Zhang et al.,
     1801.03924): unit-normalised over channels, squared difference, mean over places and then over five stages."""
 
     def __init__(self, network: Any) -> None:
@@ -54,9 +54,9 @@ class Lite0Features(nn.Module):
         self.network = network.eval()
 
     @torch.inference_mode()
-    def look(self, picture: Pixels) -> list[Tensor]:
-        """The features of a picture (H, W, 3), uint8, at its own size; its sides must be at least 32 pixels."""
-        x = (torch.from_numpy(picture.astype(np.float32)).permute(2, 0, 1)[None] - CENTRE) / SPREAD
+    def look(self, image: Pixels) -> list[Tensor]:
+        """The features of an image (H, W, 3), uint8, at its own size; its sides must be at least 32 pixels."""
+        x = (torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None] - CENTRE) / SPREAD
         x = F.relu6(self.network._bn0(self.network._conv_stem(x)))
         out = []
         for index, block in enumerate(self.network._blocks):
@@ -111,11 +111,11 @@ def _lite0(weights: Path | None) -> Classifier:
     return Classifier(DEFAULT, network.eval(), _middle)
 
 
-def _middle(picture: Tensor) -> Tensor:
-    """The middle of a picture (3, H, W), uint8, as EfficientNet-Lite0 takes it: (3, 224, 224)."""
-    side = max(1, round(CROP * min(picture.shape[1:])))
-    top, left = ((length - side) // 2 for length in picture.shape[1:])
-    crop = picture[None, :, top : top + side, left : left + side].float()
+def _middle(image: Tensor) -> Tensor:
+    """The middle of an image (3, H, W), uint8, as EfficientNet-Lite0 takes it: (3, 224, 224)."""
+    side = max(1, round(CROP * min(image.shape[1:])))
+    top, left = ((length - side) // 2 for length in image.shape[1:])
+    crop = image[None, :, top : top + side, left : left + side].float()
     scaled = F.interpolate(crop, (SIDE, SIDE), mode="bicubic", antialias=True)[0].clamp(0, 255)
     return (scaled - CENTRE) / SPREAD
 

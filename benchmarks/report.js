@@ -1,6 +1,6 @@
 "use strict";
-// The page's script: curves with their legend, the metric that curves and tables show, and rate against time. The pictures are
-// in report.pictures.js.
+// The page's script: curves with their legend, the metric that curves and tables show, and rate against time. The images are
+// in report.images.js.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const find = (selector) => document.querySelector(selector);
@@ -79,7 +79,7 @@ function drawLegend() {
     key.append(make("i"), series.title);
     const button = make("button", { type: "button", disabled: !series.points.length });
     button.append(key);
-    if (!series.points.length) button.title = "No point at which every picture could be coded";
+    if (!series.points.length) button.title = "No point at which every image could be coded";
     button.dataset.series = series.name;
     button.setAttribute("aria-pressed", String(series.points.length > 0));
     button.addEventListener("click", () => {
@@ -147,7 +147,7 @@ function drawTimes() {
   times.hidden = !common;
   find("#times-note").textContent = common
     ? `Bits per pixel for ${metric.title} ${common.value.toFixed(metric.digits)} ${metric.unit}`.trim() +
-      ", the quality that most codecs reach at the picture's own size; codecs that do not reach it have no mark." +
+      ", the quality that most codecs reach at the image's own size; codecs that do not reach it have no mark." +
       (data.speeds.some((speed) => speed.name.endsWith("-quick")) ? " Open marks: quick settings." : "")
     : `No two codecs reach the same ${metric.title}, so rate is not drawn against time.`;
   if (!common) return;
@@ -190,12 +190,12 @@ if (metric) {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawCurves(); drawTimes(); });
 }
 
-// The pictures come after this script, so that curves are drawn before they are all there
+// The images come after this script, so that curves are drawn before they are all there
 document.addEventListener("DOMContentLoaded", () => {
   all(".wide").forEach((box) => box.addEventListener("scroll", hintAtMore, { passive: true }));
   addEventListener("resize", hintAtMore);
   hintAtMore();
-  if (find("#pictures") && data.pictures.length) startPictures();
+  if (find("#images") && data.images.length) startImages();
   find("#copy").addEventListener("click", async () => {
     try {
       await navigator.clipboard.writeText(find("#how code").textContent);

@@ -1,7 +1,7 @@
-"""The page of a benchmark: one HTML file that needs no network, with curves, tables, and every picture side by side.
+"""The page of a benchmark: one HTML file that needs no network, with curves, tables, and every image side by side.
 
-The numbers are those of the real files. The pictures on the page are the decoded ones, encoded again as WebP so that the page
-stays small; the page holds them as JSON, one block per picture, and a browser turns into images only those that are looked at.
+The numbers are those of the real files. The images on the page are the decoded ones, encoded again as WebP so that the page
+stays small; the page holds them as JSON, one block per image, and a browser turns into images only those that are looked at.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from PIL import Image
 
 from benchmarks.curves import rate_at
 from benchmarks.export import rated
-from benchmarks.results import METRICS, Delta, Picture, Pixels, Results, Sample, Series
+from benchmarks.measurements import METRICS, Delta, ImageInfo, Pixels, Results, Sample, Series
 from bitstream.errors import TesseraError
-from codec.files import Writer
+from codec.system.files import Writer
 
 HERE = Path(__file__).parent
 TESSERA, SCALED, QUICK, ORIGINAL = "tessera", "-scaled", "-quick", "original"
 COLOURS = 10  # of the style sheet
-RATES = 4  # at which pictures are shown
+RATES = 4  # at which images are shown
 LOW = 0.75  # share of the rates, lowest first, that these are spread over: above, codecs are hard to tell apart
 NEAR = 1.3  # codecs at settings of their own are shown together if their files differ by no more than this factor
 QUALITY = 80  # of the page's WebP: far above what is compared, and Kodak with every codec stays near 30 MB
-SIDE = 1280  # pixels: larger pictures are shown smaller
+SIDE = 1280  # pixels: larger images are shown smaller
 THUMBNAIL = 160  # pixels
-LIMIT = 64_000_000  # bytes of pictures on a page; browsers open far larger ones slowly
+LIMIT = 64_000_000  # bytes of images on a page; browsers open far larger ones slowly
 
 Decoded = Callable[[str, str, Sample], Pixels]
 
@@ -50,8 +50,8 @@ def write_report(
 ) -> None:
     """Writes the page, whole or not at all.
 
-    `original` gives the pixels of a picture by its name; `decoded` those of a picture, codec and sample, at the original's
-    size. Pictures are shown at `rates` of the rates, and as many of them as fit `limit` bytes; `progress` is called after each.
+    `original` gives the pixels of an image by its name; `decoded` those of an image, codec and sample, at the original's
+    size. Images are shown at `rates` of the rates, and as many of them as fit `limit` bytes; `progress` is called after each.
     Raises TesseraError where a library is missing, FileError where the page cannot be written.
     """
     try:
@@ -66,21 +66,21 @@ def write_report(
     )
     gallery = Gallery(results, original, decoded, rates)
     blocks = list(gallery.blocks(limit, progress))
-    shown = [block["picture"] for block in blocks]
+    shown = [block["image"] for block in blocks]
     page = environment.get_template("report.html").render(
         results=results,
         tables=Tables(results),
         metrics=[METRICS[key] for key in results.metrics],
         rated=[METRICS[key] for key in rated(results)],
-        thumbnails=[(picture.name, block["thumbnail"]) for picture, block in zip(shown, blocks, strict=True)],
-        left_out=len(results.pictures) - len(shown),
+        thumbnails=[(image.name, block["thumbnail"]) for image, block in zip(shown, blocks, strict=True)],
+        left_out=len(results.images) - len(shown),
         quality=QUALITY,
-        side=SIDE if any(max(picture.width, picture.height) > SIDE for picture in shown) else None,
+        side=SIDE if any(max(image.width, image.height) > SIDE for image in shown) else None,
         rates=[gallery.label(rate) for rate in gallery.rates],
         data=Markup(in_script(page_data(results, gallery, blocks))),
         blocks=[Markup(in_script(block["data"])) for block in blocks],
         style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
-        scripts=[Markup((HERE / name).read_text(encoding="utf-8")) for name in ("report.js", "report.pictures.js")],
+        scripts=[Markup((HERE / name).read_text(encoding="utf-8")) for name in ("report.js", "report.images.js")],
         plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),
     )
     Writer().write(str(path), page.encode(), replace=True)
@@ -105,8 +105,8 @@ def colour_of(results: Results, name: str) -> int:
 
 
 def page_data(results: Results, gallery: Gallery, blocks: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the page's script needs, the pictures' blocks apart."""
-    whole = len(results.pictures)
+    """What the page's script needs, the images' blocks apart."""
+    whole = len(results.images)
     return {
         "metrics": [
             {"key": key, "title": metric.title, "unit": metric.unit, "digits": metric.digits, "arrow": metric.arrow,
@@ -116,11 +116,11 @@ def page_data(results: Results, gallery: Gallery, blocks: list[dict[str, Any]]) 
         "series": [
             {"name": series.name, "title": series.title, "colour": colour_of(results, series.name),
              "dashed": series.name.endswith(SCALED), "dotted": series.name.endswith(QUICK), "bold": series.name == TESSERA,
-             "points": [{"label": p.label, "bpp": p.bpp} | finite(p.metrics) for p in series.points if p.pictures == whole]}
+             "points": [{"label": p.label, "bpp": p.bpp} | finite(p.metrics) for p in series.points if p.images == whole]}
             for series in results.series
         ],
-        "pictures": [
-            {"name": block["picture"].name, "width": block["picture"].width, "height": block["picture"].height,
+        "images": [
+            {"name": block["image"].name, "width": block["image"].width, "height": block["image"].height,
              "images": [{name: file["image"] for name, file in files.items()} for files in block["data"]["files"]]}
             for block in blocks
         ],
@@ -138,7 +138,7 @@ def common_quality(results: Results, metric: str) -> dict[str, Any] | None:
     """Of the mean qualities on the curves of the codecs whose speed is known, the one that most of them reach, at the lowest
     rate, and what each needs for it in bits per pixel. Nothing where no two reach one."""
     timed = [series for series in results.series if series.name in {speed.codec for speed in results.speeds}]
-    whole = len(results.pictures)
+    whole = len(results.images)
     values = [point.metrics[metric] for series in timed for point in series.points if metric in point.metrics]
     found = [(value, [rate_at(series, metric, value, whole) for series in timed]) for value in values if math.isfinite(value)]
     value, rates = max(found, key=lambda one: (sum(map(bool, one[1])), -sum(rate or 0 for rate in one[1])), default=(0.0, []))
@@ -148,7 +148,7 @@ def common_quality(results: Results, metric: str) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The pictures of a page."""
+    """The images of a page."""
 
     results: Results
     original: Callable[[str], Pixels]
@@ -157,12 +157,12 @@ class Gallery:
 
     @property
     def names(self) -> list[str]:
-        """The codecs whose pictures are shown: not those at their quick settings."""
+        """The codecs whose images are shown: not those at their quick settings."""
         return [series.name for series in self.results.series if not series.name.endswith(QUICK)]
 
     @cached_property
     def rates(self) -> list[float]:
-        """The rates that pictures are shown at: of the common ones, or spread over the points of all codecs' own settings."""
+        """The rates that images are shown at: of the common ones, or spread over the points of all codecs' own settings."""
         rates = sorted(self.results.budgets or {float(f"{p.bpp:.2g}") for s in self.results.series for p in s.points})
         if len(rates) > self.most:
             places = np.linspace(0, max(self.most, math.ceil(LOW * len(rates))) - 1, self.most).round()
@@ -177,22 +177,22 @@ class Gallery:
     @cached_property
     def _by_codec(self) -> dict[tuple[str, str], list[Sample]]:
         samples: dict[tuple[str, str], list[Sample]] = {}
-        for (picture, codec, _), sample in self.results.samples.items():
-            samples.setdefault((picture, codec), []).append(sample)
+        for (image, codec, _), sample in self.results.samples.items():
+            samples.setdefault((image, codec), []).append(sample)
         return samples
 
-    def sample(self, picture: str, codec: str, rate: float) -> Sample | None:
+    def sample(self, image: str, codec: str, rate: float) -> Sample | None:
         """A codec's file at a common rate, or of its own settings the nearest to the rate, if one is near."""
         if self.results.budgets:
-            return self.results.samples.get((picture, codec, self.label(rate)))
-        near = [(abs(math.log(s.bpp / rate)), s) for s in self._by_codec.get((picture, codec), ())]
+            return self.results.samples.get((image, codec, self.label(rate)))
+        near = [(abs(math.log(s.bpp / rate)), s) for s in self._by_codec.get((image, codec), ())]
         return min((pair for pair in near if pair[0] <= math.log(NEAR)), key=lambda pair: pair[0], default=(0, None))[1]
 
     def start(self) -> dict[str, Any]:
         """What is shown first: Tessera on the left, the anchor or its downscaled variant on the right, at the lowest rate but
         one where both have a file."""
         names = self.names
-        first = self.results.pictures[0].name if self.results.pictures else ""
+        first = self.results.images[0].name if self.results.images else ""
         left = TESSERA if TESSERA in names else next(iter(names), ORIGINAL)
         wanted = (self.results.anchor, self.results.anchor + SCALED, *(name for name in names if name.endswith(SCALED)), *names)
         places = [*range(1, len(self.rates)), 0]
@@ -202,45 +202,45 @@ class Gallery:
                     return {"left": left, "right": right, "rate": place, "grid": self._grid(first, left, right, place)}
         return {"left": ORIGINAL, "right": left, "rate": 0, "grid": [ORIGINAL, left]}
 
-    def _grid(self, picture: str, left: str, right: str, place: int) -> list[str]:
+    def _grid(self, image: str, left: str, right: str, place: int) -> list[str]:
         """Up to four to look at first: the original, the two, and the best of the rest by the first metric."""
-        files = {name: self.sample(picture, name, self.rates[place]) for name in self.names if name not in (left, right)}
+        files = {name: self.sample(image, name, self.rates[place]) for name in self.names if name not in (left, right)}
         key = next(iter(self.results.metrics), "")
         values = [(file.metrics[key], name) for name, file in files.items() if file and key in file.metrics]
         return [ORIGINAL, left, right, *(name for _, name in sorted(values, reverse=METRICS[key].best is max)[:1])]
 
     def blocks(self, limit: int, progress: Callable[[], None]) -> Iterator[dict[str, Any]]:
-        """A block per picture, as many as fit `limit` bytes, and at least one."""
+        """A block per image, as many as fit `limit` bytes, and at least one."""
         room = limit
-        for place, picture in enumerate(self.results.pictures):
-            block = self.block(picture)
+        for place, image in enumerate(self.results.images):
+            block = self.block(image)
             room -= sum(map(len, block["data"]["images"]))
             if place and room < 0:
                 return
             yield block
             progress()
 
-    def block(self, picture: Picture) -> dict[str, Any]:
-        """A picture's original and decoded images, and what is said about each. Equal files are decoded once."""
-        pixels = self.original(picture.name)
+    def block(self, image: ImageInfo) -> dict[str, Any]:
+        """An image's original and decoded images, and what is said about each. Equal files are decoded once."""
+        pixels = self.original(image.name)
         images = [as_webp(pixels, SIDE, QUALITY)]
         places: dict[bytes, int] = {}
         files = []
         for rate in self.rates:
             row = {}
             for name in self.names:
-                sample = self.sample(picture.name, name, rate)
+                sample = self.sample(image.name, name, rate)
                 if sample is None:
                     continue
                 if sample.data not in places:
                     places[sample.data] = len(images)
-                    images.append(as_webp(self.decoded(picture.name, name, sample), SIDE, QUALITY))
+                    images.append(as_webp(self.decoded(image.name, name, sample), SIDE, QUALITY))
                 row[name] = {
                     "image": places[sample.data], "bytes": len(sample.data), "bpp": sample.bpp, "setting": sample.setting,
                     "scale": sample.scale, "metrics": finite(sample.metrics),
                 }  # fmt: skip
             files.append(row)
-        return {"picture": picture, "thumbnail": as_webp(pixels, THUMBNAIL, 70), "data": {"images": images, "files": files}}
+        return {"image": image, "thumbnail": as_webp(pixels, THUMBNAIL, 70), "data": {"images": images, "files": files}}
 
 
 def as_webp(pixels: Pixels, side: int, quality: int) -> str:
@@ -299,7 +299,7 @@ class Tables:
 
     def _at(self, series: Series, label: str, metric: str) -> Cell:
         point = next((point for point in series.points if point.label == label), None)
-        whole, fit = len(self.results.pictures), point.pictures if point else 0
+        whole, fit = len(self.results.images), point.images if point else 0
         if not point or fit < whole:
             return Cell(f"{fit} of {whole} fit", whole=False)
         if metric not in point.metrics:

@@ -1,6 +1,6 @@
-"""The study: every picture through every codec at every rate, measured, kept in a cache, and summed up.
+"""The study: every image through every codec at every rate, measured, kept in a cache, and summed up.
 
-Rates are common to all codecs: at each of them a codec makes the best file that is no larger, for every picture apart. With
+Rates are common to all codecs: at each of them a codec makes the best file that is no larger, for every image apart. With
 `own settings` each codec runs at fixed settings of its own instead, which is how published curves are made.
 """
 
@@ -16,27 +16,27 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cache import Cache, key_of
-from benchmarks.codecs import SCALED, SCALES, enlarge, shrink
-from benchmarks.coder import CodedFile, Coder
+from benchmarks.codecs.base import CodedFile, Coder
+from benchmarks.codecs.registry import SCALED, SCALES, enlarge, shrink
+from benchmarks.measurements import METRICS, ImageInfo, Pixels, Point, Sample, Series
 from benchmarks.measures import Measure, possible
-from benchmarks.results import METRICS, Picture, Pixels, Point, Sample, Series
 from bitstream.errors import CodecMissingError, ImageError
-from codec.pictures.images import MAX_PIXELS, read_image, to_pixels
+from codec.image.reading import MAX_PIXELS, read_image, to_pixels
 
 BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.25, 0.4, 0.7)  # bits per pixel
-Samples = dict[tuple[str, str, str], list[Sample]]  # (picture, codec, label) -> one per scale
+Samples = dict[tuple[str, str, str], list[Sample]]  # (image, codec, label) -> one per scale
 
 
 @dataclass(frozen=True)
 class Source:
-    """A picture to code."""
+    """An image to code."""
 
-    picture: Picture
+    image: ImageInfo
     digest: str  # of its pixels
     max_pixels: int = MAX_PIXELS
 
     def pixels(self) -> Pixels:
-        return _pixels(self.picture.path, self.max_pixels)
+        return _pixels(self.image.path, self.max_pixels)
 
 
 @lru_cache(maxsize=4)
@@ -50,11 +50,11 @@ def _pixels(path: str, max_pixels: int) -> Pixels:
 
 
 def open_source(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Source:
-    """Raises ImageError for what is no picture."""
+    """Raises ImageError for what is no image."""
     pixels = _pixels(str(path), max_pixels)
     height, width = pixels.shape[:2]
     digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
-    return Source(Picture(name, str(path), width, height), digest, max_pixels)
+    return Source(ImageInfo(name, str(path), width, height), digest, max_pixels)
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Study:
     sources: Sequence[Source]
     coders: Sequence[Coder]
     scaled: frozenset[str]  # names of codecs that also run at their best scale
-    native: frozenset[str]  # names of codecs that run at the picture's own size
+    native: frozenset[str]  # names of codecs that run at the image's own size
     budgets: Sequence[float]  # bits per pixel; empty: each codec's own settings
     measures: Sequence[Measure]
     cache: Cache
@@ -72,7 +72,7 @@ class Study:
     _seen: dict[tuple[str, str], Any] = field(default_factory=dict)  # of the original that is measured: by digest and basis
 
     def tasks(self) -> list[tuple[Source, Coder, float]]:
-        """Pieces of work, picture by picture: a codec at a scale."""
+        """Pieces of work, image by image: a codec at a scale."""
         out = []
         for source in self.sources:
             for coder in self.coders:
@@ -94,7 +94,7 @@ class Study:
                 self.failed[coder.name] = problem
             for label, sample in zip(self.labels(coder), samples, strict=False):
                 if sample:
-                    found.setdefault((source.picture.name, coder.name, label), []).append(sample)
+                    found.setdefault((source.image.name, coder.name, label), []).append(sample)
             progress()
         return {key: samples for key, samples in found.items() if key[1] not in self.failed}
 
@@ -110,7 +110,7 @@ class Study:
             return [], str(error)
 
     def measure(self, source: Source, coder: Coder, scale: float) -> list[Sample | None]:
-        """A picture through a codec at a scale: a sample for each label. Files and metrics come from the cache as far as it
+        """An image through a codec at a scale: a sample for each label. Files and metrics come from the cache as far as it
         knows them, so that a new metric needs no file to be made again."""
         keys = self.keys(source, coder, scale)
         known = [self.cache.get(key) for key in keys]
@@ -118,7 +118,7 @@ class Study:
         todo = [place for place, (there, _) in enumerate(known) if not there]
         for place, made in zip(todo, self._make(source, coder, scale, todo) if todo else (), strict=True):
             if made:
-                bpp = 8 * len(made.data) / (source.picture.width * source.picture.height)
+                bpp = 8 * len(made.data) / (source.image.width * source.image.height)
                 samples[place] = Sample(made.data, made.setting, scale, bpp, {})
             self.cache.put(keys[place], samples[place])
         last: Sample | None = None
@@ -138,7 +138,7 @@ class Study:
     def _make(self, source: Source, coder: Coder, scale: float, places: list[int]) -> Iterator[CodedFile | None]:
         small = shrink(source.pixels(), scale)
         if self.budgets:
-            area = source.picture.width * source.picture.height
+            area = source.image.width * source.image.height
             yield from coder.fit(small, [int(self.budgets[place] * area / 8) for place in places])
         else:
             for place in places:
@@ -146,23 +146,23 @@ class Study:
                 yield CodedFile(coder.encode(small, setting), f"quality {setting}", setting)
 
     def _measured(self, source: Source, coder: Coder, sample: Sample) -> Sample:
-        """The sample with all metrics that its picture is large enough for, each under its key and what it depends on."""
+        """The sample with all metrics that its image is large enough for, each under its key and what it depends on."""
         lacking = [
             measure
-            for measure in possible(self.measures, source.picture.width, source.picture.height)
+            for measure in possible(self.measures, source.image.width, source.image.height)
             if any(_full(key, measure) not in sample.metrics for key in measure.keys)
         ]
         if not lacking:
             return sample
         original = source.pixels()
         height, width = original.shape[:2]
-        picture = enlarge(coder.decode(sample.data), width, height)
-        if picture.shape != original.shape:
-            msg = f"{coder.title} gave back {picture.shape[1]}x{picture.shape[0]} pixels for {width}x{height}: it is left out"
+        image = enlarge(coder.decode(sample.data), width, height)
+        if image.shape != original.shape:
+            msg = f"{coder.title} gave back {image.shape[1]}x{image.shape[0]} pixels for {width}x{height}: it is left out"
             raise CodecMissingError(msg)
         metrics = dict(sample.metrics)
         for measure in lacking:
-            values = measure.values(picture, original, self._sight(measure, source))
+            values = measure.values(image, original, self._sight(measure, source))
             metrics |= {_full(key, measure): value for key, value in values.items()}
         return replace(sample, metrics=metrics)
 
@@ -189,18 +189,16 @@ class Study:
             labels = self.labels(coder)
             if coder.name in self.native:
                 points = tuple(self._point(found, coder.name, label, native) for label in labels)
-                out.append(
-                    Series(coder.name, coder.title, coder.description, tuple(p for p in points if p.pictures), coder.aim)
-                )
+                out.append(Series(coder.name, coder.title, coder.description, tuple(p for p in points if p.images), coder.aim))
             if coder.name in self.scaled and self.budgets:
                 points = tuple(self._point(found, coder.name, label, best_of_scales) for label in labels)
                 text = f"{coder.description}, at the best of the scales {', '.join(f'{s:g}' for s in SCALES)}"
                 name, title = coder.name + SCALED, f"{coder.title}, best scale"
-                out.append(Series(name, title, text, tuple(p for p in points if p.pictures), coder.aim))
+                out.append(Series(name, title, text, tuple(p for p in points if p.images), coder.aim))
         return out
 
     def _point(self, found: Samples, name: str, label: str, choose: Callable[[list[Sample]], Mapping[str, float]]) -> Point:
-        rows = [choose(found.get((source.picture.name, name, label), [])) for source in self.sources]
+        rows = [choose(found.get((source.image.name, name, label), [])) for source in self.sources]
         rows = [row for row in rows if row]
         names = [key for key in ("bpp", *METRICS) if rows and all(key in row for row in rows)]
         means = {key: float(np.mean([row[key] for row in rows])) for key in names}
@@ -212,7 +210,7 @@ def _full(key: str, measure: Measure) -> str:
 
 
 def native(samples: list[Sample]) -> Mapping[str, float]:
-    """Rate and metrics of the sample at the picture's own size; nothing where there is none."""
+    """Rate and metrics of the sample at the image's own size; nothing where there is none."""
     return next(({"bpp": s.bpp, **s.metrics} for s in samples if s.scale == 1), {})
 
 
@@ -232,12 +230,12 @@ def shown_of_scales(samples: list[Sample]) -> Sample:
 
 
 def shown(found: Samples, series: Sequence[Series]) -> dict[tuple[str, str, str], Sample]:
-    """What a page shows of each picture, codec and label."""
+    """What a page shows of each image, codec and label."""
     names = {one.name for one in series}
     out = {}
-    for (picture, codec, label), samples in found.items():
+    for (image, codec, label), samples in found.items():
         if codec in names and (own := [sample for sample in samples if sample.scale == 1]):
-            out[picture, codec, label] = own[0]
+            out[image, codec, label] = own[0]
         if codec + SCALED in names:
-            out[picture, codec + SCALED, label] = shown_of_scales(samples)
+            out[image, codec + SCALED, label] = shown_of_scales(samples)
     return out

@@ -19,25 +19,25 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.codecs import CoderOptions, make_coder
-from benchmarks.learned import LearnedCoder
-from benchmarks.results import Pixels, Speed
-from benchmarks.vvc import VvcCoder
+from benchmarks.codecs.compressai_codecs import LearnedCoder
+from benchmarks.codecs.registry import CoderOptions, make_coder
+from benchmarks.codecs.vvc import VvcCoder
+from benchmarks.measurements import Pixels, Speed
 from bitstream.errors import TesseraError
 
-RUNS = 5  # of each picture
+RUNS = 5  # of each image
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 LONGEST = 600.0  # seconds that one codec may take
 
 
-def time_codec(name: str, options: CoderOptions, pictures: Sequence[Pixels], bpp: float, threads: int, folder: Path) -> Speed:
-    """Speed of a codec on pictures near a rate, measured in a fresh process; `folder` takes the pictures there.
+def time_codec(name: str, options: CoderOptions, images: Sequence[Pixels], bpp: float, threads: int, folder: Path) -> Speed:
+    """Speed of a codec on images near a rate, measured in a fresh process; `folder` takes the images there.
 
     Raises TesseraError where the process fails."""
-    path = folder / "pictures.npz"
+    path = folder / "images.npz"
     if not path.exists():
-        np.savez(path, *pictures)
-    job = {"name": name, "options": asdict(options), "pictures": str(path), "bpp": bpp, "started": time.time()}
+        np.savez(path, *images)
+    job = {"name": name, "options": asdict(options), "images": str(path), "bpp": bpp, "started": time.time()}
     environment = os.environ | dict.fromkeys(THREADS, str(threads))
     try:
         done = subprocess.run(
@@ -54,16 +54,14 @@ def time_codec(name: str, options: CoderOptions, pictures: Sequence[Pixels], bpp
     return Speed(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def note(threads: int, pictures: Sequence[Pixels], bpp: float) -> str:
+def note(threads: int, images: Sequence[Pixels], bpp: float) -> str:
     """What the numbers hold for, in words."""
-    height, width = pictures[0].shape[:2]
-    share = (
-        f"{len(pictures)} pictures, the first of {width}x{height}" if len(pictures) > 1 else f"a picture of {width}x{height}"
-    )
+    height, width = images[0].shape[:2]
+    share = f"{len(images)} images, the first of {width}x{height}" if len(images) > 1 else f"an image of {width}x{height}"
     plural = "s" if threads > 1 else ""
     return (
         f"{threads} thread{plural} on {processor()}, {share}, whole files near {bpp:g} bpp, median of {RUNS} runs each after a "
-        "warm-up; start-up is from nothing to the first picture coded and decoded"
+        "warm-up; start-up is from nothing to the first image coded and decoded"
     )
 
 
@@ -94,14 +92,14 @@ def peak_memory() -> float:
 def main() -> None:
     """The child's side."""
     job = json.loads(sys.argv[1])
-    with np.load(job["pictures"], allow_pickle=False) as arrays:
-        pictures = [arrays[name] for name in arrays.files]
+    with np.load(job["images"], allow_pickle=False) as arrays:
+        images = [arrays[name] for name in arrays.files]
     coder = make_coder(job["name"], CoderOptions(**job["options"]))
-    coder.decode(coder.encode(pictures[0], coder.settings[len(coder.settings) // 2]))
+    coder.decode(coder.encode(images[0], coder.settings[len(coder.settings) // 2]))
     startup = time.time() - job["started"]
     rates: dict[str, list[float]] = {"encode": [], "decode": []}
     words = []
-    for pixels in pictures:
+    for pixels in images:
         area = pixels.shape[0] * pixels.shape[1]
         made = coder.fit(pixels, [int(job["bpp"] * area / 8)])[0]
         setting = made.number if made else coder.settings[0]

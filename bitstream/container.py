@@ -13,7 +13,7 @@ import zlib
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from bitstream.blocks import CELL
+from bitstream.block_order import CELL
 from bitstream.errors import FormatError
 
 MAGIC = b"\xd4T"  # not text, and not the start of any registered image format
@@ -24,8 +24,8 @@ SIDE_BYTES = (1, 2, 4)
 CRC_BYTES = 3
 HEADER_MAX = 29  # bytes
 SURPLUS_MAX = 4096  # bytes after the end of a file, at most, that are recognised as such
-CELL_BYTES = 1 << 10  # of payload for each cell, at most; real pictures stay far below
-HAS_KIND = 0x04  # flags: the two lowest bits say how many bytes a side takes, this one that a byte on the picture follows
+CELL_BYTES = 1 << 10  # of payload for each cell, at most; real images stay far below
+HAS_KIND = 0x04  # flags: the two lowest bits say how many bytes a side takes, this one that a byte on the image follows
 SPACE_BITS, GREYNESS_SHIFT, TRANSPARENT, HAS_SECTIONS = 0x0F, 4, 0x40, 0x80  # fields of that byte
 COLOURED, GREY, NEUTRAL = range(3)  # greyness: in colour, of one channel, or of three that are equal everywhere
 SPACES = {COLOURED: range(4), GREY: (0, 4), NEUTRAL: range(4)}  # numbers of colour spaces: 0 is sRGB
@@ -87,7 +87,7 @@ class File:
 
 
 def payload_max(width: int, height: int) -> int:
-    """Bytes that the payload of such a picture has at most."""
+    """Bytes that the payload of such an image has at most."""
     return CELL_BYTES * -(-width // CELL) * -(-height // CELL)
 
 
@@ -119,7 +119,7 @@ def read_number(data: bytes, at: int) -> tuple[int, int]:
 def write_file(file: File) -> bytes:
     """The bytes of a file. Raises FormatError for what no file can hold."""
     if len(file.payload) > (most := payload_max(file.width, file.height)):
-        msg = f"{len(file.payload)} bytes of tokens do not fit: a picture of {file.width}x{file.height} has at most {most}"
+        msg = f"{len(file.payload)} bytes of tokens do not fit: an image of {file.width}x{file.height} has at most {most}"
         raise FormatError(msg)
     head, body = _head(file, len(file.payload)), file.payload + _pack(file.sections)
     return head + _checksum(head, body) + body
@@ -134,7 +134,7 @@ def _head(file: File, payload_bytes: int) -> bytes:
     """The header but for its checksum."""
     longest = max(file.width, file.height)
     if min(file.width, file.height) < 1 or longest > SIDE_MAX:
-        msg = f"a picture of {file.width}x{file.height} does not fit: sides are 1 to {SIDE_MAX} pixels"
+        msg = f"an image of {file.width}x{file.height} does not fit: sides are 1 to {SIDE_MAX} pixels"
         raise FormatError(msg)
     size_class = next(i for i, size in enumerate(SIDE_BYTES) if longest <= 1 << 8 * size)
     kind = file.space | file.greyness << GREYNESS_SHIFT
@@ -175,7 +175,7 @@ def read_header(data: bytes) -> Header:
     length, end = read_number(data, at)
     width, height = (int.from_bytes(data[i : i + side], "big") + 1 for i in (at - 2 * side, at - side))
     if max(width, height) > SIDE_MAX:
-        msg = f"a picture of {width}x{height}: sides are 1 to {SIDE_MAX} pixels, so the file is damaged"
+        msg = f"an image of {width}x{height}: sides are 1 to {SIDE_MAX} pixels, so the file is damaged"
         raise FormatError(msg)
     kind, payload_bytes, section_bytes = 0, None, 0
     if flags & HAS_KIND:
@@ -184,13 +184,13 @@ def read_header(data: bytes) -> Header:
         kind, end = data[end], end + 1
     space, greyness = kind & SPACE_BITS, kind >> GREYNESS_SHIFT & 0x03
     if space not in SPACES.get(greyness, ()):
-        msg = f"unknown kind of picture {kind:#x} in the header: the file is damaged, or from a later release"
+        msg = f"unknown kind of image {kind:#x} in the header: the file is damaged, or from a later release"
         raise FormatError(msg)
     if kind & HAS_SECTIONS:
         payload_bytes, end = read_number(data, end)
         section_bytes, end = read_number(data, end)
         if payload_bytes > payload_max(width, height):
-            msg = f"{payload_bytes} bytes of tokens for a picture of {width}x{height}: the file is damaged"
+            msg = f"{payload_bytes} bytes of tokens for an image of {width}x{height}: the file is damaged"
             raise FormatError(msg)
     if len(data) < end + CRC_BYTES:
         raise FormatError(SHORT)

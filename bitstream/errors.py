@@ -25,7 +25,7 @@ class ModelError(TesseraError):
 
 
 class ImageError(TesseraError):
-    """A picture cannot be read, is too large, or carries what cannot be coded."""
+    """An image cannot be read, is too large, or carries what cannot be coded."""
 
 
 class TargetError(TesseraError):

@@ -15,8 +15,8 @@ import click
 
 from bitstream.errors import FileError, TesseraError
 from cli import options
-from cli.files import STANDARD, check_output, write_output
-from cli.inputs import PICTURES, find_inputs, named_inputs
+from cli.inputs import IMAGES, find_inputs, named_inputs
+from cli.outputs import STANDARD, check_output, write_output
 from cli.progress import Bar
 from cli.report import fail, put_record, say
 
@@ -125,16 +125,14 @@ def bench() -> None:
     multiple=True,
     help="Plot a published curve too, from compressai's JSON.",
 )
-@click.option(
-    "--report", "page_path", metavar="HTML", help="Write a self-contained page: curves, tables, pictures side by side."
-)
+@click.option("--report", "page_path", metavar="HTML", help="Write a self-contained page: curves, tables, images side by side.")
 @click.option("--no-speed", is_flag=True, help="Do not measure speed.")
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Threads when measuring speed."
 )
 @_running
 def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **given: Any) -> None:
-    """Measure rate, quality and speed of Tessera and other codecs on pictures.
+    """Measure rate, quality and speed of Tessera and other codecs on images.
 
     Every file is counted whole. At each rate a codec makes its best file that is no larger. Results are kept, so that
     an interrupted run continues where it stopped.
@@ -172,7 +170,7 @@ def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **give
 @_plot
 @_running
 def recognition(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **given: Any) -> None:
-    """Measure how often a classifier sees in decoded pictures what it sees in the originals, at equal bytes.
+    """Measure how often a classifier sees in decoded images what it sees in the originals, at equal bytes.
 
     For a codec with -scaled, it is enough that the class is recognised at one of its scales.
 
@@ -195,7 +193,7 @@ def _measure(inputs: tuple[str, ...], files_from: str | None, recursive: bool, g
         if given["plot_path"] and not given["plot_path"].lower().endswith(PLOTS):
             msg = f"{given['plot_path']!r} is not a name for a plot: it must end with {', '.join(PLOTS)}"
             raise click.UsageError(msg)
-        problems = _run(_options(find_pictures(inputs, files_from, recursive), given), given)
+        problems = _run(_options(find_images(inputs, files_from, recursive), given), given)
     sys.exit(1 if problems else 0)
 
 
@@ -205,45 +203,45 @@ def _refuse_two_streams(given: dict[str, Any]) -> None:
         raise click.UsageError(msg)
 
 
-def _options(pictures: dict[str, str], given: dict[str, Any]) -> BenchOptions:
+def _options(images: dict[str, str], given: dict[str, Any]) -> BenchOptions:
     from benchmarks.bench import BUDGETS, BenchOptions
-    from benchmarks.codecs import CoderOptions
+    from benchmarks.codecs.registry import CoderOptions
     from benchmarks.measures import MeasureOptions
     from benchmarks.recognition import DEFAULT
-    from codec.folders import cache_folder
+    from codec.system.folders import cache_folder
 
     cache = None if given["no_cache"] else Path(given["cache"] or cache_folder() / "bench")
     coder_options = CoderOptions(given["model"], given["device"], given["compressai_weights"], given["runtime"])
     measure_options = MeasureOptions(given["lpips_weights"], given["classifier"] or DEFAULT, given["classifier_weights"])
     cluster = None
     if given["ray"]:
-        from cli.cluster import cluster_of
+        from cli.ray_runner import cluster_of
 
         cluster = cluster_of(given["ray"], given["device"], given["runtime"], usual=1)
     return BenchOptions(
-        pictures, given["codecs"], given["budgets"] or BUDGETS, given["own_settings"], given["metrics"],
+        images, given["codecs"], given["budgets"] or BUDGETS, given["own_settings"], given["metrics"],
         measure_options, given["anchor"], coder_options, cache,
         given["jobs"], not given["no_speed"], given["threads"], given["max_pixels"], shlex.join(["tessera", *sys.argv[1:]]),
         cluster,
     )  # fmt: skip
 
 
-def find_pictures(inputs: tuple[str, ...], files_from: str | None, recursive: bool) -> dict[str, str]:
-    """The paths of all pictures that are named or lie in the folders that are named, by names that differ.
+def find_images(inputs: tuple[str, ...], files_from: str | None, recursive: bool) -> dict[str, str]:
+    """The paths of all images that are named or lie in the folders that are named, by names that differ.
 
     Raises FileError where a folder holds none, or cannot be read."""
     named = named_inputs(inputs, files_from)
     if STANDARD in named:
         msg = "'-' is standard input, which can be read only once: name a file"
         raise click.UsageError(msg)
-    pictures: dict[str, str] = {}
-    for found in find_inputs(named, recursive, PICTURES):
+    images: dict[str, str] = {}
+    for found in find_inputs(named, recursive, IMAGES):
         if found.error:
             msg = f"{found.path}: {found.error}"
             raise FileError(msg)
         names = (f"{found.name} ({n})" if n > 1 else found.name for n in itertools.count(1))
-        pictures[next(name for name in names if name not in pictures)] = found.path
-    return pictures
+        images[next(name for name in names if name not in images)] = found.path
+    return images
 
 
 def _run(bench_options: BenchOptions, given: dict[str, Any]) -> bool:
@@ -269,8 +267,8 @@ def _run(bench_options: BenchOptions, given: dict[str, Any]) -> bool:
     if given["page_path"]:
         from benchmarks.report import write_report
 
-        pictures = {source.picture.name: source for source in bench.sources}
-        write_report(results, Path(given["page_path"]), lambda name: pictures[name].pixels(), decoded(bench))
+        images = {source.image.name: source for source in bench.sources}
+        write_report(results, Path(given["page_path"]), lambda name: images[name].pixels(), decoded(bench))
     return bench.problems
 
 
@@ -299,8 +297,8 @@ def _parts(results: Any) -> Iterator[Any]:
 
     from benchmarks.export import tables
 
-    count = len(results.pictures)
-    yield f"{count} picture{'s' if count > 1 else ''}, whole files, means; 'n of {count}' where not all pictures fit\n"
+    count = len(results.images)
+    yield f"{count} image{'s' if count > 1 else ''}, whole files, means; 'n of {count}' where not all images fit\n"
     for title, table, remarks in tables(results):
         yield from (Text(title, "bold"), table, f"{remarks}\n" if remarks else "")
     yield from (f"left out: {name}: {reason}" for name, reason in results.missing.items())

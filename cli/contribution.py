@@ -10,12 +10,12 @@ import click
 
 from cli import options
 from cli.bench import Numbers, failing
-from cli.files import STANDARD, check_output, human, write_output
-from cli.inputs import read_picture
+from cli.inputs import read_image_file
+from cli.outputs import STANDARD, check_output, human, write_output
 from cli.progress import Bar
 from cli.report import put_record, say
 
-LONGEST = 4096  # pixels per side of a picture whose contributions are shown: each map decodes it several times
+LONGEST = 4096  # pixels per side of an image whose contributions are shown: each map decodes it several times
 
 
 @click.command()
@@ -24,7 +24,7 @@ LONGEST = 4096  # pixels per side of a picture whose contributions are shown: ea
     "-o",
     "--output",
     metavar="PATH",
-    help="The picture to write.  [default: FILE's name with -contribution.png, in the current folder]",
+    help="The image to write.  [default: FILE's name with -contribution.png, in the current folder]",
 )
 @click.option(
     "--places", type=Numbers(), metavar="LIST", help="Places in the sequence, 0 is sent first.  [default: some of each level]"
@@ -49,7 +49,7 @@ def contribution(source: str, output: str | None, places: tuple[float, ...] | No
                  verbose: bool) -> None:  # fmt: skip
     """Show which pixels change when a token changes.
 
-    A token is replaced by others that the prior holds possible, and the picture is decoded again, as in One-D-Piece's maps.
+    A token is replaced by others that the prior holds possible, and the image is decoded again, as in One-D-Piece's maps.
 
     \b
     tessera bench contribution photo.png
@@ -60,11 +60,11 @@ def contribution(source: str, output: str | None, places: tuple[float, ...] | No
         check_output(target, force, source)
         from benchmarks.contribution import contribution as maps
         from benchmarks.contribution import sheet
-        from codec.api import Codec
-        from codec.pictures.images import read_image, to_pixels
+        from codec.codec import Codec
+        from codec.image.reading import read_image, to_pixels
 
         most = min(max_pixels, LONGEST**2)
-        pixels = to_pixels(read_image(read_picture(source, most), most), background="white")
+        pixels = to_pixels(read_image(read_image_file(source, most), most), background="white")
         whole = None if places is None else [int(place) for place in places]
         with Bar(0, "changing tokens", hidden=quiet) as bar:
             made = maps(Codec(model, device, runtime=runtime), pixels, whole, length, draws, progress=bar.advance)

@@ -1,4 +1,4 @@
-"""`tessera decode`: .tsr files to pictures of any format that Pillow writes."""
+"""`tessera decode`: .tsr files to images of any format that Pillow writes."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import click
 
 from bitstream.errors import TesseraError
 from cli import options
-from cli.batch import Batch, Means, Summary, Work, load
-from cli.files import write_output
-from cli.formats import Format, endings, format_of, picture_bytes
-from cli.inputs import TSR_FILES, read_picture, read_tsr
+from cli.formats import Format, endings, format_of, image_bytes
+from cli.inputs import TSR_FILES, read_image_file, read_tsr
+from cli.outputs import write_output
 from cli.plan import Conversion, FileOptions, Job, make_plan
 from cli.report import ReportOptions
-from codec.files import Writer
+from cli.runner import Batch, Means, Summary, Work, load
+from codec.system.files import Writer
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from codec.batch import Decompressed, Outcome
+    from codec.parallel.pipeline import Decompressed, Outcome
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class DecoderOptions:
 @options.computing
 @options.reporting
 def decode(**given: Any) -> None:
-    """Decode .tsr files to pictures, as PNG unless the output's name or --format says otherwise.
+    """Decode .tsr files to images, as PNG unless the output's name or --format says otherwise.
 
-    A second name with the ending of a picture is the output; without one, photo.tsr becomes photo.png beside it. Formats are
+    A second name with the ending of an image is the output; without one, photo.tsr becomes photo.png beside it. Formats are
     those that Pillow writes, JPEG XL and HEIC with their plugins (pillow-jxl-plugin, pillow-heif). Lossy formats are written
     at a quality that loses little; -v shows it.
 
@@ -83,24 +83,24 @@ def decode(**given: Any) -> None:
         endings,
         ending,
         lambda path: read_tsr(path, chosen.max_pixels),
-        lambda path: is_picture(path, chosen.max_pixels),
+        lambda path: is_image(path, chosen.max_pixels),
     )
     plan = make_plan(file_options, conversion, report_options.as_json is not None)
     save_as = format_of(plan.output or ending, chosen.ending, chosen.output_quality)
     work = _work(chosen, conversion, save_as, report_options.verbose)
     if given["ray"]:
-        from cli.cluster import across
+        from cli.ray_runner import across
 
         work = across(work, plan, given["ray"], chosen.device, chosen.runtime)
     raise SystemExit(Batch(plan, work, report_options).run(file_options.dry_run))
 
 
-def is_picture(path: str, max_pixels: int) -> bool:
-    """Whether a picture is complete."""
-    from codec.pictures.images import read_image
+def is_image(path: str, max_pixels: int) -> bool:
+    """Whether an image is complete."""
+    from codec.image.reading import read_image
 
     try:
-        read_image(read_picture(path, max_pixels), max_pixels)
+        read_image(read_image_file(path, max_pixels), max_pixels)
     except TesseraError:
         return False
     return True
@@ -108,12 +108,12 @@ def is_picture(path: str, max_pixels: int) -> bool:
 
 def _work(chosen: DecoderOptions, conversion: Conversion, save_as: Format, verbose: bool) -> Work:
     def store(job: Job, image: Image.Image, writer: Writer) -> int:
-        data = picture_bytes(image, save_as, chosen.background)
+        data = image_bytes(image, save_as, chosen.background)
         write_output(job.output, data, job.replace, writer)
         return len(data)
 
     def run(jobs: tuple[Job, ...], means: Means) -> Generator[Outcome[Job, Decompressed], None, None]:
-        from codec.batch import Limits, decode_all, room
+        from codec.parallel.pipeline import Limits, decode_all, room
 
         return decode_all(
             jobs,
@@ -133,7 +133,7 @@ def _work(chosen: DecoderOptions, conversion: Conversion, save_as: Format, verbo
 
 
 def _codec(chosen: DecoderOptions) -> Any:
-    from codec.api import Codec
+    from codec.codec import Codec
 
     return Codec(chosen.model, chosen.device, runtime=chosen.runtime, max_pixels=chosen.max_pixels)
 

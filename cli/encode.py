@@ -1,4 +1,4 @@
-"""`tessera encode`: pictures to .tsr files."""
+"""`tessera encode`: images to .tsr files."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import click
 
 from bitstream.errors import ModelError, TesseraError
 from cli import options
-from cli.batch import Batch, Means, Summary, Work, load
-from cli.files import human, write_output
-from cli.inputs import PICTURES, read_picture, read_tsr
+from cli.inputs import IMAGES, read_image_file, read_tsr
+from cli.outputs import human, write_output
 from cli.plan import Conversion, FileOptions, Job, make_plan
 from cli.report import ReportOptions
+from cli.runner import Batch, Means, Summary, Work, load
 
 if TYPE_CHECKING:
-    from codec.batch import Compressed, Outcome
+    from codec.parallel.pipeline import Compressed, Outcome
 
 ENDING = ".tsr"
 
 
 @dataclass(frozen=True)
 class TargetOptions:
-    """How large or how good a file should be: at most one of these is given. As `codec.lengths.Target`, which imports NumPy:
-    that must wait until the number of its threads is set."""
+    """How large or how good a file should be: at most one of these is given. As `codec.rate_control.Target`, which imports
+    NumPy: that must wait until the number of its threads is set."""
 
     quality: float | None
     tokens: float | None
@@ -79,13 +79,13 @@ def is_whole(path: str, max_pixels: int) -> bool:
     "--target-size",
     type=options.Size(),
     metavar="SIZE",
-    help="Make the best picture that fits in SIZE bytes, such as 4k or 1500.",
+    help="Make the best image that fits in SIZE bytes, such as 4k or 1500.",
 )
 @click.option(
     "--target-bpp",
     type=click.FloatRange(0, min_open=True),
     metavar="X",
-    help="Make the best picture that fits in X bits per pixel.",
+    help="Make the best image that fits in X bits per pixel.",
 )
 @click.option("--target-psnr", type=click.FloatRange(0), metavar="DB", help="Make the smallest file with at least this PSNR.")
 @click.option(
@@ -102,7 +102,7 @@ def is_whole(path: str, max_pixels: int) -> bool:
     default=3,
     show_default=True,
     metavar="3-9",
-    help="3 is one pass of the network; higher values refine the tokens of each picture: slower, smaller files.",
+    help="3 is one pass of the network; higher values refine the tokens of each image: slower, smaller files.",
 )
 @click.option("--strip", is_flag=True, help="Drop the colour profile and convert colours to sRGB.")
 @click.option("--keep-exif", is_flag=True, help="Keep EXIF and XMP.")
@@ -119,7 +119,7 @@ def is_whole(path: str, max_pixels: int) -> bool:
 @options.coding
 @options.reporting
 def encode(**given: Any) -> None:
-    """Compress pictures: files, folders, or '-' for standard input.
+    """Compress images: files, folders, or '-' for standard input.
 
     A second name that ends in .tsr is the output; without one, photo.jpg becomes photo.tsr beside it. Input files may have at
     most 4 bytes per pixel that --max-pixels allows, and 64 MiB more.
@@ -139,7 +139,7 @@ def encode(**given: Any) -> None:
     plan = make_plan(file_options, conversion, report_options.as_json is not None)
     work = _work(chosen, conversion, target)
     if given["ray"]:
-        from cli.cluster import across
+        from cli.ray_runner import across
 
         work = across(work, plan, given["ray"], chosen.device, chosen.runtime)
     raise SystemExit(Batch(plan, work, report_options).run(file_options.dry_run))
@@ -147,10 +147,10 @@ def encode(**given: Any) -> None:
 
 def _conversion(max_pixels: int) -> Conversion:
     return Conversion(
-        PICTURES,
+        IMAGES,
         lambda: frozenset([ENDING]),
         ENDING,
-        lambda path: read_picture(path, max_pixels),
+        lambda path: read_image_file(path, max_pixels),
         lambda path: is_whole(path, max_pixels),
     )
 
@@ -159,16 +159,16 @@ def _work(chosen: EncoderOptions, conversion: Conversion, target: dict[str, Any]
     """What to do with the jobs of a plan."""
 
     def run(jobs: tuple[Job, ...], means: Means) -> Generator[Outcome[Job, Compressed], None, None]:
-        from codec.batch import Limits, encode_all, room
-        from codec.lengths import Target
-        from codec.results import PictureOptions
+        from codec.parallel.pipeline import Limits, encode_all, room
+        from codec.rate_control import Target
+        from codec.results import ImageOptions
 
         return encode_all(
             jobs,
             means.codec,
             lambda job: load(job, conversion),
             lambda job, made: write_output(job.output, made.data, job.replace, means.writer),
-            options=PictureOptions(**{field.name: getattr(chosen, field.name) for field in fields(PictureOptions)}),
+            options=ImageOptions(**{field.name: getattr(chosen, field.name) for field in fields(ImageOptions)}),
             target=Target(**target),
             effort=chosen.effort,
             limits=Limits(means.threads, chosen.batch, room(means.share), chosen.max_pixels),
@@ -183,7 +183,7 @@ def _work(chosen: EncoderOptions, conversion: Conversion, target: dict[str, Any]
 
 
 def _codec(chosen: EncoderOptions) -> Any:
-    from codec.api import Codec
+    from codec.codec import Codec
 
     return Codec(
         chosen.model, chosen.device, runtime=chosen.runtime, max_pixels=chosen.max_pixels, lpips_weights=chosen.lpips_weights

@@ -1,4 +1,4 @@
-"""The picture formats that `tessera decode` writes: Pillow's own, and those of plugins that are installed."""
+"""The image formats that `tessera decode` writes: Pillow's own, and those of plugins that are installed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bitstream.errors import TesseraError
-from cli.files import STANDARD
+from cli.outputs import STANDARD
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,7 +45,7 @@ class Format:
 
 
 def endings() -> frozenset[str]:
-    """Endings of the pictures that can be written, some with a plugin."""
+    """Endings of the images that can be written, some with a plugin."""
     from PIL import Image
 
     Image.init()
@@ -58,7 +58,7 @@ def format_of(output: str, ending: str | None, quality: int | None) -> Format:
     quality where one is asked for."""
     from PIL import Image
 
-    from codec.pictures.images import call_plugin
+    from codec.image.reading import call_plugin
 
     suffix = f".{ending.lstrip('.')}" if ending else ("" if output == STANDARD else os.path.splitext(output)[1])
     suffix = (suffix or ".png").lower()
@@ -66,9 +66,9 @@ def format_of(output: str, ending: str | None, quality: int | None) -> Format:
     call_plugin(PLUGINS.get(suffix))
     name = Image.registered_extensions().get(suffix)
     if name not in Image.SAVE or name == "TSR":
-        msg = f"no picture format is called {suffix.lstrip('.')!r}: use png, jpg, webp, ppm, tiff or another that Pillow writes"
+        msg = f"no image format is called {suffix.lstrip('.')!r}: use png, jpg, webp, ppm, tiff or another that Pillow writes"
         if suffix in PLUGINS:
-            msg = f"pictures cannot be written as {suffix.lstrip('.')}: install {PLUGINS[suffix]}, or use png"
+            msg = f"images cannot be written as {suffix.lstrip('.')}: install {PLUGINS[suffix]}, or use png"
         raise click.UsageError(msg)
     if quality is not None and name not in QUALITY:
         lossy = ", ".join(sorted(QUALITY))
@@ -77,11 +77,11 @@ def format_of(output: str, ending: str | None, quality: int | None) -> Format:
     return Format(name, QUALITY.get(name) if quality is None else quality)
 
 
-def picture_bytes(image: Image.Image, format: Format, background: str | None = None) -> bytes:
-    """A picture as a file, its transparency laid on `background` where one is given.
+def image_bytes(image: Image.Image, format: Format, background: str | None = None) -> bytes:
+    """An image as a file, its transparency laid on `background` where one is given.
 
     Raises TesseraError where the format cannot hold it."""
-    from codec.pictures.images import flattened, in_srgb
+    from codec.image.reading import flattened, in_srgb
 
     if image.mode in ("RGBA", "LA"):
         if background is not None:
@@ -98,6 +98,6 @@ def picture_bytes(image: Image.Image, format: Format, background: str | None = N
     except MemoryError:
         raise
     except Exception as error:  # odd EXIF makes Pillow's writers of TIFF and AVIF raise errors of any kind
-        msg = f"the picture cannot be written as {format.name} ({error}): use png"
+        msg = f"the image cannot be written as {format.name} ({error}): use png"
         raise TesseraError(msg) from error
     return stream.getvalue()

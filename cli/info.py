@@ -1,4 +1,4 @@
-"""`tessera info` and `tessera tokens`: what files hold, without decoding pictures."""
+"""`tessera info` and `tessera tokens`: what files hold, without decoding images."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import click
 from bitstream.errors import FileError, ModelError, TruncatedError
 from cli import options
 from cli.encode import ENDING, is_whole
-from cli.files import STANDARD, check_output, human, is_folder, printable, write_output
 from cli.inputs import read_npz, read_tsr
+from cli.outputs import STANDARD, check_output, human, is_folder, printable, write_output
 from cli.plan import renamed
 from cli.report import Failed, Report, ReportOptions, name_of, out_name, put, reporting
 
@@ -83,8 +83,8 @@ def _section(kind: int) -> str:
 
 def _of_model(file: File) -> dict[str, Any]:
     """What only the model that wrote a file knows about it; empty if that model is not installed."""
-    from codec.lengths import quality_of_block_tokens
-    from codec.models import model_for
+    from codec.models.registry import model_for
+    from codec.rate_control import quality_of_block_tokens
 
     try:
         model = model_for(file.stream_id)
@@ -104,7 +104,7 @@ def _of_model(file: File) -> dict[str, Any]:
 @options.skip_existing
 @options.reporting
 def tokens(source: str, output: str | None, back: bool, model: str | None, max_pixels: int, **given: Any) -> None:
-    """Write the tokens of a .tsr file as arrays, or make a .tsr file of such arrays. No picture is decoded.
+    """Write the tokens of a .tsr file as arrays, or make a .tsr file of such arrays. No image is decoded.
 
     The .npz holds digits_I (digits, rows, columns) and known_I (rows, columns) for each level I, and size (width, height).
 
@@ -129,7 +129,7 @@ def tokens(source: str, output: str | None, back: bool, model: str | None, max_p
             report.status = "skipped"
             report.line = f"{name_of(source)} -> {out_name(output)}  skipped: it exists and is whole"
             return
-        from codec.arrays import file_to_npz, npz_to_file
+        from codec.token_arrays import file_to_npz, npz_to_file
 
         read = read_npz if back else read_tsr
         made, width, height, length = (npz_to_file if back else file_to_npz)(read(source, max_pixels), model, max_pixels)

@@ -17,12 +17,12 @@ from typing import BinaryIO
 import click
 
 from bitstream.errors import FileError, TesseraError
-from cli.files import MISSING, STANDARD, human
+from cli.outputs import MISSING, STANDARD, human
 
-HEAD = 1 << 16  # bytes that show the format of a picture
+HEAD = 1 << 16  # bytes that show the format of an image
 LIST_MAX = 1 << 26  # bytes of a list of names
-PICTURE_BYTES, PICTURE_EXTRA = 4, 1 << 26  # at most, of an encoded picture: per pixel that is allowed, and in addition
-NPZ_BYTES, NPZ_EXTRA = 1, 1 << 20  # of an .npz of tokens, likewise; all tokens of a picture are 0.2 bytes per pixel
+IMAGE_BYTES, IMAGE_EXTRA = 4, 1 << 26  # at most, of an encoded image: per pixel that is allowed, and in addition
+NPZ_BYTES, NPZ_EXTRA = 1, 1 << 20  # of an .npz of tokens, likewise; all tokens of an image are 0.2 bytes per pixel
 ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 NO_PHOTOS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "TSR", "WMF")  # films, drawings, data, and what is encoded already
 HELPED = frozenset((".avif", ".heic", ".heif", ".jxl"))  # need another package, which the error names
@@ -46,7 +46,7 @@ class Input:
 
 
 def photo_endings() -> frozenset[str]:
-    """Endings of the pictures that Pillow reads, some with other packages."""
+    """Endings of the images that Pillow reads, some with other packages."""
     from PIL import Image
 
     Image.init()
@@ -54,7 +54,7 @@ def photo_endings() -> frozenset[str]:
     return HELPED.union(ending for ending, name in known if name in Image.OPEN and name not in NO_PHOTOS)
 
 
-PICTURES = Files("pictures", photo_endings)
+IMAGES = Files("images", photo_endings)
 TSR_FILES = Files(".tsr files", lambda: frozenset([".tsr"]))
 
 
@@ -149,12 +149,12 @@ def _standard() -> BinaryIO:
     return sys.stdin.buffer
 
 
-def read_picture(path: str, max_pixels: int) -> bytes:
-    """All bytes of an encoded picture of at most so many pixels.
+def read_image_file(path: str, max_pixels: int) -> bytes:
+    """All bytes of an encoded image of at most so many pixels.
 
-    Raises FileError, or ImageError where its first bytes are not those of a picture."""
+    Raises FileError, or ImageError where its first bytes are not those of an image."""
     from bitstream.container import MAGIC
-    from codec.pictures.images import check_head
+    from codec.image.reading import check_head
 
     with opened(path) as stream:
         head = stream.read(HEAD)
@@ -162,15 +162,15 @@ def read_picture(path: str, max_pixels: int) -> bytes:
             msg = "is a .tsr file, encoded already: did you mean `tessera decode`?"
             raise FileError(msg)
         check_head(head)
-        return _up_to(stream, head, PICTURE_BYTES * max_pixels + PICTURE_EXTRA)
+        return _up_to(stream, head, IMAGE_BYTES * max_pixels + IMAGE_EXTRA)
 
 
 def read_tsr(path: str, max_pixels: int) -> bytes:
     """The bytes of a .tsr file, with its header checked; no more than one byte beyond the longest file that it allows.
 
-    Raises FileError, FormatError, or ImageError for a picture with more pixels than allowed."""
+    Raises FileError, FormatError, or ImageError for an image with more pixels than allowed."""
     from bitstream.container import HEADER_MAX, MAGIC, read_header
-    from codec.pictures.images import check_head, check_size
+    from codec.image.reading import check_head, check_size
 
     with opened(path) as stream:
         head = stream.read(HEADER_MAX)
@@ -180,7 +180,7 @@ def read_tsr(path: str, max_pixels: int) -> bytes:
             except TesseraError:
                 msg = "not a .tsr file" if head else "is empty"
             else:
-                msg = "a picture, not a .tsr file: did you mean `tessera encode`?"
+                msg = "an image, not a .tsr file: did you mean `tessera encode`?"
             raise FileError(msg)
         header = read_header(head)
         check_size(header.width, header.height, max_pixels)
@@ -188,7 +188,7 @@ def read_tsr(path: str, max_pixels: int) -> bytes:
 
 
 def read_npz(path: str, max_pixels: int) -> bytes:
-    """All bytes of an .npz of the tokens of a picture of at most so many pixels. Raises FileError."""
+    """All bytes of an .npz of the tokens of an image of at most so many pixels. Raises FileError."""
     with opened(path) as stream:
         head = stream.read(4)
         if head[:2] != b"PK":  # as every zip file begins

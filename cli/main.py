@@ -19,11 +19,11 @@ from cli.completion import completion
 from cli.contribution import contribution
 from cli.decode import decode
 from cli.encode import ENDING, encode
-from cli.files import silence
 from cli.info import info, tokens
 from cli.inputs import photo_endings
 from cli.models import models
 from cli.options import Ordered
+from cli.outputs import silence
 from cli.report import Failed, Interrupted, exit_code, lacks_memory, message_of, say
 from cli.train import train
 
@@ -81,7 +81,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         return
     from bitstream.container import VERSION
     from codec import __version__
-    from codec.models import open_model
+    from codec.models.registry import open_model
 
     model = open_model()
     click.echo(f"tessera {__version__}, format {VERSION}, model {model.name} (stream id {model.stream_id.hex()})")

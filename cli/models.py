@@ -12,17 +12,17 @@ import click
 
 from bitstream.errors import FileError, ModelError, TesseraError
 from cli import options
-from cli.files import human, printable
+from cli.outputs import human, printable
 from cli.progress import Bar
 from cli.report import Failed, ReportOptions, fail, put, put_record, reporting
 
 if TYPE_CHECKING:
-    from codec.model import Calibrated, Model
+    from codec.models.base import Calibrated, Model
 
 
 def known() -> list[Path]:
     """Files of the bundled and the installed models."""
-    from codec.models import model_files
+    from codec.models.registry import model_files
 
     return model_files()
 
@@ -86,7 +86,7 @@ def check(names: tuple[str, ...], **given: Any) -> None:
     tessera models check
     tessera models check mine.safetensors
     """
-    from codec.models import open_model
+    from codec.models.registry import open_model
 
     report_options = options.gather(ReportOptions, given)
     code = 0
@@ -115,7 +115,7 @@ def check(names: tuple[str, ...], **given: Any) -> None:
     type=click.Path(exists=True, path_type=Path),
     multiple=True,
     metavar="PHOTOS",
-    help="Measure coding tables on photographs, for smaller files: a folder, tar file or picture; may be repeated.",
+    help="Measure coding tables on photographs, for smaller files: a folder, tar file or image; may be repeated.",
 )
 @options.device
 @options.force
@@ -126,14 +126,14 @@ def import_(
     """Install a published One-D-Piece or TiTok checkpoint: a folder, a file of weights, or a repository on Hugging Face.
 
     Only tensors are read, and each is checked. Without --calibrate, every token costs 12 bits. The tables are part of the
-    model: a file can only be decoded with the tables that it was encoded with. These models code pictures block by block, so
-    seams may show in pictures larger than 256x256.
+    model: a file can only be decoded with the tables that it was encoded with. These models code images block by block, so
+    seams may show in images larger than 256x256.
 
     \b
     tessera models import turing-motors/One-D-Piece-S-256 --calibrate photos/
     tessera encode photo.jpg --model one-d-piece-s-256
     """
-    from codec.models import import_model
+    from codec.models.registry import import_model
 
     report_options = options.gather(ReportOptions, given)
     with reporting(source, None, report_options) as report, _named_once(source):
@@ -149,7 +149,7 @@ def import_(
 def _calibrated(model: Model, photos: tuple[Path, ...], device: str) -> Calibrated | None:
     if not photos:
         return None
-    from codec.device import pick_device
+    from codec.system.device import pick_device
     from codec.training.photos import find_photos, read_square
 
     squares = (read_square(blob) for _, blob in find_photos(photos))
@@ -166,7 +166,7 @@ def remove(name: str, **given: Any) -> None:
     tessera models list
     tessera models remove one-d-piece-s-256
     """
-    from codec.models import remove_model
+    from codec.models.registry import remove_model
 
     with reporting(name, None, options.gather(ReportOptions, given)) as report:
         report.line = f"{remove_model(name)}: removed"
@@ -185,14 +185,14 @@ def export(name: str, output: str, decoder_only: bool, **given: Any) -> None:
     tessera models export -o graphs/
     tessera models export mine.safetensors -o graphs/ --decoder-only
     """
-    from codec.device import require_torch
-    from codec.models import open_model
+    from codec.models.registry import open_model
+    from codec.system.device import require_torch
 
     report_options = options.gather(ReportOptions, given)
     with reporting(name, output, report_options) as report:
         require_torch("exporting a model")
-        from codec.pyramid.export import export as write
-        from codec.pyramid.export import exported
+        from codec.pyramid.runtime.onnx_export import export as write
+        from codec.pyramid.runtime.onnx_export import exported
 
         model = exported(open_model(name))
         with Bar(3 * (len(model.config.levels) + 1), "exporting", hidden=report_options.quiet) as bar:
@@ -216,18 +216,18 @@ def graphs(name: str, **given: Any) -> None:
     tessera train photos/ -o mine.safetensors
     tessera models graphs mine.safetensors
     """
-    from codec.device import require_torch
-    from codec.models import open_model
+    from codec.models.registry import open_model
+    from codec.system.device import require_torch
 
     report_options = options.gather(ReportOptions, given)
     with reporting(name, None, report_options) as report:
         require_torch("making graphs")
-        from codec.pyramid.export import exported
-        from codec.pyramid.graphs import write_skeletons
+        from codec.pyramid.runtime.onnx_export import exported
+        from codec.pyramid.runtime.template_writer import write_graph_templates
 
         model = exported(open_model(name))
         with Bar(3 * (len(model.config.levels) + 1), "tracing", hidden=report_options.quiet) as bar:
-            path = write_skeletons(model, bar.advance)
+            path = write_graph_templates(model, bar.advance)
         report.values = {"output": str(path), "model": model.name, "bytes": path.stat().st_size}
         report.line = f"{path}: {human(report.values['bytes'])}"
 
@@ -243,12 +243,12 @@ def fetch(name: str, **given: Any) -> None:
     tessera models fetch lpips
     tessera encode photo.jpg --target-lpips 0.3
     """
-    from codec.device import require_torch
+    from codec.system.device import require_torch
 
     report_options = options.gather(ReportOptions, given)
     with reporting(name, None, report_options) as report:
         require_torch("LPIPS")
-        from codec import fetch as source
+        from codec.metrics import download as source
 
         with Bar(source.ALEXNET.size + source.LINEAR.size, "fetching", hidden=report_options.quiet) as bar:
             path = source.fetch_lpips(source.ALEXNET, source.LINEAR, bar.advance)
@@ -257,7 +257,7 @@ def fetch(name: str, **given: Any) -> None:
 
 
 def _described(name: str) -> dict[str, Any]:
-    from codec.models import open_model
+    from codec.models.registry import open_model
 
     with _named_once(name):
         model = open_model(name)

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-LOCAL, AUTO = "local", "auto"  # as `codec.cluster` has them
-RUNTIMES = ("auto", "onnx", "torch")  # as `codec.device` has them, which is not imported for help
+LOCAL, AUTO = "local", "auto"  # as `codec.parallel.ray_cluster` has them
+RUNTIMES = ("auto", "onnx", "torch")  # as `codec.system.device` has them, which is not imported for help
 Command = Callable[..., Any]
 Group = TypeVar("Group")
 UNITS = {
@@ -176,7 +176,7 @@ runtime = click.option(
     help="What to compute with; auto is ONNX Runtime on the processor and torch on CUDA.",
 )
 max_pixels = click.option(
-    "--max-pixels", type=Pixels(), metavar="N", default="500M", show_default=True, help="Refuse larger pictures."
+    "--max-pixels", type=Pixels(), metavar="N", default="500M", show_default=True, help="Refuse larger images."
 )
 allow_partial = click.option("--allow-partial", is_flag=True, help="Accept a file that was cut short.")
 reporting = together(
@@ -208,7 +208,7 @@ jobs = click.option(
     help="Threads for reading, for writing and for the network.  [default: number of cores]",
 )
 batch = click.option(
-    "--batch", type=click.IntRange(1), metavar="N", help="Pictures per network call.  [default: chosen by device and memory]"
+    "--batch", type=click.IntRange(1), metavar="N", help="Images per network call.  [default: chosen by device and memory]"
 )
 ray = click.option(
     "--ray",

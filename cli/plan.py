@@ -10,9 +10,9 @@ from pathlib import Path
 import click
 
 from bitstream.errors import FileError, TesseraError
-from cli.files import STANDARD, check_output, is_folder
 from cli.inputs import Files, Input, find_inputs, named_inputs, refuse_address
 from cli.options import refuse_two
+from cli.outputs import STANDARD, check_output, is_folder
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _refuse_wrong_ending(options: FileOptions, conversion: Conversion) -> None:
     if conversion.ending == ".tsr":
         writes, other = "encode writes .tsr files", "tessera decode"
     else:
-        writes, other = "decode writes pictures", "tessera encode"
+        writes, other = "decode writes images", "tessera encode"
     msg = f"{options.output}: {writes}: name another ending, use `{other}`, or -f if you mean it"
     raise click.UsageError(msg)
 

@@ -6,7 +6,7 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from cli.files import printable
+from cli.outputs import printable
 from cli.report import say
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from bitstream.errors import FileError, TesseraError
-from cli.files import CLOSED, printable, silence, write_standard
+from cli.outputs import CLOSED, printable, silence, write_standard
 
 FIELDS = (
     "input", "output", "status", "width", "height", "bytes", "bpp", "tokens", "quality", "model", "seconds", "error",
@@ -202,7 +202,7 @@ def message_of(error: BaseException | None) -> str | None:
     if error is None:
         return None
     if lacks_memory(error):
-        return "not enough memory: try a smaller picture, or a smaller --batch"
+        return "not enough memory: try a smaller image, or a smaller --batch"
     if isinstance(error, TesseraError):
         return ": ".join([str(error), *filter(None, [" and ".join(ADVICE[key] for key in error.advice if key in ADVICE)])])
     return f"{type(error).__name__}: {error} (a bug in tessera: please report it, with what -v prints)"

@@ -8,7 +8,7 @@ import click
 
 from bitstream.errors import UsageError
 from cli import options
-from cli.files import STANDARD, check_output
+from cli.outputs import STANDARD, check_output
 from cli.report import ReportOptions, reporting, say
 
 ALTERNATIVES = (
@@ -103,7 +103,7 @@ ALTERNATIVES = (
 @options.device
 @options.reporting
 def train(photos: tuple[str, ...], **given: Any) -> None:
-    """Train a model on photographs (folders, tar files, pictures), or continue a run that stopped.
+    """Train a model on photographs (folders, tar files, images), or continue a run that stopped.
 
     SIGTERM and Ctrl-C write a checkpoint and end the run. With -o, a run that reaches its end writes a model file, with its
     coding tables measured on the photos.
@@ -113,7 +113,7 @@ def train(photos: tuple[str, ...], **given: Any) -> None:
     tessera encode a.jpg --model mine.safetensors
     tessera train photos/ --family one-d-piece --state tiny/ --minutes 15 -o tiny.safetensors
     """
-    from codec.device import require_torch
+    from codec.system.device import require_torch
 
     report_options = options.gather(ReportOptions, given)
     with reporting("train", given["output"], report_options) as report:

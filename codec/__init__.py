@@ -1,11 +1,11 @@
-"""Tessera, a learned image codec: pictures to small files and back.
+"""Tessera, a learned image codec: images to small files and back.
 
     data = codec.encode("photo.jpg", quality=50)    # a path, a file, a PIL.Image or a uint8 array (H, W, 3) -> bytes
     image = codec.decode(data)                      # bytes, a path or a file -> PIL.Image
-    with codec.Codec(device="cuda") as c:           # many pictures, one model in memory
+    with codec.Codec(device="cuda") as c:           # many images, one model in memory
         blobs = c.encode_batch(images, target_bpp=0.04)
 
-Importing this is cheap: everything else is loaded when the first picture is coded.
+Importing this is cheap: everything else is loaded when the first image is coded.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from bitstream.errors import FormatError, ImageError, ModelError, TesseraError, 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from codec.api import Codec
-    from codec.pictures.inputs import Data, Picture
+    from codec.codec import Codec
+    from codec.image.arguments import Data, ImageInput
 
 __all__ = ["Codec", "FormatError", "ImageError", "ModelError", "TesseraError", "TruncatedError", "decode", "encode"]
 __version__ = "0.1.0"
@@ -27,7 +27,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name == "Codec":
-        from codec.api import Codec
+        from codec.codec import Codec
 
         return Codec
     msg = f"module {__name__!r} has no attribute {name!r}"
@@ -36,13 +36,13 @@ def __getattr__(name: str) -> Any:
 
 @cache
 def _shared(model: str | None = None) -> Codec:
-    from codec.api import Codec
+    from codec.codec import Codec
 
     return Codec(model)
 
 
 def encode(
-    image: Picture,
+    image: ImageInput,
     *,
     model: str | None = None,
     quality: float | None = None,
@@ -57,7 +57,7 @@ def encode(
     alpha_quality: int | None = None,
     effort: int = 3,
 ) -> bytes:
-    """A picture -> the bytes of a .tsr file.
+    """An image -> the bytes of a .tsr file.
 
     `image` is a PIL image, a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), the path of a file, or a file opened for
     reading bytes. `model` is the name of a bundled or installed model, or the path of a model file; the bundled one if none is
@@ -75,7 +75,7 @@ def encode(
 
 
 def decode(data: Data, *, allow_partial: bool = False, tokens: float | None = None) -> Image.Image:
-    """The inverse of `encode`: L, LA, RGB or RGBA, as the picture was; profile, EXIF and XMP are in its `info`.
+    """The inverse of `encode`: L, LA, RGB or RGBA, as the image was; profile, EXIF and XMP are in its `info`.
 
     `data` is the bytes of a .tsr file (bytes, bytearray or memoryview), its path, or the file opened for reading bytes. A cut
     file is decoded as far as it goes with `allow_partial`; `tokens` is the most to use per block of 256x256 pixels.

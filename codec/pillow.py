@@ -2,7 +2,7 @@
 
     import codec.pillow
     image = Image.open("photo.tsr")             # reads what the file says of itself
-    image.load()                                # decodes the picture; this imports torch
+    image.load()                                # decodes the image; this imports torch
     image.save("small.tsr", quality=40)         # or tokens=, target_size=, target_bpp=, target_psnr=, ...
 
 Options of `save` are those of `codec.encode`, and `icc_profile` and `exif` as in Pillow's own plugins: the profile is kept
@@ -20,16 +20,16 @@ from PIL import Image, ImageFile
 
 from bitstream.container import MAGIC, read_file
 from bitstream.errors import TesseraError
-from codec.lengths import Target
-from codec.pictures.images import check_size, mode_of
-from codec.pictures.metadata import ALPHA, from_sections
-from codec.results import PictureOptions
+from codec.image.metadata import ALPHA, from_sections
+from codec.image.reading import check_size, mode_of
+from codec.rate_control import Target
+from codec.results import ImageOptions
 
 if TYPE_CHECKING:
-    from codec.api import Codec
+    from codec.codec import Codec
 
 FORMAT = "TSR"
-OPTIONS = {field.name for kind in (Target, PictureOptions) for field in fields(kind)} - {"keep_exif"} | {"effort"}
+OPTIONS = {field.name for kind in (Target, ImageOptions) for field in fields(kind)} - {"keep_exif"} | {"effort"}
 
 
 class TesseraImageFile(ImageFile.ImageFile):
@@ -100,10 +100,10 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
         "exif": exif.tobytes() if isinstance(exif, Image.Exif) else exif or im.info.get("exif"),
         "xmp": None,
     }
-    picture = im.copy()
-    picture.info = {name: value for name, value in (im.info | passed).items() if value is not None}
+    image = im.copy()
+    image.info = {name: value for name, value in (im.info | passed).items() if value is not None}
     try:
-        made = _shared(given.get("model")).encode(picture, keep_exif=bool(exif), **options)
+        made = _shared(given.get("model")).encode(image, keep_exif=bool(exif), **options)
     except TesseraError as error:
         raise (ValueError if error.usage else OSError)(str(error)) from error
     fp.write(made)  # all at once: an encoding that fails leaves nothing half-written

@@ -1,9 +1,9 @@
 """What passes between the stages of coding, so that a pipeline can overlap them.
 
-    encoding: prepare (no network) -> tokenize (network, several pictures) -> cut (no network, but for some targets)
-    decoding: read (no network) -> detokenize (network, several pictures) -> finish (no network)
+    encoding: prepare (no network) -> tokenize (network, several images) -> cut (no network, but for some targets)
+    decoding: read (no network) -> detokenize (network, several images) -> finish (no network)
 
-The stages are methods of `codec.api.Codec`. Free of torch.
+The stages are methods of `codec.codec.Codec`. Free of torch.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bitstream.code import AnyCode, Layout, Prefix
 from bitstream.container import COLOURED, File, Sections
 from bitstream.errors import FormatError, TruncatedError, UsageError
-from codec.model import Model
+from bitstream.sequence import AnyCode, Layout, Prefix
+from codec.models.base import Model
 
 SLACK = 64  # bits: trailing zero bytes are not stored
 
 
 @dataclass(frozen=True)
-class PictureOptions:
-    """What of a picture is kept beside its colours."""
+class ImageOptions:
+    """What of an image is kept beside its colours."""
 
     background: str | None = None  # a CSS colour that transparency is laid on, instead of being kept
     strip: bool = False  # keep no profile; colours become sRGB
@@ -42,7 +42,7 @@ class PictureOptions:
 
 
 class EncodeOptions(TypedDict, total=False):
-    """How a picture is encoded: the fields of `codec.lengths.Target`, of which at most one is given, and of `PictureOptions`,
+    """How an image is encoded: the fields of `codec.rate_control.Target`, of which at most one is given, and of `ImageOptions`,
     and the effort 3..9. Written out so that editors and type checkers know them; a test compares."""
 
     quality: float | None
@@ -60,11 +60,11 @@ class EncodeOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture as the network wants it, and what its file keeps besides."""
+    """An image as the network wants it, and what its file keeps besides."""
 
     pixels: NDArray[np.uint8]  # (H, W, 3)
     sections: Sections = ()
-    space: int = 0  # number of the colour space in `codec.pictures.profiles`
+    space: int = 0  # number of the colour space in `codec.image.profiles`
     greyness: int = COLOURED  # or GREY, NEUTRAL
     notes: tuple[str, ...] = ()  # what a person should hear, such as 'first of 12 frames'
     alpha: NDArray[np.uint8] | None = None  # (H, W), where its section may be made smaller for a size
@@ -80,7 +80,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A picture's bytes, and what they came to."""
+    """An image's bytes, and what they came to."""
 
     data: bytes
     file: File
@@ -117,7 +117,7 @@ class Read:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture, and how much of its file went into it."""
+    """An image, and how much of its file went into it."""
 
     image: Image.Image
     file: File
@@ -131,10 +131,10 @@ def read_tokens(file: File, code: AnyCode, allow_partial: bool = False, block_to
 
     Raises TruncatedError for a cut file unless `allow_partial`, and FormatError for a damaged one: a file whose checksum is
     wrong is cut if it is shorter than its header says, or, where that says nothing, if its tokens run out. Raises UsageError
-    where so few tokens are not a picture."""
+    where so few tokens are not an image."""
     layout = code.layout(file.width, file.height)
     if file.length > layout.tokens:
-        msg = f"{file.length} tokens for a picture that has {layout.tokens}: the file is damaged"
+        msg = f"{file.length} tokens for an image that has {layout.tokens}: the file is damaged"
         raise FormatError(msg)
     most = file.length if block_tokens is None else min(file.length, layout.length_of(block_tokens))
     prefix = code.decode(layout, file.payload, most if file.whole else file.length, partial=not file.payload_whole)
@@ -157,7 +157,7 @@ def _check_cut(file: File, code: AnyCode, prefix: Prefix, allow_partial: bool) -
     if not allow_partial:
         there = f"{prefix.length} of {file.length} tokens are there"
         if prefix.length == file.length:
-            there = "its picture is there, but not all that follows it"
+            there = "its image is there, but not all that follows it"
         msg = f"the file is cut short: {there}"
         raise TruncatedError(msg, ("allow_partial",))
 

@@ -1,4 +1,4 @@
-"""Targets of quality: the smallest file whose picture is close enough to the original, found by decoding.
+"""Targets of quality: the smallest file whose image is close enough to the original, found by decoding.
 
 Quality rises with length, but not at every single token, so what is returned is defined by the search: a length that reaches
 the target, decoded and measured, such that one at most 0.5 % smaller, decoded too, does not. Where even all tokens do not reach
@@ -27,9 +27,9 @@ class SearchResult:
     value: float  # what was measured there
 
 
-def psnr(picture: NDArray[np.uint8], original: NDArray[np.uint8]) -> float:
+def psnr(image: NDArray[np.uint8], original: NDArray[np.uint8]) -> float:
     """Peak signal to noise ratio over all channels, dB."""
-    error = np.square(picture.astype(np.float32) - original).mean(dtype=np.float64)
+    error = np.square(image.astype(np.float32) - original).mean(dtype=np.float64)
     return float(10 * np.log10(255**2 / error)) if error else math.inf
 
 

@@ -1,4 +1,4 @@
-"""Tessera, a learned image codec: pictures to small files and back.
+"""Tessera, a learned image codec: images to small files and back.
 
     data = tessera.encode("photo.jpg", quality=50)
     image = tessera.decode(data)

@@ -12,9 +12,9 @@ import pytest
 from pages import browser
 from PIL import Image
 
-from bitstream.prior import IntegerLayer, LevelPrior
-from bitstream.pyramid import EVEN, ODD, Level, PyramidCode, PyramidLayout, grids_before, in_part
-from codec.api import Codec
+from bitstream.entropy_model import IntegerLayer, LevelEntropyModel
+from bitstream.pyramid_tokens import EVEN, ODD, Level, PyramidCode, PyramidLayout, grids_before, in_part
+from codec.codec import Codec
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -90,7 +90,7 @@ def made_up_code(request: pytest.FixtureRequest) -> PyramidCode:
     return request.getfixturevalue(request.param)
 
 
-def _made_up(levels: tuple[Level, ...], index: int, kernels: tuple[int, ...]) -> LevelPrior:
+def _made_up(levels: tuple[Level, ...], index: int, kernels: tuple[int, ...]) -> LevelEntropyModel:
     def numbers(*shape: int, low: int, high: int, salt: int) -> np.ndarray:
         at = np.arange(int(np.prod(shape)), dtype=np.int64)
         return (low + (at * 7919 + salt * 104729 + index * 1299709) * 31 % 65537 % (high - low + 1)).reshape(shape)
@@ -110,11 +110,11 @@ def _made_up(levels: tuple[Level, ...], index: int, kernels: tuple[int, ...]) ->
     )
     shifts = (2, 9, 12)
     layers = tuple(IntegerLayer(w.astype(np.int16), b, s) for w, b, s in zip(weights, biases, shifts, strict=True))
-    from codec.training.integer import tables_from  # torch is not there in every run
+    from codec.pyramid.integer_model import tables_from  # torch is not there in every run
 
     spread = np.arange(classes)[:, None] + 0.7
     tables, costs = tables_from(1 / (1 + np.square(np.arange(-level.limit, level.limit + 1)) / spread))
-    return LevelPrior(layers, tables, costs)
+    return LevelEntropyModel(layers, tables, costs)
 
 
 def random_digits(code: PyramidCode, layout: PyramidLayout, seed: int) -> tuple[np.ndarray, ...]:

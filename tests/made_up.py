@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from benchmarks.results import Delta, Picture, Pixels, Point, Results, Sample, Series, Speed
+from benchmarks.measurements import Delta, ImageInfo, Pixels, Point, Results, Sample, Series, Speed
 
 BUDGETS = (0.05, 0.1, 0.2)
 EVIL = "<script>alert('x')</script>.png"
@@ -19,9 +19,9 @@ def label(rate: float) -> str:
     return f"{rate:g} bpp"
 
 
-def fits(codec: str, picture: str, rate: float) -> bool:
-    """WebP cannot make the first file of two pictures, JPEG hardly any file at all."""
-    return {"webp": rate > 0.05 or picture == NAMES[0], "jpeg": rate > 0.1 and picture != NAMES[2]}.get(codec, True)
+def fits(codec: str, image: str, rate: float) -> bool:
+    """WebP cannot make the first file of two images, JPEG hardly any file at all."""
+    return {"webp": rate > 0.05 or image == NAMES[0], "jpeg": rate > 0.1 and image != NAMES[2]}.get(codec, True)
 
 
 def metrics_at(codec: str, rate: float) -> dict[str, float]:
@@ -29,31 +29,31 @@ def metrics_at(codec: str, rate: float) -> dict[str, float]:
     return {"lpips": 0.6 - rate - better, "psnr": 24 + 20 * rate - 10 * better, "ms_ssim": 0.8 + rate / 2}
 
 
-def sample_at(codec: str, rate: float, picture: str) -> Sample:
-    data = f"{codec} {rate} {picture}".encode().ljust(int(rate * SIZE[0] * SIZE[1] / 8), b".")
+def sample_at(codec: str, rate: float, image: str) -> Sample:
+    data = f"{codec} {rate} {image}".encode().ljust(int(rate * SIZE[0] * SIZE[1] / 8), b".")
     scale = 0.5 if codec.endswith("scaled") else 1.0
     return Sample(data, f"quality {100 * rate:.0f}", scale, rate, metrics_at(codec, rate))
 
 
 def made_up(**changes: object) -> Results:
-    """Three pictures and four codecs at three rates, one codec missing, one picture unreadable."""
+    """Three images and four codecs at three rates, one codec missing, one image unreadable."""
     samples = {
-        (picture, codec, label(rate)): sample_at(codec, rate, picture)
-        for picture in NAMES for codec in CODECS for rate in BUDGETS if fits(codec, picture, rate)
+        (image, codec, label(rate)): sample_at(codec, rate, image)
+        for image in NAMES for codec in CODECS for rate in BUDGETS if fits(codec, image, rate)
     }  # fmt: skip
     series = []
     for codec, title in CODECS.items():
-        counts = [(rate, sum(fits(codec, picture, rate) for picture in NAMES)) for rate in BUDGETS]
+        counts = [(rate, sum(fits(codec, image, rate) for image in NAMES)) for rate in BUDGETS]
         points = tuple(Point(label(rate), count, rate, metrics_at(codec, rate)) for rate, count in counts if count)
         series.append(Series(codec, title, f"{title} 1.0, method <6>", points, "the <eye>"))
     results = Results(
         command="tessera bench 'a <b>' --report out.html",
-        pictures=tuple(Picture(name, f"/nowhere/{name}", *SIZE) for name in NAMES),
+        images=tuple(ImageInfo(name, f"/nowhere/{name}", *SIZE) for name in NAMES),
         metrics=("lpips", "psnr", "ms_ssim"),
         budgets=BUDGETS,
         series=tuple(series),
         missing={"jxl": "JPEG XL needs pillow-jxl-plugin"},
-        failed={"broken.png": "is no picture"},
+        failed={"broken.png": "is no image"},
         anchor="webp",
         deltas=(
             Delta("tessera", "lpips", -31.26, 0.3, 0.55, ""),
@@ -76,7 +76,7 @@ def original(name: str) -> Pixels:
     return np.full((SIZE[1], SIZE[0], 3), 40 + 60 * NAMES.index(name), np.uint8)
 
 
-def decoded(picture: str, codec: str, sample: Sample) -> Pixels:
+def decoded(image: str, codec: str, sample: Sample) -> Pixels:
     """A flat colour that tells the codecs apart."""
     colours = {"tessera": (200, 40, 40), "webp": (40, 200, 40), "webp-scaled": (40, 40, 200), "jpeg": (200, 200, 40)}
     return np.full((SIZE[1], SIZE[0], 3), colours[codec], np.uint8)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import ExifTags, Image, ImageDraw
 
-from codec.api import Codec
-from codec.arrays import file_to_npz
+from codec.codec import Codec
+from codec.token_arrays import file_to_npz
 from tests import profiles
 
 FOLDER = Path(__file__).parent / "golden"
@@ -43,16 +43,16 @@ def main() -> None:
 
 
 def cut_out(photo: Image.Image) -> Image.Image:
-    """A picture with transparency, a profile of its own, EXIF and XMP: all that a file can hold."""
-    picture = photo.crop((200, 100, 280, 160)).convert("RGBA")
-    mask = Image.new("L", picture.size)
+    """An image with transparency, a profile of its own, EXIF and XMP: all that a file can hold."""
+    image = photo.crop((200, 100, 280, 160)).convert("RGBA")
+    mask = Image.new("L", image.size)
     ImageDraw.Draw(mask).ellipse((10, 5, 70, 55), fill=200)
-    picture.putalpha(mask)
+    image.putalpha(mask)
     exif = Image.Exif()
     exif[ExifTags.Base.ImageDescription] = "a cut-out"
     profile = profiles.matrix(UNNAMED, profiles.gamma(1.6))
-    picture.info |= {"icc_profile": profile, "exif": exif.tobytes(), "xmp": b"<x:xmpmeta/>"}
-    return picture
+    image.info |= {"icc_profile": profile, "exif": exif.tobytes(), "xmp": b"<x:xmpmeta/>"}
+    return image
 
 
 if __name__ == "__main__":

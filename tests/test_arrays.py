@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bitstream.errors import FormatError, ImageError, TesseraError
-from codec.arrays import file_to_npz, npz_to_file
+from codec.token_arrays import file_to_npz, npz_to_file
 
 
 @pytest.fixture(scope="module")

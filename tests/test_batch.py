@@ -1,26 +1,26 @@
-"""Many pictures at once give what each gives alone."""
+"""Many images at once give what each gives alone."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from bitstream.coder import encode_tokens
-from codec.lengths import Target
+from bitstream.range_coder import encode_tokens
 from codec.pyramid import tokenizer
+from codec.rate_control import Target
 from codec.results import Prepared
 
 SIZES = [(200, 150), (256, 256), (17, 250), (300, 256), (1, 1)]  # all but one on a canvas of one block
 
 
 @pytest.fixture(scope="module")
-def pictures(photo):
+def images(photo):
     return [photo.crop((40 * i, 30, 40 * i + width, 30 + height)) for i, (width, height) in enumerate(SIZES)]
 
 
-def test_a_batch_encodes_as_one_by_one(codec, pictures):
-    alone = [codec.sequence(picture) for picture in pictures]
-    together = codec.tokenize([codec.prepare(picture) for picture in pictures])
+def test_a_batch_encodes_as_one_by_one(codec, images):
+    alone = [codec.sequence(image) for image in images]
+    together = codec.tokenize([codec.prepare(image) for image in images])
     for (width, height), one, batched in zip(SIZES, alone, together, strict=True):
         assert (batched.layout.width, batched.layout.height) == (width, height)
         digits = [np.concatenate([level.ravel() for level in sequence.symbols]) for sequence in (one, batched)]
@@ -28,19 +28,19 @@ def test_a_batch_encodes_as_one_by_one(codec, pictures):
         assert (digits[0] != digits[1]).mean() <= 1e-4  # a rounding of floats may tip a digit
 
 
-def test_a_batch_decodes_as_one_by_one(codec, pictures):
-    blobs = [codec.encode(picture, quality=quality) for picture, quality in zip(pictures, (0, 30, 50, 80, 100), strict=True)]
+def test_a_batch_decodes_as_one_by_one(codec, images):
+    blobs = [codec.encode(image, quality=quality) for image, quality in zip(images, (0, 30, 50, 80, 100), strict=True)]
     for one, batched in zip([codec.decode(data) for data in blobs], codec.decode_batch(blobs), strict=True):
         assert one.size == batched.size
         assert np.abs(np.asarray(one).astype(int) - np.asarray(batched)).max() <= 1
 
 
-def test_a_batch_keeps_order_and_shares_calls(codec, pictures, monkeypatch):
+def test_a_batch_keeps_order_and_shares_calls(codec, images, monkeypatch):
     sizes = []
     encode = tokenizer.encode_pixels
     monkeypatch.setattr(tokenizer, "encode_pixels", lambda *given: sizes.append(len(given[1])) or encode(*given))
     order = [0, 3, 1, 3, 2]
-    blobs = codec.encode_batch([pictures[place] for place in order], tokens=20)
+    blobs = codec.encode_batch([images[place] for place in order], tokens=20)
     assert [codec.read(data).file.width for data in blobs] == [SIZES[place][0] for place in order]
     assert sizes == [3, 2]
 
@@ -51,12 +51,12 @@ def test_a_call_is_bounded(codec, monkeypatch):
     assert tokenizer.together(layouts) == [[0, 1, 2], [4], [3], [5]]
 
 
-def test_stages_are_what_compress_is_made_of(codec, pictures):
-    prepared = codec.prepare(pictures[0])
+def test_stages_are_what_compress_is_made_of(codec, images):
+    prepared = codec.prepare(images[0])
     assert isinstance(prepared, Prepared)
     (sequence,) = codec.tokenize([prepared])
     made = codec.cut(sequence, Target(quality=40), prepared)
-    assert made.data == codec.encode(pictures[0], quality=40)
+    assert made.data == codec.encode(images[0], quality=40)
     read = codec.read(made.data)
     assert read.block_tokens == made.block_tokens
     assert not read.partial
@@ -74,17 +74,17 @@ def test_an_empty_batch_is_no_work(codec):
     [Target(), Target(tokens=1), Target(tokens=300.5), Target(quality=100), Target(target_size=900), Target(target_bpp=0.2)],
     ids=str,
 )
-def test_levels_past_what_a_target_needs_are_not_computed(codec, pictures, target):
-    prepared = [codec.prepare(picture) for picture in pictures[:4]]
+def test_levels_past_what_a_target_needs_are_not_computed(codec, images, target):
+    prepared = [codec.prepare(image) for image in images[:4]]
     short = codec.tokenize(prepared, target)
     for part, sequence, whole in zip(prepared, short, codec.tokenize(prepared), strict=True):
         assert codec.cut(sequence, target, part).data == codec.cut(whole, target, part).data
         assert len(sequence.symbols) <= len(whole.symbols) == len(codec.model.code.levels)
 
 
-def test_only_the_levels_that_are_needed(codec, pictures):
+def test_only_the_levels_that_are_needed(codec, images):
     def levels(**target: float) -> int:
-        return len(codec.tokenize([codec.prepare(pictures[1])], Target(**target))[0].symbols)
+        return len(codec.tokenize([codec.prepare(images[1])], Target(**target))[0].symbols)
 
     counts = [level.block_tokens for level in codec.model.code.levels]
     assert [levels(tokens=sum(counts[:n])) for n in (1, 2, 5, len(counts))] == [1, 2, 5, len(counts)]
@@ -92,8 +92,8 @@ def test_only_the_levels_that_are_needed(codec, pictures):
     assert 2 < levels(target_size=400) < levels(target_size=4000) < levels(target_psnr=20) == len(counts)
 
 
-def test_tokens_that_were_not_computed_cannot_be_asked_for(codec, pictures):
-    (sequence,) = codec.tokenize([codec.prepare(pictures[1])], Target(tokens=20))
+def test_tokens_that_were_not_computed_cannot_be_asked_for(codec, images):
+    (sequence,) = codec.tokenize([codec.prepare(images[1])], Target(tokens=20))
     with pytest.raises(ValueError, match="22 tokens of a sequence that has 21"):
         encode_tokens(sequence, 22)
     with pytest.raises(ValueError, match="22 tokens of a sequence that has 21"):

@@ -11,9 +11,9 @@ from conftest import PHOTO, ROOT, SHARED
 from PIL import Image, ImageFilter
 
 from benchmarks.metrics import cielab, colour_error, ms_ssim
-from benchmarks.scripts import compare
-from benchmarks.scripts.pattern import pattern_error
-from codec.lpips import LPIPS
+from benchmarks.tools import compare
+from benchmarks.tools.pattern import pattern_error
+from codec.metrics.lpips import LPIPS
 from codec.search import psnr
 
 LPIPS_WEIGHTS = SHARED / "perceptual" / "lpips_alex.npz"
@@ -85,7 +85,7 @@ def test_compare_measures_lpips_where_its_weights_are(demo, monkeypatch, capsys,
 
 
 def test_prefixes_say_by_how_much_quality_ever_falls(tmp_path):
-    printed = run("benchmarks.scripts.prefixes", PHOTO, "--cuts", 5)
+    printed = run("benchmarks.tools.prefixes", PHOTO, "--cuts", 5)
     assert len(printed.splitlines()) == 6
     assert re.search(r"largest fall of PSNR -?0\.0000 dB", printed)
 

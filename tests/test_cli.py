@@ -136,7 +136,7 @@ def test_info_of_several_files_goes_on_after_a_bad_one(folder, tmp_path):
     assert run("info", alien, folder / "a.tsr").exit_code == 0
 
 
-def test_larger_pictures_than_allowed_are_refused_by_every_command(folder, tmp_path):
+def test_larger_images_than_allowed_are_refused_by_every_command(folder, tmp_path):
     assert run("tokens", folder / "a.tsr", "-o", tmp_path / "a.npz", "--max-pixels", "30k").exit_code == 0
     for command, source, output in (
         ("encode", folder / "a.png", "x.tsr"),
@@ -206,7 +206,7 @@ def test_cut_files(folder, tmp_path):
     [
         (("encode", "{none}.png"), 1, "Error: {none}.png: no such file: check the name\n"),
         (("encode", "{dir}", "-o", "{none}"), 1, "Error: {dir}: is a folder: name a file in it\n"),
-        (("encode", "{text}"), 1, "Error: {text}: not a picture of a format that Pillow knows: convert it to PNG first\n"),
+        (("encode", "{text}"), 1, "Error: {text}: not an image of a format that Pillow knows: convert it to PNG first\n"),
         (("encode", "{empty}"), 1, "Error: {empty}: is empty\n"),
         (("encode", "{half}"), 1, "cut or damaged"),
         (("encode", "{a}.png", "-o", "{a}.png"), 1, "is the input: name another file"),
@@ -222,17 +222,17 @@ def test_cut_files(folder, tmp_path):
         (("encode", "{a}.png", "-f", "-q", "101"), 2, "101.0 is not in the range"),
         (("encode", "{a}.png", "-f", "--target-size", "4 parsecs"), 2, "'4 parsecs' is not a size"),
         (("encode", "{a}.png", "-o", "-", "--json"), 1, "--json and -o - both need standard output"),
-        (("decode", "{a}.png", "-o", "{none}.png"), 1, "Error: {a}.png: a picture, not a .tsr file: did you mean"),
+        (("decode", "{a}.png", "-o", "{none}.png"), 1, "Error: {a}.png: an image, not a .tsr file: did you mean"),
         (("decode", "{later}", "-o", "{none}.png"), 1, "version 9, and this release reads version 1: update tessera"),
         (("decode", "{alien}", "-o", "{none}.png"), 1, "made by a model that is not installed (stream id 0001"),
         (("decode", "{former}", "-o", "{none}.png"), 1, "made by a standard model from before the first release"),
         (("decode", "{damaged}", "-o", "{none}.png"), 1, "Error: {damaged}: "),
-        (("decode", "{a}.tsr", "-o", "{none}.nonsense"), 2, "no picture format is called 'nonsense'"),
-        (("decode", "{a}.tsr", "--format", "nonsense"), 2, "no picture format is called 'nonsense'"),
+        (("decode", "{a}.tsr", "-o", "{none}.nonsense"), 2, "no image format is called 'nonsense'"),
+        (("decode", "{a}.tsr", "--format", "nonsense"), 2, "no image format is called 'nonsense'"),
         (("decode", "{text}", "-o", "{none}.png"), 1, "Error: {text}: not a .tsr file\n"),
         (("decode", "{empty}", "-o", "{none}.png"), 1, "Error: {empty}: is empty\n"),
         (("tokens", "{a}.png", "-o", "{none}.npz"), 1, "not a .tsr file"),
-        (("info", "{a}.png"), 1, "Error: {a}.png: a picture, not a .tsr file: did you mean `tessera encode`?\n"),
+        (("info", "{a}.png"), 1, "Error: {a}.png: an image, not a .tsr file: did you mean `tessera encode`?\n"),
         (("frobnicate",), 2, "No such command"),
     ],
 )
@@ -243,7 +243,7 @@ def test_wrong_input_gets_one_line_and_a_code(folder, tmp_path, arguments, code,
     (tmp_path / "former").write_bytes(write_file(File(20, 20, b"\x44\xef", 3, b"abc")))
     data[-1] ^= 1
     (tmp_path / "damaged").write_bytes(data)
-    (tmp_path / "text").write_text("no picture")
+    (tmp_path / "text").write_text("no image")
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "half").write_bytes((folder / "a.png").read_bytes()[:20000])
     Image.new("RGBA", (9, 9)).save(tmp_path / "clear", "png")

@@ -55,7 +55,7 @@ def small(photo) -> list[Image.Image]:
 
 @pytest.fixture
 def tree(tmp_path, small) -> Path:
-    """in/: two pictures, one in a folder of it, two in a folder of that, and what is none of our business."""
+    """in/: two images, one in a folder of it, two in a folder of that, and what is none of our business."""
     folder = tmp_path / "in"
     (folder / "sub" / "deep").mkdir(parents=True)
     (folder / ".hidden").mkdir()
@@ -63,14 +63,14 @@ def tree(tmp_path, small) -> Path:
         small, ("a.png", "b.webp", "sub/a.png", "sub/deep/c.PNG", "sub/deep/d.ppm", ".hidden/e.png", ".f.png"), strict=False
     ):
         image.save(folder / name)
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     (folder / "a.tsr").write_bytes(b"encoded already")
     return folder
 
 
 @pytest.fixture
 def encoded(tree, tmp_path) -> Path:
-    """out/: the files of all pictures in the tree."""
+    """out/: the files of all images in the tree."""
     assert run("encode", "-r", tree, "--output-dir", tmp_path / "out").exit_code == 0
     return tmp_path / "out"
 
@@ -90,7 +90,7 @@ def test_a_folder_is_mirrored(tree, tmp_path):
     assert (tmp_path / "one.tsr").read_bytes() == (tmp_path / "out" / "sub" / "a.tsr").read_bytes()
 
 
-def test_without_r_only_pictures_directly_in_a_folder_are_taken(tree, tmp_path):
+def test_without_r_only_images_directly_in_a_folder_are_taken(tree, tmp_path):
     assert run("encode", tree, "--output-dir", tmp_path / "out").exit_code == 0
     assert names(tmp_path / "out") == {"a.tsr", "b.tsr"}
 
@@ -159,7 +159,7 @@ def test_an_empty_list_is_no_mistake(tmp_path):
         (("encode", "{in}/a.png", "--strip", "--keep-exif"), "--strip and --keep-exif contradict each other"),
         (("encode", "{in}/a.png", "-q", "9", "--target-psnr", "30"), "--quality and --target-psnr contradict each other"),
         (("encode", "{in}/a.png", "{in}/b.webp", "--device", "cuda:9"), "device 'cuda:9' does not exist"),
-        (("decode", "{in}", "--format", "nonsense"), "no picture format is called 'nonsense'"),
+        (("decode", "{in}", "--format", "nonsense"), "no image format is called 'nonsense'"),
         (("tokens", "{in}/a.tsr", "-f", "--skip-existing"), "--force and --skip-existing contradict each other"),
     ],
 )
@@ -193,7 +193,7 @@ def test_existing_outputs_are_refused_replaced_or_skipped(encoded, tree):
     assert all((encoded / name).stat().st_size < state.st_size for name, state in before.items())
 
 
-def test_decoding_skips_pictures_that_can_be_read(encoded, tmp_path):
+def test_decoding_skips_images_that_can_be_read(encoded, tmp_path):
     drawn = tmp_path / "drawn"
     assert run("decode", encoded, "--output-dir", drawn).exit_code == 0
     whole = (drawn / "b.png").read_bytes()
@@ -256,13 +256,12 @@ def test_a_file_that_vanishes_midway_is_one_error(tree, tmp_path, monkeypatch):
     assert names(tmp_path / "out") == {"b.tsr"}
 
 
-def test_a_folder_without_pictures_is_an_error(tmp_path):
+def test_a_folder_without_images_is_an_error(tmp_path):
     (tmp_path / "empty").mkdir()
     said = run("encode", tmp_path / "empty")
     assert said.exit_code == 1
     assert (
-        f"Error: {tmp_path}/empty: holds no pictures: name another folder, or look into its folders too with -r\n"
-        in said.stderr
+        f"Error: {tmp_path}/empty: holds no images: name another folder, or look into its folders too with -r\n" in said.stderr
     )
 
 
@@ -395,7 +394,7 @@ def test_metadata_flags(tmp_path, photo):
                 assert np.array_equal(np.asarray(drawn.getchannel("A")), np.asarray(clear.getchannel("A")))
 
 
-def test_pictures_that_a_format_cannot_hold_are_told(tmp_path, photo):
+def test_images_that_a_format_cannot_hold_are_told(tmp_path, photo):
     clear = photo.crop((0, 0, 32, 32)).convert("RGBA")
     clear.putalpha(7)
     clear.save(tmp_path / "a.png")

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from bitstream.container import File, write_file
 from cli.main import main
 from cli.manual import manual
-from codec.models import BUNDLED, open_model
+from codec.models.registry import BUNDLED, open_model
 
 MAN = ROOT / "docs" / "tessera.1"
 MIME = ROOT / "docs" / "tessera-mime.xml"
@@ -31,7 +31,7 @@ def run(*arguments, **options):
 
 
 def test_help_comes_at_once_and_imports_nothing_large():
-    large = {"torch", "numpy", "rich", "PIL", "safetensors", "codec.api", "codec.cluster", "ray", "benchmarks"}
+    large = {"torch", "numpy", "rich", "PIL", "safetensors", "codec.codec", "codec.parallel.ray_cluster", "ray", "benchmarks"}
     code = (
         "import sys; from cli.main import main; main(['--help'], standalone_mode=False); "
         f"sys.exit(','.join({large} & set(sys.modules)) or 0)"
@@ -48,7 +48,7 @@ def test_help_comes_at_once_and_imports_nothing_large():
 
 @pytest.mark.parametrize("arguments", [["encode", "-n", "{a}"], ["models", "check"], ["completion", "zsh"], ["decode", "{a}"]])
 def test_torch_is_not_imported_where_nothing_is_drawn(tmp_path, arguments):
-    (tmp_path / "a.png").write_bytes(b"no picture, no .tsr file")
+    (tmp_path / "a.png").write_bytes(b"no image, no .tsr file")
     code = (
         "import sys; from contextlib import suppress; from cli.main import main\n"
         "with suppress(SystemExit): main(sys.argv[1:], prog_name='tessera')\n"

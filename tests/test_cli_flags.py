@@ -12,18 +12,18 @@ from click.testing import CliRunner
 from PIL import Image
 
 from bitstream.container import read_file
-from bitstream.pyramid import QUALITY_STOPS
+from bitstream.pyramid_tokens import QUALITY_STOPS
 from cli.main import main
-from codec.models import open_model
+from codec.models.registry import open_model
 
 CODING = ("encode", "decode", "bench run")
-PICTURES = ("encode", "decode")
+IMAGES = ("encode", "decode")
 ALL = ("encode", "decode", "info", "tokens", "bench run", "models list", "models path", "models check", "train")
 FLAGS = {
     "--output": ("encode", "decode", "tokens", "train"),
-    "--output-dir": PICTURES,
+    "--output-dir": IMAGES,
     "--quality": ("encode",),
-    "--tokens": PICTURES,
+    "--tokens": IMAGES,
     "--target-size": ("encode",),
     "--target-bpp": ("encode",),
     "--target-psnr": ("encode",),
@@ -31,7 +31,7 @@ FLAGS = {
     "--strict": ("encode",),
     "--effort": ("encode",),
     "--jobs": CODING,
-    "--batch": PICTURES,
+    "--batch": IMAGES,
     "--device": (*CODING, "train"),
     "--model": ("encode", "decode", "bench run"),
     "--ray": CODING,
@@ -40,10 +40,10 @@ FLAGS = {
     "--force": (*CODING, "tokens"),
     "--keep-extension": ("encode",),
     "--skip-existing": ("encode", "decode", "tokens"),
-    "--dry-run": PICTURES,
+    "--dry-run": IMAGES,
     "--strip": ("encode",),
     "--keep-exif": ("encode",),
-    "--background": PICTURES,
+    "--background": IMAGES,
     "--output-quality": ("decode",),
     "--alpha-quality": ("encode",),
     "--max-pixels": (*CODING, "info", "tokens"),
@@ -64,13 +64,13 @@ def run(*arguments, data: bytes | None = None):
 
 
 @pytest.fixture
-def picture(tmp_path, photo):
+def image(tmp_path, photo):
     photo.crop((100, 100, 228, 196)).save(tmp_path / "a.png")
     return tmp_path / "a.png"
 
 
-def encoded(picture, *flags) -> dict:
-    said = run("encode", picture, "-f", "--json", *flags)
+def encoded(image, *flags) -> dict:
+    said = run("encode", image, "-f", "--json", *flags)
     assert said.exit_code == 0, said.stderr
     return json.loads(said.stdout)
 
@@ -91,35 +91,35 @@ def test_a_flag_is_where_it_belongs_under_one_name_and_letter(flag):
         assert [name for name in found[0].opts if not name.startswith("--")] == ([SHORT[flag]] if flag in SHORT else [])
 
 
-def test_quality_is_50_by_default_and_higher_is_larger(picture):
-    usual = encoded(picture)
+def test_quality_is_50_by_default_and_higher_is_larger(image):
+    usual = encoded(image)
     assert usual["quality"] == 50
-    assert encoded(picture, "-q", "50")["bytes"] == usual["bytes"]
-    told = [encoded(picture, "--quality", quality) for quality in (0, 25, 50, 75, 100)]
+    assert encoded(image, "-q", "50")["bytes"] == usual["bytes"]
+    told = [encoded(image, "--quality", quality) for quality in (0, 25, 50, 75, 100)]
     assert [one["tokens"] for one in told] == [tokens for _, tokens in QUALITY_STOPS]
     sizes = [one["bytes"] for one in told]
     assert sizes == sorted(set(sizes))
     assert usual["bpp"] == pytest.approx(usual["bytes"] * 8 / (128 * 96), abs=1e-5)
-    assert f"{usual['bpp']:.4f} bpp" in run("encode", picture, "-f").stderr
+    assert f"{usual['bpp']:.4f} bpp" in run("encode", image, "-f").stderr
     for quality in ("-1", "101", "high"):
-        said = run("encode", picture, "-f", "-q", quality)
+        said = run("encode", image, "-f", "-q", quality)
         assert (said.exit_code, said.stdout) == (2, "")
         assert quality in said.stderr
 
 
-def test_tokens_are_a_block_when_written_and_when_read(picture, tmp_path):
-    whole = encoded(picture, "--tokens", "300")
-    file = read_file(picture.with_suffix(".tsr").read_bytes())
+def test_tokens_are_a_block_when_written_and_when_read(image, tmp_path):
+    whole = encoded(image, "--tokens", "300")
+    file = read_file(image.with_suffix(".tsr").read_bytes())
     assert 300 <= whole["tokens"] < 300 + 256 / 48  # 48 of a block's 256 cells, and no part of a token
-    assert encoded(picture, "--tokens", "100")["bytes"] < whole["bytes"]
-    short = picture.with_suffix(".tsr").read_bytes()
+    assert encoded(image, "--tokens", "100")["bytes"] < whole["bytes"]
+    short = image.with_suffix(".tsr").read_bytes()
     assert read_file(short).length < file.length
 
-    assert encoded(picture, "--tokens", "300")["bytes"] == whole["bytes"]
+    assert encoded(image, "--tokens", "300")["bytes"] == whole["bytes"]
     drawn = {}
     for name, flags in {"all": (), "more": ("--tokens", "1365"), "fewer": ("--tokens", "100")}.items():
         out = tmp_path / f"{name}.png"
-        assert run("decode", picture.with_suffix(".tsr"), "-o", out, *flags).exit_code == 0
+        assert run("decode", image.with_suffix(".tsr"), "-o", out, *flags).exit_code == 0
         drawn[name] = np.asarray(Image.open(out))
     (tmp_path / "short.tsr").write_bytes(short)
     assert run("decode", tmp_path / "short.tsr", "-o", tmp_path / "short.png").exit_code == 0
@@ -131,46 +131,46 @@ def test_tokens_are_a_block_when_written_and_when_read(picture, tmp_path):
 @pytest.mark.parametrize(
     ("flag", "value", "limit"), [("--target-size", "0.3k", 300), ("--target-size", "400", 400), ("--target-bpp", "0.2", 307)]
 )
-def test_a_size_is_never_exceeded_and_used(picture, flag, value, limit):
-    assert limit - 16 < encoded(picture, flag, value)["bytes"] <= limit
+def test_a_size_is_never_exceeded_and_used(image, flag, value, limit):
+    assert limit - 16 < encoded(image, flag, value)["bytes"] <= limit
 
 
-def test_an_impossible_size_says_the_smallest_possible(picture):
-    said = run("encode", picture, "-f", "--target-size", "5")
+def test_an_impossible_size_says_the_smallest_possible(image):
+    said = run("encode", image, "-f", "--target-size", "5")
     assert said.exit_code == 1
     assert len(said.stderr.splitlines()) == 1
     smallest = next(int(word) for word in said.stderr.split() if word.isdigit() and int(word) > 5)
-    assert encoded(picture, "--target-size", smallest)["bytes"] <= smallest
-    assert run("encode", picture, "-f", "--target-size", smallest - 1).exit_code == 1
+    assert encoded(image, "--target-size", smallest)["bytes"] <= smallest
+    assert run("encode", image, "-f", "--target-size", smallest - 1).exit_code == 1
 
 
-def test_a_model_by_name_or_path_writes_the_same_file(picture, tmp_path):
-    encoded(picture)
-    usual = picture.with_suffix(".tsr").read_bytes()
+def test_a_model_by_name_or_path_writes_the_same_file(image, tmp_path):
+    encoded(image)
+    usual = image.with_suffix(".tsr").read_bytes()
     standard = open_model()
     (tmp_path / "mine.safetensors").write_bytes(standard.path.read_bytes())
     for name in ("standard", tmp_path / "mine.safetensors"):
-        encoded(picture, "--model", name)
-        assert picture.with_suffix(".tsr").read_bytes() == usual
+        encoded(image, "--model", name)
+        assert image.with_suffix(".tsr").read_bytes() == usual
     assert read_file(usual).stream_id == standard.stream_id
-    assert run("decode", picture.with_suffix(".tsr"), "-o", tmp_path / "b.png").exit_code == 0
+    assert run("decode", image.with_suffix(".tsr"), "-o", tmp_path / "b.png").exit_code == 0
 
 
-def test_formats_that_are_not_in_the_name(picture, tmp_path):
-    encoded(picture)
+def test_formats_that_are_not_in_the_name(image, tmp_path):
+    encoded(image)
     for name, kind in (("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP"), ("ppm", "PPM")):
         out = tmp_path / "drawn"
-        assert run("decode", picture.with_suffix(".tsr"), "-o", out, "-f", "--format", name).exit_code == 0
+        assert run("decode", image.with_suffix(".tsr"), "-o", out, "-f", "--format", name).exit_code == 0
         with Image.open(out) as drawn:
             assert (drawn.format, drawn.size) == (kind, (128, 96))
-    said = run("decode", picture.with_suffix(".tsr"), "-o", out, "-f", "--format", "xyz")
+    said = run("decode", image.with_suffix(".tsr"), "-o", out, "-f", "--format", "xyz")
     assert said.exit_code in (1, 2)
     assert "xyz" in said.stderr
 
 
-def test_a_whole_and_a_cut_file_under_allow_partial(picture, tmp_path):
-    encoded(picture)
-    data = picture.with_suffix(".tsr").read_bytes()
+def test_a_whole_and_a_cut_file_under_allow_partial(image, tmp_path):
+    encoded(image)
+    data = image.with_suffix(".tsr").read_bytes()
     cut = tmp_path / "cut.tsr"
     cut.write_bytes(data[: len(data) // 2])
     for name in ("decode", "info"):
@@ -196,12 +196,12 @@ def test_background_flattens_what_is_kept_without_it(tmp_path, photo):
                 assert drawn.getchannel("A").tobytes() == see_through.getchannel("A").tobytes()
 
 
-def test_json_is_one_object_a_file_also_for_models(picture):
-    encoded(picture)
+def test_json_is_one_object_a_file_also_for_models(image):
+    encoded(image)
     for arguments in (
-        ("decode", picture.with_suffix(".tsr"), "-f"),
-        ("info", picture.with_suffix(".tsr")),
-        ("tokens", picture.with_suffix(".tsr"), "-o", picture.with_suffix(".npz")),
+        ("decode", image.with_suffix(".tsr"), "-f"),
+        ("info", image.with_suffix(".tsr")),
+        ("tokens", image.with_suffix(".tsr"), "-o", image.with_suffix(".npz")),
         ("models", "path"),
         ("models", "check", "standard"),
     ):
@@ -224,20 +224,20 @@ def test_json_is_one_object_a_file_also_for_models(picture):
         (("{a}", "-o", "-", "--ray"), "--ray and '-' contradict each other"),
     ],
 )
-def test_what_ray_cannot_do_is_told(picture, given, told):
+def test_what_ray_cannot_do_is_told(image, given, told):
     for options in ((), ("-n",)):
-        said = run("encode", *(argument.format(a=picture) for argument in given), *options)
+        said = run("encode", *(argument.format(a=image) for argument in given), *options)
         assert (said.exit_code, said.stdout) == (2, "")
         assert told in said.stderr
-        assert not picture.with_suffix(".tsr").exists()
+        assert not image.with_suffix(".tsr").exists()
 
 
 @pytest.mark.parametrize("command", [("encode",), ("bench", "--codecs", "tessera", "--metrics", "psnr", "--no-cache")])
-def test_without_the_extra_ray_is_named(picture, command, monkeypatch):
+def test_without_the_extra_ray_is_named(image, command, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    said = run(command[0], picture, *command[1:], "--ray")
+    said = run(command[0], image, *command[1:], "--ray")
     assert (said.exit_code, said.stdout) == (2, "")
     told = "work on several machines needs ray, which is not installed: pip install 'tessera-codec[ray]'\n"
     assert said.stderr in (f"Error: {told}", f"Error: bench: {told}")
-    assert not picture.with_suffix(".tsr").exists()
-    assert run("encode", picture, "--ray", "-n").exit_code == 0
+    assert not image.with_suffix(".tsr").exists()
+    assert run("encode", image, "--ray", "-n").exit_code == 0

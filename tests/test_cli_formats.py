@@ -13,7 +13,7 @@ from PIL import Image
 from profiles import red_and_green_swapped
 
 import cli.formats
-from cli.formats import Format, format_of, picture_bytes
+from cli.formats import Format, format_of, image_bytes
 from cli.main import main
 
 
@@ -70,10 +70,10 @@ def test_a_quality_for_a_lossless_format_is_refused(folder, ending):
 
 def test_a_format_whose_plugin_is_missing_names_it(folder, monkeypatch):
     monkeypatch.setattr(Image, "SAVE", {name: save for name, save in Image.SAVE.items() if name != "JXL"})
-    monkeypatch.setattr("codec.pictures.images._import_helper", lambda module: None)
+    monkeypatch.setattr("codec.image.reading._import_helper", lambda module: None)
     said = run("decode", "a.tsr", "a.jxl")
     assert said.exit_code == 2
-    assert "pictures cannot be written as jxl: install pillow-jxl-plugin, or use png" in said.stderr
+    assert "images cannot be written as jxl: install pillow-jxl-plugin, or use png" in said.stderr
 
 
 @pytest.mark.parametrize("ending", ["jpg", "ppm"])
@@ -94,9 +94,9 @@ def test_transparency_needs_a_background_where_the_format_has_none(folder, endin
 def test_formats_without_profiles_get_srgb(mode):
     image = Image.new(mode, (8, 8), (200, 60, 40, 128)[: len(mode)])
     image.info["icc_profile"] = profile = red_and_green_swapped()
-    with Image.open(io.BytesIO(picture_bytes(image, format_of("a.png", None, None)))) as kept:
+    with Image.open(io.BytesIO(image_bytes(image, format_of("a.png", None, None)))) as kept:
         assert (kept.getpixel((0, 0)), kept.info["icc_profile"]) == (image.getpixel((0, 0)), profile)
-    with Image.open(io.BytesIO(picture_bytes(image, Format("TGA", None)))) as converted:
+    with Image.open(io.BytesIO(image_bytes(image, Format("TGA", None)))) as converted:
         assert converted.mode == mode
         assert np.allclose(converted.getpixel((0, 0))[:3], (60, 200, 40), atol=3)
 

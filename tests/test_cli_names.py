@@ -14,7 +14,7 @@ import cli.encode
 from bitstream.container import read_file
 from bitstream.errors import FileError
 from cli.main import main
-from codec.files import Writer
+from codec.system.files import Writer
 
 
 def run(*arguments, data: bytes | None = None) -> Result:
@@ -47,7 +47,7 @@ def test_a_second_name_is_the_output(folder):
     assert names(folder) == {"photo.jpg", "out.tsr", "again.webp", "piped.png"}
 
 
-def test_two_pictures_are_two_inputs(folder, photo):
+def test_two_images_are_two_inputs(folder, photo):
     photo.crop((0, 0, 20, 20)).save("b.png")
     assert run("encode", "photo.jpg", "b.png").exit_code == 0
     assert names(folder) == {"photo.jpg", "b.png", "photo.tsr", "b.tsr"}
@@ -95,7 +95,7 @@ def test_outputs_that_are_named_like_inputs_need_f(folder):
     assert run("encode", "photo.jpg", "-o", "x.webp", "-f").exit_code == 0
     assert read_file(Path("x.webp").read_bytes()).whole
     said = run("decode", "x.webp", "-o", "y.tsr", "--format", "png")
-    assert (said.exit_code, "decode writes pictures" in said.stderr) == (2, True)
+    assert (said.exit_code, "decode writes images" in said.stderr) == (2, True)
 
 
 def test_inputs_for_one_output_fail_and_the_rest_goes_on(folder, photo):
@@ -131,7 +131,7 @@ def test_an_output_that_is_another_input_fails_alone(folder):
 
 
 def appearing(monkeypatch, path: str, make) -> None:
-    """Lets something make `path` while a picture is encoded."""
+    """Lets something make `path` while an image is encoded."""
     load = cli.encode.load
 
     def loaded(*arguments):

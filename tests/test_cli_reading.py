@@ -51,8 +51,8 @@ def folder(tmp_path_factory, photo) -> Path:
         (("info", "zeros"), "zeros: not a .tsr file\n"),
         (("info", "/dev/zero"), "/dev/zero: not a .tsr file\n"),
         (("decode", "/dev/zero", "-o", "x.png"), "/dev/zero: not a .tsr file\n"),
-        (("encode", "/dev/zero", "-o", "x.tsr"), "/dev/zero: not a picture of a format that Pillow knows"),
-        (("encode", "zeros", "-o", "x.tsr"), "zeros: not a picture of a format that Pillow knows"),
+        (("encode", "/dev/zero", "-o", "x.tsr"), "/dev/zero: not an image of a format that Pillow knows"),
+        (("encode", "zeros", "-o", "x.tsr"), "zeros: not an image of a format that Pillow knows"),
         (("tokens", "zeros", "-o", "x.npz"), "zeros: not a .tsr file\n"),
         (("tokens", "zeros", "--back", "-o", "x.tsr"), "zeros: not an .npz of tokens"),
         (("info", "large-photo.tsr"), "large-photo.tsr: the file is damaged: "),
@@ -73,7 +73,7 @@ def test_endless_and_huge_files_end_at_once(folder, monkeypatch, arguments, mess
 
 
 def test_a_pipe_without_an_end_is_read_up_to_the_limit(folder, monkeypatch):
-    monkeypatch.setattr(cli.inputs, "PICTURE_EXTRA", 1 << 20)
+    monkeypatch.setattr(cli.inputs, "IMAGE_EXTRA", 1 << 20)
     endless = (folder / "photo.png").read_bytes() + bytes(2 << 20)
     said = run("encode", "-", "-o", folder / "x.tsr", "--max-pixels", "10k", data=endless)
     assert said.exit_code == 1
@@ -92,11 +92,11 @@ def test_of_a_file_no_more_is_read_than_its_header_allows(folder, monkeypatch):
 def test_the_wrong_kind_of_file_is_answered_with_the_other_command(folder, monkeypatch):
     monkeypatch.chdir(folder)
     for arguments, message in (
-        (("decode", "photo.png", "-o", "x.png"), "photo.png: a picture, not a .tsr file: did you mean `tessera encode`?"),
-        (("decode", "photo.png"), "photo.png: a picture, not a .tsr file: did you mean `tessera encode`?"),
+        (("decode", "photo.png", "-o", "x.png"), "photo.png: an image, not a .tsr file: did you mean `tessera encode`?"),
+        (("decode", "photo.png"), "photo.png: an image, not a .tsr file: did you mean `tessera encode`?"),
         (("encode", "photo.tsr"), "photo.tsr: is a .tsr file, encoded already: did you mean `tessera decode`?"),
         (("encode", "photo.tsr", "-f"), "photo.tsr: is a .tsr file, encoded already: did you mean `tessera decode`?"),
-        (("info", "photo.png"), "photo.png: a picture, not a .tsr file: did you mean `tessera encode`?"),
+        (("info", "photo.png"), "photo.png: an image, not a .tsr file: did you mean `tessera encode`?"),
         (("encode", "photo.tsr", "-o", "x.tsr"), "photo.tsr: is a .tsr file, encoded already: did you mean `tessera decode`?"),
         (
             ("encode", "https://example.org/a.png"),

@@ -11,9 +11,9 @@ from click.testing import CliRunner, Result
 
 from cli.main import main
 from cli.progress import Bar
-from codec.api import Codec
-from codec.batch import Limits, Stages, decode_all, encode_all, overlap
-from codec.device import threads_here
+from codec.codec import Codec
+from codec.parallel.pipeline import Limits, Stages, decode_all, encode_all, overlap
+from codec.system.device import threads_here
 
 README_KEYS = {
     "encode": {"reached", "measured", "notes"},
@@ -35,8 +35,8 @@ def folder(tmp_path, photo, codec, monkeypatch):
     crop = photo.crop((100, 100, 164, 148))
     crop.save(tmp_path / "a.png")
     (tmp_path / "a.tsr").write_bytes(codec.encode(crop, tokens=30))
-    (tmp_path / "bad.tsr").write_bytes(b"no picture")
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "bad.tsr").write_bytes(b"no image")
+    (tmp_path / "bad.png").write_bytes(b"no image")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -92,7 +92,7 @@ def test_an_array_leaves_standard_output_to_itself(folder):
     assert json.loads(said.stdout)[0]["error"] == "--json and -o - both need standard output: name an output file"
 
 
-def test_progress_moves_within_a_picture(folder, codec):
+def test_progress_moves_within_a_image(folder, codec):
     tiled = Codec(device="cpu", tile=32)
     stored: dict[str, bytes] = {}
 
@@ -125,7 +125,7 @@ def test_the_bar_hears_of_it(folder, monkeypatch):
     monkeypatch.setattr(Bar, "advance", lambda self, steps, note=None: moves.append(steps))
     assert run("encode", "a.png", "-f", "--tokens", "9").exit_code == 0
     assert 0 < moves[0] < 1
-    assert moves[-1] == 1  # a finished picture is counted as one, in place of its parts
+    assert moves[-1] == 1  # a finished image is counted as one, in place of its parts
     assert sum(moves) == pytest.approx(1)
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from bitstream.container import read_file
 from bitstream.errors import FileError
 from cli.main import main
-from codec.files import TEMPORARY, Writer, sweep
+from codec.system.files import TEMPORARY, Writer, sweep
 
 TESSERA = [sys.executable, "-m", "cli"]
 PATIENCE = 120  # seconds until a test that hangs fails
@@ -27,8 +27,8 @@ LEFTOVER = ".tessera-0123456789abcdef.tmp"
 
 
 @pytest.fixture
-def pictures(tmp_path, photo) -> Path:
-    """Some dozen tiny pictures."""
+def images(tmp_path, photo) -> Path:
+    """Some dozen tiny images."""
     folder = tmp_path / "in"
     folder.mkdir()
     for number in range(36):
@@ -53,9 +53,9 @@ def hidden(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.name.startswith(".")]
 
 
-def test_a_stopped_run_leaves_whole_files_and_goes_on(pictures, tmp_path):
+def test_a_stopped_run_leaves_whole_files_and_goes_on(images, tmp_path):
     out = tmp_path / "out"
-    with start("encode", pictures, "--output-dir", out, stderr=subprocess.PIPE, text=True) as running:
+    with start("encode", images, "--output-dir", out, stderr=subprocess.PIPE, text=True) as running:
         wait_for_outputs(out, 2, running)
         running.send_signal(signal.SIGINT)
         asked = time.monotonic()
@@ -70,7 +70,7 @@ def test_a_stopped_run_leaves_whole_files_and_goes_on(pictures, tmp_path):
     done = len(list(out.iterdir()))
     assert 2 <= done < 36
 
-    with start("encode", pictures, "--output-dir", out, "--skip-existing", "--quiet") as running:
+    with start("encode", images, "--output-dir", out, "--skip-existing", "--quiet") as running:
         wait_for_outputs(out, done + 2, running)
         running.kill()
     assert all(read_file(path.read_bytes()).whole for path in out.glob("*.tsr"))
@@ -79,9 +79,9 @@ def test_a_stopped_run_leaves_whole_files_and_goes_on(pictures, tmp_path):
 
     (out / LEFTOVER).write_bytes(b"half a file")
     (out / ".tessera-notes.tmp").write_bytes(b"not ours")
-    last = CliRunner().invoke(main, ["encode", str(pictures), "--output-dir", str(out), "--skip-existing"])
+    last = CliRunner().invoke(main, ["encode", str(images), "--output-dir", str(out), "--skip-existing"])
     assert last.exit_code == 0
-    assert {path.stem for path in out.glob("*.tsr")} == {path.stem for path in pictures.iterdir()}
+    assert {path.stem for path in out.glob("*.tsr")} == {path.stem for path in images.iterdir()}
     assert hidden(out) == [".tessera-notes.tmp"]
     assert all(read_file(path.read_bytes()).whole for path in out.glob("*.tsr"))
 
@@ -102,12 +102,12 @@ def test_a_call_from_python_leaves_handlers_as_they_were():
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_progress_is_shown_on_a_terminal_only(pictures, tmp_path):
-    for path in sorted(pictures.iterdir())[3:]:
+def test_progress_is_shown_on_a_terminal_only(images, tmp_path):
+    for path in sorted(images.iterdir())[3:]:
         path.unlink()
     ours, theirs = pty.openpty()
     environment = {**os.environ, "NO_COLOR": "1", "TERM": "xterm", "OMP_NUM_THREADS": "1"}
-    arguments = ["encode", pictures, "--output-dir", tmp_path / "out"]
+    arguments = ["encode", images, "--output-dir", tmp_path / "out"]
     with subprocess.Popen([*TESSERA, *arguments], stderr=theirs, stdout=subprocess.PIPE, env=environment) as running:
         os.close(theirs)
         shown = b""
@@ -125,7 +125,7 @@ def test_progress_is_shown_on_a_terminal_only(pictures, tmp_path):
     assert not re.search(rb"\x1b\[[0-9;]*[349][0-7]m", shown)  # no colours
     lines = re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", shown).decode().replace("\r", "\n").split("\n")
     lines = [line for line in lines if line]
-    assert sum(line.startswith(f"{pictures}/00.png -> ") for line in lines) == 1
+    assert sum(line.startswith(f"{images}/00.png -> ") for line in lines) == 1
     assert lines[-1].startswith("3 encoded, 0 skipped, 0 failed")
 
 
@@ -180,8 +180,8 @@ def test_after_the_end_nothing_appears(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pipes_at_once(pictures, tmp_path):
-    source = pictures / "00.png"
+def test_pipes_at_once(images, tmp_path):
+    source = images / "00.png"
     tool, python = " ".join(map(repr, TESSERA)), repr(sys.executable)
     identify = "import sys; from PIL import Image; i = Image.open(sys.stdin.buffer); i.load(); print(i.format, *i.size)"
     line = f"cat '{source}' | {tool} encode - -o - --quiet | {tool} decode - -o - --quiet | {python} -c '{identify}'"
@@ -194,5 +194,5 @@ def test_pipes_at_once(pictures, tmp_path):
     ]
     said = [(*shell.communicate(timeout=2 * PATIENCE), shell.returncode) for shell in shells]
     assert said == [("PNG 300 200\n", "", 0)] * 8
-    with Image.open(source) as picture:
-        assert picture.size == (300, 200)
+    with Image.open(source) as image:
+        assert image.size == (300, 200)

@@ -22,56 +22,56 @@ def run(*arguments):
 
 
 @pytest.fixture
-def picture(tmp_path, photo):
+def image(tmp_path, photo):
     photo.crop((100, 100, 228, 196)).save(tmp_path / "a.png")
     return tmp_path / "a.png"
 
 
-def encoded(picture, *flags) -> dict:
-    said = run("encode", picture, "-o", picture.with_suffix(".tsr"), "-f", "--json", *flags)
+def encoded(image, *flags) -> dict:
+    said = run("encode", image, "-o", image.with_suffix(".tsr"), "-f", "--json", *flags)
     assert said.exit_code == 0, said.stderr
     return json.loads(said.stdout)
 
 
-def test_a_psnr_is_reached_by_the_smallest_file(picture):
-    told = encoded(picture, "--target-psnr", "25")
-    assert run("decode", picture.with_suffix(".tsr"), "-o", picture.with_name("b.png")).exit_code == 0
-    with Image.open(picture) as original, Image.open(picture.with_name("b.png")) as drawn:
+def test_a_psnr_is_reached_by_the_smallest_file(image):
+    told = encoded(image, "--target-psnr", "25")
+    assert run("decode", image.with_suffix(".tsr"), "-o", image.with_name("b.png")).exit_code == 0
+    with Image.open(image) as original, Image.open(image.with_name("b.png")) as drawn:
         measured = psnr(np.asarray(drawn), np.asarray(original))
     assert told["reached"] is True
     assert told["measured"] == pytest.approx(measured)
     assert 25 <= measured < 25.5
-    assert encoded(picture, "--target-psnr", "24")["bytes"] < told["bytes"] < encoded(picture, "-q", "100")["bytes"]
-    line = run("encode", picture, "-f", "--target-psnr", "25").stderr
+    assert encoded(image, "--target-psnr", "24")["bytes"] < told["bytes"] < encoded(image, "-q", "100")["bytes"]
+    line = run("encode", image, "-f", "--target-psnr", "25").stderr
     assert re.search(r"tokens per block  25\.\d\d dB  \d+\.\d\d s\n", line)
 
 
-def test_what_is_out_of_reach_is_a_warning_or_with_strict_an_error(picture):
-    best = encoded(picture, "-q", "100")["bytes"]
+def test_what_is_out_of_reach_is_a_warning_or_with_strict_an_error(image):
+    best = encoded(image, "-q", "100")["bytes"]
     for flags, code, word in (((), 0, "Warning"), (("--strict",), 1, "Error"), (("--strict", "--quiet"), 1, "Error")):
-        said = run("encode", picture, "-f", "--target-psnr", "90", *flags)
+        said = run("encode", image, "-f", "--target-psnr", "90", *flags)
         assert said.exit_code == code
-        assert re.search(rf"{word}: {picture}: --target-psnr 90 is out of reach: the best is \d\d\.\d\d dB\n", said.stderr)
-        assert picture.with_suffix(".tsr").stat().st_size == best
-    assert encoded(picture, "--target-psnr", "90")["reached"] is False
-    assert run("encode", picture, "-f", "--strict", "--target-psnr", "20").exit_code == 0
+        assert re.search(rf"{word}: {image}: --target-psnr 90 is out of reach: the best is \d\d\.\d\d dB\n", said.stderr)
+        assert image.with_suffix(".tsr").stat().st_size == best
+    assert encoded(image, "--target-psnr", "90")["reached"] is False
+    assert run("encode", image, "-f", "--strict", "--target-psnr", "20").exit_code == 0
 
 
 @pytest.mark.skipif(not LPIPS_WEIGHTS.exists(), reason="no weights of LPIPS")
-def test_an_lpips_is_reached(picture):
-    told = encoded(picture, "--target-lpips", "0.4", "--lpips-weights", LPIPS_WEIGHTS)
+def test_an_lpips_is_reached(image):
+    told = encoded(image, "--target-lpips", "0.4", "--lpips-weights", LPIPS_WEIGHTS)
     assert told["reached"] is True
     assert 0.35 < told["measured"] <= 0.4
-    said = run("encode", picture, "-f", "--target-lpips", "0", "--lpips-weights", LPIPS_WEIGHTS, "--strict")
+    said = run("encode", image, "-f", "--target-lpips", "0", "--lpips-weights", LPIPS_WEIGHTS, "--strict")
     assert said.exit_code == 1
     assert re.search(r"--target-lpips 0 is out of reach: the best is LPIPS 0\.\d{4}\n", said.stderr)
 
 
-def test_missing_weights_of_lpips_are_one_line(picture, tmp_path):
-    said = run("encode", picture, picture, "-f", "--target-lpips", "0.4", "--lpips-weights", tmp_path / "none.npz")
+def test_missing_weights_of_lpips_are_one_line(image, tmp_path):
+    said = run("encode", image, image, "-f", "--target-lpips", "0.4", "--lpips-weights", tmp_path / "none.npz")
     assert said.exit_code == 1
     assert said.stderr.count("LPIPS weights cannot be read") == 1
-    assert not picture.with_suffix(".tsr").exists()
+    assert not image.with_suffix(".tsr").exists()
 
 
 def test_sizes_hold_for_every_file_of_a_batch(tmp_path, photo):
@@ -87,10 +87,10 @@ def test_sizes_hold_for_every_file_of_a_batch(tmp_path, photo):
     assert all(line["bpp"] <= 0.3 for line in told if line["status"] == "done")
 
 
-def test_effort_changes_the_file_only_above_its_default(picture):
-    usual = encoded(picture, "-q", "40")["bytes"]
-    assert encoded(picture, "-q", "40", "--effort", "3")["bytes"] == usual
-    assert encoded(picture, "--target-psnr", "25", "-e", "7")["bytes"] < encoded(picture, "--target-psnr", "25")["bytes"]
+def test_effort_changes_the_file_only_above_its_default(image):
+    usual = encoded(image, "-q", "40")["bytes"]
+    assert encoded(image, "-q", "40", "--effort", "3")["bytes"] == usual
+    assert encoded(image, "--target-psnr", "25", "-e", "7")["bytes"] < encoded(image, "--target-psnr", "25")["bytes"]
 
 
 def test_targets_of_a_pipeline_stay_whole_with_threads(tmp_path, photo):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bitstream.errors import ClusterError
-from codec.cluster import Cluster, _measure, spread
+from codec.parallel.ray_cluster import Cluster, _measure, spread
 
 
 def node(cores: float, gpus: float = 0, alive: bool = True) -> dict[str, Any]:

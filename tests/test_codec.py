@@ -13,13 +13,13 @@ from PIL import Image
 import codec as library
 from bitstream.container import read_file
 from bitstream.errors import ImageError, TargetError, UsageError
-from bitstream.pyramid import QUALITY_STOPS
-from codec.api import Codec
-from codec.lengths import Target, block_tokens_of_quality, quality_of_block_tokens
+from bitstream.pyramid_tokens import QUALITY_STOPS
+from codec.codec import Codec
+from codec.rate_control import Target, block_tokens_of_quality, quality_of_block_tokens
 from codec.results import read_tokens
 
 
-def picture(photo: Image.Image, width: int, height: int) -> Image.Image:
+def image_of(photo: Image.Image, width: int, height: int) -> Image.Image:
     """Real texture of any size."""
     return photo.resize((max(width, 300), max(height, 200))).crop((0, 0, width, height))
 
@@ -27,7 +27,7 @@ def picture(photo: Image.Image, width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (17, 255), (256, 256), (257, 513), (1500, 1000)])
 @pytest.mark.parametrize("tokens", [1, 200, 1365])
 def test_any_size_comes_back_in_its_size(codec, photo, size, tokens):
-    image = picture(photo, *size)
+    image = image_of(photo, *size)
     decoded = codec.decode(codec.encode(image, tokens=tokens))
     assert decoded.size == size
     assert decoded.mode == "RGB"
@@ -94,19 +94,19 @@ def test_the_payload_costs_what_the_tables_say(codec, photo):
 
 
 def test_tiles_change_nothing_that_can_be_seen(photo):
-    image = picture(photo, 1100, 700)
+    image = image_of(photo, 1100, 700)
     whole, tiled = Codec(device="cpu"), Codec(device="cpu", tile=256)
     a, b = whole.encode(image, tokens=1365), tiled.encode(image, tokens=1365)
     digits = [np.concatenate([d.ravel() for d in read_tokens(read_file(x), whole.model.code).digits]) for x in (a, b)]
     assert (digits[0] != digits[1]).mean() <= 1e-4
-    pictures = [np.asarray(c.decode(a)).astype(int) for c in (whole, tiled)]
-    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+    images = [np.asarray(c.decode(a)).astype(int) for c in (whole, tiled)]
+    assert np.abs(images[0] - images[1]).max() <= 1
 
 
 SCRIPT = """
 import hashlib, sys, numpy, torch
 torch.set_num_threads(int(sys.argv[2]))
-from codec.api import Codec
+from codec.codec import Codec
 from codec.results import read_tokens
 from bitstream.container import read_file
 data = open(sys.argv[1], "rb").read()
@@ -198,7 +198,7 @@ def test_orientation_is_applied(codec, photo):
     assert codec.encode(turned) == codec.encode(tall)
 
 
-def test_big_pictures_are_refused_by_their_size():
+def test_big_images_are_refused_by_their_size():
     with pytest.raises(ImageError, match=r"100x100 is 10,000 pixels, more than 9,999"):
         Codec(device="cpu", max_pixels=9999).encode(np.zeros((100, 100, 3), np.uint8))
 
@@ -220,9 +220,9 @@ def test_a_grey_photo_stays_grey(codec, photo):
 @pytest.mark.parametrize("colour", list(itertools.product((0, 255), repeat=3)))
 def test_strong_colours_keep_their_hue(codec, colour):
     """At every corner of the RGB cube, from the first token on: an encoder may run away on what photographs do not have."""
-    picture = np.full((256, 256, 3), colour, np.uint8)
+    image = np.full((256, 256, 3), colour, np.uint8)
     for tokens in (1, 85, 1365):
-        mean = np.asarray(codec.decode(codec.encode(picture, tokens=tokens))).mean((0, 1))
+        mean = np.asarray(codec.decode(codec.encode(image, tokens=tokens))).mean((0, 1))
         assert np.abs(mean - colour).max() < 50, (tokens, mean)
 
 

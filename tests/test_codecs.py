@@ -9,8 +9,9 @@ import pytest
 from conftest import SHARED
 from PIL import Image, ImageCms
 
-from benchmarks.classical import PILLOW_CODERS
-from benchmarks.codecs import (
+from benchmarks.codecs.base import Sizes
+from benchmarks.codecs.pillow_codecs import PILLOW_CODERS
+from benchmarks.codecs.registry import (
     CLASSICAL,
     QUICK_CODERS,
     SCALES,
@@ -21,10 +22,9 @@ from benchmarks.codecs import (
     make_coder,
     shrink,
 )
-from benchmarks.coder import Sizes
-from benchmarks.vvc import _ffmpeg
+from benchmarks.codecs.vvc import _ffmpeg
 from bitstream.errors import CodecMissingError, FormatError, ImageError
-from codec.pictures.images import to_pixels
+from codec.image.reading import to_pixels
 from codec.search import psnr
 
 OF_EXTRA = ("heic", "heic-quick", "vvc", "vvc-quick")  # need packages of the extra `bench`
@@ -86,8 +86,8 @@ def test_vvc_refuses_what_is_none_of_its_files(small):
 
 
 def test_vvc_without_its_encoder_says_so(monkeypatch):
-    monkeypatch.setattr("benchmarks.vvc._ffmpeg", lambda: ("/usr/bin/ffmpeg", "5.1"))
-    monkeypatch.setattr("benchmarks.vvc._run", lambda *_: b" V..... libx265")
+    monkeypatch.setattr("benchmarks.codecs.vvc._ffmpeg", lambda: ("/usr/bin/ffmpeg", "5.1"))
+    monkeypatch.setattr("benchmarks.codecs.vvc._run", lambda *_: b" V..... libx265")
     with pytest.raises(CodecMissingError, match="VVC needs an ffmpeg with libvvenc, which /usr/bin/ffmpeg lacks: pip install"):
         make_coder("vvc", CoderOptions())
 
@@ -130,11 +130,11 @@ def test_scales_shrink_and_enlarge(small):
     assert shrink(np.zeros((1, 3, 3), np.uint8), 0.125).shape == (1, 1, 3)
     found = list(at_all_scales(make_coder("webp", CoderOptions()), small, 300))
     assert 1 <= len(found) < len(SCALES)
-    assert all(len(made.data) <= 300 and picture.shape == small.shape for made, picture in found)
+    assert all(len(made.data) <= 300 and image.shape == small.shape for made, image in found)
 
 
 def test_a_codec_that_pillow_lacks_says_so(monkeypatch):
-    monkeypatch.setattr("benchmarks.classical.features.version", lambda name: None)
+    monkeypatch.setattr("benchmarks.codecs.pillow_codecs.features.version", lambda name: None)
     with pytest.raises(CodecMissingError, match=r"AVIF is missing from this Pillow \(.*\): install a build with avif"):
         make_coder("avif", CoderOptions())
 
@@ -151,7 +151,7 @@ def test_a_plugin_that_is_not_installed_says_so(monkeypatch):
 
 def test_an_encoder_that_fails_says_on_what(small):
     coder = replace(next(coder for coder in PILLOW_CODERS if coder.name == "avif"), options={"subsampling": "warp"})
-    with pytest.raises(CodecMissingError, match=r"AVIF failed on a picture of 160x100 at quality 5 \("):
+    with pytest.raises(CodecMissingError, match=r"AVIF failed on an image of 160x100 at quality 5 \("):
         coder.encode(small, 5)
 
 
@@ -166,19 +166,19 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.skipif(not (SHARED / "kodak").exists(), reason="the Kodak pictures are not there")
+@pytest.mark.skipif(not (SHARED / "kodak").exists(), reason="the Kodak images are not there")
 @pytest.mark.parametrize("name", ["jpeg", "webp"])
 def test_kodak_agrees_with_published_curves(name):
     coder = next(coder for coder in PILLOW_CODERS if coder.name == name)
     coder = replace(coder, options={})  # the published files had the libraries' own defaults
-    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in sorted((SHARED / "kodak").glob("*.png"))]
-    assert len(pictures) == 24
+    images = [np.asarray(Image.open(path).convert("RGB")) for path in sorted((SHARED / "kodak").glob("*.png"))]
+    assert len(images) == 24
     for (codec, quality), (bpp, decibels) in PUBLISHED.items():
         if codec == name:
-            files = [coder.encode(picture, quality) for picture in pictures]
+            files = [coder.encode(image, quality) for image in images]
             rates = [8 * len(data) / (768 * 512) for data in files]
             assert np.mean(rates) == pytest.approx(bpp, rel=0.002)
-            values = [psnr(coder.decode(data), picture) for data, picture in zip(files, pictures, strict=True)]
+            values = [psnr(coder.decode(data), image) for data, image in zip(files, images, strict=True)]
             assert np.mean(values) == pytest.approx(decibels, abs=0.1)
 
 
@@ -188,8 +188,8 @@ def test_bench_counts_the_bytes_of_encode(photo, codec):
     image.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     grey = photo.crop((0, 0, 256, 192)).convert("L")
     coder = TesseraCoder(codec)
-    for picture in (image, grey):
-        (fitted,) = coder.fit(to_pixels(picture), [900])
+    for original in (image, grey):
+        (fitted,) = coder.fit(to_pixels(original), [900])
         assert fitted is not None
         assert len(fitted.data) <= 900
-        assert len(coder.encode(to_pixels(picture), 25)) == len(codec.encode(picture, quality=25))
+        assert len(coder.encode(to_pixels(original), 25)) == len(codec.encode(original, quality=25))

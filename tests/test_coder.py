@@ -10,11 +10,11 @@ from conftest import random_digits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitstream.coder import encode_tokens, fit_tokens
 from bitstream.container import File, write_file
+from bitstream.entropy_model import IntegerLayer, LevelEntropyModel
 from bitstream.errors import FormatError, ModelError
-from bitstream.prior import IntegerLayer, LevelPrior
-from bitstream.pyramid import Level, PyramidCode, fingerprint, whole_of
+from bitstream.pyramid_tokens import Level, PyramidCode, fingerprint, whole_of
+from bitstream.range_coder import encode_tokens, fit_tokens
 
 
 def made(code, width, height, seed):
@@ -135,7 +135,7 @@ def test_classes_are_those_of_integers(most, kernels, size):
         shift = int(np.log2(most * 4 * wide * kernel**2)) if place else 0  # so that the next values are not all clipped, either
         bias = rng.integers(0, 2000, len(weight)) << shift
         layers.append(IntegerLayer(weight.astype(np.int16), bias, shift + 4 * last))
-    prior = LevelPrior(tuple(layers), np.ones((classes, 3), np.int32), np.zeros(classes, np.int32))
+    prior = LevelEntropyModel(tuple(layers), np.ones((classes, 3), np.int32), np.zeros(classes, np.int32))
     arrays = {f"prior.0.{i}.{name}": getattr(layer, name) for i, layer in enumerate(layers) for name in ("weight", "bias")}
     arrays |= {"prior.0.shifts": np.array([layer.shift for layer in layers]), "prior.0.costs": prior.costs}
     expected = reference.classes_of(arrays, 0, context.astype(np.int64))
@@ -150,7 +150,7 @@ def test_a_budget_is_met_where_the_coder_loses_more_than_a_few_bytes():
     """It loses a little with every digit, and here are two million."""
     frequencies = np.array([[1 << 20, (1 << 24) - (1 << 21), 1 << 20]], np.int32)
     layer = IntegerLayer(np.zeros((32, 1, 1, 1), np.int16), np.zeros(32, np.int64), 0)
-    code = PyramidCode((Level(16, 32, 1),), (LevelPrior((layer,), frequencies, np.array([100], np.int32)),))
+    code = PyramidCode((Level(16, 32, 1),), (LevelEntropyModel((layer,), frequencies, np.array([100], np.int32)),))
     _, _, sequence = made(code, 4096, 4096, 5)
     for share in (0.4, 0.9):
         budget = int(share * sequence.bits().sum() / 8)
@@ -161,8 +161,8 @@ def test_a_budget_is_met_where_the_coder_loses_more_than_a_few_bytes():
 
 def test_strips_of_a_large_grid_give_the_same_classes(made_up_code, monkeypatch):
     layout, digits, sequence = made(made_up_code, 700, 500, 3)
-    monkeypatch.setattr("bitstream.prior.STRIP", 50)
-    monkeypatch.setattr("bitstream.pyramid.CHUNK", 64)
+    monkeypatch.setattr("bitstream.entropy_model.STRIP", 50)
+    monkeypatch.setattr("bitstream.pyramid_tokens.CHUNK", 64)
     again = made_up_code.sequence(whole_of(layout, digits))
     for a, b in zip(again.classes + again.symbols, sequence.classes + sequence.symbols, strict=True):
         assert np.array_equal(a, b)
@@ -200,6 +200,6 @@ def test_a_prior_that_does_not_fit_is_refused(small_code, change):
         frequencies[0, 0] = 0
     elif change == "shape":
         frequencies = frequencies[:, :-1]
-    priors = (LevelPrior(first.layers, frequencies, first.costs), *small_code.priors[1:])
+    priors = (LevelEntropyModel(first.layers, frequencies, first.costs), *small_code.priors[1:])
     with pytest.raises(ModelError):
         PyramidCode(small_code.levels, priors[:-1] if change == "count" else priors)

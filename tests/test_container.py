@@ -86,7 +86,7 @@ def test_a_cut_header_is_refused(size):
         (b"\xd4T\x18" + bytes(20), "unknown flags 0x8"),
         (b"\xd4T\x13" + bytes(20), "unknown flags 0x3"),
         *(
-            (b"\xd4T\x14ab\x08\x08\x03" + bytes([kind]) + bytes(9), f"unknown kind of picture {kind:#x}")
+            (b"\xd4T\x14ab\x08\x08\x03" + bytes([kind]) + bytes(9), f"unknown kind of image {kind:#x}")
             for kind in (
                 0x04,
                 0x05,
@@ -165,15 +165,15 @@ def test_a_header_of_the_largest_numbers_is_no_longer_than_stated():
     assert overhead(file, (1 << 28) - 1) - file.section_bytes == HEADER_MAX
 
 
-def test_more_tokens_than_the_picture_can_have_are_refused():
-    with pytest.raises(FormatError, match="1025 bytes of tokens do not fit: a picture of 16x16 has at most 1024"):
+def test_more_tokens_than_the_image_can_have_are_refused():
+    with pytest.raises(FormatError, match="1025 bytes of tokens do not fit: an image of 16x16 has at most 1024"):
         write_file(File(16, 16, b"ab", 1, bytes(1025)))
     largest = write_file(File(16, 16, b"ab", 1, bytes(1024)))
     assert read_file(largest).whole
     with pytest.raises(FormatError, match="damaged: at least 3 bytes after its end"):
         read_file(largest + bytes(3))
     head = b"\xd4T\x14ab\x0f\x0f\x01\x80\x88\x01\x00"
-    with pytest.raises(FormatError, match="1025 bytes of tokens for a picture of 16x16: the file is damaged"):
+    with pytest.raises(FormatError, match="1025 bytes of tokens for an image of 16x16: the file is damaged"):
         read_header(head + b"crc")
 
 

@@ -16,10 +16,10 @@ from benchmarks.contribution import (
     sheet,
     some_of_each_level,
 )
-from bitstream.coder import encode_tokens
 from bitstream.container import File, read_file, write_file
 from bitstream.errors import UsageError
-from codec.api import read_tokens
+from bitstream.range_coder import encode_tokens
+from codec.codec import read_tokens
 
 FULL = 1365  # tokens per block
 
@@ -137,7 +137,7 @@ def test_short_sequences_have_fewer_levels(codec, pixels):
 
 @pytest.mark.parametrize("place", [-1, 12])
 def test_places_that_are_not_sent_are_refused(codec, pixels, place):
-    with pytest.raises(UsageError, match=f"there is no token {place}: this picture has 0 to 1 at 1 tokens per block"):
+    with pytest.raises(UsageError, match=f"there is no token {place}: this image has 0 to 1 at 1 tokens per block"):
         contribution(codec, pixels, [0, place], 1)
 
 
@@ -173,7 +173,7 @@ def test_a_sheet_is_hot_where_pixels_change_and_grey_elsewhere():
         assert (panel[:quarter, :quarter] == ([252, 255, 164] if hot else 200 * DIM)).all()
 
 
-def test_a_sheet_can_be_saved_as_a_picture(tmp_path, codec, pixels):
+def test_a_sheet_can_be_saved_as_a_image(tmp_path, codec, pixels):
     path = tmp_path / "sheet.png"
     sheet(pixels, contribution(codec, pixels, [0, 4], 4, draws=1)).save(path)
     with Image.open(path) as image:

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 
 from benchmarks.curves import delta, rate_at, rising, same_quality, unrising
-from benchmarks.results import Point, Series
+from benchmarks.measurements import Point, Series
 
 RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 
-def series(name: str, factor: float = 1.0, rates=RATES, shift: float = 0.0, pictures: int = 3) -> Series:
+def series(name: str, factor: float = 1.0, rates=RATES, shift: float = 0.0, images: int = 3) -> Series:
     """A curve that gains 3 dB each time the rate doubles and spends `factor` as much as another."""
     points = []
     for rate in rates:
         doublings = np.log2(rate / 0.05)
         metrics = {"psnr": 22 + shift + 3 * doublings, "ms_ssim": 1 - 0.2 * 0.7**doublings, "lpips": 0.6 * 0.8**doublings}
-        points.append(Point(f"{rate:g} bpp", pictures, rate * factor, metrics))
+        points.append(Point(f"{rate:g} bpp", images, rate * factor, metrics))
     return Series(name, name.upper(), "", tuple(points))
 
 
@@ -43,7 +43,7 @@ def test_the_interval_is_the_overlap():
         (series("b", shift=20), "none of the two ranges of quality overlaps"),
         (series("b", shift=11.5), "only 2 % of the two ranges of quality overlaps"),
         (series("b", rates=RATES[:2]), "B has 2 of the 3 points that are needed"),
-        (series("b", pictures=2), "B has 0 of the 3 points that are needed"),
+        (series("b", images=2), "B has 0 of the 3 points that are needed"),
     ],
 )
 def test_nothing_is_extrapolated(other, note):
@@ -58,7 +58,7 @@ def test_a_curve_that_falls_has_no_delta_rate():
     assert found.note == "the quality of B does not rise with its rate"
 
 
-def test_points_where_not_all_pictures_fit_do_not_count():
+def test_points_where_not_all_images_fit_do_not_count():
     points = (Point("0.025 bpp", 1, 0.025, {"psnr": 40.0}), *series("b").points)
     assert delta(series("a"), Series("b", "B", "", points), "psnr", 3).percent == pytest.approx(0, abs=1e-9)
 

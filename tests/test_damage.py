@@ -1,4 +1,4 @@
-"""Every truncation and every single-bit flip of a small file: an error, or a picture that is said to be partial."""
+"""Every truncation and every single-bit flip of a small file: an error, or an image that is said to be partial."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from bitstream.container import CRC_BYTES, File, _checksum, read_file, write_file
 from bitstream.errors import FormatError, ImageError, ModelError, TruncatedError
 from cli.main import main
-from codec.pictures.images import check_size
+from codec.image.reading import check_size
 from codec.results import read_tokens
 
 pytestmark = pytest.mark.light
@@ -62,7 +62,7 @@ def test_every_bit_flip_is_told(made, codec):
             continue
         assert part.length < read_file(bytes(flipped)).length  # flagged: tokens are missing
         partial += 1
-    assert partial  # a flip that reads like a cut is drawn on request, as a partial picture
+    assert partial  # a flip that reads like a cut is drawn on request, as a partial image
 
 
 def test_more_bytes_than_there_should_be_are_damage(made, codec):
@@ -99,9 +99,9 @@ def test_random_bytes_behind_a_header(made, codec):
             tokens_of(header + rng.bytes(size), codec)
 
 
-def test_more_tokens_than_the_picture_has(codec):
+def test_more_tokens_than_the_image_has(codec):
     data = write_file(File(16, 16, codec.model.stream_id, 10, b"abc"))
-    with pytest.raises(FormatError, match="10 tokens for a picture that has 9"):
+    with pytest.raises(FormatError, match="10 tokens for an image that has 9"):
         codec.decode(data)
 
 

@@ -14,9 +14,9 @@ from bitstream.container import File, write_file
 from bitstream.errors import TesseraError
 from cli.main import main
 from cli.report import ADVICE
-from codec.device import pick_device
+from codec.system.device import pick_device
 
-SCRIPTS = ("soup.py",)  # run as programs
+SCRIPTS = ("weight_averaging.py",)  # run as programs
 
 
 def run(*arguments):
@@ -25,7 +25,7 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, codec, photo):
-    """A picture, its file, one that is cut, and one of a model that is not installed."""
+    """An image, its file, one that is cut, and one of a model that is not installed."""
     folder = tmp_path_factory.mktemp("errors")
     photo.crop((0, 0, 60, 40)).save(folder / "a.png")
     data = codec.encode(Image.open(folder / "a.png"))

@@ -20,22 +20,23 @@ from onnx import TensorProto
 from pages import browser, opened, served
 from viewers import alike, drawn, lay
 
-from bitstream.blocks import BLOCK_CELLS
+from bitstream.block_order import BLOCK_CELLS
 from bitstream.errors import ModelError
-from bitstream.pyramid import EVEN, ODD, Level, PyramidLayout, whole_of
+from bitstream.pyramid_tokens import EVEN, ODD, Level, PyramidLayout, whole_of
 from cli.main import main
-from codec.api import Codec
-from codec.model import Model
-from codec.models import open_model
-from codec.pyramid import export, tiles
+from codec.codec import Codec
+from codec.models.base import Model
+from codec.models.registry import open_model
+from codec.pyramid import tiles
 from codec.pyramid.config import NetworkConfig
+from codec.pyramid.integer_model import measure_tables
 from codec.pyramid.model import save_pyramid
 from codec.pyramid.network import Network
+from codec.pyramid.residual_decoder import on_canvas
+from codec.pyramid.runtime import onnx_export as export
+from codec.pyramid.runtime.torch_backend import TorchBackend
 from codec.pyramid.tiles import decode_pixels, encode_pixels
 from codec.pyramid.tokenizer import dequantize
-from codec.pyramid.torch_parts import TorchParts
-from codec.pyramid.walk import on_canvas
-from codec.training.integer import measure_tables
 
 CPU = torch.device("cpu")
 # Coarse levels, one of them with sub-cells of a cell, and the halves of a grid.
@@ -92,7 +93,7 @@ def test_there_is_a_graph_for_each_part(graphs):
 def test_encoding_starts_as_in_torch(graphs, model, photo, width, height):
     pixels = np.asarray(photo.resize((width, height)))
     layout = PyramidLayout(model.config.levels, width, height)
-    latents = encode_pixels(TorchParts(model.network(CPU)), [layout], [pixels])
+    latents = encode_pixels(TorchBackend(model.network(CPU)), [layout], [pixels])
     rows, columns = (256 * count for count in layout.blocks)
     canvas = np.pad(pixels, ((0, rows - height), (0, columns - width), (0, 0)), "edge").transpose(2, 0, 1)[None]
     assert same(run(graphs, "encoder", canvas.astype(np.float32) / 127.5 - 1)[0], latents)
@@ -107,7 +108,7 @@ def test_decoding_gives_the_pixels_of_torch(graphs, model, width, height):
     layout = PyramidLayout(model.config.levels, width, height)
     digits = random_digits(model.code, layout, seed=1)
     known = tuple(layout.mask(index) for index in range(len(layout.levels)))
-    parts = TorchParts(model.network(CPU))
+    parts = TorchBackend(model.network(CPU))
     latents, seen = dequantize(parts, [whole_of(layout, digits)])
     expected = decode_pixels(parts, [layout], latents, seen)[0]
     rows, columns = (BLOCK_CELLS * count for count in layout.blocks)
@@ -126,7 +127,7 @@ def test_decoding_gives_the_pixels_of_torch(graphs, model, width, height):
 
 @pytest.mark.parametrize("tile", [None, 32, 96])
 def test_tiles_are_what_the_whole_network_decodes(model, tile, monkeypatch):
-    """Of pictures on one canvas, in small tiles of pixels within larger ones of features."""
+    """Of images on one canvas, in small tiles of pixels within larger ones of features."""
     monkeypatch.setattr(tiles, "PIXEL_TILE", 144)
     network = model.network(CPU)
     layouts = [PyramidLayout(model.config.levels, *size) for size in ((520, 300), (770, 500), (600, 511))]
@@ -135,10 +136,10 @@ def test_tiles_are_what_the_whole_network_decodes(model, tile, monkeypatch):
     known = (torch.rand(3, 1, 32, 64, generator=random) > 0.5).float()
     with torch.inference_mode():
         whole = ((network.decoder(latents, known) + 1) * 127.5).clamp(0, 255)
-    made = tiles.decode_pixels(TorchParts(network), layouts, latents, known, tile)
-    for layout, picture, expected in zip(layouts, made, whole, strict=True):
-        assert picture.shape == (layout.height, layout.width, 3)
-        assert np.abs(picture - expected[:, : layout.height, : layout.width].permute(1, 2, 0).numpy()).max() < 0.51
+    made = tiles.decode_pixels(TorchBackend(network), layouts, latents, known, tile)
+    for layout, image, expected in zip(layouts, made, whole, strict=True):
+        assert image.shape == (layout.height, layout.width, 3)
+        assert np.abs(image - expected[:, : layout.height, : layout.width].permute(1, 2, 0).numpy()).max() < 0.51
 
 
 def test_the_viewer_draws_what_torch_does(graphs, model, photo, tmp_path):
@@ -151,10 +152,10 @@ def test_the_viewer_draws_what_torch_does(graphs, model, photo, tmp_path):
     data = codec.encode(photo.crop((0, 0, 300, 90)), quality=100)
     sizes = (len(data) // 2, len(data) * 3 // 4, len(data))
     with browser() as chromium, served(tmp_path) as address, opened(chromium, f"{address}test.html") as page:
-        pictures = drawn(page, data, *sizes)
-    for size, mine in zip(sizes, pictures, strict=True):
+        images = drawn(page, data, *sizes)
+    for size, mine in zip(sizes, images, strict=True):
         assert alike(mine, codec.decode(data[:size], allow_partial=True))
-    assert not np.array_equal(pictures[0], pictures[-1])
+    assert not np.array_equal(images[0], images[-1])
 
 
 def test_weights_are_half_floats(graphs):
@@ -226,11 +227,11 @@ def test_graphs_without_weights_code_as_torch_does(model, photo, tmp_path):
     assert written["output"] == str(tmp_path / "small.graphs.zip")
     assert written["bytes"] == (tmp_path / "small.graphs.zip").stat().st_size < 50_000
     both = [Codec(str(path), "cpu", runtime=runtime) for runtime in ("onnx", "torch")]
-    picture = photo.resize((300, 270))
-    sequences = [codec.sequence(picture) for codec in both]
+    image = photo.resize((300, 270))
+    sequences = [codec.sequence(image) for codec in both]
     digits = [np.concatenate([level.ravel() for level in made.symbols]) for made in sequences]
     assert np.any(digits[0])
     assert (digits[0] != digits[1]).sum() <= 2
-    data = both[1].encode(picture, tokens=20)
+    data = both[1].encode(image, tokens=20)
     drawn = [np.asarray(codec.decode(data)).astype(int) for codec in both]
     assert np.abs(drawn[0] - drawn[1]).max() <= 1

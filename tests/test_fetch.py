@@ -16,8 +16,8 @@ import torch
 from click.testing import CliRunner
 
 from cli.main import main
-from codec import fetch
-from codec.lpips import read_weights
+from codec.metrics import download as fetch
+from codec.metrics.lpips import read_weights
 
 SHAPES = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}  # of AlexNet's convolutions
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitstream import flat
-from bitstream.coder import encode_tokens, fit_tokens
+from bitstream import codebook_tokens as flat
+from bitstream.codebook_tokens import CodebookCode, CodebookLayout, uniform_code, whole_of
+from bitstream.entropy_model import frequencies_of
 from bitstream.errors import FormatError, ModelError
-from bitstream.flat import FlatCode, FlatLayout, uniform_code, whole_of
-from bitstream.prior import frequencies_of
+from bitstream.range_coder import encode_tokens, fit_tokens
 
 
 @pytest.fixture(scope="module", params=["uniform", "position", "conditioned"])
@@ -25,9 +25,9 @@ def code(request):
         return uniform_code(7, 50)
     if request.param == "position":
         tables = frequencies_of(rng.random((7, 50)) ** 3)
-        return FlatCode(tables, np.arange(7, dtype=np.int32)[:, None], np.zeros(50, np.uint8))
+        return CodebookCode(tables, np.arange(7, dtype=np.int32)[:, None], np.zeros(50, np.uint8))
     tables = frequencies_of(rng.random((9, 50)) ** 3)
-    return FlatCode(tables, rng.integers(0, 9, (7, 3)).astype(np.int32), rng.integers(0, 3, 50).astype(np.uint8))
+    return CodebookCode(tables, rng.integers(0, 9, (7, 3)).astype(np.int32), rng.integers(0, 3, 50).astype(np.uint8))
 
 
 def made(code, rows, columns, seed):
@@ -35,7 +35,7 @@ def made(code, rows, columns, seed):
     return indices, sequence_of(code, indices)
 
 
-def layout_of(code, rows, columns) -> FlatLayout:
+def layout_of(code, rows, columns) -> CodebookLayout:
     return code.layout(columns * code.side, rows * code.side)
 
 
@@ -52,7 +52,7 @@ def assert_prefix(tokens, indices, length):
 
 
 def test_every_prefix_covers_all_blocks():
-    """No block is ahead of another by more than one token, and those ahead are spread over the picture."""
+    """No block is ahead of another by more than one token, and those ahead are spread over the image."""
     code = uniform_code(5, 16)
     indices, sequence = made(code, 4, 8, 0)
     for length in range(0, indices.size + 1, 3):
@@ -115,7 +115,7 @@ def test_parts_of_a_position_give_the_same_bytes(code, monkeypatch):
 def test_golden_bytes():
     """Exact bytes of fixed tokens under fixed tables: a change here breaks files of this family."""
     tables = frequencies_of(1 / (1 + (np.arange(4)[:, None] * 5 + np.arange(50)) % 50))
-    code = FlatCode(tables, (np.arange(14, dtype=np.int32) % 4).reshape(7, 2), (np.arange(50) % 2).astype(np.uint8))
+    code = CodebookCode(tables, (np.arange(14, dtype=np.int32) % 4).reshape(7, 2), (np.arange(50) % 2).astype(np.uint8))
     indices = (np.arange(42, dtype=np.int32).reshape(7, 2, 3) * 7919) % 50
     payload = encode_tokens(sequence_of(code, indices), 42)
     assert encode_tokens(sequence_of(code, indices), 8).hex() == "35b9d8d800be"
@@ -139,7 +139,7 @@ def test_the_fingerprint_covers_tables_and_how_they_are_picked(code):
     changed = [
         replace(code, tables=other),
         replace(code, table_of=code.table_of[:-1]),
-        FlatCode(code.tables, np.repeat(code.table_of, 4, 1)[:, :4], 3 - code.classes),
+        CodebookCode(code.tables, np.repeat(code.table_of, 4, 1)[:, :4], 3 - code.classes),
     ]
     assert len({c.fingerprint for c in (code, *changed)}) == 4
 
@@ -159,7 +159,7 @@ def test_tables_that_do_not_fit_are_refused(code, change):
     else:
         classes = classes[:-1]
     with pytest.raises(ModelError, match="the code has"):
-        FlatCode(tables, table_of, classes)
+        CodebookCode(tables, table_of, classes)
 
 
 @pytest.mark.parametrize("wrong", [np.full((7, 1, 1), 50), np.full((7, 1, 1), -1), np.zeros((6, 1, 1), int)])

@@ -1,4 +1,4 @@
-"""Process pools that fork after a picture was coded work: torch's threads and held locks do not stop the children."""
+"""Process pools that fork after an image was coded work: torch's threads and held locks do not stop the children."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import torch
 import codec
-from codec import api
-from codec.pictures import images
+from codec import codec as api
+from codec.image import reading
 
 torch.set_num_threads(2)
 shared = codec.Codec(device="cpu", runtime=sys.argv[1])
 data = shared.encode({str(PHOTO)!r}, tokens=100)
 expected = np.asarray(shared.decode(data)).astype(int)
 
-def encode(picture):
-    return shared.encode(picture)
+def encode(image):
+    return shared.encode(image)
 
 def decode(data):
     return shared.decode(data)
@@ -33,19 +33,19 @@ def decode(data):
 held, done = threading.Event(), threading.Event()
 
 def hold():
-    with api.LOADING, images._LIFTING:
+    with api.LOADING, reading._LIFTING:
         held.set()
         done.wait()
 
 threading.Thread(target=hold, daemon=True).start()
 held.wait()
 with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
-    pictures = list(pool.map(decode, [data] * 2))
+    images = list(pool.map(decode, [data] * 2))
     files = list(pool.map(encode, [{str(PHOTO)!r}]))
 done.set()
 assert files == [encode({str(PHOTO)!r})]
-for picture in pictures:  # one thread adds up in another order than two
-    assert np.abs(np.asarray(picture).astype(int) - expected).max() <= 1
+for image in images:  # one thread adds up in another order than two
+    assert np.abs(np.asarray(image).astype(int) - expected).max() <= 1
 """
 
 

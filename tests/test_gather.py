@@ -1,4 +1,4 @@
-"""Gathering photographs to train on: `benchmarks/scripts/gather.py`."""
+"""Gathering photographs to train on: `benchmarks/tools/gather.py`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import tarfile
 import numpy as np
 from PIL import Image
 
-from benchmarks.scripts.gather import main
+from benchmarks.tools.gather import main
 from codec.training.photos import is_held_out
 
 
 def texture(seed: int, width: int = 640, height: int = 480) -> Image.Image:
-    """Blurred noise: a picture like no other."""
+    """Blurred noise: an image like no other."""
     noise = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def pictures(path) -> list[Image.Image]:
+def images(path) -> list[Image.Image]:
     with tarfile.open(path) as archive:
         return [Image.open(io.BytesIO(archive.extractfile(member).read())).convert("RGB") for member in archive]
 
@@ -30,18 +30,18 @@ def test_photos_are_made_smaller_but_not_small(tmp_path, capsys):
         texture(seed).save(originals / f"{seed}.png")
     texture(4, 500, 310).save(originals / "4.png")  # nine tenths of it would be too small
     texture(5, 400, 300).save(originals / "5.png")  # too small as it is
-    (originals / "notes.txt").write_text("no picture")
+    (originals / "notes.txt").write_text("no image")
     assert main([str(tmp_path / "out.tar"), str(originals)]) == 0
-    assert capsys.readouterr().out.endswith("left out: 0 seen before or held out, 2 too small or no picture\n")
-    sizes = [picture.size for picture in pictures(tmp_path / "out.tar")]
+    assert capsys.readouterr().out.endswith("left out: 0 seen before or held out, 2 too small or no image\n")
+    sizes = [image.size for image in images(tmp_path / "out.tar")]
     assert len(sizes) == 5 and sizes[4] == (490, 304)
     assert all(304 <= height <= 432 and abs(width / height - 4 / 3) < 0.01 for width, height in sizes[:4])
     assert len(set(sizes[:4])) > 1  # of several sizes
-    first = np.asarray(pictures(tmp_path / "out.tar")[0], float)
+    first = np.asarray(images(tmp_path / "out.tar")[0], float)
     assert np.abs(first - np.asarray(texture(0).resize(sizes[0]), float)).mean() < 2
 
 
-def test_what_looks_like_an_evaluation_picture_is_left_out(tmp_path, capsys):
+def test_what_looks_like_an_evaluation_image_is_left_out(tmp_path, capsys):
     """Also another size or a JPEG of it, and a photo that came before; of a tar file only what is held out counts."""
     names = [f"{number}.jpg" for number in range(1000)]
     held, trained = next(n for n in names if is_held_out(n)), next(n for n in names if not is_held_out(n))
@@ -60,7 +60,7 @@ def test_what_looks_like_an_evaluation_picture_is_left_out(tmp_path, capsys):
     without = [str(tmp_path / "photos.tar"), str(tmp_path / "evaluation")]
     assert main([str(tmp_path / "out.tar"), str(tmp_path / "originals"), "--without", *without]) == 0
     told = capsys.readouterr().out
-    assert told == f"2 photos in {tmp_path / 'out.tar'}; left out: 3 seen before or held out, 0 too small or no picture\n"
-    left = [np.asarray(picture, float) for picture in pictures(tmp_path / "out.tar")]
-    for picture, seed in zip(left, (2, 4), strict=True):
-        assert np.abs(picture - np.asarray(texture(seed).resize(picture.shape[1::-1]), float)).mean() < 2
+    assert told == f"2 photos in {tmp_path / 'out.tar'}; left out: 3 seen before or held out, 0 too small or no image\n"
+    left = [np.asarray(image, float) for image in images(tmp_path / "out.tar")]
+    for image, seed in zip(left, (2, 4), strict=True):
+        assert np.abs(image - np.asarray(texture(seed).resize(image.shape[1::-1]), float)).mean() < 2

@@ -13,9 +13,9 @@ from PIL import ExifTags, Image
 from safetensors.numpy import load_file
 
 from bitstream.container import read_file
-from codec.arrays import npz_to_file
-from codec.models import model_for, open_model
+from codec.models.registry import model_for, open_model
 from codec.results import read_tokens
+from codec.token_arrays import npz_to_file
 
 FOLDER = Path(__file__).parent / "golden"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.tsr"))
@@ -58,7 +58,7 @@ def test_a_second_decoder_agrees(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_pictures_are_what_they_were(name, codec):
+def test_images_are_what_they_were(name, codec):
     data, _ = stored(name)
     expected = np.asarray(Image.open(FOLDER / f"{name}.png")).astype(int)
     drawn = np.asarray(codec.decode(data)).astype(int)
@@ -82,9 +82,9 @@ def test_the_bundled_model_is_what_it_says():
     open_model().check()
 
 
-def test_golden_pictures_look_like_the_photo(photo):
+def test_golden_images_look_like_the_photo(photo):
     """Guards against golden files of a broken model."""
-    picture = np.asarray(Image.open(FOLDER / "block-preview.png")).astype(float)
+    image = np.asarray(Image.open(FOLDER / "block-preview.png")).astype(float)
     original = np.asarray(photo.crop((200, 80, 456, 336))).astype(float)
-    assert 10 * np.log10(255**2 / np.square(picture - original).mean()) > 18
+    assert 10 * np.log10(255**2 / np.square(image - original).mean()) > 18
     assert len(io.BytesIO((FOLDER / "block-preview.tsr").read_bytes()).getvalue()) < 1000

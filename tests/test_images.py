@@ -1,4 +1,4 @@
-"""Pictures of every kind, as real files, and what becomes of what they carry."""
+"""Images of every kind, as real files, and what becomes of what they carry."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from PIL import Image, TiffImagePlugin, features
 
 from bitstream.container import COLOURED, GREY, NEUTRAL
 from bitstream.errors import ImageError, UsageError
-from codec.pictures.images import HELPERS, _import_helper, check_size, open_image, prepare, read_image, to_pixels, upright_exif
-from codec.pictures.metadata import Extras, from_sections
-from codec.results import PictureOptions, Prepared
+from codec.image.metadata import Extras, from_sections
+from codec.image.reading import HELPERS, _import_helper, check_size, open_image, prepare, read_image, to_pixels, upright_exif
+from codec.results import ImageOptions, Prepared
 
 RAMP = np.arange(48 * 64, dtype=np.uint32).reshape(48, 64) * 21  # 16-bit values, all different
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/><tiff:Orientation>6</tiff:Orientation></x:xmpmeta>'
@@ -34,7 +34,7 @@ def saved(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def prepared(data: bytes, **options) -> Prepared:
-    return prepare(read_image(data), PictureOptions(**options))
+    return prepare(read_image(data), ImageOptions(**options))
 
 
 def extras(made: Prepared) -> Extras:
@@ -178,7 +178,7 @@ def test_exif_that_says_nothing_is_left_as_it_is(exif):
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_damaged_exif_does_not_stop_a_picture(small):
+def test_damaged_exif_does_not_stop_a_image(small):
     data = saved(small, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0" + b"\xff" * 7)
     assert prepared(data).pixels.shape == (48, 64, 3)
     assert prepared(saved(small, "JPEG", exif=b"Exif\0\0nonsense"), keep_exif=True).sections == ()
@@ -252,7 +252,7 @@ def test_a_background_shows_through(small):
 
 
 def test_what_nobody_sees_costs_nothing(small):
-    """Whatever colours a picture has where it is clear, the network gets the same, smooth ones."""
+    """Whatever colours an image has where it is clear, the network gets the same, smooth ones."""
     seen = np.zeros((48, 64, 1), bool)
     seen[10:30, 20:50] = True
     alpha = Image.fromarray(np.where(seen[..., 0], 255, 0).astype(np.uint8))
@@ -269,13 +269,13 @@ def test_what_nobody_sees_costs_nothing(small):
     assert outside <= 8  # neighbours hardly differ
 
 
-def test_a_picture_that_is_clear_all_over():
+def test_a_image_that_is_clear_all_over():
     made = prepared(saved(Image.new("RGBA", (37, 5), (9, 8, 7, 0)), "PNG"))
     assert (made.pixels == made.pixels[0, 0]).all()
     assert (extras(made).alpha == 0).all()
 
 
-def test_deep_pictures_are_rounded():
+def test_deep_images_are_rounded():
     expected = np.round(RAMP / 257)[..., None]
     for data in (png16(1, RAMP), saved(Image.fromarray(RAMP.astype(np.uint16)), "TIFF")):
         assert np.abs(prepared(data).pixels - expected).max() == 0
@@ -298,7 +298,7 @@ def test_what_is_lost_is_noted(small):
         assert prepare(open_image(saved(small, kind))).notes == ()
 
 
-def test_a_picture_without_colour_says_so(small):
+def test_a_image_without_colour_says_so(small):
     grey = small.convert("L")
     for image in (grey, small.convert("1"), Image.merge("LA", (grey, Image.new("L", grey.size, 90)))):
         assert prepared(saved(image, "PNG")).greyness == GREY
@@ -339,7 +339,7 @@ def test_of_an_animation_the_first_frame_is_taken_aloud(small, kind, options):
     assert np.abs(later.pixels.astype(int) - np.asarray(frames[2])).mean() < 1
 
 
-def test_pictures_beside_the_picture_are_no_frames(small):
+def test_images_beside_the_image_are_no_frames(small):
     data = saved(small, "MPO", save_all=True, append_images=[small.resize((32, 24))])
     assert prepared(data).notes == ()
 
@@ -370,12 +370,12 @@ def test_formats_that_a_package_adds(small, module, kind):
     [
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", r"HEIC cannot be read, or it is damaged: install pillow-heif, or convert"),
         (b"\xff\x0a\x7f\x02", r"JPEG XL cannot be read, or it is damaged: install pillow-jxl-plugin"),
-        (b"just text", "not a picture of a format that Pillow knows: convert it to PNG first"),
-        (b"", "not a picture of a format that Pillow knows"),
+        (b"just text", "not an image of a format that Pillow knows: convert it to PNG first"),
+        (b"", "not an image of a format that Pillow knows"),
     ],
 )
 def test_what_would_help_is_named(start, said, monkeypatch):
-    monkeypatch.setattr("codec.pictures.images._import_helper", lambda module: None)  # as where nothing is installed
+    monkeypatch.setattr("codec.image.reading._import_helper", lambda module: None)  # as where nothing is installed
     Image.init()
     monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name not in ("JXL", "HEIF")])
     with pytest.raises(ImageError, match=said):
@@ -384,7 +384,7 @@ def test_what_would_help_is_named(start, said, monkeypatch):
 
 def test_every_helper_is_tried(monkeypatch):
     tried = []
-    monkeypatch.setattr("codec.pictures.images.importlib.import_module", lambda name: tried.append(name) or object())
+    monkeypatch.setattr("codec.image.reading.importlib.import_module", lambda name: tried.append(name) or object())
     for start in (b"\0\0\0\x18ftypavif", b"\0\0\0\x18ftypheic", b"\0\0\0\x0cJXL \r\n\x87\n"):
         with pytest.raises(ImageError):
             open_image(start)
@@ -392,7 +392,7 @@ def test_every_helper_is_tried(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM"])
-def test_damaged_pictures_raise_image_errors_alone(small, kind):
+def test_damaged_images_raise_image_errors_alone(small, kind):
     data = saved(small, kind)
     rng = np.random.default_rng(1)
     refused = 0
@@ -444,16 +444,16 @@ def test_only_our_limit_holds(small, kind, monkeypatch):
 
 def test_options_that_contradict_each_other():
     with pytest.raises(UsageError, match="strip and keep exif contradict each other"):
-        PictureOptions(strip=True, keep_exif=True)
+        ImageOptions(strip=True, keep_exif=True)
 
 
 def test_pixels_alone(small):
     image, alpha = half_clear(small)
     assert np.array_equal(to_pixels(image)[alpha > 0], np.asarray(small)[alpha > 0])
-    assert np.array_equal(to_pixels(image, "white"), prepare(image, PictureOptions(background="white")).pixels)
+    assert np.array_equal(to_pixels(image, "white"), prepare(image, ImageOptions(background="white")).pixels)
 
 
-def test_thin_pictures_count_with_their_whole_blocks():
+def test_thin_images_count_with_their_whole_blocks():
     check_size(65535, 1, 4_200_000)  # 256 blocks of 65,536 pixels are four times as many
     with pytest.raises(ImageError, match=r"65535x1 is thin, and costs what 16,777,216 pixels cost, more than 16,760,000$"):
         check_size(65535, 1, 4_190_000)

@@ -14,9 +14,9 @@ from conftest import ROOT
 
 import codec as library
 from bitstream.errors import FormatError, ImageError, TesseraError
-from codec.api import Codec
-from codec.lengths import DEFAULT_EFFORT, Target
-from codec.results import EncodeOptions, PictureOptions
+from codec.codec import Codec
+from codec.rate_control import DEFAULT_EFFORT, Target
+from codec.results import EncodeOptions, ImageOptions
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def path(photo, tmp_path) -> Path:
     return tmp_path / "photo.png"
 
 
-def test_a_picture_is_given_by_its_path_or_as_a_file(photo, path):
+def test_a_image_is_given_by_its_path_or_as_a_file(photo, path):
     expected = library.encode(photo.crop((0, 0, 60, 50)))
     with path.open("rb") as file:
         for given in (str(path), path, file, io.BytesIO(path.read_bytes())):
@@ -43,8 +43,8 @@ def test_a_file_is_decoded_from_any_bytes_its_path_or_as_a_file(codec, path):
 
 
 @pytest.mark.parametrize("given", [None, 3, b"bytes", ["photo.png"], io.StringIO("text"), object()])
-def test_what_is_no_picture_is_an_error_of_ours(given):
-    with pytest.raises(ImageError, match="is not a picture: give a PIL image"):
+def test_what_is_no_image_is_an_error_of_ours(given):
+    with pytest.raises(ImageError, match="is not an image: give a PIL image"):
         library.encode(given)
 
 
@@ -60,8 +60,8 @@ def test_errors_name_the_file(tmp_path, path):
     with pytest.raises(FormatError, match=r"none\.tsr: cannot be read \(No such file"):
         library.decode(str(tmp_path / "none.tsr"))
     text = tmp_path / "notes.txt"
-    text.write_text("no picture")
-    with pytest.raises(ImageError, match=r"notes\.txt: not a picture"):
+    text.write_text("no image")
+    with pytest.raises(ImageError, match=r"notes\.txt: not an image"):
         library.encode(text)
     with path.open("rb") as closed:
         pass
@@ -72,13 +72,13 @@ def test_errors_name_the_file(tmp_path, path):
             call("photo\0.png")
 
 
-def test_a_grey_array_is_the_grey_picture(codec, photo):
+def test_a_grey_array_is_the_grey_image(codec, photo):
     grey = photo.crop((0, 0, 60, 50)).convert("L")
     pixels = np.asarray(grey)
     assert codec.encode(pixels) == codec.encode(pixels[..., None]) == codec.encode(grey)
 
 
-def test_an_rgba_array_is_the_picture_with_transparency(codec, photo):
+def test_an_rgba_array_is_the_image_with_transparency(codec, photo):
     image = photo.crop((0, 0, 60, 50))
     image.putalpha(128)
     data = codec.encode(np.asarray(image))
@@ -93,11 +93,11 @@ def test_arrays_of_other_shapes_are_refused(shape):
 
 
 def test_signatures_spell_out_all_options():
-    options = [field.name for kind in (Target, PictureOptions) for field in fields(kind)] + ["effort"]
+    options = [field.name for kind in (Target, ImageOptions) for field in fields(kind)] + ["effort"]
     named = inspect.signature(library.encode).parameters
     assert list(named) == ["image", "model", *options]
     assert list(EncodeOptions.__annotations__) == options
-    defaults = {field.name: field.default for kind in (Target, PictureOptions) for field in fields(kind)}
+    defaults = {field.name: field.default for kind in (Target, ImageOptions) for field in fields(kind)}
     assert {name: named[name].default for name in options} == defaults | {"effort": DEFAULT_EFFORT}
     for function in (library.decode, Codec.decode, Codec.decode_batch):
         assert {"allow_partial", "tokens"} <= inspect.signature(function).parameters.keys()

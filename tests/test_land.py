@@ -1,4 +1,4 @@
-"""What landing a model does to texts: `benchmarks/scripts/land.py`."""
+"""What landing a model does to texts: `benchmarks/tools/land.py`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import json
 import pytest
 from conftest import ROOT
 
-from benchmarks.scripts.land import card, measure, options_of, quality_rows, replaced
+from benchmarks.tools.land import card, measure, options_of, quality_rows, replaced
 
 
 def test_the_texts_hold_the_tables_of_the_studies():
     """So that each row is found again when its numbers change."""
     texts = {name: (ROOT / name).read_text().splitlines() for name in ("README.md", "MODEL.md")}
-    rows = card(ROOT / "benchmarks" / "kodak")
+    rows = card(ROOT / "benchmarks" / "results" / "kodak")
     assert [row for row in rows if row not in texts["MODEL.md"]] == []
     ours = [row for row in rows if row.startswith("| **Tessera**")]
     assert len(ours) == 3
     assert ours[0] in texts["README.md"]
-    (clic,) = [row for row in card(ROOT / "benchmarks" / "clic") if row.startswith("| **Tessera**")]
+    (clic,) = [row for row in card(ROOT / "benchmarks" / "results" / "clic") if row.startswith("| **Tessera**")]
     assert clic in texts["MODEL.md"]
 
 
@@ -32,9 +32,9 @@ def test_a_study_is_measured_as_before():
     assert options_of(command) == ["--metrics", "lpips,psnr", "--bpp", "0.1,0.4"]
 
 
-def test_pictures_of_another_study_are_refused(tmp_path):
-    (tmp_path / "study.json").write_text(json.dumps({"pictures": ["a.png, 3x2", "b, c.png, 3x2"]}))
-    with pytest.raises(SystemExit, match=r"no picture called b, c\.png"):
+def test_images_of_another_study_are_refused(tmp_path):
+    (tmp_path / "study.json").write_text(json.dumps({"images": ["a.png, 3x2", "b, c.png, 3x2"]}))
+    with pytest.raises(SystemExit, match=r"no image called b, c\.png"):
         measure(tmp_path, [tmp_path / "a.png"], tmp_path / "lpips.npz")
 
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitstream.blocks import spread
-from bitstream.pyramid import PyramidLayout
+from bitstream.block_order import spread
+from bitstream.pyramid_tokens import PyramidLayout
 from codec.pyramid.config import NetworkConfig
 
 LEVELS = NetworkConfig().levels
@@ -22,7 +22,7 @@ LEVELS = NetworkConfig().levels
         (257, 513, (6, 15, 45, 153, *[281, 280] * 5)),
     ],
 )
-def test_counts_only_tokens_that_touch_the_picture(width, height, counts):
+def test_counts_only_tokens_that_touch_the_image(width, height, counts):
     layout = PyramidLayout(LEVELS, width, height)
     assert layout.counts == counts
     assert layout.tokens == sum(counts)

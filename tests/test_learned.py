@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch.hub
 
-from benchmarks.codecs import LEARNED_NAMES, CoderOptions, make_coder
-from benchmarks.learned import HEAD, ZOO, LearnedCoder, from_hub, pack, unpack, weights_in
+from benchmarks.codecs.compressai_codecs import HEAD, ZOO, LearnedCoder, from_hub, pack, unpack, weights_in
+from benchmarks.codecs.registry import LEARNED_NAMES, CoderOptions, make_coder
 from bitstream.errors import CodecMissingError, FormatError, ImageError
 
 FACTORIZED, HYPERPRIOR = LEARNED_NAMES[:2]
@@ -94,10 +94,10 @@ def test_weights_are_found_by_either_name(tmp_path):
 
 
 def test_what_is_missing_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.learned.find_spec", lambda name: None)
+    monkeypatch.setattr("benchmarks.codecs.compressai_codecs.find_spec", lambda name: None)
     with pytest.raises(CodecMissingError, match=r"compressai is not installed: pip install '\.\[bench\]'"):
         make_coder(FACTORIZED, CoderOptions())
-    monkeypatch.setattr("benchmarks.learned.find_spec", lambda name: object())
+    monkeypatch.setattr("benchmarks.codecs.compressai_codecs.find_spec", lambda name: object())
     with pytest.raises(
         CodecMissingError, match=r"no weights of mbt2018-mean in .*none: .* named as in mbt2018-mean-1.pth.tar or"
     ):
@@ -109,7 +109,7 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch):
 
 def test_a_refused_download_is_an_error_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("benchmarks.learned.HUB", "http://127.0.0.1:9/v1")  # where nobody listens
+    monkeypatch.setattr("benchmarks.codecs.compressai_codecs.HUB", "http://127.0.0.1:9/v1")  # where nobody listens
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with pytest.raises(CodecMissingError, match=r"at quality 2 cannot be had .*: put http.*-2-87279a02.pth.tar into a folder"):
         from_hub(FACTORIZED, 2)
@@ -135,7 +135,7 @@ def test_a_download_is_kept_if_its_digest_is_right(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "download_url_to_file", DOWNLOAD)  # from this machine
     with http.server.HTTPServer(("127.0.0.1", 0), Hub) as hub:
         threading.Thread(target=hub.serve_forever, daemon=True).start()
-        monkeypatch.setattr("benchmarks.learned.HUB", f"http://127.0.0.1:{hub.server_port}")
+        monkeypatch.setattr("benchmarks.codecs.compressai_codecs.HUB", f"http://127.0.0.1:{hub.server_port}")
         try:
             with pytest.raises(CodecMissingError, match="invalid hash value"):
                 from_hub(FACTORIZED, 1)
@@ -222,7 +222,7 @@ def test_a_coder_does_what_compressai_does(folder, pixels, name):
 
 @learned
 @pytest.mark.parametrize("size", [(1, 1), (1, 130), (64, 128), (65, 63)])
-def test_pictures_of_any_size_come_back_in_it(factorized, pixels, size):
+def test_images_of_any_size_come_back_in_it(factorized, pixels, size):
     small = np.resize(pixels, (*size, 3))
     assert factorized.decode(factorized.encode(small, 1)).shape == (*size, 3)
 
@@ -292,7 +292,7 @@ def test_weights_of_another_codec_are_refused(tmp_path, folder):
 
 @learned
 def test_our_names_of_the_hubs_files_are_compressais(folder):
-    from benchmarks.learned import HUB
+    from benchmarks.codecs.compressai_codecs import HUB
 
     ours = [f"{name} {q} {HUB}/{zoo.hub_name(q)}" for name, zoo in ZOO.items() for q in zoo.qualities]
     assert (folder / "hub.txt").read_text().splitlines() == ours

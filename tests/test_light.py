@@ -15,8 +15,8 @@ from conftest import PHOTO, ROOT
 from PIL import Image
 
 from bitstream.errors import ModelError
-from codec.models import BUNDLED
-from codec.pyramid.skeletons import ENDING
+from codec.models.registry import BUNDLED
+from codec.pyramid.runtime.graph_templates import ENDING
 
 pytestmark = pytest.mark.light
 WITHOUT = "import sys; sys.modules['torch'] = None\n"  # importing it fails
@@ -33,8 +33,8 @@ def tessera(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, photo) -> Path:
-    """Pictures in a folder and one below it."""
-    place = tmp_path_factory.mktemp("pictures")
+    """Images in a folder and one below it."""
+    place = tmp_path_factory.mktemp("images")
     (place / "below").mkdir()
     for name, side in (("a.png", 90), ("b.png", 257), ("below/c.png", 1)):
         photo.resize((side, side)).save(place / name)
@@ -128,7 +128,7 @@ def test_damaged_files_are_refused(codec):
 
 @pytest.mark.parametrize("content", [b"no zip file", None])
 def test_graphs_of_another_network_are_refused(tmp_path, content):
-    from codec.models import open_model
+    from codec.models.registry import open_model
 
     shutil.copy(BUNDLED / "standard.safetensors", tmp_path / "mine.safetensors")
     graphs = tmp_path / f"mine{ENDING}"

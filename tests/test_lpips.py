@@ -11,7 +11,7 @@ from conftest import SHARED
 from PIL import ImageFilter
 
 from bitstream.errors import ModelError
-from codec.lpips import ALEXNET, LPIPS
+from codec.metrics.lpips import ALEXNET, LPIPS
 
 WEIGHTS = SHARED / "perceptual" / "lpips_alex.npz"
 needs_weights = pytest.mark.skipif(not WEIGHTS.exists(), reason="perceptual weights are not there")
@@ -62,7 +62,7 @@ def test_it_is_what_torchmetrics_computes(tmp_path, monkeypatch):
     seed_cache(tmp_path)
     from torchmetrics.functional.image.lpips import learned_perceptual_image_patch_similarity as theirs
 
-    torch.manual_seed(123)  # the documented example's pictures
+    torch.manual_seed(123)  # the documented example's images
     one, other = ((torch.rand(10, 3, 100, 100) * 2) - 1 for _ in range(2))
     other[:, :, :50] = 0.25  # and something flat, where features are all but zero
     from_npz, from_cache = LPIPS(WEIGHTS)(one, other), LPIPS()(one, other)

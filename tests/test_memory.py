@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
-from codec.memory import trim
+from codec.system.memory import trim
 
 MEGABYTE = 2**20
 

@@ -10,9 +10,9 @@ from PIL import Image
 from bitstream.container import ALPHA
 from bitstream.errors import FormatError, UsageError
 from cli.main import main
-from codec.pictures.metadata import pack_alpha, unpack_alpha
-from codec.pictures.opacity import enlarged, error_of, shrunk
-from codec.results import PictureOptions
+from codec.image.alpha_plane import enlarged, error_of, shrunk
+from codec.image.metadata import pack_alpha, unpack_alpha
+from codec.results import ImageOptions
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_the_command_takes_a_quality_of_alpha(photo, soft, tmp_path):
 def test_bounds():
     for quality in (-1, 101):
         with pytest.raises(UsageError, match=f"alpha quality {quality} is out of range"):
-            PictureOptions(alpha_quality=quality)
+            ImageOptions(alpha_quality=quality)
     for packed in (b"", b"\4", b"\xff" * 9):
         with pytest.raises(FormatError, match="transparency is damaged"):
             unpack_alpha(packed, 5, 5)

@@ -45,7 +45,7 @@ def test_one_package_is_installed_and_codec_under_its_short_name(built):
     assert (built / "tessera" / "py.typed").exists()
     modules = {path.relative_to(ROOT) for folder in GENERAL for path in (ROOT / folder).rglob("*.py")}
     assert {module for module in modules if not (built / "tessera" / module).exists()} == {
-        path.relative_to(ROOT) for path in (ROOT / "benchmarks" / "scripts").glob("*.py")
+        path.relative_to(ROOT) for path in (ROOT / "benchmarks" / "tools").glob("*.py")
     }
 
 
@@ -66,7 +66,7 @@ def test_the_library_ignores_modules_of_the_user(built, user):
 
 def test_import_codec_is_the_same_library(built, tmp_path):
     code = (
-        "import codec, codec.pillow, sys, tessera.codec.api, tessera.codec.pillow; from codec.api import Codec; "
+        "import codec, codec.pillow, sys, tessera.codec.api, tessera.codec.pillow; from codec.codec import Codec; "
         "assert codec is tessera.codec and codec.pillow is tessera.codec.pillow; "
         "assert Codec is codec.Codec is tessera.Codec; "
         "assert codec.pillow.__spec__.name == 'tessera.codec.pillow'; "

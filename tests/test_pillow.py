@@ -15,7 +15,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 import codec as library
 import codec.pillow
 from bitstream.container import File, write_file
-from codec.pictures.metadata import EXIF, ICC
+from codec.image.metadata import EXIF, ICC
 
 pytestmark = pytest.mark.light
 
@@ -126,7 +126,7 @@ def test_exif_only_if_passed(small):
         assert (again.getexif()[0x010F], again.getexif()[0x0112]) == ("Maker", 1)
 
 
-def test_a_parser_fed_in_bits_gives_the_picture(small):
+def test_a_parser_fed_in_bits_gives_the_image(small):
     image = small.copy()
     image.info["icc_profile"] = profiles.red_and_green_swapped()
     data = saved(image, tokens=1000)
@@ -147,7 +147,7 @@ def test_other_files_are_left_to_others(small):
     small.save(stream, "PNG")
     assert opened(stream.getvalue()).format == "PNG"
     with pytest.raises(UnidentifiedImageError):
-        opened(b"\xd4no picture")
+        opened(b"\xd4no image")
 
 
 def test_damage_is_told_with_its_cause(data):
@@ -184,7 +184,7 @@ def test_pillows_limit_of_pixels_holds():
 
 
 @pytest.mark.parametrize("limit", [Image.MAX_IMAGE_PIXELS, None])
-def test_thin_pictures_are_refused_before_they_are_drawn(limit, monkeypatch):
+def test_thin_images_are_refused_before_they_are_drawn(limit, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     data = write_file(File(100_000, 1, library.Codec(device="cpu").model.stream_id, 1, b""))
     with pytest.raises(OSError, match="100000x1 is thin"):
@@ -193,7 +193,7 @@ def test_thin_pictures_are_refused_before_they_are_drawn(limit, monkeypatch):
         library.decode(data)
 
 
-def test_pictures_can_be_worked_on_as_any_other(data):
+def test_images_can_be_worked_on_as_any_other(data):
     image = opened(data)
     assert image.resize((9, 6)).size == (9, 6)
     assert opened(data).convert("L").getpixel((3, 3)) == image.convert("L").getpixel((3, 3))

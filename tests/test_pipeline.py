@@ -1,4 +1,4 @@
-"""The pipeline's promises: every job ends once, one bad picture stops no other, memory is bounded, stages overlap."""
+"""The pipeline's promises: every job ends once, one bad image stops no other, memory is bounded, stages overlap."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 from bitstream.container import read_file
 from bitstream.errors import FormatError, ImageError
-from codec.batch import Limits, Stages, decode_all, encode_all, overlap
+from codec.parallel.pipeline import Limits, Stages, decode_all, encode_all, overlap
 
 CODEC: Any = SimpleNamespace(device="cpu")
 PATIENCE = 20  # seconds until a test that hangs fails
@@ -64,7 +64,7 @@ def test_one_bad_job_stops_no_other(stage, batch):
     assert outcomes(range(20), made, Limits(2, batch)) == {job: "five" if job == 5 else 2 * job for job in range(20)}
 
 
-def test_network_calls_see_pictures_that_are_alike_and_no_more_than_asked_for():
+def test_network_calls_see_images_that_are_alike_and_no_more_than_asked_for():
     seen = []
 
     def compute(items: list[int]) -> list[int]:
@@ -174,11 +174,11 @@ def test_torch_has_as_many_threads_afterwards_as_before():
     assert torch.get_num_threads() == before
 
 
-def test_pictures_there_and_back_are_what_the_codec_makes(codec, photo, tmp_path):
+def test_images_there_and_back_are_what_the_codec_makes(codec, photo, tmp_path):
     names = {"a.png": (40, 30), "b.png": (300, 200), "c.png": (30, 40), "d.png": (64, 64)}
     for number, (name, (width, height)) in enumerate(names.items()):
         photo.crop((9 * number, 0, 9 * number + width, height)).save(tmp_path / name)
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "bad.png").write_bytes(b"no image")
     jobs, stored, drawn = [*names, "bad.png"], {}, {}
 
     def store(name: str, made: Any) -> None:
@@ -212,7 +212,7 @@ def test_pictures_there_and_back_are_what_the_codec_makes(codec, photo, tmp_path
             assert outcome.made.file == read_file(stored[outcome.job])
 
 
-def test_larger_pictures_than_allowed_are_refused_before_they_are_read(codec, photo, tmp_path):
+def test_larger_images_than_allowed_are_refused_before_they_are_read(codec, photo, tmp_path):
     photo.crop((0, 0, 40, 30)).save(tmp_path / "a.png")
 
     def run(**bounds: int) -> Exception | None:
@@ -225,14 +225,14 @@ def test_larger_pictures_than_allowed_are_refused_before_they_are_read(codec, ph
 
 
 def test_the_benchmark_says_rates_shares_and_memory(photo, tmp_path, monkeypatch, capsys):
-    from benchmarks.scripts.pipeline import main
+    from benchmarks.tools.pipeline import main
 
     for number in range(3):
         photo.crop((number, 0, number + 60, 40)).save(tmp_path / f"{number}.png")
     monkeypatch.setattr("sys.argv", ["pipeline", str(tmp_path), "--turn", "2", "--device", "cpu"])
     main()
     said = capsys.readouterr().out
-    assert "3 pictures, 0.0 MP\n" in said
+    assert "3 images, 0.0 MP\n" in said
     for pattern in (
         r"network alone: +[\d.]+ MP/s",
         r"whole pipeline: +[\d.]+ MP/s",

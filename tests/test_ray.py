@@ -19,7 +19,7 @@ from conftest import ROOT
 from PIL import Image
 
 from benchmarks.cache import Cache
-from benchmarks.codecs import SCALES
+from benchmarks.codecs.registry import SCALES
 
 pytestmark = pytest.mark.ray
 TESSERA = [sys.executable, "-m", "cli"]
@@ -86,9 +86,9 @@ def records(text: str) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def pictures(photo, tmp_path_factory) -> Path:
-    """Small pictures of several sizes, one of them in a folder below."""
-    folder = tmp_path_factory.mktemp("pictures")
+def images(photo, tmp_path_factory) -> Path:
+    """Small images of several sizes, one of them in a folder below."""
+    folder = tmp_path_factory.mktemp("images")
     (folder / "sub").mkdir()
     for number in range(COUNT):
         photo.crop((number, 0, 5 * number + 200, 160)).save(folder / f"{number:02}.png")
@@ -97,10 +97,10 @@ def pictures(photo, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def local(pictures, tmp_path_factory) -> Path:
+def local(images, tmp_path_factory) -> Path:
     """What a run without Ray makes of them."""
     out = tmp_path_factory.mktemp("local")
-    assert run("encode", "-r", pictures, "--output-dir", out).returncode == 0
+    assert run("encode", "-r", images, "--output-dir", out).returncode == 0
     return out
 
 
@@ -112,8 +112,8 @@ def wait_for_outputs(folder: Path, count: int, running: subprocess.Popen) -> Non
         time.sleep(0.01)
 
 
-def test_a_lost_worker_loses_nothing(head, pictures, local, tmp_path):
-    with start("encode", "-r", pictures, "--output-dir", tmp_path, "-j", "1", "--ray", head.address) as running:
+def test_a_lost_worker_loses_nothing(head, images, local, tmp_path):
+    with start("encode", "-r", images, "--output-dir", tmp_path, "-j", "1", "--ray", head.address) as running:
         wait_for_outputs(tmp_path, 3, running)
         workers = head.workers()
         assert len(workers) == 2
@@ -128,8 +128,8 @@ def test_a_lost_worker_loses_nothing(head, pictures, local, tmp_path):
     assert files(tmp_path) == files(local)
 
 
-def test_an_interrupt_leaves_whole_files_and_no_others(head, pictures, local, tmp_path):
-    with start("encode", "-r", pictures, "--output-dir", tmp_path, "-j", "1", "--ray", head.address) as running:
+def test_an_interrupt_leaves_whole_files_and_no_others(head, images, local, tmp_path):
+    with start("encode", "-r", images, "--output-dir", tmp_path, "-j", "1", "--ray", head.address) as running:
         wait_for_outputs(tmp_path, 2, running)
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=PATIENCE)
@@ -141,7 +141,7 @@ def test_an_interrupt_leaves_whole_files_and_no_others(head, pictures, local, tm
     assert made.items() < files(local).items()
     told = {line.split(" -> ")[0] for line in err.splitlines()[:-1]}
 
-    said = run("encode", "-r", pictures, "--output-dir", tmp_path, "--skip-existing", "--json", "--ray", head.address)
+    said = run("encode", "-r", images, "--output-dir", tmp_path, "--skip-existing", "--json", "--ray", head.address)
     assert said.returncode == 0
     skipped = [line["input"] for line in records(said.stdout) if line["status"] == "skipped"]
     assert told <= set(skipped)
@@ -149,8 +149,8 @@ def test_an_interrupt_leaves_whole_files_and_no_others(head, pictures, local, tm
     assert files(tmp_path) == files(local)
 
 
-def test_an_interrupt_before_the_first_picture(head, pictures, tmp_path):
-    with start("encode", pictures, "--output-dir", tmp_path, "-e", "9", "-j", "2", "--ray", head.address) as running:
+def test_an_interrupt_before_the_first_image(head, images, tmp_path):
+    with start("encode", images, "--output-dir", tmp_path, "-e", "9", "-j", "2", "--ray", head.address) as running:
         end = time.monotonic() + PATIENCE
         while not head.workers():
             assert time.monotonic() < end
@@ -164,14 +164,14 @@ def test_an_interrupt_before_the_first_picture(head, pictures, tmp_path):
     assert files(tmp_path) == {}
 
 
-def test_options_and_a_bad_picture_are_as_in_a_local_run(head, pictures, tmp_path):
+def test_options_and_a_bad_image_are_as_in_a_local_run(head, images, tmp_path):
     (tmp_path / "in").mkdir()
     for number in (1, 5, 9):
-        shutil.copy(pictures / f"{number:02}.png", tmp_path / "in")
-    (tmp_path / "in" / "bad.png").write_bytes(b"no picture")
-    with Image.open(tmp_path / "in" / "01.png") as picture:
-        alpha = picture.copy()
-    alpha.putalpha(picture.convert("L"))
+        shutil.copy(images / f"{number:02}.png", tmp_path / "in")
+    (tmp_path / "in" / "bad.png").write_bytes(b"no image")
+    with Image.open(tmp_path / "in" / "01.png") as image:
+        alpha = image.copy()
+    alpha.putalpha(image.convert("L"))
     alpha.save(tmp_path / "in" / "alpha.png")
     said = []
     for name, options in (("a", ()), ("b", ("--ray", head.address))):
@@ -188,7 +188,7 @@ def test_options_and_a_bad_picture_are_as_in_a_local_run(head, pictures, tmp_pat
     assert all(len(data) <= 900 for data in made.values())
 
 
-def test_decoding_draws_the_same_pictures(head, local, tmp_path):
+def test_decoding_draws_the_same_images(head, local, tmp_path):
     flags = ("--format", "webp", "--output-quality", "80", "--tokens", "300", "--json")
     (tmp_path / "in").mkdir()
     for number in (3, 4, 6):
@@ -205,8 +205,8 @@ def test_decoding_draws_the_same_pictures(head, local, tmp_path):
     assert len(files(tmp_path / "b")) == 3
 
 
-def test_a_benchmark_has_the_same_numbers_and_the_same_cache(head, pictures, tmp_path):
-    chosen = [pictures / f"{number:02}.png" for number in (2, 3)]
+def test_a_benchmark_has_the_same_numbers_and_the_same_cache(head, images, tmp_path):
+    chosen = [images / f"{number:02}.png" for number in (2, 3)]
     flags = ("--codecs", "tessera,webp-scaled", "--bpp", "0.2", "--metrics", "psnr", "--no-speed", "--quiet")
     for name, options in (("a", ("-j", "1")), ("b", ("--ray", head.address))):
         said = run("bench", *chosen, *flags, "--csv", tmp_path / f"{name}.csv", "--cache", tmp_path / name, *options)
@@ -214,11 +214,11 @@ def test_a_benchmark_has_the_same_numbers_and_the_same_cache(head, pictures, tmp
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
     alone, spread = (Cache(tmp_path / name).all() for name in "ab")
     assert alone == spread
-    assert len(spread) == 2 * (1 + len(SCALES))  # pictures, and scales of both codecs
+    assert len(spread) == 2 * (1 + len(SCALES))  # images, and scales of both codecs
 
 
-def test_without_an_address_ray_starts_here(pictures, local, tmp_path):
-    said = run("encode", pictures / "05.png", "-o", tmp_path / "a.tsr", "--ray", "-j", "1")
+def test_without_an_address_ray_starts_here(images, local, tmp_path):
+    said = run("encode", images / "05.png", "-o", tmp_path / "a.tsr", "--ray", "-j", "1")
     assert (said.returncode, said.stdout) == (0, "")
     assert re.fullmatch(r"\S+05\.png -> \S+a\.tsr  .*  \d+ tokens per block  [\d.]+ s\n", said.stderr)
     assert (tmp_path / "a.tsr").read_bytes() == (local / "05.tsr").read_bytes()
@@ -226,7 +226,7 @@ def test_without_an_address_ray_starts_here(pictures, local, tmp_path):
 
 SPREAD = """
 import os, sys
-from codec.cluster import Cluster, spread
+from codec.parallel.ray_cluster import Cluster, spread
 
 class Task:
     def __init__(self, room):
@@ -256,8 +256,8 @@ def test_an_item_that_ends_its_workers_is_given_up(head):
     assert said.stdout.startswith("3 workers were lost with it: ")
 
 
-def test_workers_for_which_there_is_no_room(head, pictures, tmp_path):
-    said = run("encode", pictures / "01.png", "-o", tmp_path / "a.tsr", "--ray", head.address, "-j", "3")
+def test_workers_for_which_there_is_no_room(head, images, tmp_path):
+    said = run("encode", images / "01.png", "-o", tmp_path / "a.tsr", "--ray", head.address, "-j", "3")
     assert (said.returncode, said.stdout) == (2, "")
     told = "workers of 3 threads have room on no machine: the largest has 2 cores for Ray: lower -j"
     assert said.stderr == f"Error: {told}\n"

@@ -14,13 +14,13 @@ import pytest
 from conftest import PHOTO, ROOT
 from PIL import Image
 
-from benchmarks.scripts.card import delta_table, rate_table
-from bitstream.pyramid import QUALITY_STOPS
+from benchmarks.tools.card import delta_table, rate_table
+from bitstream.pyramid_tokens import QUALITY_STOPS
 from cli.main import main
-from codec.lengths import block_tokens_of_quality
-from codec.models import open_model
+from codec.models.registry import open_model
 from codec.pyramid.config import NetworkConfig
 from codec.pyramid.network import Network
+from codec.rate_control import block_tokens_of_quality
 
 README = (ROOT / "README.md").read_text()
 LIMIT_MACS = 60_000  # a pixel, encode and decode together
@@ -60,8 +60,8 @@ def test_shell_commands_run(folder):
     }  # fmt: skip
     assert (folder / "small.tsr").stat().st_size <= 2000
     for name in ("small.png", "again.png", "preview.png"):
-        with Image.open(folder / name) as picture:
-            assert picture.size == (300, 200)
+        with Image.open(folder / name) as image:
+            assert image.size == (300, 200)
 
 
 def test_the_first_commands_run_as_they_stand_after_set_up(folder):
@@ -138,8 +138,8 @@ def macs_per_pixel(network: Network) -> float:
     import torch
     from torch import nn
 
+    from codec.pyramid.runtime.torch_backend import TorchBackend
     from codec.pyramid.tokenizer import dequantize, quantize
-    from codec.pyramid.torch_parts import TorchParts
 
     total = 0
 
@@ -154,8 +154,8 @@ def macs_per_pixel(network: Network) -> float:
     code = open_model().code
     layout = code.layout(256, 256)
     with torch.inference_mode():
-        (sequence,) = quantize(TorchParts(network), code, [layout], network.encoder(torch.zeros(1, 3, 256, 256)))
-        network.decoder(*dequantize(TorchParts(network), [sequence.first(layout.tokens)]))
+        (sequence,) = quantize(TorchBackend(network), code, [layout], network.encoder(torch.zeros(1, 3, 256, 256)))
+        network.decoder(*dequantize(TorchBackend(network), [sequence.first(layout.tokens)]))
     assert total > 0
     return total / 65536
 
@@ -163,11 +163,11 @@ def macs_per_pixel(network: Network) -> float:
 @pytest.mark.parametrize("name", ["README.md", "MODEL.md"])
 def test_tables_of_quality_are_those_of_the_benchmark(name):
     text = (ROOT / name).read_text()
-    folder = ROOT / "benchmarks" / "kodak"
+    folder = ROOT / "benchmarks" / "results" / "kodak"
     for table in (rate_table(folder), delta_table(folder)):
         assert "\n".join(table) in text
 
 
 def test_the_benchmark_is_of_the_shipped_model():
-    study = json.loads((ROOT / "benchmarks" / "kodak" / "tessera.json").read_text())
+    study = json.loads((ROOT / "benchmarks" / "results" / "kodak" / "tessera.json").read_text())
     assert open_model().metadata["fingerprint"][:16] in study["description"]

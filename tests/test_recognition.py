@@ -30,7 +30,7 @@ def learned(test):
 
 
 class Contrast(nn.Module):
-    """Classes are steps of contrast: class k is a picture whose values spread by k / 50."""
+    """Classes are steps of contrast: class k is an image whose values spread by k / 50."""
 
     def forward(self, x: Tensor) -> Tensor:
         return -(x.flatten(1).std(1, correction=0)[:, None] - torch.arange(50) / 50).abs()
@@ -38,7 +38,7 @@ class Contrast(nn.Module):
 
 @pytest.fixture(scope="module")
 def classifier() -> Classifier:
-    return Classifier("contrast", Contrast(), lambda picture: picture / 255)
+    return Classifier("contrast", Contrast(), lambda image: image / 255)
 
 
 def step(pixels: np.ndarray) -> int:
@@ -50,25 +50,25 @@ def neighbours(pixels: np.ndarray) -> set[int]:
 
 
 @pytest.fixture(scope="module")
-def pictures(photo) -> list[np.ndarray]:
+def images(photo) -> list[np.ndarray]:
     boxes = [(0, 0, 256, 256), (200, 100, 330, 260), (300, 200, 320, 230), (344, 144, 600, 400)]
     return [np.asarray(photo.crop(box)) for box in boxes]
 
 
-def test_the_likeliest_classes_come_first(classifier, pictures):
-    seen = classifier.likeliest(pictures[0])
-    assert seen[0] == step(pictures[0])
-    assert set(seen) == neighbours(pictures[0])
+def test_the_likeliest_classes_come_first(classifier, images):
+    seen = classifier.likeliest(images[0])
+    assert seen[0] == step(images[0])
+    assert set(seen) == neighbours(images[0])
     few = Classifier("two", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)), lambda x: x / 255)
-    assert sorted(few.likeliest(pictures[0])) == [0, 1]
+    assert sorted(few.likeliest(images[0])) == [0, 1]
 
 
-def test_agreement_is_what_its_definition_says(codec, classifier, pictures):
+def test_agreement_is_what_its_definition_says(codec, classifier, images):
     measure = Agreement(classifier, "")
     shares = []
     for tokens in (1, 149, 1365):
-        drawn = [np.asarray(codec.decode(codec.encode(pixels, tokens=tokens))) for pixels in pictures]
-        pairs = list(zip(pictures, drawn, strict=True))
+        drawn = [np.asarray(codec.decode(codec.encode(pixels, tokens=tokens))) for pixels in images]
+        pairs = list(zip(images, drawn, strict=True))
         found = [measure.values(b, a, measure.see(a)) for a, b in pairs]
         assert [one["top1"] for one in found] == [100 * (step(a) == step(b)) for a, b in pairs]
         assert [one["top5"] for one in found] == [100 * (step(a) in neighbours(b)) for a, b in pairs]
@@ -88,7 +88,7 @@ def test_without_a_package_the_next_step_is_said(monkeypatch):
 
 
 @pytest.mark.learned
-@pytest.mark.skipif(not (SHARED / "kodak").exists(), reason="the Kodak pictures are not there")
+@pytest.mark.skipif(not (SHARED / "kodak").exists(), reason="the Kodak images are not there")
 def test_lite0_knows_what_is_on_photographs():
     """Classes of ImageNet: 88 macaw, 437 beacon (a lighthouse), 895 warplane."""
     classifier = load_classifier()
@@ -97,7 +97,7 @@ def test_lite0_knows_what_is_on_photographs():
 
 
 @pytest.mark.learned
-def test_features_are_farther_apart_the_worse_a_picture_is(photo):
+def test_features_are_farther_apart_the_worse_a_image_is(photo):
     measure = make_measure("features", MeasureOptions())
     original = np.asarray(photo.crop((100, 100, 261, 235)))
     seen = measure.see(original)
@@ -141,7 +141,7 @@ def test_files_that_are_no_weights_are_refused(tmp_path, content):
 
 @learned
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "googlenet"])
-def test_a_classifier_is_torchvisions_with_its_own_preprocessing(tmp_path, monkeypatch, pictures, name):
+def test_a_classifier_is_torchvisions_with_its_own_preprocessing(tmp_path, monkeypatch, images, name):
     """Held to what torchvision makes of the same file in the torch cache."""
     import torchvision.models as models
 
@@ -155,11 +155,11 @@ def test_a_classifier_is_torchvisions_with_its_own_preprocessing(tmp_path, monke
     monkeypatch.setattr(type(best), "get_state_dict", lambda *_, **__: torch.load(next(folder.iterdir()), weights_only=True))
     network = models.get_model(name, weights=best).eval()
     loaded = load_classifier(name)
-    for pixels in pictures:
+    for pixels in images:
         with torch.inference_mode():
-            picture = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
-            scores = network(best.transforms()(picture)[None])[0]
-            assert torch.allclose(loaded.network(loaded.prepare(picture)[None])[0], scores)
+            image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+            scores = network(best.transforms()(image)[None])[0]
+            assert torch.allclose(loaded.network(loaded.prepare(image)[None])[0], scores)
         assert loaded.likeliest(pixels) == scores.topk(5).indices.tolist()
 
 

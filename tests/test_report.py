@@ -12,8 +12,8 @@ import pytest
 from made_up import CODECS, NAMES, decoded, made_up, metrics_at, original, sample_at
 from pages import opened
 
+from benchmarks.measurements import Pixels, Point, Sample, Series, Speed
 from benchmarks.report import Gallery, Tables, in_script, write_report
-from benchmarks.results import Pixels, Point, Sample, Series, Speed
 from bitstream.errors import TesseraError
 
 
@@ -36,7 +36,7 @@ def curves(page) -> int:
 
 
 def test_curves_are_drawn_from_whole_points_alone(still):
-    assert curves(still) == 3  # JPEG has no rate at which all pictures fit
+    assert curves(still) == 3  # JPEG has no rate at which all images fit
     assert still.locator("#chart .scatterlayer .points path").count() == 3 + 2 + 3
     assert still.locator("#legend button:disabled").inner_text() == "JPEG"
     dashes = still.locator("#chart path.js-line").evaluate_all("lines => lines.map(line => line.style.strokeDasharray)")
@@ -88,7 +88,7 @@ def test_bd_rates_and_speed_are_given(still):
 
 def test_rate_is_drawn_against_time_at_a_quality_that_both_reach(page):
     """WebP's curve runs from 0.1 to 0.2 bpp at LPIPS 0.5 to 0.4, Tessera's from 0.05 to 0.2 at 0.45 to 0.3."""
-    note = "Bits per pixel for LPIPS 0.450, the quality that most codecs reach at the picture's own size"
+    note = "Bits per pixel for LPIPS 0.450, the quality that most codecs reach at the image's own size"
     assert page.locator("#times-note").inner_text().startswith(note)
     assert page.locator("#times .points path").count() == 2
     assert set(page.locator("#times .textpoint text").all_text_contents()) == {"Tessera", "WebP"}
@@ -122,7 +122,7 @@ def test_what_it_took_is_written_down(still):
     for part in (
         "JPEG XL needs pillow-jxl-plugin",
         "broken.png",
-        "is no picture",
+        "is no image",
         "2.14.1",
         "1 thread on a <processor>",
         "method <6>",
@@ -146,7 +146,7 @@ def test_no_width_needs_sideways_scrolling(chromium, report, width):
         too_wide = "boxes => boxes.filter(box => box.scrollWidth > box.clientWidth).map(box => box.className)"
         assert page.locator("section, .head, .view, .cards, .choice, .facts, .controls").evaluate_all(too_wide) == []
         for name in ("Grid", "Blind test"):
-            page.locator("#pictures").get_by_role("button", name=name).click()
+            page.locator("#images").get_by_role("button", name=name).click()
             parts = page.locator("section, .head, .panels, .panel, .facts, .answers, .controls")
             assert parts.evaluate_all(too_wide) == []
 
@@ -248,7 +248,7 @@ def test_colours_follow_codecs():
 def test_a_page_that_cannot_be_finished_leaves_the_old_one(tmp_path):
     (tmp_path / "page.html").write_text("old")
 
-    def broken(picture: str, codec: str, sample: Sample) -> Pixels:
+    def broken(image: str, codec: str, sample: Sample) -> Pixels:
         raise TesseraError
 
     with pytest.raises(TesseraError):

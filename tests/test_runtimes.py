@@ -1,4 +1,4 @@
-"""ONNX Runtime and torch: the same pictures and tokens, but for the last bit of a float."""
+"""ONNX Runtime and torch: the same images and tokens, but for the last bit of a float."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 from conftest import PHOTO, ROOT
 
 from bitstream.errors import UsageError
-from codec import device as devices
-from codec.api import Codec
-from codec.batch import Limits, encode_all
-from codec.device import pick_device, pick_runtime
-from codec.models import open_model
+from codec.codec import Codec
+from codec.models.registry import open_model
+from codec.parallel.pipeline import Limits, encode_all
 from codec.pyramid import network, rounding
-from codec.pyramid.skeletons import read_skeletons, skeleton_path
+from codec.pyramid.runtime.graph_templates import graph_templates_path, read_graph_templates
+from codec.system import device as devices
+from codec.system.device import pick_device, pick_runtime
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -32,7 +32,7 @@ def digits(sequence) -> np.ndarray:
     return np.concatenate([level.ravel() for level in sequence.first(sequence.layout.tokens).digits])
 
 
-def test_the_same_file_gives_the_same_picture(both):
+def test_the_same_file_gives_the_same_image(both):
     for path in sorted(GOLDEN.glob("*.tsr")):
         drawn = [np.asarray(codec.decode(path)).astype(int) for codec in both]
         assert drawn[0].shape == drawn[1].shape
@@ -40,7 +40,7 @@ def test_the_same_file_gives_the_same_picture(both):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (600, 400), (257, 513)])
-def test_the_same_picture_gives_the_same_tokens(both, photo, size):
+def test_the_same_image_gives_the_same_tokens(both, photo, size):
     made = [digits(codec.sequence(photo.resize(size))) for codec in both]
     assert np.any(made[0])
     assert (made[0] != made[1]).sum() <= 1 + 1e-4 * made[0].size
@@ -68,7 +68,7 @@ def test_rounding_is_the_same_digit_for_digit():
 
 def test_graphs_have_no_weights_and_take_those_of_the_model():
     model = open_model()
-    skeletons = read_skeletons(skeleton_path(model.path), model.config)
+    skeletons = read_graph_templates(graph_templates_path(model.path), model.config)
     taken = {name for graph in ("encoder", "decoder.features", "decoder.pixels") for name in skeletons.weights[graph]}
     for index, level in enumerate(model.config.levels):
         for graph in ("predict", f"analyse-{level.side}-{level.digits}", f"update-{level.side}-{level.digits}"):
@@ -76,26 +76,26 @@ def test_graphs_have_no_weights_and_take_those_of_the_model():
     with model.arrays() as file:
         stored = {name for name in file.keys() if not name.startswith("prior.") and ".prior." not in name}  # noqa: SIM118
     assert taken == stored  # the float prior is for training alone
-    assert skeleton_path(model.path).stat().st_size < 100_000
+    assert graph_templates_path(model.path).stat().st_size < 100_000
 
 
 def test_many_at_once_are_as_each_alone(both, photo):
-    pictures = {str(side): photo.resize((side, side)) for side in (40, 90, 256, 300)}
+    images = {str(side): photo.resize((side, side)) for side in (40, 90, 256, 300)}
 
     def load(name: str) -> bytes:
         import io
 
         stream = io.BytesIO()
-        pictures[name].save(stream, "PNG")
+        images[name].save(stream, "PNG")
         return stream.getvalue()
 
     made: dict[str, bytes] = {}
     codec = Codec(device="cpu", runtime="onnx")
     outcomes = list(
-        encode_all(list(pictures), lambda: codec, load, lambda name, file: made.update({name: file.data}), limits=Limits(2))
+        encode_all(list(images), lambda: codec, load, lambda name, file: made.update({name: file.data}), limits=Limits(2))
     )
     assert [outcome.error for outcome in outcomes] == [None] * 4
-    assert made == {name: both[0].encode(picture) for name, picture in pictures.items()}
+    assert made == {name: both[0].encode(image) for name, image in images.items()}
 
 
 def test_the_runtime_is_picked_by_device_and_what_a_model_offers(monkeypatch):

@@ -23,8 +23,8 @@ import codec.pillow  # noqa: F401 (registers .tsr)
 from bitstream.container import File, read_file, write_file
 from bitstream.errors import FormatError, ImageError, TargetError, TruncatedError
 from cli.main import main
-from codec.pictures.images import restore
-from codec.pictures.metadata import ALPHA, CONTENT_MAX, EXIF, ICC, Extras, from_sections, pack, to_sections, unpack
+from codec.image.metadata import ALPHA, CONTENT_MAX, EXIF, ICC, Extras, from_sections, pack, to_sections, unpack
+from codec.image.reading import restore
 
 ALPHA_PLANE = np.arange(60 * 90).reshape(60, 90).astype(np.uint8)
 
@@ -117,13 +117,13 @@ def test_sections_that_do_not_fit_are_named(codec, clear, options, said, advice)
     assert len(codec.encode(clear, target_size=smallest, **options)) == smallest
 
 
-def test_a_cut_file_loses_what_follows_the_picture_first(codec, clear):
+def test_a_cut_file_loses_what_follows_the_image_first(codec, clear):
     made = codec.compress(clear, quality=75, keep_exif=True)
     whole = codec.decompress(made.data)
     assert list(whole.image.info) == ["icc_profile", "exif", "xmp"]
     before = len(made.file.sections)
     for size in range(len(made.data) - 1, made.file.header_bytes + len(made.file.payload) - 1, -7):
-        with pytest.raises(TruncatedError, match="its picture is there, but not all that follows it"):
+        with pytest.raises(TruncatedError, match="its image is there, but not all that follows it"):
             codec.read(made.data[:size])
         read = codec.read(made.data[:size], allow_partial=True)
         assert read.prefix.length == made.file.length
@@ -136,7 +136,7 @@ def test_a_cut_file_loses_what_follows_the_picture_first(codec, clear):
     assert np.array_equal(np.asarray(part.image), np.asarray(whole.image.convert("RGB")))
 
 
-def test_every_prefix_of_a_file_with_sections_is_a_picture(codec, clear):
+def test_every_prefix_of_a_file_with_sections_is_a_image(codec, clear):
     made = codec.compress(clear, quality=75, keep_exif=True)
     lengths = []
     for size in range(made.file.header_bytes, len(made.data)):
@@ -180,7 +180,7 @@ def test_greyscale_comes_back_as_it_was(codec, photo):
         assert np.array_equal(np.asarray(again), np.asarray(codec.decode(codec.encode(image))))
 
 
-def test_a_target_of_quality_is_measured_on_the_grey_picture(codec, photo):
+def test_a_target_of_quality_is_measured_on_the_grey_image(codec, photo):
     grey = photo.crop((200, 100, 290, 160)).convert("L")
     made = codec.compress(grey, target_psnr=24)
     error = np.asarray(codec.decode(made.data)).astype(float) - np.asarray(grey)
@@ -245,11 +245,11 @@ def test_exif_that_a_format_cannot_hold_is_an_error_of_one_line(codec, tmp_path)
     decode = ["decode", "-", "-o", str(tmp_path / "a.tiff")]
     done = CliRunner().invoke(main, decode, input=forged(codec, one_tag(0x011A)))  # a resolution
     assert done.exit_code == 1
-    assert re.fullmatch(r"Error: .*the picture cannot be written as TIFF .*: use png\n", done.stderr)
+    assert re.fullmatch(r"Error: .*the image cannot be written as TIFF .*: use png\n", done.stderr)
 
 
 @pytest.mark.parametrize("size", [(91, 60), (90, 61), (89, 60), (1, 1)])
-def test_transparency_has_the_size_of_the_picture(size):
+def test_transparency_has_the_size_of_the_image(size):
     with pytest.raises(FormatError, match=r"transparency (unpacks to more than|has 5,400 values)"):
         from_sections(((ALPHA, b"\0" + pack(ALPHA_PLANE.tobytes())),), *size)
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from bitstream.errors import ModelError
-from codec.api import Codec
-from codec.models import open_model
+from codec.codec import Codec
+from codec.models.registry import open_model
+from codec.pyramid import weight_averaging as soup
 from codec.pyramid.model import save_pyramid
-from codec.training import soup
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +59,10 @@ def test_the_file_is_a_model(tmp_path, monkeypatch, photo, doubled):
     model = open_model(out)
     model.check()
     assert model.network(torch.device("cpu")).config.bit_worth == (0.1,) * levels
-    assert model.metadata["card"]["made_by"].startswith("python -m codec.training.soup ")
+    assert model.metadata["card"]["made_by"].startswith("python -m codec.pyramid.weight_averaging ")
     assert model.metadata["card"]["crops"] == open_model().metadata["card"]["crops"]
     assert model.metadata["card"]["table_photos"] == 1
-    picture = photo.crop((0, 0, 100, 80))
+    image = photo.crop((0, 0, 100, 80))
     with Codec(model=str(out), device="cpu") as codec:
-        drawn = codec.decode(codec.encode(picture, tokens=1365))
-    assert np.abs(np.asarray(drawn).astype(int) - np.asarray(picture)).mean() < 10
+        drawn = codec.decode(codec.encode(image, tokens=1365))
+    assert np.abs(np.asarray(drawn).astype(int) - np.asarray(image)).mean() < 10

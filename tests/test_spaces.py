@@ -9,9 +9,9 @@ import profiles
 import pytest
 from PIL import Image, ImageCms
 
-from codec.pictures.images import prepare
-from codec.pictures.profiles import GREYS, SPACES, SRGB, make_profile, profile_of, recognise
-from codec.results import PictureOptions
+from codec.image.profiles import GREYS, SPACES, SRGB, make_profile, profile_of, recognise
+from codec.image.reading import prepare
+from codec.results import ImageOptions
 
 D65 = np.array([0.3127, 0.3290])
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
@@ -70,7 +70,7 @@ def test_others_are_not(profile, mode):
 
 
 def spread(image: Image.Image, profile: bytes | None) -> np.ndarray:
-    """What a picture with a profile looks like: sRGB."""
+    """What an image with a profile looks like: sRGB."""
     given = ImageCms.ImageCmsProfile(io.BytesIO(profile)) if profile else ImageCms.createProfile("sRGB")
     transform = ImageCms.buildTransform(given, ImageCms.createProfile("sRGB"), image.mode, "RGB")
     return np.asarray(ImageCms.applyTransform(image, transform)).astype(int)
@@ -114,11 +114,11 @@ def test_greyscale_keeps_its_curve(codec, photo):
 def test_strip_converts_what_has_a_number_too(photo):
     small = photo.crop((200, 100, 264, 148))
     small.info["icc_profile"] = profile_of(1)
-    made = prepare(small, PictureOptions(strip=True))
+    made = prepare(small, ImageOptions(strip=True))
     assert (made.space, made.sections) == (SRGB, ())
     assert np.abs(made.pixels - spread(small, profile_of(1))).max() <= 2
     small.info["icc_profile"] = profiles.srgb()
-    assert np.array_equal(prepare(small, PictureOptions(strip=True)).pixels, np.asarray(small))
+    assert np.array_equal(prepare(small, ImageOptions(strip=True)).pixels, np.asarray(small))
 
 
 def test_a_stock_profile_is_no_obstacle_to_a_small_target(codec, photo):

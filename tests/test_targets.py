@@ -10,10 +10,10 @@ from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitstream.coder import encode_tokens
 from bitstream.errors import ModelError, TargetError, UsageError
-from codec.api import Codec
-from codec.lengths import Target
+from bitstream.range_coder import encode_tokens
+from codec.codec import Codec
+from codec.rate_control import Target
 from codec.search import CLOSE, psnr, shortest
 
 LPIPS_WEIGHTS = SHARED / "perceptual" / "lpips_alex.npz"
@@ -106,7 +106,7 @@ def test_sizes_are_not_measured(codec, small):
 
 @pytest.mark.skipif(not LPIPS_WEIGHTS.exists(), reason="the weights of LPIPS are not there")
 def test_target_lpips(small):
-    from codec.lpips import LPIPS
+    from codec.metrics.lpips import LPIPS
 
     codec = Codec(device="cpu", lpips_weights=LPIPS_WEIGHTS)
     made = codec.compress(small, target_lpips=0.4)
@@ -128,7 +128,7 @@ def test_missing_weights_of_lpips_are_said(small, tmp_path):
 
 def test_a_target_of_quality_needs_pixels(codec, small):
     sequence = codec.sequence(small)
-    with pytest.raises(TypeError, match="needs the picture"):
+    with pytest.raises(TypeError, match="needs the image"):
         codec.cut(sequence, Target(target_psnr=20))
 
 
@@ -140,7 +140,7 @@ def test_targets_that_make_no_sense(options):
         Target(**options)
 
 
-def test_psnr_of_equal_pictures_is_infinite():
+def test_psnr_of_equal_images_is_infinite():
     black = np.zeros((4, 4, 3), np.uint8)
     assert psnr(black, black) == math.inf
     assert psnr(black, black + 255) == 0
@@ -159,7 +159,7 @@ def test_first_tokens_are_what_a_file_has(codec, small, share):
 
 
 @pytest.mark.parametrize("target", [{"target_size": 250}, {"target_size": 900}])
-def test_effort_makes_better_pictures_of_the_same_bytes(codec, small, target):
+def test_effort_makes_better_images_of_the_same_bytes(codec, small, target):
     original = np.asarray(small)
     plain, refined = (codec.compress(small, effort=effort, **target) for effort in (3, 6))
     assert len(refined.data) <= target["target_size"]
@@ -206,10 +206,10 @@ def test_effort_out_of_range(codec, small, effort):
 
 
 def test_tiles_do_not_change_a_step(codec, photo, monkeypatch):
-    """The error's gradient, gathered tile by tile, is that of the whole picture."""
+    """The error's gradient, gathered tile by tile, is that of the whole image."""
     import torch
 
-    from codec.pyramid import refine
+    from codec.pyramid import refinement as refine
     from codec.pyramid.tiles import encode_pixels
 
     image = np.asarray(photo.resize((1000, 300)))
@@ -229,7 +229,7 @@ def test_tiles_do_not_change_a_step(codec, photo, monkeypatch):
 def test_the_walk_codes_as_the_codec_does(codec, small):
     import torch
 
-    from codec.pyramid import refine
+    from codec.pyramid import refinement as refine
     from codec.pyramid.tiles import encode_pixels
 
     network, code = codec.tokenizer(refining=True).network, codec.model.code

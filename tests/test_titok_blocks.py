@@ -1,4 +1,4 @@
-"""Pictures of any size through blocks of one size."""
+"""Images of any size through blocks of one size."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitstream.coder import encode_tokens
-from bitstream.flat import FlatLayout, FlatPrefix, uniform_code, whole_of
-from codec.titok import blocks
-from codec.titok.blocks import Mosaic, cut, detokenize_picture, starts, tokenize_picture
+from bitstream.codebook_tokens import CodebookLayout, CodebookPrefix, uniform_code, whole_of
+from bitstream.range_coder import encode_tokens
+from codec.titok import mosaic as blocks
 from codec.titok.config import TitokConfig
+from codec.titok.mosaic import Mosaic, cut, detokenize_image, starts, tokenize_image
 from codec.titok.network import Titok
 
 TINY = TitokConfig(6, True, 16, 1, 2, side=64, codebook=64, pixel_codebook=20, pixel_code=8, pixel_width=32)
@@ -37,7 +37,7 @@ def joined(parts, height, width, side):
 
 
 @given(st.integers(1, 5000))
-def test_blocks_are_as_few_as_cover_the_picture(length):
+def test_blocks_are_as_few_as_cover_the_image(length):
     begin = starts(length, 256)
     assert len(begin) == max(1, -(-length // 256))
     assert begin[0] == 0
@@ -48,7 +48,7 @@ def test_blocks_are_as_few_as_cover_the_picture(length):
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 2**32))
 def test_flat_blocks_blend_between_their_values(height, width, seed):
-    """All shares add up to 1: equal blocks give an even picture, others nothing beyond their values."""
+    """All shares add up to 1: equal blocks give an even image, others nothing beyond their values."""
     count = len(starts(height, 64)) * len(starts(width, 64))
     even = joined([np.full((3, 64, 64), 0.3, np.float32)] * count, height, width, 64)
     assert even.shape == (3, height, width)
@@ -62,11 +62,11 @@ def test_flat_blocks_blend_between_their_values(height, width, seed):
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (17, 64), (64, 64), (50, 100), (75, 180), (128, 64), (192, 128)])
 def test_cut_and_put_together_again(height, width):
     """Exact away from seams, and everywhere if neighbours overlap by the band that is blended."""
-    picture = np.random.default_rng(0).random((3, height, width)).astype(np.float32)
-    parts = list(cut(picture, 64))
+    image = np.random.default_rng(0).random((3, height, width)).astype(np.float32)
+    parts = list(cut(image, 64))
     assert all(part.shape == (3, 64, 64) for part in parts)
     again = joined(parts, height, width, 64)
-    exact = np.abs(again - picture).max(0) < 1e-5
+    exact = np.abs(again - image).max(0) < 1e-5
     for axis, length in enumerate((height, width)):
         begin = starts(length, 64)
         for a, b in pairwise(begin):
@@ -96,18 +96,18 @@ def test_blocks_go_on_as_their_mirror_image():
 
 
 @pytest.mark.parametrize(("height", "width", "grid"), [(64, 64, (1, 1)), (30, 65, (1, 2)), (200, 130, (4, 3))])
-def test_a_picture_through_tokens_and_bytes(height, width, grid, monkeypatch):
+def test_a_image_through_tokens_and_bytes(height, width, grid, monkeypatch):
     monkeypatch.setattr(blocks, "PIXELS", 5 * TINY.side**2)
     net = network()
-    picture = np.random.default_rng(1).random((3, height, width)).astype(np.float32)
-    indices = tokenize_picture(net, picture)
+    image = np.random.default_rng(1).random((3, height, width)).astype(np.float32)
+    indices = tokenize_image(net, image)
     assert indices.shape == (6, *grid)
-    one_by_one = [net.tokenize(torch.from_numpy(block.copy())[None])[0].numpy() for block in cut(picture, 64)]
+    one_by_one = [net.tokenize(torch.from_numpy(block.copy())[None])[0].numpy() for block in cut(image, 64)]
     assert np.array_equal(indices.reshape(6, -1).T, one_by_one)
     code = uniform_code(6, 64, 64)
     layout = code.layout(width, height)
     payload = encode_tokens(code.sequence(whole_of(layout, indices)), indices.size)
-    decoded = detokenize_picture(net, code.decode(layout, payload, indices.size))
+    decoded = detokenize_image(net, code.decode(layout, payload, indices.size))
     whole = net.detokenize(torch.from_numpy(np.array(one_by_one))).numpy()
     assert np.abs(decoded - joined(whole, height, width, 64)).max() < 1e-5
 
@@ -116,9 +116,9 @@ def test_blocks_decode_the_tokens_they_have():
     """Of a cut file, some blocks have one token more than the others."""
     net = network()
     indices = np.random.default_rng(2).integers(0, 64, (6, 1, 2)).astype(np.int32)
-    tokens = FlatPrefix(FlatLayout(128, 64, 64, 6), indices, 7)
+    tokens = CodebookPrefix(CodebookLayout(128, 64, 64, 6), indices, 7)
     assert tokens.block_lengths.tolist() == [[4, 3]]
-    decoded = detokenize_picture(net, tokens)
+    decoded = detokenize_image(net, tokens)
     for column, length in enumerate((4, 3)):
         alone = net.detokenize(torch.from_numpy(indices[:length, 0, column])[None].long())[0].numpy()
         inside = slice(64 * column + 2, 64 * column + 62)
@@ -126,11 +126,14 @@ def test_blocks_decode_the_tokens_they_have():
 
 
 @pytest.mark.parametrize(("tail_drop", "length"), [(True, 1), (False, 11)])
-def test_blocks_that_are_no_picture_yet_take_the_colour_of_the_others(tail_drop, length):
+def test_blocks_that_are_no_image_yet_take_the_colour_of_the_others(tail_drop, length):
     indices = np.random.default_rng(2).integers(0, 64, (6, 1, 2)).astype(np.int32)
-    decoded = detokenize_picture(network(tail_drop), FlatPrefix(FlatLayout(128, 64, 64, 6), indices, length))
+    decoded = detokenize_image(network(tail_drop), CodebookPrefix(CodebookLayout(128, 64, 64, 6), indices, length))
     assert decoded[:, :, :62].std() > 0.001
     blank = decoded[:, :, 66:]
     assert np.abs(blank - blank[:, :1, :1]).max() < 1e-6
     assert np.abs(blank.mean((1, 2)) - decoded[:, :, :60].mean((1, 2))).max() < 0.05
-    assert np.abs(detokenize_picture(network(tail_drop), FlatPrefix(FlatLayout(128, 64, 64, 6), indices, 0)) - 0.5).max() < 1e-6
+    assert (
+        np.abs(detokenize_image(network(tail_drop), CodebookPrefix(CodebookLayout(128, 64, 64, 6), indices, 0)) - 0.5).max()
+        < 1e-6
+    )

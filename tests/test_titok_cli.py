@@ -19,8 +19,8 @@ import codec as library
 from bitstream.container import read_file
 from bitstream.errors import ModelError
 from cli.main import main
-from codec.models import import_model, installed_folder, open_model
-from codec.titok import convert
+from codec.models.registry import import_model, installed_folder, open_model
+from codec.titok import checkpoint as convert
 from codec.titok.config import TitokConfig
 from codec.titok.network import Titok
 
@@ -61,15 +61,15 @@ def models(tmp_path, monkeypatch) -> None:
 
 
 @pytest.fixture
-def picture(tmp_path, photo) -> Path:
+def image(tmp_path, photo) -> Path:
     photo.crop((200, 100, 280, 150)).save(tmp_path / "a.png")  # 3 x 2 blocks
     return tmp_path / "a.png"
 
 
-def test_a_picture_there_and_back_at_three_lengths(models, picture, tmp_path):
+def test_a_image_there_and_back_at_three_lengths(models, image, tmp_path):
     sizes = []
     for tokens in (1, 3, 8):
-        said = run("encode", picture, "--model", "nested", "--tokens", tokens, "-o", tmp_path / "a.tsr", "-f", "--json")
+        said = run("encode", image, "--model", "nested", "--tokens", tokens, "-o", tmp_path / "a.tsr", "-f", "--json")
         assert said.exit_code == 0, said.output
         told = json.loads(said.stdout)
         assert (told["model"], told["tokens"]) == ("nested", tokens)
@@ -82,19 +82,19 @@ def test_a_picture_there_and_back_at_three_lengths(models, picture, tmp_path):
     assert (shown["model"], shown["tokens"], shown["quality"], shown["length"]) == ("nested", 8, 100, 48)
 
 
-def test_two_halves_of_a_pipe(models, picture):
+def test_two_halves_of_a_pipe(models, image):
     """Two processes, the second of which finds the model by the file."""
     tessera = [sys.executable, "-m", "cli"]
-    made = subprocess.run([*tessera, "encode", "-", "--model", "nested"], input=picture.read_bytes(), capture_output=True)
+    made = subprocess.run([*tessera, "encode", "-", "--model", "nested"], input=image.read_bytes(), capture_output=True)
     assert made.returncode == 0, made.stderr
     drawn = subprocess.run([*tessera, "decode", "-", "--format", "ppm"], input=made.stdout, capture_output=True)
     assert drawn.returncode == 0, drawn.stderr
     assert drawn.stdout.startswith(b"P6\n80 50\n255\n")
 
 
-def test_budgets_are_kept_and_cut_files_decode(models, picture, tmp_path):
+def test_budgets_are_kept_and_cut_files_decode(models, image, tmp_path):
     file = tmp_path / "a.tsr"
-    assert run("encode", picture, file, "--model", "nested", "--target-size", "30").exit_code == 0
+    assert run("encode", image, file, "--model", "nested", "--target-size", "30").exit_code == 0
     assert 26 <= file.stat().st_size <= 30
     whole = read_file(file.read_bytes())
     file.write_bytes(file.read_bytes()[:-6])
@@ -105,7 +105,7 @@ def test_budgets_are_kept_and_cut_files_decode(models, picture, tmp_path):
     assert 0 < json.loads(said.stdout)["tokens"] < whole.length / 6
 
 
-def test_folders_and_targets_of_quality(models, picture, tmp_path):
+def test_folders_and_targets_of_quality(models, image, tmp_path):
     said = run("encode", tmp_path, "--output-dir", tmp_path / "out", "--model", "nested", "--target-psnr", "5")
     assert said.exit_code == 0, said.output
     assert "1 encoded" in said.stderr
@@ -113,10 +113,10 @@ def test_folders_and_targets_of_quality(models, picture, tmp_path):
     assert (tmp_path / "out" / "a.png").exists()
 
 
-def test_tokens_out_and_in_again(models, picture, tmp_path):
+def test_tokens_out_and_in_again(models, image, tmp_path):
     file, arrays = tmp_path / "a.tsr", tmp_path / "a.npz"
     for name, count in (("nested", 8), ("whole", 6)):
-        assert run("encode", picture, file, "--model", name, "-f").exit_code == 0
+        assert run("encode", image, file, "--model", name, "-f").exit_code == 0
         assert run("tokens", file, "-o", arrays, "-f").exit_code == 0
         with np.load(arrays) as read:
             assert read["size"].tolist() == [80, 50]
@@ -140,15 +140,15 @@ def test_tokens_out_and_in_again(models, picture, tmp_path):
         (("--model", "whole", "--target-size", "20"), 1, "does not fit 20 bytes: the smallest file has"),
     ],
 )
-def test_what_a_model_cannot_do_is_said(models, picture, tmp_path, arguments, code, message):
-    said = run("encode", picture, *arguments)
+def test_what_a_model_cannot_do_is_said(models, image, tmp_path, arguments, code, message):
+    said = run("encode", image, *arguments)
     assert (said.exit_code, message in said.stderr) == (code, True), said.output
     assert not (tmp_path / "a.tsr").exists()
 
 
-def test_a_model_without_tail_drop_decodes_all_or_nothing(models, picture, tmp_path):
+def test_a_model_without_tail_drop_decodes_all_or_nothing(models, image, tmp_path):
     file = tmp_path / "a.tsr"
-    assert run("encode", picture, file, "--model", "whole", "-q", "10").exit_code == 0
+    assert run("encode", image, file, "--model", "whole", "-q", "10").exit_code == 0
     assert read_file(file.read_bytes()).length == 36
     assert run("decode", file, "-o", tmp_path / "b.png").exit_code == 0
     fewer = run("decode", file, "-o", tmp_path / "c.png", "--tokens", "5")
@@ -159,27 +159,27 @@ def test_a_model_without_tail_drop_decodes_all_or_nothing(models, picture, tmp_p
         said = run("decode", file, "-o", tmp_path / "c.png", "--allow-partial", "-f")
         assert said.exit_code == code, said.output
     assert "too few for a single block" in said.stderr
-    assert run("encode", picture, file, "-f", "--model", "whole", "--target-psnr", "90").exit_code == 0
+    assert run("encode", image, file, "-f", "--model", "whole", "--target-psnr", "90").exit_code == 0
 
 
-def test_python_and_pillow(models, picture, tmp_path):
+def test_python_and_pillow(models, image, tmp_path):
     import codec.pillow  # noqa: F401
 
-    data = library.encode(picture, model="nested", tokens=3)
+    data = library.encode(image, model="nested", tokens=3)
     assert library.decode(data).size == (80, 50)
-    with Image.open(picture) as image:
-        image.save(tmp_path / "b.tsr", model="nested", tokens=3)
+    with Image.open(image) as opened:
+        opened.save(tmp_path / "b.tsr", model="nested", tokens=3)
     assert (tmp_path / "b.tsr").read_bytes() == data
-    with Image.open(tmp_path / "b.tsr") as image:
-        assert np.array_equal(np.asarray(image), np.asarray(library.decode(data)))
+    with Image.open(tmp_path / "b.tsr") as opened:
+        assert np.array_equal(np.asarray(opened), np.asarray(library.decode(data)))
     with pytest.raises(library.TesseraError, match="does not work in tiles"):
-        library.Codec("nested", device="cpu", tile=64).encode(picture)
+        library.Codec("nested", device="cpu", tile=64).encode(image)
 
 
-def test_bench_measures_a_model(models, picture, tmp_path):
+def test_bench_measures_a_model(models, image, tmp_path):
     arguments = ("--codecs", "tessera", "--bpp", "0.05,0.1", "--metrics", "psnr", "--no-speed", "--no-cache", "--csv", "-")
     for model, points in (("nested", 2), ("whole", 1)):
-        said = run("bench", picture, *arguments, "--model", model)
+        said = run("bench", image, *arguments, "--model", model)
         assert said.exit_code == 0, said.output
         assert said.stdout.count("a.png,tessera,") == points
 
@@ -207,14 +207,14 @@ def test_names_are_not_taken_twice(models, tmp_path):
     assert sorted(path.name for path in installed_folder().iterdir()) == ["nested.safetensors", "whole.safetensors"]
 
 
-def test_a_damaged_model_does_not_stand_in_the_way_of_others(models, picture, tmp_path):
+def test_a_damaged_model_does_not_stand_in_the_way_of_others(models, image, tmp_path):
     (installed_folder() / "broken.safetensors").write_bytes(b"junk")
-    assert run("encode", picture, tmp_path / "a.tsr").exit_code == 0
-    assert run("encode", picture, tmp_path / "b.tsr", "--model", "nested").exit_code == 0
+    assert run("encode", image, tmp_path / "a.tsr").exit_code == 0
+    assert run("encode", image, tmp_path / "b.tsr", "--model", "nested").exit_code == 0
     assert run("decode", tmp_path / "a.tsr", tmp_path / "b.tsr", "--output-dir", tmp_path / "out").exit_code == 0
 
 
-def test_calibrating_on_photos_makes_smaller_files(models, picture, tmp_path, photo):
+def test_calibrating_on_photos_makes_smaller_files(models, image, tmp_path, photo):
     photos = tmp_path / "photos"
     photos.mkdir()
     photo.save(photos / "photo.png")
@@ -223,7 +223,7 @@ def test_calibrating_on_photos_makes_smaller_files(models, picture, tmp_path, ph
     assert json.loads(said.stdout)["bits_per_token"] < 6
     sizes = {}
     for name in ("nested", "tuned"):
-        assert run("encode", picture, tmp_path / f"{name}.tsr", "--model", name, "-q", "100").exit_code == 0
+        assert run("encode", image, tmp_path / f"{name}.tsr", "--model", name, "-q", "100").exit_code == 0
         assert run("decode", tmp_path / f"{name}.tsr", "-o", tmp_path / f"{name}.ppm").exit_code == 0
         sizes[name] = (tmp_path / f"{name}.tsr").stat().st_size
     assert sizes["tuned"] < sizes["nested"]

@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from bitstream.codebook_tokens import uniform_code
 from bitstream.errors import FileError, ModelError
-from bitstream.flat import uniform_code
-from codec import model
-from codec.models import open_model
-from codec.titok import convert
+from codec.models import base as model
+from codec.models.registry import open_model
+from codec.titok import checkpoint as convert
+from codec.titok.checkpoint import Checkpoint, check_shapes, config_of, fetch_repository, open_checkpoint
 from codec.titok.config import TitokConfig, sized
-from codec.titok.convert import Checkpoint, check_shapes, config_of, fetch_repository, open_checkpoint
 from codec.titok.importing import import_checkpoint
 from codec.titok.model import fingerprint
 from codec.titok.network import Titok

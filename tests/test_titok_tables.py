@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from bitstream.coder import encode_tokens
+from bitstream.codebook_tokens import uniform_code, whole_of
 from bitstream.errors import ImageError
-from bitstream.flat import uniform_code, whole_of
+from bitstream.range_coder import encode_tokens
+from codec.titok.coding_tables import CLASSES, classes_of, measure_code
 from codec.titok.config import TitokConfig
 from codec.titok.importing import calibrate
 from codec.titok.model import save_titok
 from codec.titok.network import Titok
-from codec.titok.tables import CLASSES, classes_of, measure_code
 
 VALUES = 64
 CODEBOOK = np.random.default_rng(5).normal(size=(VALUES, 12)).astype(np.float32)
@@ -94,8 +94,8 @@ def test_a_model_is_written_again_with_its_tables(tmp_path):
     config = TitokConfig(6, True, 16, 1, 2, side=32, codebook=VALUES, pixel_codebook=20, pixel_code=8, pixel_width=32)
     state = {name: value.half().numpy() for name, value in Titok(config).state_dict().items()}
     before = save_titok(tmp_path / "m.safetensors", config, state, uniform_code(6, VALUES, 32), {"source": "x"})
-    pictures = [np.random.default_rng(i).integers(0, 256, (40, 100, 3)).astype(np.uint8) for i in range(8)]
-    calibrated = calibrate(before, pictures, torch.device("cpu"))
+    images = [np.random.default_rng(i).integers(0, 256, (40, 100, 3)).astype(np.uint8) for i in range(8)]
+    calibrated = calibrate(before, images, torch.device("cpu"))
     after = calibrated.model
     assert calibrated.bits < 4 < calibrated.bits_before == 6
     assert cost(after.code, np.zeros((1, 6), np.int32)) > 0

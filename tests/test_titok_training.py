@@ -14,11 +14,11 @@ from PIL import Image
 
 from bitstream.errors import ModelError, UsageError
 from cli.main import main
-from codec.models import open_model
+from codec.models.registry import open_model
 from codec.pyramid.training import PyramidTrainer
 from codec.titok import config as titok_config
 from codec.titok.config import SIZES, TINY, TRAINED, TitokConfig, trained
-from codec.titok.start import cosines
+from codec.titok.initialization import cosines
 from codec.titok.training import TitokTrainer, TitokTraining, k_means, quantize, reconstruct, spread_lengths
 from codec.training.photos import random_crops
 from codec.training.run import TRAINERS
@@ -248,10 +248,10 @@ def folder(tmp_path, photo) -> Path:
     return tmp_path / "photos"
 
 
-def test_from_photos_to_pictures_through_the_command(tmp_path, photo, folder):
-    """Photos in, a model file out, a picture coded with it at three lengths; the run goes on, and so does its model."""
-    model, picture, file = tmp_path / "m.safetensors", tmp_path / "a.png", tmp_path / "a.tsr"
-    photo.crop((200, 100, 280, 150)).save(picture)
+def test_from_photos_to_images_through_the_command(tmp_path, photo, folder):
+    """Photos in, a model file out, an image coded with it at three lengths; the run goes on, and so does its model."""
+    model, image, file = tmp_path / "m.safetensors", tmp_path / "a.png", tmp_path / "a.tsr"
+    photo.crop((200, 100, 280, 150)).save(image)
     family = ("train", folder, "--family", "one-d-piece", "--vgg", "none", "--batch", 2)
     train = (*family, "--state", tmp_path / "state", "-o", model)
     said = run(*train, "--size", "tiny", "--steps", 3)
@@ -265,7 +265,7 @@ def test_from_photos_to_pictures_through_the_command(tmp_path, photo, folder):
     assert opened.metadata["card"]["training"]["commitment"] == 0.25
     sizes = []
     for tokens in (1, 5, 8):
-        said = run("encode", picture, "--model", model, "--tokens", tokens, "-o", file, "-f", "--json")
+        said = run("encode", image, "--model", model, "--tokens", tokens, "-o", file, "-f", "--json")
         assert said.exit_code == 0, said.output
         assert json.loads(said.stdout)["tokens"] == tokens
         said = run("decode", file, "--model", model, "-o", tmp_path / "b.png", "-f")

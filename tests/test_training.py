@@ -13,16 +13,16 @@ from PIL import Image
 
 from bitstream.errors import ImageError, ModelError, TesseraError
 from cli.main import main
-from codec.api import Codec
-from codec.device import pick_device
-from codec.models import open_model
+from codec.codec import Codec
+from codec.models.registry import open_model
 from codec.pyramid.config import NetworkConfig
+from codec.pyramid.integer_model import measure_tables, quantize_entropy_model
 from codec.pyramid.model import save_pyramid
 from codec.pyramid.network import CLASSES, Network, choose_digits, logistic_tables
+from codec.pyramid.runtime.torch_backend import TorchBackend
 from codec.pyramid.tokenizer import dequantize, quantize
-from codec.pyramid.torch_parts import TorchParts
 from codec.pyramid.training import PyramidTrainer, PyramidTraining, code_for_training, priced
-from codec.training.integer import measure_tables, quantize_prior
+from codec.system.device import pick_device
 from codec.training.losses import Cosine, local_distance, pattern_distance
 from codec.training.photos import is_held_out, karhunen_loeve, load_photos, random_crops, read_square
 from codec.training.run import CHECKPOINT, Run
@@ -50,7 +50,7 @@ def klt_network(photos: torch.Tensor, config: NetworkConfig = TINY) -> Network:
 
 
 def test_a_network_starts_as_a_klt_codec(photos):
-    """Untrained, all tokens together already draw the picture."""
+    """Untrained, all tokens together already draw the image."""
     network = klt_network(photos).eval()
     x = random_crops(photos, 2, np.random.default_rng(1))
     trainer = PyramidTrainer(network, PyramidTraining(), CPU)
@@ -204,7 +204,7 @@ def test_the_loop_writes_checkpoint_and_logs(photos, tmp_path, monkeypatch):
 
 
 def test_the_integer_prior_costs_no_more_than_the_float_one(photos):
-    """On the shipped model, tables measured on other pictures than those that are priced."""
+    """On the shipped model, tables measured on other images than those that are priced."""
     network = open_model().network(CPU)
     code = open_model().code
     layout = code.layout(256, 256)
@@ -212,7 +212,7 @@ def test_the_integer_prior_costs_no_more_than_the_float_one(photos):
     for photo in photos:
         x = torch.from_numpy(photo.numpy()[None, :256, :256].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.inference_mode():
-            (sequence,) = quantize(TorchParts(network), code, [layout], network.encoder(x))
+            (sequence,) = quantize(TorchBackend(network), code, [layout], network.encoder(x))
             integer += sequence.bits().sum()
             digits = sequence.first(layout.tokens).digits
             for index, level in enumerate(network.levels):
@@ -229,8 +229,8 @@ def test_tokens_and_latents_invert_up_to_quantization(codec, photo):
     x = torch.from_numpy(np.asarray(photo)[None, 50:306, 50:306].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.inference_mode():
         latents = network.encoder(x)
-    (sequence,) = quantize(TorchParts(network), code, [layout], latents)
-    again, mask = dequantize(TorchParts(network), [sequence.first(layout.tokens)])
+    (sequence,) = quantize(TorchBackend(network), code, [layout], latents)
+    again, mask = dequantize(TorchBackend(network), [sequence.first(layout.tokens)])
     assert float((again - latents).pow(2).mean()) < 0.3 * float(latents.pow(2).mean())
     assert torch.allclose(mask, torch.full_like(mask, 9 / 5))
 
@@ -302,16 +302,16 @@ def test_what_is_no_model_is_refused(tmp_path, content):
 def test_measured_tables_are_cheaper_than_the_logistic(photos):
     network = klt_network(photos).half().float().eval()
     cost = []
-    for code in (quantize_prior(network), measure_tables(network, photos)):
+    for code in (quantize_entropy_model(network), measure_tables(network, photos)):
         with torch.inference_mode():
             x = photos[:1, :256, :256].permute(0, 3, 1, 2).float() / 127.5 - 1
-            (sequence,) = quantize(TorchParts(network), code, [code.layout(256, 256)], network.encoder(x))
+            (sequence,) = quantize(TorchBackend(network), code, [code.layout(256, 256)], network.encoder(x))
         cost.append(sequence.bits().sum())
     assert cost[1] < 0.95 * cost[0]
 
 
-def test_train_command_from_nothing_to_a_picture(tmp_path, photo, monkeypatch):
-    """Photos in, a model file out, a picture coded with it; and the run goes on where it stopped."""
+def test_train_command_from_nothing_to_a_image(tmp_path, photo, monkeypatch):
+    """Photos in, a model file out, an image coded with it; and the run goes on where it stopped."""
     monkeypatch.setattr("codec.pyramid.training.STANDARD", TINY)
     (tmp_path / "photos").mkdir()
     for index in range(3):
@@ -371,7 +371,7 @@ def test_photos_are_found_in_folders_and_tars(tmp_path, photo):
 
     photo.crop((0, 0, 300, 200)).save(tmp_path / "small.png")
     assert read_square((tmp_path / "small.png").read_bytes()).shape == (320, 320, 3)
-    assert read_square(b"no picture") is None
+    assert read_square(b"no image") is None
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         archive.add(tmp_path / "small.png", "x/small.png")
     train, held = load_photos([tmp_path / "a.tar", tmp_path / "small.png"])
@@ -493,6 +493,6 @@ def test_torchvisions_vgg_sees_pixels_as_torchvision_gives_them(tmp_path, monkey
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
-def test_pictures_that_training_reads_are_rgb(photo, tmp_path):
+def test_images_that_training_reads_are_rgb(photo, tmp_path):
     Image.new("L", (400, 400), 128).save(tmp_path / "grey.png")
     assert read_square((tmp_path / "grey.png").read_bytes()).tolist()[0][0] == [128, 128, 128]

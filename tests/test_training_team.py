@@ -28,7 +28,7 @@ torch.set_num_threads(1)
 from test_training import CPU, TINY
 from codec.pyramid.network import Network
 from codec.pyramid.training import PyramidTrainer, PyramidTraining
-from codec.training.team import Team, together
+from codec.training.distributed import Team, together
 from codec.training.trainer import train
 
 torch.manual_seed(0)

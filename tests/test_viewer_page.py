@@ -1,4 +1,4 @@
-"""The viewer as a visitor meets it: pictures in a browser, within 1/255 of torch's, from files that are whole, cut, damaged or
+"""The viewer as a visitor meets it: images in a browser, within 1/255 of torch's, from files that are whole, cut, damaged or
 of another model. Needs what `make viewer` builds."""
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from test_viewer_tokens import GOLDEN, NAMES, mended
 from viewers import BUILT, alike, drawn, lay
 
 from bitstream.container import read_file
-from codec.models import open_model
-from codec.pictures.profiles import SPACES, make_profile, recognise
+from codec.image.profiles import SPACES, make_profile, recognise
+from codec.models.registry import open_model
 
 WIDE = GOLDEN / "wide-bytes.tsr"
 TOKENS = read_file(WIDE.read_bytes()).length
@@ -57,7 +57,7 @@ def bench(chromium, address) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_golden_pictures_are_those_of_torch(bench, codec, name):
+def test_golden_images_are_those_of_torch(bench, codec, name):
     data = (GOLDEN / f"{name}.tsr").read_bytes()
     (mine,) = drawn(bench, data)
     with Image.open(GOLDEN / f"{name}.png") as golden:
@@ -68,7 +68,7 @@ def test_golden_pictures_are_those_of_torch(bench, codec, name):
     assert mine.info.get("xmp") == theirs.info.get("xmp")
 
 
-def test_every_prefix_is_the_picture_that_torch_draws(bench, codec):
+def test_every_prefix_is_the_image_that_torch_draws(bench, codec):
     """Forwards and back, so that what is kept of one prefix serves the next and spoils none."""
     data = (GOLDEN / "wide-bytes.tsr").read_bytes()
     sizes = (len(data), 40, 120, 200, 24)
@@ -77,11 +77,11 @@ def test_every_prefix_is_the_picture_that_torch_draws(bench, codec):
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA"])
-def test_grey_and_transparent_pictures(bench, codec, photo, mode):
-    picture = photo.crop(SMALL).convert("RGB")
-    y, x = np.mgrid[: picture.height, : picture.width]
-    picture.putalpha(Image.fromarray(((np.hypot(x - 48, y - 32) * 8).clip(0, 255)).astype(np.uint8)))
-    data = codec.encode(picture.convert(mode), tokens=100, alpha_quality=30)
+def test_grey_and_transparent_images(bench, codec, photo, mode):
+    image = photo.crop(SMALL).convert("RGB")
+    y, x = np.mgrid[: image.height, : image.width]
+    image.putalpha(Image.fromarray(((np.hypot(x - 48, y - 32) * 8).clip(0, 255)).astype(np.uint8)))
+    data = codec.encode(image.convert(mode), tokens=100, alpha_quality=30)
     (mine,) = drawn(bench, data)
     assert alike(mine, codec.decode(data))
 
@@ -89,11 +89,11 @@ def test_grey_and_transparent_pictures(bench, codec, photo, mode):
 @pytest.mark.parametrize("number", sorted(SPACES))
 def test_colour_spaces_keep_their_meaning(bench, codec, photo, number):
     mode = SPACES[number].mode
-    picture = photo.crop(SMALL).convert(mode)
-    data = codec.encode(Image.fromarray(np.asarray(picture)), tokens=20) if number == 0 else None
+    image = photo.crop(SMALL).convert(mode)
+    data = codec.encode(Image.fromarray(np.asarray(image)), tokens=20) if number == 0 else None
     if data is None:
-        picture.info["icc_profile"] = make_profile(SPACES[number])
-        data = codec.encode(picture, tokens=20)
+        image.info["icc_profile"] = make_profile(SPACES[number])
+        data = codec.encode(image, tokens=20)
     (mine,) = drawn(bench, data)
     assert alike(mine, codec.decode(data))
     profile = mine.info.get("icc_profile")
@@ -113,7 +113,7 @@ def test_tiles_are_the_whole(bench, codec, photo):
 
 
 def shown(page: Any) -> int:
-    """Tokens of the picture on the page, once it is complete."""
+    """Tokens of the image on the page, once it is complete."""
     page.wait_for_selector(VISIBLE)
     page.wait_for_selector("#said:has-text('bits per pixel')")
     return int(page.locator("#view").get_attribute("data-tokens"))
@@ -132,8 +132,8 @@ def test_a_link_opens_a_file_beside_its_original(chromium, address):
         assert told["File"] == f"{WIDE.stat().st_size} bytes"
         assert told["Rate"] == f"{WIDE.stat().st_size * 8 / 24_000:#.3g} bits per pixel"
         assert told["Model"] == f"standard ({open_model().stream_id.hex()})"
-        assert page.locator("#picture").get_attribute("alt") == "The picture in wide-bytes.tsr"
-        assert page.evaluate("[picture.naturalWidth, picture.naturalHeight]") == [300, 80]
+        assert page.locator("#image").get_attribute("alt") == "The image in wide-bytes.tsr"
+        assert page.evaluate("[image.naturalWidth, image.naturalHeight]") == [300, 80]
         assert page.locator("#save").get_attribute("download") == "wide-bytes.png"
         with page.expect_download() as saving:
             page.locator("#save").click()
@@ -236,7 +236,7 @@ def slowly(site) -> Iterator[tuple[str, Event]]:
         go.set()
 
 
-def test_a_picture_sharpens_while_its_file_comes_in(chromium, slowly):
+def test_a_image_sharpens_while_its_file_comes_in(chromium, slowly):
     address, go = slowly
     with opened(chromium, f"{address}?src=a.tsr") as page:
         early = shown(page)
@@ -280,6 +280,6 @@ def test_nothing_sticks_out_of_the_window(chromium, address, width):
     ) as page:
         shown(page)
         assert page.evaluate("document.documentElement.scrollWidth") == width
-        for name in ("#picture", "#size", "#save", "#facts"):
+        for name in ("#image", "#size", "#save", "#facts"):
             box = page.locator(name).bounding_box()
             assert box["x"] >= 0 and box["x"] + box["width"] <= width

@@ -17,12 +17,12 @@ from conftest import ROOT, random_digits
 from pages import browser, opened, served
 from safetensors.numpy import save_file
 
-from bitstream.coder import encode_tokens
 from bitstream.container import CRC_BYTES, File, read_file, read_header, write_file
 from bitstream.errors import FormatError
-from bitstream.pyramid import PyramidCode, whole_of
-from codec.models import model_for, open_model
-from codec.pictures.metadata import unpack
+from bitstream.pyramid_tokens import PyramidCode, whole_of
+from bitstream.range_coder import encode_tokens
+from codec.image.metadata import unpack
+from codec.models.registry import model_for, open_model
 from codec.results import read_tokens
 
 GOLDEN = ROOT / "tests" / "golden"

@@ -1,4 +1,4 @@
-"""A network that becomes wider: `benchmarks/scripts/widen.py`."""
+"""A network that becomes wider: `benchmarks/tools/widen.py`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.scripts.widen import left_over, wide, widened
+from benchmarks.tools.widen import left_over, wide, widened
 from bitstream.errors import ModelError
-from bitstream.pyramid import EVEN, ODD, Level
+from bitstream.pyramid_tokens import EVEN, ODD, Level
 from codec.pyramid.config import NetworkConfig
 from codec.pyramid.network import Network
 from codec.pyramid.pixels import to_network
@@ -58,8 +58,8 @@ def test_what_is_left_over_is_found(photo, codec):
     analysis, mean, synthesis = left_over("standard", torch.from_numpy(block)[None], 64)
     assert analysis.shape == (64, 768)
     assert torch.allclose(synthesis.t() @ synthesis, torch.eye(64).double(), atol=1e-6)
-    picture = np.array(codec.decode(codec.encode(block, quality=100)))
-    x, y = (F.pixel_unshuffle(to_network(torch.from_numpy(p)[None]).double(), 16)[0].flatten(1).t() for p in (block, picture))
+    image = np.array(codec.decode(codec.encode(block, quality=100)))
+    x, y = (F.pixel_unshuffle(to_network(torch.from_numpy(p)[None]).double(), 16)[0].flatten(1).t() for p in (block, image))
     left = x - y
     assert (left - (x - mean) @ analysis.t() @ synthesis.t()).square().sum() < 0.8 * left.square().sum()
 

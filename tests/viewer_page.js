@@ -11,12 +11,12 @@ const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCod
 const decoder = new Decoder();
 
 window.draw = async (text, sizes) => {
-  const file = await decoder.open(bytesOf(text)), pictures = [];
+  const file = await decoder.open(bytesOf(text)), images = [];
   for (const size of sizes) {
     const url = URL.createObjectURL((await file.draw(size ?? undefined)).png);
-    pictures.push([...new Uint8Array(await (await fetch(url)).arrayBuffer())]);
+    images.push([...new Uint8Array(await (await fetch(url)).arrayBuffer())]);
   }
-  return { info: file.info, pictures };
+  return { info: file.info, images };
 };
 
 window.tiled = async (text, folder) => {

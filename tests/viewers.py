@@ -35,8 +35,8 @@ def drawn(page: Any, data: bytes, *sizes: int) -> list[Image.Image]:
     """What `test.html` makes of a file's first bytes, of all of them where no size is given."""
     page.wait_for_function("() => Boolean(window.draw)")
     text = base64.b64encode(data).decode()
-    pictures = page.evaluate("([text, sizes]) => draw(text, sizes)", [text, sizes or [None]])["pictures"]
-    return [Image.open(io.BytesIO(bytes(content))) for content in pictures]
+    images = page.evaluate("([text, sizes]) => draw(text, sizes)", [text, sizes or [None]])["images"]
+    return [Image.open(io.BytesIO(bytes(content))) for content in images]
 
 
 def alike(mine: Image.Image, theirs: Image.Image) -> bool:

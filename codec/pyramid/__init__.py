@@ -1,1 +1,1 @@
-"""The residual pyramid: its network, and how pictures become tokens and tokens pictures."""
+"""The residual pyramid: its network, and how images become tokens and tokens images."""

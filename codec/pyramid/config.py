@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from bitstream.pyramid import EVEN, ODD, Level
+from bitstream.pyramid_tokens import EVEN, ODD, Level
 
 HALVES = (EVEN, ODD)
 BEFORE = {"prior_kernels": [3, 1, 1], "flat_channels": 0}  # what networks had before these were stored

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from bitstream.entropy_model import IntegerLayer, LevelEntropyModel
 from bitstream.errors import ModelError
-from bitstream.prior import IntegerLayer, LevelPrior
-from bitstream.pyramid import PyramidCode, fingerprint
-from codec.device import ONNX, TORCH
-from codec.model import Model, read_metadata, write_model
+from bitstream.pyramid_tokens import PyramidCode, fingerprint
+from codec.models.base import Model, read_metadata, write_model
 from codec.pyramid.config import NetworkConfig
-from codec.pyramid.skeletons import MAKE, read_skeletons, skeleton_path
+from codec.pyramid.runtime.graph_templates import MAKE, graph_templates_path, read_graph_templates
+from codec.system.device import ONNX, TORCH
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,7 @@ class PyramidModel(Model):
 
     @property
     def runtimes(self) -> tuple[str, ...]:
-        return (ONNX, TORCH) if skeleton_path(self.path).is_file() else (TORCH,)
+        return (ONNX, TORCH) if graph_templates_path(self.path).is_file() else (TORCH,)
 
     @property
     def needs_torch(self) -> str:
@@ -70,19 +70,19 @@ class PyramidModel(Model):
     def tokenizer(self, runtime: str, device: str, tile: int | None = None) -> PyramidTokenizer:
         if runtime == ONNX:
             return self._onnx_tokenizer(tile)
-        from codec.pyramid.refine import PyramidRefiner
+        from codec.pyramid.refinement import PyramidRefiner
 
         return PyramidRefiner(self.network(device), self.code, tile)
 
     def _onnx_tokenizer(self, tile: int | None) -> PyramidTokenizer:
-        from codec.pyramid.onnx_parts import OnnxParts
+        from codec.pyramid.runtime.onnx_backend import OnnxBackend
         from codec.pyramid.tokenizer import PyramidTokenizer
 
         self.verify()
-        skeletons = read_skeletons(skeleton_path(self.path), self.config)
+        skeletons = read_graph_templates(graph_templates_path(self.path), self.config)
         with self.arrays() as file:
             weights = {name: file.get_tensor(name) for name in file.keys() if not name.startswith("prior.")}  # noqa: SIM118
-        return PyramidTokenizer(OnnxParts(self.config, weights, skeletons), self.code, tile)
+        return PyramidTokenizer(OnnxBackend(self.config, weights, skeletons), self.code, tile)
 
     def network(self, device: str | torch.device) -> Network:
         """The network in float32 on `device`. Raises ModelError as `code` does."""
@@ -130,16 +130,16 @@ def _blob(name: str, array: NDArray) -> bytes:
     return name.encode() + b"\0" + str(array.shape).encode() + array.astype("<f2").tobytes()
 
 
-def _read_level(file: Any, index: int) -> LevelPrior:
+def _read_level(file: Any, index: int) -> LevelEntropyModel:
     def get(name: str) -> NDArray:
         return file.get_tensor(f"prior.{index}.{name}")
 
     shifts = get("shifts")
     layers = tuple(IntegerLayer(get(f"{i}.weight"), get(f"{i}.bias"), int(shift)) for i, shift in enumerate(shifts))
-    return LevelPrior(layers, get("frequencies"), get("costs"))
+    return LevelEntropyModel(layers, get("frequencies"), get("costs"))
 
 
-def _level_arrays(index: int, prior: LevelPrior) -> dict[str, NDArray]:
+def _level_arrays(index: int, prior: LevelEntropyModel) -> dict[str, NDArray]:
     """The inverse of `_read_level`."""
     arrays: dict[str, NDArray] = {"shifts": np.array([layer.shift for layer in prior.layers], np.int32)}
     for i, layer in enumerate(prior.layers):

@@ -5,7 +5,7 @@ quantizer with its small integers from FSQ (2309.15505), tail token drop from On
 Karhunen-Loeve transform and the embedded deadzone quantizer from transform coding. At step 0 the network *is* a KLT codec;
 every correction starts at zero and learns the rest.
 
-Axes: B pictures, C latent channels, D digits of a token, and height x width as H x W in pixels, h x w in cells (16x16
+Axes: B images, C latent channels, D digits of a token, and height x width as H x W in pixels, h x w in cells (16x16
 pixels), n x m in tokens of a level. Pixels are RGB in [-1, 1]. Canvases are whole blocks, so H and W are multiples of 256.
 """
 
@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitstream.blocks import BLOCK_CELLS, CELL
-from bitstream.pyramid import Level, grids_before
+from bitstream.block_order import BLOCK_CELLS, CELL
+from bitstream.pyramid_tokens import Level, grids_before
 from codec.pyramid.config import NetworkConfig
 
 CLASSES = 64  # scales that a prior tells apart
@@ -140,10 +140,10 @@ class Predictor(nn.Sequential):
         return torch.cat([predicted, latents[:, self.channels :]], 1)
 
 
-class FloatPrior(nn.Sequential):
+class FloatEntropyModel(nn.Sequential):
     """Absolute digits of the last levels (B, K, n, m) -> a score in 0..CLASSES for each digit (B, D, n, m).
 
-    This is the float form, for training. `codec.training.integer` turns it into integers for the product."""
+    This is the float form, for training. `codec.pyramid.integer_model` turns it into integers for the product."""
 
     def __init__(self, inputs: int, width: int, kernels: Sequence[int], digits: int) -> None:
         widths = [inputs, *[width] * (len(kernels) - 1), digits]
@@ -167,7 +167,7 @@ class PyramidLevel(nn.Module):
         parts = 4 if self.coarse else 1  # coarse tokens see 2x2 sub-cells, so that they carry slopes as well as means
         seen = sum(c.levels[grid[0]].digits for grid in grids_before(c.levels, index))
         self.predict = Predictor(c.predicted_channels, c.predictor_width)
-        self.prior = FloatPrior(max(1, seen), c.prior_width, c.prior_kernels, level.digits)
+        self.prior = FloatEntropyModel(max(1, seen), c.prior_width, c.prior_kernels, level.digits)
         self.project = nn.Conv2d(parts * c.channels, level.digits, 1)
         self.expand = nn.Conv2d(level.digits, parts * c.channels, 1)
         self.smooth = nn.Conv2d(c.channels, c.channels, 3, padding=1, groups=c.channels)
@@ -290,6 +290,6 @@ def straight_through(raw: Tensor, digits: Tensor, limit: int) -> Tensor:
     """The digits chosen for `raw`, with the gradient of `raw` (straight-through rounding, Theis et al., arXiv 1703.00395).
 
     Past its limit a digit does not follow, and neither does its gradient: it would push the encoder ever further out, after a
-    while on every picture."""
+    while on every image."""
     reach = raw.clamp(-limit - 0.5, limit + 0.5)
     return reach + (digits - reach).detach()

@@ -1,6 +1,6 @@
-"""The convolutional ends of the codec over pictures of any size: whole where they fit, in tiles where they do not. No torch.
+"""The convolutional ends of the codec over images of any size: whole where they fit, in tiles where they do not. No torch.
 
-A tile is computed with a halo that covers the reach of the network, so that its inside is what the whole picture would give.
+A tile is computed with a halo that covers the reach of the network, so that its inside is what the whole image would give.
 The decoder works in two steps. Features see far, and take some 15 bytes of memory per pixel; pixels are made of features close
 by, and take ten times as much. So tiles of features are large, and tiles of pixels small.
 """
@@ -13,10 +13,10 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from bitstream.blocks import BLOCK_CELLS, CELL
-from bitstream.pyramid import PyramidLayout
-from codec.progress import report
-from codec.pyramid.parts import Array, Parts
+from bitstream.block_order import BLOCK_CELLS, CELL
+from bitstream.pyramid_tokens import PyramidLayout
+from codec.pyramid.runtime.backend import Array, Backend
+from codec.system.progress import report
 
 WHOLE_PIXELS = 16_000_000  # pixels of the canvases that share calls of the network, and of one whose features are made whole
 ENCODER_TILE, FEATURE_TILE, PIXEL_TILE = 2048, 4096, 1024  # pixels along a side
@@ -45,15 +45,15 @@ def tile_cells(side: int) -> int:
 
 
 def encode_pixels(
-    parts: Parts, layouts: Sequence[PyramidLayout], pixels: Sequence[NDArray[np.uint8]], tile: int | None = None
+    parts: Backend, layouts: Sequence[PyramidLayout], pixels: Sequence[NDArray[np.uint8]], tile: int | None = None
 ) -> Array:
-    """Pixels (H, W, 3) of pictures whose canvases are of one size -> latents (B, C, h, w) of the canvases, each picture's last
+    """Pixels (H, W, 3) of images whose canvases are of one size -> latents (B, C, h, w) of the canvases, each image's last
     row and column repeated to its edge. `tile` is the largest side of a tile, in pixels, here and when decoding."""
     rows, columns = (count * BLOCK_CELLS for count in layouts[0].blocks)
     latents = parts.zeros(len(layouts), parts.config.channels, rows, columns)
     cut = list(tiles(rows, columns, tile_cells(tile or ENCODER_TILE), parts.encoder_reach))
     for ys, xs, inner_ys, inner_xs in cut:
-        canvases = np.stack([_canvas(picture, ys, xs) for picture in pixels])
+        canvases = np.stack([_canvas(image, ys, xs) for image in pixels])
         out = parts.encode(canvases)[:, :, inner_ys, inner_xs]
         top, left = ys.start + inner_ys.start, xs.start + inner_xs.start
         latents[:, :, top : top + out.shape[2], left : left + out.shape[3]] = out
@@ -61,45 +61,45 @@ def encode_pixels(
     return latents
 
 
-def _canvas(picture: NDArray[np.uint8], ys: slice, xs: slice) -> NDArray[np.uint8]:
-    """The pixels (H, W, 3) of these cells; beyond the picture its last row and column."""
+def _canvas(image: NDArray[np.uint8], ys: slice, xs: slice) -> NDArray[np.uint8]:
+    """The pixels (H, W, 3) of these cells; beyond the image its last row and column."""
     spans = [range(cells.start * CELL, cells.stop * CELL) for cells in (ys, xs)]
-    starts = [min(span.start, size - 1) for span, size in zip(spans, picture.shape, strict=False)]
-    part = picture[starts[0] : spans[0].stop, starts[1] : spans[1].stop]
+    starts = [min(span.start, size - 1) for span, size in zip(spans, image.shape, strict=False)]
+    part = image[starts[0] : spans[0].stop, starts[1] : spans[1].stop]
     missing = [(0, len(span) - size) for span, size in zip(spans, part.shape, strict=False)]
     return np.pad(part, (*missing, (0, 0)), mode="edge")
 
 
 def decode_pixels(
-    parts: Parts, layouts: Sequence[PyramidLayout], latents: Array, known: Array, tile: int | None = None
+    parts: Backend, layouts: Sequence[PyramidLayout], latents: Array, known: Array, tile: int | None = None
 ) -> list[NDArray[np.uint8]]:
     """The inverse of `encode_pixels`: latents (B, C, h, w) and map of known tokens (B, 1, h, w) -> pixels (H, W, 3) each."""
-    pictures = [np.empty((layout.height, layout.width, 3), np.uint8) for layout in layouts]
+    images = [np.empty((layout.height, layout.width, 3), np.uint8) for layout in layouts]
     rows, columns = latents.shape[2:]
     size = max(rows, columns) if tile is None and rows * columns * CELL**2 <= WHOLE_PIXELS else tile_cells(tile or FEATURE_TILE)
     cut = list(tiles(rows, columns, size, parts.decoder_reach))
     for ys, xs, inner_ys, inner_xs in cut:
         top, left = (outer.start + inner.start for outer, inner in ((ys, inner_ys), (xs, inner_xs)))
-        parted = [picture[top * CELL :, left * CELL :] for picture in pictures]
+        parted = [image[top * CELL :, left * CELL :] for image in images]
         if not any(part.size for part in parted):  # nothing to see there
             report(1 / len(cut))
             continue
         under = latents[:, :, ys, xs]
         features = parts.features(under, known[:, :, ys, xs])
-        step = max(1, PIXEL_TILE**2 // (under.shape[2] * under.shape[3] * CELL**2))  # pictures at once
+        step = max(1, PIXEL_TILE**2 // (under.shape[2] * under.shape[3] * CELL**2))  # images at once
         for first in range(0, len(parted), step):
             few = slice(first, first + step)
             _make_pixels(parts, parted[few], under[few], features[few], (inner_ys, inner_xs), tile or PIXEL_TILE)
             report(len(parted[few]) / len(parted) / len(cut))
-    return pictures
+    return images
 
 
 def _make_pixels(
-    parts: Parts, pictures: Sequence[NDArray[np.uint8]], latents: Array, features: Array, inner: tuple[slice, slice], tile: int
+    parts: Backend, images: Sequence[NDArray[np.uint8]], latents: Array, features: Array, inner: tuple[slice, slice], tile: int
 ) -> None:
-    """Fills pictures, as far as the inner rows and columns of these latents and features reach, from their top left."""
+    """Fills images, as far as the inner rows and columns of these latents and features reach, from their top left."""
     size, halo = tile_cells(tile), parts.pixel_reach
-    most = [max(picture.shape[axis] for picture in pictures) for axis in (0, 1)]
+    most = [max(image.shape[axis] for image in images) for axis in (0, 1)]
     stops = [min(part.stop, part.start + -(-most[axis] // CELL)) for axis, part in enumerate(inner)]
     rows, columns = (
         list(cuts(part.start, stop, size, halo, end)) for part, stop, end in zip(inner, stops, latents.shape[2:], strict=True)
@@ -108,6 +108,6 @@ def _make_pixels(
         inside = [slice(part.start * CELL, part.stop * CELL) for part in (inner_ys, inner_xs)]
         made = parts.pixels(latents[:, :, ys, xs], features[:, :, ys, xs])[:, *inside]
         top, left = ((ys.start + inner_ys.start - inner[0].start) * CELL, (xs.start + inner_xs.start - inner[1].start) * CELL)
-        for picture, pixels in zip(pictures, made, strict=True):
-            place = picture[top : top + pixels.shape[0], left : left + pixels.shape[1]]
+        for image, pixels in zip(images, made, strict=True):
+            place = image[top : top + pixels.shape[0], left : left + pixels.shape[1]]
             place[:] = pixels[: place.shape[0], : place.shape[1]]

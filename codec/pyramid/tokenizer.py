@@ -1,4 +1,4 @@
-"""Pictures and tokens of the pyramid: the network run with the integer prior, so that what is written can be read anywhere.
+"""Images and tokens of the pyramid: the network run with the integer prior, so that what is written can be read anywhere.
 No torch."""
 
 from __future__ import annotations
@@ -9,36 +9,36 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bitstream.blocks import BLOCK
-from bitstream.prior import STRIP
-from bitstream.pyramid import PyramidCode, PyramidLayout, PyramidPrefix, PyramidSequence, whole_of
-from codec.lengths import Enough
-from codec.pyramid.parts import Array, Parts
+from bitstream.block_order import BLOCK
+from bitstream.entropy_model import STRIP
+from bitstream.pyramid_tokens import PyramidCode, PyramidLayout, PyramidPrefix, PyramidSequence, whole_of
+from codec.pyramid.residual_decoder import on_canvas, price_table, residual_decoder_for
+from codec.pyramid.runtime.backend import Array, Backend
 from codec.pyramid.tiles import WHOLE_PIXELS, decode_pixels, encode_pixels
-from codec.pyramid.walk import on_canvas, price_table, walk_of
+from codec.rate_control import Enough
 
 
 class PyramidTokenizer:
-    """A network and its code. `tile` is the largest side in pixels of the tiles that a picture is worked on in; by default as
+    """A network and its code. `tile` is the largest side in pixels of the tiles that an image is worked on in; by default as
     `codec.pyramid.tiles` says."""
 
-    def __init__(self, parts: Parts, code: PyramidCode, tile: int | None = None) -> None:
+    def __init__(self, parts: Backend, code: PyramidCode, tile: int | None = None) -> None:
         self.parts = parts
         self.code = code
         self.tile = tile
 
-    def tokenize(self, pictures: Sequence[NDArray[np.uint8]], enough: Sequence[Enough] | None = None) -> list[PyramidSequence]:
-        """Pictures (H, W, 3) -> their tokens, of whole levels, until they are `enough`. Pictures whose canvases (whole blocks
+    def tokenize(self, images: Sequence[NDArray[np.uint8]], enough: Sequence[Enough] | None = None) -> list[PyramidSequence]:
+        """Images (H, W, 3) -> their tokens, of whole levels, until they are `enough`. Images whose canvases (whole blocks
         of 256x256 pixels) are equally large share network calls."""
-        wanted = enough or [Enough()] * len(pictures)
-        layouts = [self.code.layout(picture.shape[1], picture.shape[0]) for picture in pictures]
+        wanted = enough or [Enough()] * len(images)
+        layouts = [self.code.layout(image.shape[1], image.shape[0]) for image in images]
         done: dict[int, PyramidSequence] = {}
         for places in together(layouts):
             group = [layouts[place] for place in places]
-            latents = encode_pixels(self.parts, group, [pictures[place] for place in places], self.tile)
+            latents = encode_pixels(self.parts, group, [images[place] for place in places], self.tile)
             made = quantize(self.parts, self.code, group, latents, [wanted[place] for place in places])
             done |= zip(places, made, strict=True)
-        return [done[place] for place in range(len(pictures))]
+        return [done[place] for place in range(len(images))]
 
     def detokenize(self, prefixes: Sequence[PyramidPrefix]) -> list[NDArray[np.uint8]]:
         """The inverse of `tokenize`, for the tokens that are known -> pixels (H, W, 3)."""
@@ -52,8 +52,8 @@ class PyramidTokenizer:
 
 
 def together(layouts: Sequence[PyramidLayout]) -> list[list[int]]:
-    """Places of pictures that can share network calls: their canvases are of one size, and do not hold more pixels than a
-    picture may that is computed in one piece."""
+    """Places of images that can share network calls: their canvases are of one size, and do not hold more pixels than an
+    image may that is computed in one piece."""
     groups: dict[tuple[int, int], list[int]] = {}
     for place, layout in enumerate(layouts):
         groups.setdefault(layout.blocks, []).append(place)
@@ -65,14 +65,14 @@ def together(layouts: Sequence[PyramidLayout]) -> list[list[int]]:
 
 
 def quantize(
-    parts: Parts, code: PyramidCode, layouts: Sequence[PyramidLayout], latents: Array, enough: Sequence[Enough] = ()
+    parts: Backend, code: PyramidCode, layouts: Sequence[PyramidLayout], latents: Array, enough: Sequence[Enough] = ()
 ) -> list[PyramidSequence]:
-    """Latents (B, C, h, w) of canvases of one size -> the tokens of each picture: all of them, or those of the first levels
-    with which every picture has `enough`."""
+    """Latents (B, C, h, w) of canvases of one size -> the tokens of each image: all of them, or those of the first levels
+    with which every image has `enough`."""
     digits: list[list[NDArray[np.int8]]] = [[] for _ in layouts]
     classes: list[list[NDArray[np.uint8]]] = [[] for _ in layouts]
     tokens, spent = [0] * len(layouts), [0.0] * len(layouts)
-    walk = walk_of(parts, layouts)
+    walk = residual_decoder_for(parts, layouts)
     for index, predicted in walk.levels():
         raw = parts.analyse(index, latents - predicted)
         bits = price_table(code, index)
@@ -92,7 +92,7 @@ def quantize(
     return [code.sequence(whole_of(layout, so_far), under) for layout, so_far, under in made]
 
 
-def _round(parts: Parts, index: int, raw: Array, classes: NDArray[np.uint8], bits: NDArray[np.float32]) -> NDArray[np.int8]:
+def _round(parts: Backend, index: int, raw: Array, classes: NDArray[np.uint8], bits: NDArray[np.float32]) -> NDArray[np.int8]:
     """The digits to send for a whole level (D, n, m), some rows at a time to bound memory."""
     rows = max(1, STRIP // raw.shape[2])
     out = np.empty(classes.shape, np.int8)
@@ -102,11 +102,11 @@ def _round(parts: Parts, index: int, raw: Array, classes: NDArray[np.uint8], bit
     return out
 
 
-def dequantize(parts: Parts, prefixes: Sequence[PyramidPrefix]) -> tuple[Array, Array]:
-    """The inverse of `quantize`, for the tokens that are known of pictures whose canvases are of one size -> latents
+def dequantize(parts: Backend, prefixes: Sequence[PyramidPrefix]) -> tuple[Array, Array]:
+    """The inverse of `quantize`, for the tokens that are known of images whose canvases are of one size -> latents
     (B, C, h, w) and map of known tokens (B, 1, h, w)."""
     layouts = [prefix.layout for prefix in prefixes]
-    walk = walk_of(parts, layouts)
+    walk = residual_decoder_for(parts, layouts)
     last = max((index for prefix in prefixes for index, known in enumerate(prefix.known) if known.any()), default=-1)
     for index, _ in walk.levels([len(prefixes) * (index <= last) for index in range(len(parts.config.levels))]):
         keep = on_canvas([prefix.known[index][None] for prefix in prefixes], layouts, index)

@@ -16,18 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitstream.blocks import BLOCK
+from bitstream.block_order import BLOCK
 from bitstream.errors import ModelError, UsageError
-from bitstream.pyramid import grids_before, in_part
-from codec.device import trains_in_bf16
-from codec.models import open_model
+from bitstream.pyramid_tokens import grids_before, in_part
+from codec.models.registry import open_model
 from codec.pyramid.config import NetworkConfig
+from codec.pyramid.integer_model import measure_tables
 from codec.pyramid.model import PyramidModel, save_pyramid
 from codec.pyramid.network import CLASSES, Network, PyramidLevel, bits_of, entropy_of, logistic_tables, straight_through
 from codec.pyramid.pixels import from_network, to_network
-from codec.pyramid.torch_parts import TorchParts
-from codec.pyramid.walk import Walk
-from codec.training.integer import measure_tables
+from codec.pyramid.residual_decoder import ResidualDecoder
+from codec.pyramid.runtime.torch_backend import TorchBackend
+from codec.system.device import trains_in_bf16
 from codec.training.losses import PerceptualLoss, colour_distance, pattern_distance
 from codec.training.photos import karhunen_loeve
 from codec.training.trainer import Trainer, TrainingConfig
@@ -134,7 +134,7 @@ def code_for_training(network: Network, prices: Prices, latents: Tensor, stop: T
     bits_sent: list[Tensor] = []
     token_bits: list[Tensor] = []
     seen: list[Tensor] = []
-    walk = Walk(TorchParts(network), len(latents), latents.shape[2], latents.shape[3])
+    walk = ResidualDecoder(TorchBackend(network), len(latents), latents.shape[2], latents.shape[3])
     for index, predicted in walk.levels([int((stop > index).sum()) for index in range(len(network.levels))]):
         level = network.levels[index]
         assert isinstance(level, PyramidLevel)

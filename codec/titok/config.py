@@ -64,7 +64,7 @@ class TitokConfig:
         return f"{'one-d-piece' if self.tail_drop else 'titok'}-{size}-{self.block_tokens}"
 
     def check_length(self, block_tokens: int) -> None:
-        """Raises TesseraError where the first `block_tokens` tokens of a block are not a picture."""
+        """Raises TesseraError where the first `block_tokens` tokens of a block are not an image."""
         if not self.tail_drop and block_tokens != self.block_tokens:
             msg = f"{self.name} decodes all {self.block_tokens} tokens of a block or none, not the first {block_tokens}"
             raise TesseraError(msg)

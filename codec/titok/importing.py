@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitstream.flat import FlatPrefix, uniform_code, whole_of
-from codec.model import Calibrated
-from codec.titok.convert import config_of, open_checkpoint, read_checkpoint
+from bitstream.codebook_tokens import CodebookPrefix, uniform_code, whole_of
+from codec.models.base import Calibrated
+from codec.titok.checkpoint import config_of, open_checkpoint, read_checkpoint
+from codec.titok.coding_tables import measure_code
 from codec.titok.model import CODEBOOK, TitokModel, save_titok
-from codec.titok.tables import measure_code
 from codec.titok.tokenizer import indices_of
 
 
@@ -32,13 +32,13 @@ def import_checkpoint(source: str | os.PathLike[str], path: Path, family: str | 
     return save_titok(path if path.suffix else path / f"{config.name}.safetensors", config, state, code, card)
 
 
-def calibrate(model: TitokModel, pictures: Iterable[NDArray[np.uint8]], device: str) -> Calibrated:
+def calibrate(model: TitokModel, images: Iterable[NDArray[np.uint8]], device: str) -> Calibrated:
     """Measures the tables of a model on photos (H, W, 3), and writes its file again with them.
 
     Files that were made with the tables before have another stream id, and need the model as it was. Raises ModelError where
     the file cannot be read or written, ImageError for too few photos."""
     network = model.network(device)
-    blocks = indices_of(network, pictures)
+    blocks = indices_of(network, images)
     with model.arrays() as file:
         names = [name for name in file.keys() if not name.startswith("code.")]  # noqa: SIM118 (not a dict)
         state: dict[str, NDArray[Any]] = {name: file.get_tensor(name) for name in names}
@@ -48,7 +48,7 @@ def calibrate(model: TitokModel, pictures: Iterable[NDArray[np.uint8]], device: 
     return Calibrated(save_titok(model.path, model.config, state, found.code, card), found.bits, float(before))
 
 
-def _in_row(model: TitokModel, blocks: NDArray[np.int32]) -> FlatPrefix:
-    """Indices (blocks, N) as those of one picture that is a row of blocks."""
+def _in_row(model: TitokModel, blocks: NDArray[np.int32]) -> CodebookPrefix:
+    """Indices (blocks, N) as those of one image that is a row of blocks."""
     layout = model.code.layout(len(blocks) * model.config.side, model.config.side)
     return whole_of(layout, blocks.T[:, None, :])

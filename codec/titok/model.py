@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from bitstream.codebook_tokens import CodebookCode
 from bitstream.errors import ModelError
-from bitstream.flat import FlatCode
-from codec.model import Calibrated, Model, read_metadata, write_model
+from codec.models.base import Calibrated, Model, read_metadata, write_model
 from codec.titok.config import TitokConfig
 
 if TYPE_CHECKING:
@@ -44,14 +44,14 @@ class TitokModel(Model):
         return TitokConfig.from_dict(self.metadata["network"])
 
     @cached_property
-    def code(self) -> FlatCode:
+    def code(self) -> CodebookCode:
         with self.arrays() as file:
             try:
                 tables, table_of, classes = (file.get_tensor(f"code.{name}") for name in CODE)
             except SafetensorError as error:
                 msg = f"{self.path}: the code is incomplete ({error})"
                 raise ModelError(msg) from error
-        code = FlatCode(tables, table_of, classes, self.config.side, self.config.tail_drop)
+        code = CodebookCode(tables, table_of, classes, self.config.side, self.config.tail_drop)
         if (code.block_tokens, code.values) != (self.config.block_tokens, self.config.codebook):
             msg = f"{self.path}: its code is for {code.block_tokens} tokens of {code.values} values, its network is not"
             raise ModelError(msg)
@@ -63,10 +63,10 @@ class TitokModel(Model):
 
         return import_checkpoint(source, path, variant)
 
-    def calibrated(self, pictures: Iterable[NDArray[np.uint8]], device: str) -> Calibrated:
+    def calibrated(self, images: Iterable[NDArray[np.uint8]], device: str) -> Calibrated:
         from codec.titok.importing import calibrate
 
-        return calibrate(self, pictures, device)
+        return calibrate(self, images, device)
 
     def compute_fingerprint(self) -> str:
         with self.arrays() as file:
@@ -81,7 +81,7 @@ class TitokModel(Model):
         """The network in float32 on `device`. Raises ModelError where the file is damaged or does not fit."""
         import torch
 
-        from codec.titok.convert import check_shapes
+        from codec.titok.checkpoint import check_shapes
         from codec.titok.network import Titok
 
         self.verify()
@@ -95,7 +95,7 @@ class TitokModel(Model):
         return network.requires_grad_(False).eval().to(device)
 
 
-def fingerprint(config: TitokConfig, codebook: NDArray[Any], code: FlatCode) -> bytes:
+def fingerprint(config: TitokConfig, codebook: NDArray[Any], code: CodebookCode) -> bytes:
     """32 bytes that identify the meaning of tokens: SHA-256 over tables, the size of a block and the codebook (V, D)."""
     digest = hashlib.sha256(code.fingerprint)
     digest.update(np.array([config.side, config.tail_drop, *codebook.shape], ">i4").tobytes())
@@ -104,7 +104,7 @@ def fingerprint(config: TitokConfig, codebook: NDArray[Any], code: FlatCode) -> 
 
 
 def save_titok(
-    path: Path, config: TitokConfig, state: Mapping[str, NDArray[Any]], code: FlatCode, card: dict[str, Any]
+    path: Path, config: TitokConfig, state: Mapping[str, NDArray[Any]], code: CodebookCode, card: dict[str, Any]
 ) -> TitokModel:
     """Writes a model file, whole or not at all. `state` is the network's arrays, and `card` plain data on where the model comes
     from."""

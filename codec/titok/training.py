@@ -18,16 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bitstream.codebook_tokens import uniform_code
 from bitstream.errors import ModelError
-from bitstream.flat import uniform_code
-from codec.device import trains_in_bf16
-from codec.models import open_model
+from codec.models.registry import open_model
 from codec.pyramid.pixels import from_network, to_network
+from codec.system.device import trains_in_bf16
+from codec.titok.coding_tables import measure_code
 from codec.titok.config import TitokConfig, trained
+from codec.titok.initialization import start
 from codec.titok.model import TitokModel, save_titok
 from codec.titok.network import Codebook, Titok
-from codec.titok.start import start
-from codec.titok.tables import measure_code
 from codec.titok.tokenizer import indices_of
 from codec.training.losses import PerceptualLoss
 from codec.training.photos import random_crops

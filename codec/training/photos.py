@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from bitstream.blocks import BLOCK, CELL
+from bitstream.block_order import BLOCK, CELL
 from bitstream.errors import ImageError
 from codec.pyramid.pixels import to_network
 
@@ -48,8 +48,8 @@ def is_held_out(name: str) -> bool:
 
 
 def read_square(blob: bytes) -> NDArray[np.uint8] | None:
-    """A SIDE x SIDE cut (SIDE, SIDE, 3) of a picture, enlarged or mirrored at the edge where it is smaller; None for what
-    is no picture. Where the cut lies is derived from the bytes, so that it is the same in every run."""
+    """A SIDE x SIDE cut (SIDE, SIDE, 3) of an image, enlarged or mirrored at the edge where it is smaller; None for what
+    is no image. Where the cut lies is derived from the bytes, so that it is the same in every run."""
     try:
         image = Image.open(io.BytesIO(blob)).convert("RGB")
     except (UnidentifiedImageError, OSError):
@@ -68,7 +68,7 @@ def read_square(blob: bytes) -> NDArray[np.uint8] | None:
 def load_photos(sources: Iterable[Path], threads: int | None = None) -> tuple[Tensor, Tensor]:
     """All photos as uint8 tensors (N, SIDE, SIDE, 3): those to train on, and those held out.
 
-    Raises ImageError if no picture to train on is found."""
+    Raises ImageError if no image to train on is found."""
     found = list(find_photos(sources := list(sources)))
     train = np.empty((len(found), SIDE, SIDE, 3), np.uint8)  # takes memory only where a photo is written
     held: list[NDArray[np.uint8]] = []
@@ -83,7 +83,7 @@ def load_photos(sources: Iterable[Path], threads: int | None = None) -> tuple[Te
                 train[count] = square
                 count += 1
     if not count:
-        msg = f"no photographs found in {', '.join(map(str, sources))}: give folders, tar files or pictures"
+        msg = f"no photographs found in {', '.join(map(str, sources))}: give folders, tar files or images"
         raise ImageError(msg)
     return torch.from_numpy(train[:count]), torch.from_numpy(np.stack(held or [train[0]]))
 

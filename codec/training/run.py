@@ -15,13 +15,13 @@ from typing import Any
 import torch
 
 from bitstream.errors import ModelError, UsageError
-from codec.device import pick_device
-from codec.model import Model
+from codec.models.base import Model
 from codec.pyramid.training import PyramidTrainer
+from codec.system.device import pick_device
 from codec.titok.training import TitokTrainer
+from codec.training.distributed import Team, together
 from codec.training.losses import PerceptualLoss
 from codec.training.photos import load_photos
-from codec.training.team import Team, together
 from codec.training.trainer import Trainer, TrainingConfig, train
 from codec.training.vgg import NONE, torchvision_vgg
 
@@ -60,7 +60,7 @@ def read_settings(recipe: type[TrainingConfig], settings: Sequence[str], elsewhe
 class Run:
     """What `tessera train` was asked to do."""
 
-    photos: Sequence[str]  # folders, tar files or pictures
+    photos: Sequence[str]  # folders, tar files or images
     family: str  # of `TRAINERS`
     state: str  # folder of checkpoint and logs
     output: str | None  # model file to write at the end
@@ -112,7 +112,7 @@ class Run:
 
     def perceptual(self, report: Callable[[str], None]) -> PerceptualLoss | None:
         """The perceptual loss; none where it is not wanted, or where no weights were named and torchvision's cannot be had."""
-        without = f"training on {TRAINERS[self.family].plain_loss} alone, pictures will be smoother"
+        without = f"training on {TRAINERS[self.family].plain_loss} alone, images will be smoother"
         if self.vgg == NONE:
             report(f"no VGG19 wanted: {without}")
             return None

@@ -24,11 +24,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bitstream.errors import ModelError, UsageError
-from codec.files import replacing
-from codec.model import Model
+from codec.models.base import Model
+from codec.system.files import replacing
+from codec.training.distributed import Team
 from codec.training.losses import PerceptualLoss
 from codec.training.photos import random_crops
-from codec.training.team import Team
 
 CHECKPOINT_MINUTES = 3.0
 PROGRESS = ("step", "spent", "total_crops", "total_minutes")

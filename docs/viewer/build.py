@@ -13,10 +13,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from codec.api import Codec
-from codec.models import BUNDLED, open_model
-from codec.pyramid.export import MODEL_FILE, export, exported
+from codec.codec import Codec
+from codec.models.registry import BUNDLED, open_model
 from codec.pyramid.model import PyramidModel
+from codec.pyramid.runtime.onnx_export import MODEL_FILE, export, exported
 
 HERE = Path(__file__).parent
 PHOTO = HERE.parent / "photo.webp"

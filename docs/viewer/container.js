@@ -64,7 +64,7 @@ export function readHeader(data) {
   const size = [1, 2, 4][flags & 3];
   if (data.length < 5 + 2 * size) throw short;
   const [width, height] = [0, 1].map((i) => bigEndian(data, 5 + i * size, size) + 1);
-  if (Math.max(width, height) > SIDE_MAX) throw new TsrError("damaged", `A picture cannot be ${width}x${height} pixels large.`);
+  if (Math.max(width, height) > SIDE_MAX) throw new TsrError("damaged", `An image cannot be ${width}x${height} pixels large.`);
   let [length, at] = readNumber(data, 5 + 2 * size);
   let kind = 0, payloadBytes = null, sectionBytes = 0;
   if (flags & 4) {
@@ -72,7 +72,7 @@ export function readHeader(data) {
     kind = data[at++];
   }
   const space = kind & 15, greyness = (kind >> 4) & 3;
-  if (!SPACES_OF[greyness]?.includes(space)) throw new TsrError("damaged", "The header names an unknown kind of picture.");
+  if (!SPACES_OF[greyness]?.includes(space)) throw new TsrError("damaged", "The header names an unknown kind of image.");
   if (kind & 128) {
     [payloadBytes, at] = readNumber(data, at);
     [sectionBytes, at] = readNumber(data, at);

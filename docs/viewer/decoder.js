@@ -51,7 +51,7 @@ export class OpenFile {
     this.info = await this.decoder.ask("open", { bytes, handle: this.handle });
   }
 
-  /** The picture in the first so many bytes. @returns {Promise<{ png: Blob, tokens: number, blockTokens: number }>} */
+  /** The image in the first so many bytes. @returns {Promise<{ png: Blob, tokens: number, blockTokens: number }>} */
   draw(size = this.info.bytes) {
     return this.decoder.ask("draw", { handle: this.handle, size });
   }

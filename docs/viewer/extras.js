@@ -59,7 +59,7 @@ function tiffOf(exif) {
   return { view, little, number, tags };
 }
 
-/** EXIF that says, if it says anything of it, that the picture stands upright. */
+/** EXIF that says, if it says anything of it, that the image stands upright. */
 function upright(exif) {
   const copy = exif.slice(), { view, little, number, tags } = tiffOf(copy);
   const at = tags.find((tag) => number(tag, 2) === ORIENTATION);
@@ -71,7 +71,7 @@ function upright(exif) {
   return copy;
 }
 
-/** What EXIF says of a picture in words. @param {Uint8Array | null} exif @returns {[string, string][]} */
+/** What EXIF says of an image in words. @param {Uint8Array | null} exif @returns {[string, string][]} */
 export function notesOf(exif) {
   const { number, tags } = (exif && tiffOf(exif)) || { tags: [] };
   return tags.flatMap((at) => {

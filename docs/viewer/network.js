@@ -37,7 +37,7 @@ export class Network {
   }
 
   /**
-   * Pixels of the picture that these tokens stand for, three values each, row by row.
+   * Pixels of the image that these tokens stand for, three values each, row by row.
    * @param {import("./tokens.js").Tokens} tokens @param {number} width @param {number} height
    * @param {State[]} states after each level that is known in full, from earlier calls for the same file; added to
    * @returns {Promise<Uint8ClampedArray>}
@@ -52,7 +52,7 @@ export class Network {
     const { levels, plain } = this.model, channels = plain.network.channels;
     const keeps = levels.length * channels * rows * columns <= CACHE;
     const whole = (index) => grids[index].order.length === countOf(levels[index].part, grids[index].rows, grids[index].columns);
-    const end = grids.findLastIndex(({ order }) => order.length) + 1; // a level may have no tokens before one that has: in tiny pictures
+    const end = grids.findLastIndex(({ order }) => order.length) + 1; // a level may have no tokens before one that has: in tiny images
     let index = 0;
     let state = { latents: this.tensor(channels, rows, columns), known: this.tensor(1, rows, columns) };
     while (index < end && states[index] && whole(index)) state = states[index++];

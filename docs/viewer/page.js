@@ -12,9 +12,9 @@ let opening = 0; // counts what was opened, so that what was asked for before is
 let file = null; // the OpenFile on the page
 let wanted = null; // bytes of the prefix to draw next; null where nothing is
 let drawing = false;
-let original = null; // { url, bytes } of the picture to compare with
+let original = null; // { url, bytes } of the image to compare with
 
-/** One line below the picture. The amount is not read aloud: it changes many times a second. */
+/** One line below the image. The amount is not read aloud: it changes many times a second. */
 function say(text, amount = "") {
   if (part("said").textContent !== text) part("said").textContent = text;
   part("amount").textContent = amount;
@@ -72,7 +72,7 @@ function describe(name, { bytes, total, done }) {
   const cut = done && info.state === "cut";
   part("notice").hidden = !cut;
   if (cut) {
-    const missing = info.tokens === info.length ? "Its picture is there, but not all that follows it." : `${numbers.format(info.tokens)} of ${numbers.format(info.length)} tokens are there, and this is what they show.`;
+    const missing = info.tokens === info.length ? "Its image is there, but not all that follows it." : `${numbers.format(info.tokens)} of ${numbers.format(info.length)} tokens are there, and this is what they show.`;
     part("notice").textContent = `The file is cut short. ${missing}`;
   }
   const facts = [
@@ -83,14 +83,14 @@ function describe(name, { bytes, total, done }) {
     ["Model", `${info.model} (${info.streamId})`],
     ["Colours", `${info.grey ? "grey, " : ""}${info.space}`],
     ...(info.transparent ? [["Alpha", "partly transparent"]] : []),
-    ["Parts", `header ${info.headerBytes}, tokens ${numbers.format(info.payloadBytes)}${info.sections.map(([label, count]) => `, ${label} ${numbers.format(count)}`).join("")} bytes`],
+    ["Backend", `header ${info.headerBytes}, tokens ${numbers.format(info.payloadBytes)}${info.sections.map(([label, count]) => `, ${label} ${numbers.format(count)}`).join("")} bytes`],
     ...info.notes,
   ];
   part("facts").replaceChildren(...facts.flatMap(([term, text]) => [
     Object.assign(document.createElement("dt"), { textContent: term }),
     Object.assign(document.createElement("dd"), { textContent: text }),
   ]));
-  part("picture").alt = info.notes.find(([label]) => label === "Description")?.[1] ?? `The picture in ${name}`;
+  part("image").alt = info.notes.find(([label]) => label === "Description")?.[1] ?? `The image in ${name}`;
   part("panel").hidden = false;
   showSize(bytes.length);
 }
@@ -128,11 +128,11 @@ async function draw(size) {
 }
 
 async function show({ png, tokens, blockTokens }, size, info) {
-  const url = URL.createObjectURL(png), picture = part("picture"), before = picture.src;
-  picture.src = url;
-  await picture.decode();
+  const url = URL.createObjectURL(png), image = part("image"), before = image.src;
+  image.src = url;
+  await image.decode();
   URL.revokeObjectURL(before);
-  Object.assign(picture, { width: info.width, height: info.height });
+  Object.assign(image, { width: info.width, height: info.height });
   const save = part("save");
   save.href = url;
   save.download = part("name").textContent.replace(/(\.tsr)?$/i, ".png");
@@ -144,7 +144,7 @@ async function show({ png, tokens, blockTokens }, size, info) {
   compare();
 }
 
-/** Lays the original over the picture, where both are there. */
+/** Lays the original over the image, where both are there. */
 function compare() {
   const there = original !== null && file !== null;
   for (const id of ["original", "edge", "wipe", "mine", "theirs"]) part(id).hidden = !there;
@@ -156,10 +156,10 @@ function compare() {
 
 const kilobytes = (bytes) => (bytes < 1000 ? bytesOf(bytes) : `${(bytes / 1000).toFixed(bytes < 1e5 ? 1 : 0)} kB`);
 
-/** Opens what was dropped or chosen: .tsr files, and pictures of other kinds as the original. @param {Iterable<File>} given */
+/** Opens what was dropped or chosen: .tsr files, and images of other kinds as the original. @param {Iterable<File>} given */
 function take(given) {
-  const pictures = [...given], tsr = pictures.find(({ name, type }) => /\.tsr$/i.test(name) || !type.startsWith("image/"));
-  const other = pictures.find((picture) => picture !== tsr);
+  const images = [...given], tsr = images.find(({ name, type }) => /\.tsr$/i.test(name) || !type.startsWith("image/"));
+  const other = images.find((image) => image !== tsr);
   if (other) {
     if (original?.url.startsWith("blob:")) URL.revokeObjectURL(original.url);
     original = { url: URL.createObjectURL(other), bytes: other.size };

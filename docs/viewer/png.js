@@ -1,4 +1,4 @@
-/** Writes PNG files (ISO 15948), so that a picture keeps its colour profile, EXIF and XMP on the way to the screen and to disk. */
+/** Writes PNG files (ISO 15948), so that an image keeps its colour profile, EXIF and XMP on the way to the screen and to disk. */
 
 import { crc32 } from "./container.js";
 import { bytes, word } from "./profiles.js";

@@ -13,7 +13,7 @@ const PRIMARIES = [ // X, Y, Z of red, green and blue, relative to D50
 const CURVES = [SRGB_CURVE, SRGB_CURVE, [563 / 256], [1.8], [2.2]];
 const D50 = [0.9642, 1, 0.8249];
 
-/** The profile of a space; null for sRGB, which is what pictures without a profile are in.
+/** The profile of a space; null for sRGB, which is what images without a profile are in.
  * @param {number} number @returns {Uint8Array | null} */
 export function profileOf(number) {
   if (number === 0) return null;
@@ -49,7 +49,7 @@ const fixed = (value) => word(Math.round(65536 * value)); // ICC's s15Fixed16
 const half = (value) => Uint8Array.of(value >> 8, value);
 export const word = (value) => Uint8Array.of(value >> 24, value >> 16, value >> 8, value);
 
-/** Parts, strings as ASCII, one behind the other. @param {...(string | Uint8Array)} parts */
+/** Backend, strings as ASCII, one behind the other. @param {...(string | Uint8Array)} parts */
 export function bytes(...parts) {
   const arrays = parts.map((part) => (typeof part === "string" ? new TextEncoder().encode(part) : part));
   const all = new Uint8Array(arrays.reduce((sum, array) => sum + array.length, 0));

@@ -1,10 +1,10 @@
 /**
- * Shows .tsr pictures in any page:
+ * Shows .tsr images in any page:
  *
  *     <script type="module" src="https://example.org/viewer/tessera.js"></script>
  *     <img data-tsr="photo.tsr" alt="A harbour at dusk">
  *
- * Each such image, also one that is added later, becomes the picture: first what the beginning of its file holds, then all of it.
+ * Each such image, also one that is added later, becomes the image: first what the beginning of its file holds, then all of it.
  * `loading="lazy"` waits until it comes into view. A `load` event follows each step, and an `error` event what cannot be shown;
  * `data-tsr-state` is then "loading", "done" or "failed", and the reason is in `data-tsr-problem`.
  */

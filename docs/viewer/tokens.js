@@ -1,4 +1,4 @@
-/** The tokens of a picture: where they stand, in which order, and how they are read. FORMAT.md, sections 3, 4 and 6. */
+/** The tokens of an image: where they stand, in which order, and how they are read. FORMAT.md, sections 3, 4 and 6. */
 
 import { RangeDecoder } from "./coder.js";
 import { TsrError } from "./errors.js";
@@ -23,7 +23,7 @@ export function countOf(part, rows, columns) {
   return part === 0 ? rows * columns : (rows * columns + (part === 1 ? 1 : 0)) >> 1;
 }
 
-/** How many tokens a picture has. @param {import("./model.js").Level[]} levels */
+/** How many tokens an image has. @param {import("./model.js").Level[]} levels */
 export function tokensOf(levels, width, height) {
   return levels.reduce((sum, level) => sum + countOf(level.part, ...gridOf(level, width, height)), 0);
 }
@@ -66,7 +66,7 @@ function orderOf(costs, classes, digits, part, rows, columns) {
 export function readTokens(model, file) {
   const { levels, priors } = model, { width, height, payload, length, payloadWhole } = file;
   const most = tokensOf(levels, width, height);
-  if (length > most) throw new TsrError("damaged", `The header says ${length} tokens, and such a picture has ${most}.`);
+  if (length > most) throw new TsrError("damaged", `The header says ${length} tokens, and such an image has ${most}.`);
   const decoder = new RangeDecoder(payload);
   const grids = [], ends = new Uint32Array(length);
   let read = 0, going = true;

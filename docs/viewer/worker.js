@@ -75,7 +75,7 @@ const calls = {
     const file = readFile(bytes);
     if (file.width * file.height > PIXELS_MAX) {
       const [has, most] = [file.width * file.height, PIXELS_MAX].map((pixels) => Math.round(pixels / 1e6));
-      throw new TsrError("large", `The picture has ${has} megapixels, and this page opens up to ${most}.`);
+      throw new TsrError("large", `The image has ${has} megapixels, and this page opens up to ${most}.`);
     }
     const { model, network, name } = await modelOf(file.streamId);
     const tokens = readTokens(model, file);
@@ -93,7 +93,7 @@ const calls = {
     };
   },
 
-  /** The picture that the first `size` bytes of an opened file hold, as a PNG file. */
+  /** The image that the first `size` bytes of an opened file hold, as a PNG file. */
   async draw({ handle, size }) {
     const { file, tokens, model, network, extras, states } = files.get(handle);
     const within = size - file.bytes;
@@ -127,7 +127,7 @@ function upperBound(numbers, value) {
   return low;
 }
 
-/** RGB as the network makes it -> the channels of the picture: without a trace of colour where it had none, and with alpha. */
+/** RGB as the network makes it -> the channels of the image: without a trace of colour where it had none, and with alpha. */
 function arranged(rgb, greyness, alpha, channels) {
   if (greyness === COLOURED && !alpha) return rgb;
   const out = new Uint8Array((rgb.length / 3) * channels);

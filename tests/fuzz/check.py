@@ -21,11 +21,11 @@ from PIL import Image
 import codec.pillow  # registers .tsr
 from bitstream.errors import TesseraError
 from cli.main import main
-from codec.api import Codec
+from codec.codec import Codec
 
 CORPUS = Path(__file__).parent / "corpus"
 FINDINGS = Path(__file__).parent / "findings"
-MAX_PIXELS = 1 << 17  # a picture may cost what its pixels cost, so the limit is what keeps a small file cheap
+MAX_PIXELS = 1 << 17  # an image may cost what its pixels cost, so the limit is what keeps a small file cheap
 SECONDS = 1.0  # of processor time, for one thing that is done to one input
 COMMANDS = (("info", "--json", "--allow-partial"), ("tokens",), ("decode", "--allow-partial", "--format", "ppm"))
 MEMORY = 100 << 20  # bytes above what the process had when it was warm
@@ -113,7 +113,7 @@ class Checker:
         except TesseraError:
             return None
         if made.image.size != (made.file.width, made.file.height):
-            return f"a picture of {made.image.size} for {made.file.width}x{made.file.height}"
+            return f"an image of {made.image.size} for {made.file.width}x{made.file.height}"
         return None
 
     def _commands(self, data: bytes, forged: bool, decode: bool) -> str | None:

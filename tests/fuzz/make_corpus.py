@@ -1,4 +1,4 @@
-"""Makes the files that mutations start from: small pictures of every kind of file; and gives what was found before the new
+"""Makes the files that mutations start from: small images of every kind of file; and gives what was found before the new
 model's stream id, without which it would be refused at once. Only for a new standard model.
 
 python -m tests.fuzz.make_corpus
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from bitstream.container import read_file, write_file
-from codec.api import Codec
+from codec.codec import Codec
 from tests import profiles
 from tests.fuzz.check import CORPUS, FINDINGS
 

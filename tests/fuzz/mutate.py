@@ -22,7 +22,7 @@ from bitstream.container import (
     read_file,
     write_number,
 )
-from codec.pictures.metadata import pack
+from codec.image.metadata import pack
 
 Rng = np.random.Generator
 SIDES = (1, 2, 15, 16, 17, 255, 256, 257, 300, 4096, 65535, 65536, 1 << 24)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from bitstream import container
 from bitstream.container import read_file
-from codec.api import Codec
+from codec.codec import Codec
 from codec.results import Read
 from tests.fuzz.check import FINDINGS, Checker, Finding, corpus
 from tests.fuzz.mutate import FORGED, PLAIN, mutation

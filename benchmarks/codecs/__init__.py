@@ -1,0 +1,1 @@
+"""The codecs that `tessera bench` compares, one file each."""

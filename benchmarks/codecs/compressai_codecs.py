@@ -1,0 +1,290 @@
+"""Learned codecs of compressai's zoo, through their own compress() and decompress(), each whole file counted.
+
+compressai lives in a process of its own: importing it takes seconds, and its rANS decoder can crash on bytes that it did not
+write. Its strings say neither which network made them nor how large the image is, so a file here has a header of 5 bytes,
+and of 6 to 9 where there are two strings. All numbers are big-endian.
+
+| bytes | field |
+|---|---|
+| 1 | the codec's place in ZOO in the high four bits, quality in the low ones |
+| 2, 2 | width, height |
+| 1-4 | the first string's length, only where a second follows, as a number of FORMAT.md, section 1 |
+| rest | the strings |
+
+Images are padded to multiples of 64 by repeating their last row and column; compressai's own evaluation pads with black,
+which costs bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import socket
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from http.client import HTTPException
+from importlib.metadata import version
+from importlib.util import find_spec
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from benchmarks.codecs.base import CodedFile, Sizes
+from benchmarks.measurements import Pixels
+from bitstream.container import read_number, write_number
+from bitstream.errors import CodecMissingError, FormatError, ImageError
+from codec.image.reading import check_size
+
+T = TypeVar("T")
+HUB = "https://compressai.s3.amazonaws.com/models/v1"
+PATIENCE = 20  # seconds that a download may stand still
+HEAD = 5  # bytes before the strings and their lengths
+SIDE_MAX = 0xFFFF  # pixels
+MULTIPLE = 64  # pixels that a side is padded to
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """A codec of compressai, trained for mean squared error."""
+
+    title: str
+    strings: int  # in a file
+    stride: int  # pixels along a side of one place in the grid of the last string
+    stem: str  # of the files of its weights at compressai's hub
+    digests: tuple[str, ...]  # in their names, for quality 1, 2, ...
+
+    @property
+    def qualities(self) -> tuple[int, ...]:
+        return tuple(range(1, len(self.digests) + 1))
+
+    def hub_name(self, quality: int) -> str:
+        return f"{self.stem}-{quality}-{self.digests[quality - 1]}.pth.tar"
+
+
+ZOO = {
+    "bmshj2018-factorized": Zoo(
+        "Factorized prior (Balle 2018)", 1, 16, "bmshj2018-factorized-prior",
+        ("446d5c7f", "87279a02", "5c6f152b", "1ed4405a", "866ba797", "9b02ea3a", "6dfd6734", "5232faa3"),
+    ),
+    "bmshj2018-hyperprior": Zoo(
+        "Hyperprior (Balle 2018)", 2, 64, "bmshj2018-hyperprior",
+        ("7eb97409", "93677231", "6d87be32", "de1b779c", "f8b614e1", "1ab9c41e", "3804dcbd", "a583f0cf"),
+    ),
+    "mbt2018-mean": Zoo(
+        "Mean and scale hyperprior (Minnen 2018)", 2, 64, "mbt2018-mean",
+        ("e522738d", "e54a039d", "723404a8", "6dba02a3", "d504e8eb", "a19628ab", "d5d441d1", "8089ae3e"),
+    ),
+    "cheng2020-attn": Zoo(
+        "Attention (Cheng 2020)", 2, 64, "cheng2020_attn-mse",
+        ("465f2b64", "e0805385", "2d07bbdf", "f7b0ccf2", "26c8920e", "730501f2"),
+    ),
+}  # fmt: skip
+
+
+def pack(name: str, quality: int, width: int, height: int, strings: Sequence[bytes]) -> bytes:
+    """A whole file. Raises ImageError for an image whose sides it cannot hold."""
+    if max(width, height) > SIDE_MAX:
+        msg = f"{width}x{height} is too large for {name} here: sides are 1 to {SIDE_MAX} pixels"
+        raise ImageError(msg)
+    head = bytes([list(ZOO).index(name) << 4 | quality]) + width.to_bytes(2, "big") + height.to_bytes(2, "big")
+    return head + b"".join([*(write_number(len(string)) + string for string in strings[:-1]), strings[-1]])
+
+
+def unpack(name: str, data: bytes) -> tuple[int, int, int, list[bytes]]:
+    """The inverse of `pack`: quality, width, height and strings. Raises FormatError for what is no file of this codec, and
+    ImageError for an image that is too large."""
+    width, height = int.from_bytes(data[1:3], "big"), int.from_bytes(data[3:HEAD], "big")
+    if len(data) <= HEAD or not width or not height or data[0] >> 4 != list(ZOO).index(name):
+        msg = f"these {len(data)} bytes are not a file of {name}"
+        raise FormatError(msg)
+    quality = data[0] & 0xF
+    if quality not in ZOO[name].qualities:
+        msg = f"{name} has no quality {quality}: the file is damaged"
+        raise FormatError(msg)
+    check_size(width, height)
+    strings, at = [], HEAD
+    for _ in range(ZOO[name].strings - 1):
+        length, at = read_number(data, at)
+        strings.append(data[at : at + length])
+        at += length
+    if at >= len(data):
+        msg = f"the file of {name} is cut or damaged: a string in it has no end"
+        raise FormatError(msg)
+    return quality, width, height, [*strings, data[at:]]
+
+
+def weights_in(folder: Path, name: str) -> dict[int, Path]:
+    """The files of a codec's weights by quality, named `NAME-QUALITY.pth.tar` or as at compressai's hub."""
+    found: dict[int, Path] = {}
+    for quality in ZOO[name].qualities:
+        for file in (ZOO[name].hub_name(quality), f"{name}-{quality}.pth.tar"):  # the latter counts where both are there
+            if (folder / file).is_file():
+                found[quality] = folder / file
+    return found
+
+
+def from_hub(name: str, quality: int) -> Path:
+    """The file of weights in torch's cache, downloaded first where it is missing. Raises CodecMissingError."""
+    import torch
+
+    file = ZOO[name].hub_name(quality)
+    path = Path(torch.hub.get_dir()) / "checkpoints" / file
+    if path.is_file():
+        return path
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)  # torch's downloader has none of its own
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(f"{HUB}/{file}", str(path), ZOO[name].digests[quality - 1], progress=False)
+    except (OSError, HTTPException, RuntimeError) as error:
+        msg = (
+            f"the weights of {name} at quality {quality} cannot be had from compressai's hub ({error}): "
+            f"put {HUB}/{file} into a folder and name it with --compressai-weights"
+        )
+        raise CodecMissingError(msg) from error
+    finally:
+        socket.setdefaulttimeout(before)
+    return path
+
+
+class LearnedCoder:
+    """A codec of ZOO by its name, with the weights in a folder or, without one, those of compressai's hub.
+
+    It codes with one thread, or as many as OMP_NUM_THREADS says. May be used from several threads, which take turns."""
+
+    aim = "squared error"
+
+    def __init__(self, name: str, weights: Path | None = None) -> None:
+        self.name = name
+        self.title = ZOO[name].title
+        self.weights = weights
+        self.files = weights_in(weights, name) if weights else {}
+        self._pool: ProcessPoolExecutor | None = None
+        self._turn = threading.RLock()
+
+    @property
+    def settings(self) -> Sequence[int]:
+        """The qualities that there are weights of."""
+        return tuple(self.files) if self.weights else ZOO[self.name].qualities
+
+    @cached_property
+    def description(self) -> str:
+        """With what the result depends on."""
+        origin = "compressai's own weights"
+        if self.weights:
+            digest = hashlib.sha256()
+            for quality, path in self.files.items():
+                digest.update(bytes([quality]) + hashlib.sha256(path.read_bytes()).digest())
+            origin = f"weights {digest.hexdigest()[:16]}"
+        libraries = f"compressai {version('compressai')}, torch {version('torch')}"
+        return f"{self.title}: {self.name} of {libraries}, {origin}, a header of 5 to 9 bytes"
+
+    def check(self) -> None:
+        """Raises CodecMissingError where compressai or the weights cannot be had."""
+        if find_spec("compressai") is None:
+            msg = "compressai is not installed: pip install '.[bench]' in Tessera's repository"
+            raise CodecMissingError(msg)
+        if not self.settings:
+            example = f"{self.name}-1.pth.tar or {ZOO[self.name].hub_name(1)}"
+            msg = f"no weights of {self.name} in {self.weights}: a file there is named as in {example}"
+            raise CodecMissingError(msg)
+        self._run(_check, self.settings[0])
+
+    def encode(self, pixels: Pixels, setting: float) -> bytes:
+        """Pixels -> a whole file. Raises CodecMissingError where compressai fails, ImageError for a side above 65535."""
+        height, width = pixels.shape[:2]
+        return pack(self.name, int(setting), width, height, self._run(_compress, int(setting), pixels))
+
+    def decode(self, data: bytes) -> Pixels:
+        """The inverse of `encode`. Raises FormatError for a damaged header, CodecMissingError where compressai fails or
+        crashes. Damage in the strings is mostly not noticed: nothing in them tells."""
+        quality, width, height, strings = unpack(self.name, data)
+        return self._run(_decompress, quality, strings, width, height)
+
+    def fit(self, pixels: Pixels, budgets: Sequence[int]) -> list[CodedFile | None]:
+        """For each budget in bytes the best file that is no larger; None where there is none."""
+        sizes = Sizes(self, pixels)
+        return [sizes.fit(self.settings, budget) for budget in budgets]
+
+    def close(self) -> None:
+        """Ends the process; the next call starts another."""
+        with self._turn:
+            if self._pool:
+                self._pool.shutdown()
+            self._pool = None
+
+    def _run(self, function: Callable[..., T], quality: int, *arguments: Any) -> T:
+        """function(name, path of weights, *arguments) in the process. A crash is an error of this call alone."""
+        with self._turn:
+            if self.weights and quality not in self.files:
+                msg = f"no weights of {self.name} at quality {quality} in {self.weights}"
+                raise CodecMissingError(msg)
+            path = self.files[quality] if self.weights else from_hub(self.name, quality)
+            if self._pool is None:
+                self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_start)
+            try:
+                return self._pool.submit(function, self.name, path, *arguments).result()
+            except BrokenProcessPool as error:
+                self.close()
+                msg = f"the process of {self.name} crashed: its bytes may be damaged, or memory too small"
+                raise CodecMissingError(msg) from error
+            except Exception as error:  # whatever compressai raises is this codec's failure, not the benchmark's
+                reason = (str(error).strip().splitlines() or [""])[0]
+                msg = f"{self.name} failed with the weights {path.name} ({type(error).__name__}: {reason})"
+                raise CodecMissingError(msg) from error
+
+
+def _start() -> None:
+    """What follows runs in the process alone."""
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt ends it without a traceback
+    warnings.simplefilter("ignore")
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+
+
+@lru_cache(maxsize=8)
+def _network(name: str, path: Path) -> Any:
+    import torch
+
+    state = torch.load(path, "cpu", weights_only=True)  # first: what is no file of weights need not wait for compressai
+    from compressai.zoo.image import model_architectures
+    from compressai.zoo.pretrained import load_pretrained
+
+    network = model_architectures[name].from_state_dict(load_pretrained(state.get("state_dict", state))).eval()
+    network.update()  # makes the coder's tables where the file has none
+    return network
+
+
+def _check(name: str, path: Path) -> None:
+    _network(name, path)
+
+
+def _compress(name: str, path: Path, pixels: Pixels) -> list[bytes]:
+    """Pixels (H, W, 3) -> strings."""
+    import torch
+
+    height, width = pixels.shape[:2]
+    padded = np.pad(pixels, ((0, -height % MULTIPLE), (0, -width % MULTIPLE), (0, 0)), mode="edge")
+    with torch.inference_mode():
+        x = torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255
+        return [string for (string,) in _network(name, path).compress(x)["strings"]]
+
+
+def _decompress(name: str, path: Path, strings: list[bytes], width: int, height: int) -> Pixels:
+    """The inverse of `_compress`."""
+    import torch
+
+    shape = [-(-side // MULTIPLE) * MULTIPLE // ZOO[name].stride for side in (height, width)]
+    with torch.inference_mode():
+        x = _network(name, path).decompress([[string] for string in strings], shape)["x_hat"]
+        return (x[0, :, :height, :width] * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()

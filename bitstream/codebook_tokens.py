@@ -1,0 +1,242 @@
+"""Tokens that are indices into a codebook, N per block in one row: what TiTok (arXiv 2406.07550) and One-D-Piece (2501.10064)
+make of an image.
+
+Tokens are sent position by position over all blocks: the first token of every block, then the second of every block, and so on,
+so that every prefix covers the whole image. Blocks follow each other as
+`bitstream.block_order.spread` says, far apart at first.
+Each token is coded with a frequency table that its position, and if the tables ask for it the token before in its block, picks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitstream.block_order import BLOCK, spread
+from bitstream.entropy_model import PRECISION, frequencies_of
+from bitstream.errors import FormatError, ModelError
+from bitstream.range_coder import decoders_of, read_certain
+
+ENTRIES = 1 << 22  # of tables handed to the coder in one go, to bound memory: 32 MB
+
+
+@dataclass(frozen=True)
+class CodebookLayout:
+    """The blocks of one image of width x height pixels: as few as cover it."""
+
+    width: int
+    height: int
+    side: int  # pixels of a block
+    block_tokens: int  # N, tokens per block
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of blocks."""
+        return -(-self.height // self.side), -(-self.width // self.side)
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks there are."""
+        rows, columns = self.grid
+        return rows * columns
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole sequence."""
+        return self.blocks * self.block_tokens
+
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """(blocks,) places in reading order of the blocks as they are sent."""
+        return np.argsort(spread(*self.grid))
+
+    def length_of(self, block_tokens: float) -> int:
+        """Length of the prefix that keeps this many tokens per block."""
+        return min(self.tokens, max(0, int(np.ceil(block_tokens * self.blocks - 1e-9))))
+
+    def block_tokens_of(self, length: int) -> float:
+        """The inverse of `length_of`, up to its rounding."""
+        return length / self.blocks
+
+
+@dataclass(frozen=True)
+class CodebookPrefix:
+    """The first tokens of an image."""
+
+    layout: CodebookLayout
+    indices: NDArray[np.int32]  # (N, rows, columns); 0 where not known
+    length: int  # known tokens, in the order in which they are sent
+
+    @property
+    def block_lengths(self) -> NDArray[np.int64]:
+        """(rows, columns) how many tokens of each block are known."""
+        whole, rest = divmod(self.length, self.layout.blocks)
+        return (whole + (spread(*self.layout.grid) < rest)).reshape(self.layout.grid)
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """(N, rows, columns) which tokens are known."""
+        return np.arange(len(self.indices))[:, None, None] < self.block_lengths
+
+
+def whole_of(layout: CodebookLayout, indices: NDArray[np.int32]) -> CodebookPrefix:
+    """All tokens of an image, from the indices (N, rows, columns) of its blocks."""
+    return CodebookPrefix(layout, indices, layout.tokens)
+
+
+@dataclass(frozen=True)
+class CodebookSequence:
+    """All tokens of an image in the order in which they are sent, with the tables that they are coded with."""
+
+    code: CodebookCode
+    layout: CodebookLayout
+    indices: NDArray[np.int32]  # (tokens,)
+    picked: NDArray[np.int32]  # (tokens,) tables
+
+    def bits(self) -> NDArray[np.float64]:
+        """(tokens,) cost of each token."""
+        return PRECISION - np.log2(self.code.tables[self.picked, self.indices])
+
+    def chunks(self, first: int, last: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float64]]]:
+        """Indices and frequencies less one, as `bitstream.sequence.TokenSequence` has them."""
+        for part in _parts(self.code, first, last):
+            yield self.indices[part], _weights(self.code, self.picked[part])
+
+    def first(self, length: int) -> CodebookPrefix:
+        """The first tokens, as `CodebookCode.decode` reads them."""
+        sent = np.where(np.arange(len(self.indices)) < length, self.indices, 0).reshape(self.code.block_tokens, -1)
+        return _prefix(self.layout, sent, min(length, len(self.indices)))
+
+
+@dataclass(frozen=True)
+class CodebookCode:
+    """The tables of a model: N positions in a block, indices 0..V-1."""
+
+    tables: NDArray[np.int32]  # (tables, V) frequencies, none zero; each row sums to 2^24
+    table_of: NDArray[np.int32]  # (N, K) the table of a position after a token of each class
+    classes: NDArray[np.uint8]  # (V,) class of each index, below K; tokens at position 0 count as after class 0
+    side: int = BLOCK  # pixels of a block
+    tail_drop: bool = True  # whether the first tokens of a block decode; otherwise only all of them do
+
+    def __post_init__(self) -> None:
+        problem = None
+        if self.tables.ndim != 2 or self.table_of.ndim != 2 or self.tables.size == 0 or self.table_of.size == 0:
+            problem = f"tables of {self.tables.shape}, picked by {self.table_of.shape}"
+        elif self.tables.min() < 1 or (self.tables.sum(1, dtype=np.int64) != 1 << PRECISION).any():
+            problem = "frequencies that are not positive with a sum of 2^24"
+        elif self.table_of.min() < 0 or self.table_of.max() >= len(self.tables):
+            problem = f"a position with table {self.table_of.max()} of {len(self.tables)}"
+        elif self.classes.shape != (self.values,) or self.classes.max() >= self.table_of.shape[1]:
+            problem = f"classes of {self.classes.shape} up to {self.classes.max()}, for {self.values} indices"
+        if problem:
+            msg = f"the code has {problem}"
+            raise ModelError(msg)
+
+    @property
+    def block_tokens(self) -> int:
+        """N, tokens per block."""
+        return len(self.table_of)
+
+    @property
+    def values(self) -> int:
+        """V, the number of indices."""
+        return self.tables.shape[1]
+
+    @property
+    def quality_stops(self) -> tuple[tuple[float, float], ...]:
+        """Each quality keeps as large a share of the tokens, from one per block on; all of them where fewer do not decode."""
+        return ((0.0, 1.0 if self.tail_drop else float(self.block_tokens)), (100.0, float(self.block_tokens)))
+
+    def layout(self, width: int, height: int) -> CodebookLayout:
+        """The blocks of an image."""
+        return CodebookLayout(width, height, self.side, self.block_tokens)
+
+    def pick(self, position: int, before: NDArray[np.int32] | None) -> NDArray[np.int32]:
+        """The tokens before (blocks,), none at position 0 -> the table of each block's token at this position (blocks,)."""
+        return self.table_of[position, 0 if before is None else self.classes[before]]
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """32 bytes that identify the tables and how they are picked."""
+        digest = hashlib.sha256(b"flat")
+        for array in (self.tables, self.table_of, self.classes):
+            digest.update(np.array(array.shape, ">i4").tobytes() + array.astype(">i4").tobytes())
+        return digest.digest()
+
+    def sequence(self, whole: CodebookPrefix) -> CodebookSequence:
+        """Puts the indices of an image's blocks into the order in which they are sent. Raises ValueError for indices that the
+        code has no tokens for."""
+        indices = whole.indices
+        if len(indices) != self.block_tokens or indices.min() < 0 or indices.max() >= self.values:
+            span = f"{indices.min()}..{indices.max()}"
+            msg = f"{indices.shape} indices in {span}, for {self.block_tokens} tokens below {self.values}"
+            raise ValueError(msg)
+        sent = indices.reshape(len(indices), -1)[:, whole.layout.order].astype(np.int32)
+        picked = [self.pick(position, sent[position - 1] if position else None) for position in range(len(sent))]
+        tables = np.concatenate([np.broadcast_to(pick, sent.shape[1:]) for pick in picked])
+        return CodebookSequence(self, whole.layout, sent.ravel(), tables)
+
+    def decode(self, layout: CodebookLayout, payload: bytes, length: int, partial: bool = False) -> CodebookPrefix:
+        """The inverse of `bitstream.range_coder.encode_tokens`, as `bitstream.sequence.Code` has it."""
+        decoders = decoders_of(payload, partial)
+        blocks = len(layout.order)
+        sent = np.zeros((self.block_tokens, blocks), np.int32)
+        read = 0
+        while read < length:
+            position = read // blocks
+            wanted = min(blocks, length - read)
+            before = sent[position - 1, :wanted] if position else None
+            picked = np.broadcast_to(self.pick(position, before), wanted)
+            for part in _parts(self, 0, wanted):
+                found = read_certain(decoders, _weights(self, picked[part]), 1)[:, 0]
+                sent[position, part.start : part.start + len(found)] = found
+                read += len(found)
+                if len(found) < part.stop - part.start:
+                    length = read  # all that follows is unknown
+                    break
+        return _prefix(layout, sent, read)
+
+    def to_arrays(self, prefix: CodebookPrefix) -> dict[str, NDArray[Any]]:
+        """`indices` (N, rows, columns), and `known`, which of them are known."""
+        return {"indices": prefix.indices, "known": prefix.known}
+
+    def array_types(self, layout: CodebookLayout) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Type and shape of each of these."""
+        shape = (self.block_tokens, *layout.grid)
+        return {"indices": ("int32", shape), "known": ("bool", shape)}
+
+    def from_arrays(self, layout: CodebookLayout, arrays: Mapping[str, NDArray[Any]]) -> CodebookPrefix:
+        """The inverse of `to_arrays`. Raises FormatError for an index that is none."""
+        indices = arrays["indices"]
+        if indices.min() < 0 or indices.max() >= self.values:
+            msg = f"indices are {indices.min()}..{indices.max()}: 0..{self.values - 1} is allowed"
+            raise FormatError(msg)
+        return CodebookPrefix(layout, indices, int(arrays["known"].sum()))
+
+
+def uniform_code(block_tokens: int, values: int, side: int = BLOCK, tail_drop: bool = True) -> CodebookCode:
+    """Every index alike: log2 V bits per token."""
+    table = frequencies_of(np.full((1, values), 1 / values))
+    return CodebookCode(table, np.zeros((block_tokens, 1), np.int32), np.zeros(values, np.uint8), side, tail_drop)
+
+
+def _prefix(layout: CodebookLayout, sent: NDArray[np.int32], length: int) -> CodebookPrefix:
+    """From indices (N, blocks) as they are sent."""
+    indices = np.zeros_like(sent)
+    indices[:, layout.order] = sent
+    return CodebookPrefix(layout, indices.reshape(-1, *layout.grid), length)
+
+
+def _parts(code: CodebookCode, first: int, last: int) -> Iterator[slice]:
+    step = max(1, ENTRIES // code.values)
+    return (slice(start, min(last, start + step)) for start in range(first, last, step))
+
+
+def _weights(code: CodebookCode, picked: NDArray[np.int32]) -> NDArray[np.float64]:
+    return (code.tables[picked] - 1).astype(np.float64)

@@ -1,0 +1,109 @@
+"""What tokens mean, whatever family of models they belong to: the protocols that the container, the coder, batches, `info`,
+`tokens`, Pillow and the benchmarks know, and nothing else. No torch.
+
+An image is a `TokenSequence` of tokens in the order in which they are sent. Its first tokens are a `Prefix`, and every prefix
+decodes to an image. A `Code` lays tokens out over an image, and reads prefixes out of bytes;
+`bitstream.range_coder` writes them.
+`bitstream.pyramid_tokens` and `bitstream.codebook_tokens` are the two codes there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+L = TypeVar("L", bound="Layout")
+P = TypeVar("P", bound="Prefix")
+
+
+class Layout(Protocol):
+    """The tokens of one image of width x height pixels."""
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole sequence."""
+
+    def length_of(self, block_tokens: float) -> int:
+        """Length of the prefix that keeps this many tokens per block of 256x256 pixels."""
+
+    def block_tokens_of(self, length: int) -> float:
+        """The inverse of `length_of`, up to its rounding."""
+
+
+class Prefix(Protocol):
+    """The first tokens of an image."""
+
+    @property
+    def layout(self) -> Layout: ...
+
+    @property
+    def length(self) -> int:
+        """Number of tokens."""
+
+
+class TokenSequence(Protocol):
+    """The tokens of an image in the order in which they are sent: all of them, or the first ones where no more were wanted."""
+
+    @property
+    def layout(self) -> Layout: ...
+
+    def bits(self) -> NDArray[np.float64]:
+        """(tokens,) cost of each token under the code's tables."""
+
+    def chunks(self, first: int, last: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float64]]]:
+        """Symbols (S,) of tokens first..last-1, counted from 0, and for each the frequencies less one (S, values) that it is
+        coded with; some tokens at a time."""
+
+    def first(self, length: int) -> Prefix:
+        """The first `length` tokens, as `Code.decode` reads them."""
+
+
+class Code(Protocol[L, P]):
+    """How the tokens of a model are laid out, coded and named."""
+
+    @property
+    def block_tokens(self) -> int:
+        """Tokens per block of 256x256 pixels, at most."""
+
+    @property
+    def tail_drop(self) -> bool:
+        """Whether the first tokens alone decode to an image (tail token drop, One-D-Piece, arXiv 2501.10064). Otherwise a
+        block decodes from all of its tokens or not at all."""
+
+    @property
+    def quality_stops(self) -> tuple[tuple[float, float], ...]:
+        """Pairs of a quality 0..100 and the tokens per block that it stands for; linear in between."""
+
+    def layout(self, width: int, height: int) -> L:
+        """Where the tokens of an image stand."""
+
+    def decode(self, layout: L, payload: bytes, length: int, partial: bool = False) -> P:
+        """The inverse of `bitstream.range_coder.encode_tokens`.
+
+        With `partial` the payload may have been cut: only tokens that do not depend on what is missing are read, so that the
+        prefix may be shorter than `length`. Raises FormatError for bytes that no encoder writes."""
+
+    def sequence(self, whole: P) -> TokenSequence:
+        """The sequence that has these tokens; unknown ones count as zero."""
+
+    def to_arrays(self, prefix: P) -> dict[str, NDArray[Any]]:
+        """Tokens as plain arrays by name."""
+
+    def array_types(self, layout: L) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Type and shape of each of these arrays."""
+
+    def from_arrays(self, layout: L, arrays: Mapping[str, NDArray[Any]]) -> P:
+        """The inverse of `to_arrays`, for arrays of the right types and shapes. Raises FormatError for values that no token
+        has."""
+
+
+AnyCode: TypeAlias = Code[Any, Any]

@@ -1,0 +1,105 @@
+"""Outputs: what may be written where, standard output, and how names and sizes are shown."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from bitstream.errors import FileError
+from codec.system.files import Writer
+
+STANDARD = "-"
+MISSING = "no such file: check the name"
+CLOSED = "standard output is closed: redirect it to a file or a pipe"
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def check_output(path: str, force: bool, source: str, *, makes_folders: bool = False) -> None:
+    """Raises FileError, before any work, where an output could not or should not be written."""
+    if path == STANDARD:
+        if sys.stdout is None or sys.stdout.isatty():
+            state = "closed" if sys.stdout is None else "a terminal, which binary data would garble"
+            msg = f"standard output is {state}: use -o FILE, or a pipe"
+            raise FileError(msg)
+        return
+    try:
+        problem = _problem(path, force, source, makes_folders)
+    except OSError as error:
+        problem = f"the output {path} cannot be written ({error.strerror}): name another"
+    if problem:
+        raise FileError(problem)
+
+
+def _problem(path: str, force: bool, source: str, makes_folders: bool) -> str | None:
+    target = Path(path)
+    if is_folder(path):
+        return f"the output {path} is a folder: name a file"
+    if not makes_folders and not target.parent.is_dir():
+        return f"the folder of the output {path} does not exist: make it first"
+    if target.exists() and source != STANDARD and os.path.exists(source) and os.path.samefile(target, source):
+        return f"the output {path} is the input: name another file"
+    if force:
+        return None
+    if target.is_file():  # a device or a named pipe loses nothing
+        return f"the output {path} exists: use -f to replace it"
+    if target.is_symlink() and not target.exists():
+        return f"the output {path} is a link to a file that does not exist: use -f to write that file"
+    return None
+
+
+def is_folder(path: str) -> bool:
+    """Whether a path names a folder, by what it is or by a slash at its end."""
+    return path != STANDARD and (os.path.isdir(path) or os.path.basename(path) == "")
+
+
+def write_output(path: str, data: bytes, replace: bool = False, writer: Writer | None = None) -> None:
+    """Writes one file as `Writer.write` does, or standard output for '-'. Raises FileError."""
+    if path == STANDARD:
+        write_standard(data)
+    else:
+        (writer or Writer()).write(path, data, replace)
+
+
+def write_standard(data: bytes) -> None:
+    """Writes to standard output. Raises FileError, also where it is closed, its reader has gone or the disk is full."""
+    if sys.stdout is None:
+        raise FileError(CLOSED)
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        silence(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            msg = "standard output was closed before all was written: let its reader read to the end"
+        else:
+            msg = f"cannot write to standard output ({error.strerror}): check space and permissions"
+        raise FileError(msg) from error
+
+
+def silence(stream: IO[Any] | None) -> None:
+    """Redirects a standard stream that cannot be written to: Python would fail again when it exits."""
+    with suppress(AttributeError, OSError, ValueError):  # closed, or not a file at all
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[union-attr]
+
+
+def human(size: float) -> str:
+    """Bytes as people write them: 734 B, 3.1 kB, 1.92 MB."""
+    if size < 1000:
+        return f"{size:.0f} B"
+    return f"{size / 1000:.1f} kB" if size < 1_000_000 else f"{size / 1_000_000:.2f} MB"
+
+
+def printable(text: str) -> str:
+    """Text that any terminal can show on one line. All else that a file's name may hold is escaped: bytes that are not text,
+    control characters, marks that change the direction of writing."""
+    return UNPRINTABLE.sub(lambda found: _escaped(ord(found[0])), text)
+
+
+def _escaped(code: int) -> str:
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8, as Python hands it on
+        return f"\\x{code - 0xDC00:02x}"
+    return repr(chr(code))[1:-1]

@@ -1,0 +1,1 @@
+"""Images: reading, colour, transparency and metadata."""

@@ -1,0 +1,1 @@
+"""Models: what every family provides, and where model files are found."""

@@ -1,1 +1,0 @@
-"""Pictures before and after the network: reading them, transparency, colour profiles and other metadata. No torch."""

@@ -1,0 +1,1 @@
+"""The pyramid's network on ONNX Runtime and on torch, behind one interface."""

@@ -1,0 +1,1 @@
+"""Files, processes, memory and devices of the operating system."""
