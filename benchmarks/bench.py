@@ -24,8 +24,8 @@ from benchmarks.measurements import METRICS, Pixels, Results, Sample, Speed
 from benchmarks.measures import Measure, MeasureOptions, in_order, make_measure
 from benchmarks.study import BUDGETS, Source, Study, open_source, shown
 from benchmarks.timing import note, time_codec
-from bitstream.errors import CodecMissingError, ImageError, ModelError, TesseraError, UsageError
 from codec import __version__
+from codec.errors import CodecMissingError, ImageError, ModelError, TesseraError, UsageError
 from codec.image.reading import MAX_PIXELS
 from codec.parallel.ray_cluster import Cluster
 

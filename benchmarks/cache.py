@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measurements import Sample
-from bitstream.errors import TesseraError
+from codec.errors import TesseraError
 
 
 class Cache:

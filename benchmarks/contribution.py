@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.measurements import Pixels
-from bitstream.errors import UsageError
 from bitstream.pyramid_tokens import PyramidCode, PyramidLayout, PyramidPrefix
 from codec.codec import Codec, read_tokens
+from codec.errors import UsageError
 from codec.rate_control import Target
 
 SAMPLES = 3  # tokens of a level that are looked at where none are named

@@ -15,7 +15,7 @@ from benchmarks.codecs.base import Coder
 from benchmarks.measurements import Sample
 from benchmarks.measures import Measure
 from benchmarks.study import Source, Study
-from bitstream.errors import ClusterError, TesseraError
+from codec.errors import ClusterError, TesseraError
 from codec.parallel.ray_cluster import Cluster, Room, spread
 
 Found = tuple[list[Sample | None], str]  # as `Study.try_task` returns it

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.measurements import Pixels
-from bitstream.errors import CodecMissingError, ModelError, UsageError
+from codec.errors import CodecMissingError, ModelError, UsageError
 
 DEFAULT = "efficientnet-lite0"
 TOP = 5

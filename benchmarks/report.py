@@ -22,7 +22,7 @@ from PIL import Image
 from benchmarks.curves import rate_at
 from benchmarks.export import rated
 from benchmarks.measurements import METRICS, Delta, ImageInfo, Pixels, Results, Sample, Series
-from bitstream.errors import TesseraError
+from codec.errors import TesseraError
 from codec.system.files import Writer
 
 HERE = Path(__file__).parent

@@ -20,7 +20,7 @@ from benchmarks.codecs.base import CodedFile, Coder
 from benchmarks.codecs.registry import SCALED, SCALES, enlarge, shrink
 from benchmarks.measurements import METRICS, ImageInfo, Pixels, Point, Sample, Series
 from benchmarks.measures import Measure, possible
-from bitstream.errors import CodecMissingError, ImageError
+from codec.errors import CodecMissingError, ImageError
 from codec.image.reading import MAX_PIXELS, read_image, to_pixels
 
 BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.25, 0.4, 0.7)  # bits per pixel

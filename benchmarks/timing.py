@@ -23,7 +23,7 @@ from benchmarks.codecs.compressai_codecs import LearnedCoder
 from benchmarks.codecs.registry import CoderOptions, make_coder
 from benchmarks.codecs.vvc import VvcCoder
 from benchmarks.measurements import Pixels, Speed
-from bitstream.errors import TesseraError
+from codec.errors import TesseraError
 
 RUNS = 5  # of each image
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

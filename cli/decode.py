@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bitstream.errors import TesseraError
 from cli import options
 from cli.formats import Format, endings, format_of, image_bytes
 from cli.inputs import TSR_FILES, read_image_file, read_tsr
@@ -17,6 +16,7 @@ from cli.outputs import write_output
 from cli.plan import Conversion, FileOptions, Job, make_plan
 from cli.report import ReportOptions
 from cli.runner import Batch, Means, Summary, Work, load
+from codec.errors import TesseraError
 from codec.system.files import Writer
 
 if TYPE_CHECKING:

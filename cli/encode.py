@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bitstream.errors import ModelError, TesseraError
 from cli import options
 from cli.inputs import IMAGES, read_image_file, read_tsr
 from cli.outputs import human, write_output
 from cli.plan import Conversion, FileOptions, Job, make_plan
 from cli.report import ReportOptions
 from cli.runner import Batch, Means, Summary, Work, load
+from codec.errors import ModelError, TesseraError
 
 if TYPE_CHECKING:
     from codec.parallel.pipeline import Compressed, Outcome

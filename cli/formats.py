@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bitstream.errors import TesseraError
 from cli.outputs import STANDARD
+from codec.errors import TesseraError
 
 if TYPE_CHECKING:
     from PIL import Image

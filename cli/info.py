@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bitstream.errors import FileError, ModelError, TruncatedError
 from cli import options
 from cli.encode import ENDING, is_whole
 from cli.inputs import read_npz, read_tsr
 from cli.outputs import STANDARD, check_output, human, is_folder, printable, write_output
 from cli.plan import renamed
 from cli.report import Failed, Report, ReportOptions, name_of, out_name, put, reporting
+from codec.errors import FileError, ModelError, TruncatedError
 
 if TYPE_CHECKING:
     from bitstream.container import File

@@ -16,8 +16,8 @@ from typing import BinaryIO
 
 import click
 
-from bitstream.errors import FileError, TesseraError
 from cli.outputs import MISSING, STANDARD, human
+from codec.errors import FileError, TesseraError
 
 HEAD = 1 << 16  # bytes that show the format of an image
 LIST_MAX = 1 << 26  # bytes of a list of names

@@ -13,7 +13,6 @@ from typing import Any
 
 import click
 
-from bitstream.errors import TesseraError
 from cli.bench import bench
 from cli.completion import completion
 from cli.contribution import contribution
@@ -26,6 +25,7 @@ from cli.options import Ordered
 from cli.outputs import silence
 from cli.report import Failed, Interrupted, exit_code, lacks_memory, message_of, say
 from cli.train import train
+from codec.errors import TesseraError
 
 
 class Tessera(Ordered):

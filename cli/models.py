@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bitstream.errors import FileError, ModelError, TesseraError
 from cli import options
 from cli.outputs import human, printable
 from cli.progress import Bar
 from cli.report import Failed, ReportOptions, fail, put, put_record, reporting
+from codec.errors import FileError, ModelError, TesseraError
 
 if TYPE_CHECKING:
     from codec.models.base import Calibrated, Model

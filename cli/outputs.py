@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from bitstream.errors import FileError
+from codec.errors import FileError
 from codec.system.files import Writer
 
 STANDARD = "-"

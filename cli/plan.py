@@ -9,10 +9,10 @@ from pathlib import Path
 
 import click
 
-from bitstream.errors import FileError, TesseraError
 from cli.inputs import Files, Input, find_inputs, named_inputs, refuse_address
 from cli.options import refuse_two
 from cli.outputs import STANDARD, check_output, is_folder
+from codec.errors import FileError, TesseraError
 
 
 @dataclass(frozen=True)

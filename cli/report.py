@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 import click
 
-from bitstream.errors import FileError, TesseraError
 from cli.outputs import CLOSED, printable, silence, write_standard
+from codec.errors import FileError, TesseraError
 
 FIELDS = (
     "input", "output", "status", "width", "height", "bytes", "bpp", "tokens", "quality", "model", "seconds", "error",

@@ -13,7 +13,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from bitstream.errors import FormatError, ImageError, ModelError, TesseraError, TruncatedError
+from codec.errors import FormatError, ImageError, ModelError, TesseraError, TruncatedError
 
 if TYPE_CHECKING:
     from PIL import Image

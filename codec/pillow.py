@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING
 from PIL import Image, ImageFile
 
 from bitstream.container import MAGIC, read_file
-from bitstream.errors import TesseraError
+from codec.errors import TesseraError
 from codec.image.metadata import ALPHA, from_sections
 from codec.image.reading import check_size, mode_of
 from codec.rate_control import Target

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitstream.errors import UsageError
 from bitstream.sequence import AnyCode, Layout
+from codec.errors import UsageError
 
 DEFAULT_QUALITY = 50
 SLACK = 64  # bits: tokens that cost so many more than a budget has do not fit it, whatever the range coder saves at its end

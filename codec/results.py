@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bitstream.container import COLOURED, File, Sections
-from bitstream.errors import FormatError, TruncatedError, UsageError
 from bitstream.sequence import AnyCode, Layout, Prefix
+from codec.errors import FormatError, TruncatedError, UsageError
 from codec.models.base import Model
 
 SLACK = 64  # bits: trailing zero bytes are not stored

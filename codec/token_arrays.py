@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitstream.container import SIDE_MAX, File, read_file, write_file
-from bitstream.errors import FormatError, TesseraError
 from bitstream.range_coder import encode_tokens
+from codec.errors import FormatError, TesseraError
 from codec.image.reading import MAX_PIXELS, check_size
 from codec.models.registry import DEFAULT, model_for, open_model
 from codec.results import read_tokens

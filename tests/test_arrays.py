@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from bitstream.errors import FormatError, ImageError, TesseraError
+from codec.errors import FormatError, ImageError, TesseraError
 from codec.token_arrays import file_to_npz, npz_to_file
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 import cli.encode
 from bitstream.container import read_file
-from bitstream.errors import FileError
 from cli.main import main
+from codec.errors import FileError
 from codec.system.files import Writer
 
 

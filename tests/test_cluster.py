@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bitstream.errors import ClusterError
+from codec.errors import ClusterError
 from codec.parallel.ray_cluster import Cluster, _measure, spread
 
 

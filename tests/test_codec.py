@@ -12,9 +12,9 @@ from PIL import Image
 
 import codec as library
 from bitstream.container import read_file
-from bitstream.errors import ImageError, TargetError, UsageError
 from bitstream.pyramid_tokens import QUALITY_STOPS
 from codec.codec import Codec
+from codec.errors import ImageError, TargetError, UsageError
 from codec.rate_control import Target, block_tokens_of_quality, quality_of_block_tokens
 from codec.results import read_tokens
 

@@ -17,9 +17,9 @@ from benchmarks.contribution import (
     some_of_each_level,
 )
 from bitstream.container import File, read_file, write_file
-from bitstream.errors import UsageError
 from bitstream.range_coder import encode_tokens
 from codec.codec import read_tokens
+from codec.errors import UsageError
 
 FULL = 1365  # tokens per block
 

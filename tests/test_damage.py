@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from bitstream.container import CRC_BYTES, File, _checksum, read_file, write_file
-from bitstream.errors import FormatError, ImageError, ModelError, TruncatedError
 from cli.main import main
+from codec.errors import FormatError, ImageError, ModelError, TruncatedError
 from codec.image.reading import check_size
 from codec.results import read_tokens
 

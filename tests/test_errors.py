@@ -11,9 +11,9 @@ from conftest import ROOT
 from PIL import Image
 
 from bitstream.container import File, write_file
-from bitstream.errors import TesseraError
 from cli.main import main
 from cli.report import ADVICE
+from codec.errors import TesseraError
 from codec.system.device import pick_device
 
 SCRIPTS = ("weight_averaging.py",)  # run as programs

@@ -21,10 +21,10 @@ from pages import browser, opened, served
 from viewers import alike, drawn, lay
 
 from bitstream.block_order import BLOCK_CELLS
-from bitstream.errors import ModelError
 from bitstream.pyramid_tokens import EVEN, ODD, Level, PyramidLayout, whole_of
 from cli.main import main
 from codec.codec import Codec
+from codec.errors import ModelError
 from codec.models.base import Model
 from codec.models.registry import open_model
 from codec.pyramid import tiles

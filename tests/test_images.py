@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, TiffImagePlugin, features
 
 from bitstream.container import COLOURED, GREY, NEUTRAL
-from bitstream.errors import ImageError, UsageError
+from codec.errors import ImageError, UsageError
 from codec.image.metadata import Extras, from_sections
 from codec.image.reading import HELPERS, _import_helper, check_size, open_image, prepare, read_image, to_pixels, upright_exif
 from codec.results import ImageOptions, Prepared

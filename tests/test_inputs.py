@@ -13,8 +13,8 @@ import pytest
 from conftest import ROOT
 
 import codec as library
-from bitstream.errors import FormatError, ImageError, TesseraError
 from codec.codec import Codec
+from codec.errors import FormatError, ImageError, TesseraError
 from codec.rate_control import DEFAULT_EFFORT, Target
 from codec.results import EncodeOptions, ImageOptions
 

@@ -15,7 +15,7 @@ import torch.hub
 
 from benchmarks.codecs.compressai_codecs import HEAD, ZOO, LearnedCoder, from_hub, pack, unpack, weights_in
 from benchmarks.codecs.registry import LEARNED_NAMES, CoderOptions, make_coder
-from bitstream.errors import CodecMissingError, FormatError, ImageError
+from codec.errors import CodecMissingError, FormatError, ImageError
 
 FACTORIZED, HYPERPRIOR = LEARNED_NAMES[:2]
 DOWNLOAD = torch.hub.download_url_to_file  # before a fixture refuses it

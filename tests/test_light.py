@@ -14,7 +14,7 @@ import pytest
 from conftest import PHOTO, ROOT
 from PIL import Image
 
-from bitstream.errors import ModelError
+from codec.errors import ModelError
 from codec.models.registry import BUNDLED
 from codec.pyramid.runtime.graph_templates import ENDING
 

@@ -10,7 +10,7 @@ import torch
 from conftest import SHARED
 from PIL import ImageFilter
 
-from bitstream.errors import ModelError
+from codec.errors import ModelError
 from codec.metrics.lpips import ALEXNET, LPIPS
 
 WEIGHTS = SHARED / "perceptual" / "lpips_alex.npz"

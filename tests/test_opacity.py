@@ -8,8 +8,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from bitstream.container import ALPHA
-from bitstream.errors import FormatError, UsageError
 from cli.main import main
+from codec.errors import FormatError, UsageError
 from codec.image.alpha_plane import enlarged, error_of, shrunk
 from codec.image.metadata import pack_alpha, unpack_alpha
 from codec.results import ImageOptions

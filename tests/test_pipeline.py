@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from bitstream.container import read_file
-from bitstream.errors import FormatError, ImageError
+from codec.errors import FormatError, ImageError
 from codec.parallel.pipeline import Limits, Stages, decode_all, encode_all, overlap
 
 CODEC: Any = SimpleNamespace(device="cpu")

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from benchmarks import recognition as recognition_module
 from benchmarks.measures import Agreement, MeasureOptions, make_measure
 from benchmarks.recognition import Classifier, load_classifier
-from bitstream.errors import CodecMissingError, ModelError, UsageError
 from cli.main import main
+from codec.errors import CodecMissingError, ModelError, UsageError
 
 WEIGHTS = "mobilenet_v3_small-047dcff4.pth"
 

@@ -14,7 +14,7 @@ from pages import opened
 
 from benchmarks.measurements import Pixels, Point, Sample, Series, Speed
 from benchmarks.report import Gallery, Tables, in_script, write_report
-from bitstream.errors import TesseraError
+from codec.errors import TesseraError
 
 
 @pytest.fixture(scope="module")

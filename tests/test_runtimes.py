@@ -11,8 +11,8 @@ import pytest
 import torch
 from conftest import PHOTO, ROOT
 
-from bitstream.errors import UsageError
 from codec.codec import Codec
+from codec.errors import UsageError
 from codec.models.registry import open_model
 from codec.parallel.pipeline import Limits, encode_all
 from codec.pyramid import network, rounding

@@ -21,8 +21,8 @@ from PIL import Image
 
 import codec.pillow  # noqa: F401 (registers .tsr)
 from bitstream.container import File, read_file, write_file
-from bitstream.errors import FormatError, ImageError, TargetError, TruncatedError
 from cli.main import main
+from codec.errors import FormatError, ImageError, TargetError, TruncatedError
 from codec.image.metadata import ALPHA, CONTENT_MAX, EXIF, ICC, Extras, from_sections, pack, to_sections, unpack
 from codec.image.reading import restore
 

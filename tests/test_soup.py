@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from bitstream.errors import ModelError
 from codec.codec import Codec
+from codec.errors import ModelError
 from codec.models.registry import open_model
 from codec.pyramid import weight_averaging as soup
 from codec.pyramid.model import save_pyramid

@@ -17,8 +17,8 @@ from test_titok_import import stated
 
 import codec as library
 from bitstream.container import read_file
-from bitstream.errors import ModelError
 from cli.main import main
+from codec.errors import ModelError
 from codec.models.registry import import_model, installed_folder, open_model
 from codec.titok import checkpoint as convert
 from codec.titok.config import TitokConfig

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bitstream.codebook_tokens import uniform_code
-from bitstream.errors import FileError, ModelError
+from codec.errors import FileError, ModelError
 from codec.models import base as model
 from codec.models.registry import open_model
 from codec.titok import checkpoint as convert

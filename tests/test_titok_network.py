@@ -9,7 +9,7 @@ import pytest
 import torch
 from titok_reference import Reference
 
-from bitstream.errors import ModelError, TesseraError
+from codec.errors import ModelError, TesseraError
 from codec.titok.config import TitokConfig, sized
 from codec.titok.network import Titok
 

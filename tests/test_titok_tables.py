@@ -8,8 +8,8 @@ import torch
 from safetensors import safe_open
 
 from bitstream.codebook_tokens import uniform_code, whole_of
-from bitstream.errors import ImageError
 from bitstream.range_coder import encode_tokens
+from codec.errors import ImageError
 from codec.titok.coding_tables import CLASSES, classes_of, measure_code
 from codec.titok.config import TitokConfig
 from codec.titok.importing import calibrate

@@ -11,9 +11,9 @@ from click.testing import CliRunner
 from conftest import SHARED
 from PIL import Image
 
-from bitstream.errors import ImageError, ModelError, TesseraError
 from cli.main import main
 from codec.codec import Codec
+from codec.errors import ImageError, ModelError, TesseraError
 from codec.models.registry import open_model
 from codec.pyramid.config import NetworkConfig
 from codec.pyramid.integer_model import measure_tables, quantize_entropy_model

@@ -18,9 +18,9 @@ from pages import browser, opened, served
 from safetensors.numpy import save_file
 
 from bitstream.container import CRC_BYTES, File, read_file, read_header, write_file
-from bitstream.errors import FormatError
 from bitstream.pyramid_tokens import PyramidCode, whole_of
 from bitstream.range_coder import encode_tokens
+from codec.errors import FormatError
 from codec.image.metadata import unpack
 from codec.models.registry import model_for, open_model
 from codec.results import read_tokens

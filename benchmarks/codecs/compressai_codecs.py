@@ -40,7 +40,7 @@ import numpy as np
 from benchmarks.codecs.base import CodedFile, Sizes
 from benchmarks.measurements import Pixels
 from bitstream.container import read_number, write_number
-from bitstream.errors import CodecMissingError, FormatError, ImageError
+from codec.errors import CodecMissingError, FormatError, ImageError
 from codec.image.reading import check_size
 
 T = TypeVar("T")

@@ -27,7 +27,7 @@ from PIL import Image, features
 
 from benchmarks.codecs.base import CodedFile, Sizes
 from benchmarks.measurements import Pixels
-from bitstream.errors import CodecMissingError
+from codec.errors import CodecMissingError
 
 QUICK = "-quick"  # ending of a variant's name
 # What brings a format that Pillow itself lacks: distribution -> module, and what to call so that Pillow knows it

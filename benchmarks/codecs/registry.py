@@ -17,8 +17,8 @@ from benchmarks.codecs.base import CodedFile, Coder
 from benchmarks.codecs.pillow_codecs import PILLOW_CODERS, QUICK_PILLOW_CODERS
 from benchmarks.codecs.vvc import QUICK_VVC, VVC
 from benchmarks.measurements import Pixels
-from bitstream.errors import TargetError
 from codec.codec import Codec
+from codec.errors import TargetError
 from codec.rate_control import DEFAULT_EFFORT, Target
 
 SCALES = (1.0, 0.75, 0.5, 0.35, 0.25, 0.125)

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.codecs.base import CodedFile, Sizes
 from benchmarks.codecs.pillow_codecs import QUICK
 from benchmarks.measurements import Pixels
-from bitstream.errors import CodecMissingError, FormatError, ImageError
+from codec.errors import CodecMissingError, FormatError, ImageError
 
 LEAST = 16  # pixels of a side that VVenC takes
 HEAD = 4  # bytes before the stream

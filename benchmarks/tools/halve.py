@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bitstream.block_order import BLOCK_CELLS, CELL
-from bitstream.errors import ModelError
+from codec.errors import ModelError
 from codec.models.base import read_metadata
 from codec.pyramid.config import NetworkConfig
 from codec.pyramid.network import Network

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bitstream.errors import FormatError, ImageError, TesseraError
+from codec.errors import FormatError, ImageError, TesseraError
 from codec.image.reading import MAX_PIXELS, open_image
 
 StrPath: TypeAlias = str | os.PathLike[str]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from bitstream.container import COLOURED, GREY, NEUTRAL
-from bitstream.errors import ImageError
+from codec.errors import ImageError
 from codec.image.profiles import SRGB, recognise
 
 SPACES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK", b"Lab ": "LAB"}  # of a profile: the mode that it is for

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags
 
 from bitstream.container import ALPHA, Sections
-from bitstream.errors import FormatError, ImageError
+from codec.errors import FormatError, ImageError
 from codec.image.alpha_plane import DEFAULT_QUALITY, LOSSLESS, SHRINKS, enlarged, smaller
 from codec.image.profiles import SRGB, profile_of
 

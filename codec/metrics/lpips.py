@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bitstream.errors import ModelError
-from codec.system.folders import data_folder
+from codec.errors import ModelError
+from codec.system.files import data_folder
 
 STAGES = ((0, 4, 2), (3, 1, 2), (6, 1, 1), (8, 1, 1), (10, 1, 1))  # AlexNet's convolutions: index, stride, padding
 ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's file in the torch cache

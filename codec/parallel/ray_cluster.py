@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import codec
-from bitstream.errors import ClusterError, TesseraError
+from codec.errors import ClusterError, TesseraError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result", covariant=True)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from bitstream.entropy_model import IntegerLayer, LevelEntropyModel
-from bitstream.errors import ModelError
 from bitstream.pyramid_tokens import PyramidCode, fingerprint
+from codec.errors import ModelError
 from codec.models.base import Model, read_metadata, write_model
 from codec.pyramid.config import NetworkConfig
 from codec.pyramid.runtime.graph_templates import MAKE, graph_templates_path, read_graph_templates

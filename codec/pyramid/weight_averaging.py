@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bitstream.errors import ModelError
+from codec.errors import ModelError
 from codec.pyramid.integer_model import measure_tables
 from codec.pyramid.model import PyramidModel, save_pyramid
 from codec.pyramid.network import Network

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bitstream.errors import ModelError
+from codec.errors import ModelError
 from codec.titok.config import SIZES, TitokConfig, sized
 from codec.titok.network import Titok
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bitstream.codebook_tokens import CodebookCode
 from bitstream.entropy_model import frequencies_of
-from bitstream.errors import ImageError
+from codec.errors import ImageError
 
 CLASSES = 8  # of the token before
 TRUST = (3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 1e5, 1e6)  # counts that the coarser table is worth; tried in turn

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from bitstream.errors import ModelError, TesseraError
+from codec.errors import ModelError, TesseraError
 
 SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}  # width, layers, heads
 TOP = 1 << 16  # no number of a configuration is larger: keeps a damaged file from asking for a huge network

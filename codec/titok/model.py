@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from bitstream.codebook_tokens import CodebookCode
-from bitstream.errors import ModelError
+from codec.errors import ModelError
 from codec.models.base import Calibrated, Model, read_metadata, write_model
 from codec.titok.config import TitokConfig
 

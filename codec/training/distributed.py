@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bitstream.errors import UsageError
+from codec.errors import UsageError
 
 ROUND = 16  # steps from one mean to the next
 PATIENCE = timedelta(days=7)  # that a process waits for the others: one of them may validate, or be suspended

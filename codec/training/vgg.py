@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitstream.errors import ModelError
+from codec.errors import ModelError
 
 LAYERS = tuple(f"conv{stage}_{i}" for stage, depth in ((1, 2), (2, 2), (3, 4)) for i in range(1, depth + 1))
 FEATURES = (0, 2, 5, 7, 10, 12, 14, 16)  # places of LAYERS in torchvision's `features`

@@ -19,9 +19,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 import codec.pillow  # registers .tsr
-from bitstream.errors import TesseraError
 from cli.main import main
 from codec.codec import Codec
+from codec.errors import TesseraError
 
 CORPUS = Path(__file__).parent / "corpus"
 FINDINGS = Path(__file__).parent / "findings"

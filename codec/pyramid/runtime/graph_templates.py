@@ -24,8 +24,8 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from bitstream.errors import ModelError
 from bitstream.pyramid_tokens import Level
+from codec.errors import ModelError
 from codec.pyramid.config import NetworkConfig
 
 ENDING = ".graphs.zip"
