@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from bitstream.errors import UsageError
 from cli import options
 from cli.outputs import STANDARD, check_output
 from cli.report import ReportOptions, reporting, say
+from codec.errors import UsageError
 
 ALTERNATIVES = (
     ("minutes", "steps", "either is the length of the schedule"),
@@ -124,13 +124,14 @@ def train(photos: tuple[str, ...], **given: Any) -> None:
             # A run that goes on replaces its model.
             check_output(given["output"], force=True, source=STANDARD, makes_folders=True)
         require_torch("train")
-        from codec.training.run import TRAINERS, Run, read_settings
+        from codec.models.registry import trainer_of
+        from codec.training.run import Run, read_settings
 
         for one, other, reason in ALTERNATIVES:
             if given[one] and given[other]:
                 msg = f"--{one} and --{other}: {reason}; leave one of the two out"
                 raise UsageError(msg)
-        trainer = TRAINERS[given["family"]]
+        trainer = trainer_of(family := given.pop("family"))
         chosen = {name: given.pop(name) for name in given.keys() - Run.__dataclass_fields__}
         own_options = set(chosen)
         chosen = {name: value for name, value in chosen.items() if value is not None}
@@ -138,9 +139,9 @@ def train(photos: tuple[str, ...], **given: Any) -> None:
         shape = {name: chosen.pop(name) for name in trainer.shape if name in chosen}
         if foreign := sorted(chosen.keys() - trainer.recipe.__dataclass_fields__):
             names = " and ".join(f"--{name.replace('_', '-')}" for name in foreign)
-            msg = f"{names}: not for --family {given['family']}: leave it out, or name the other family"
+            msg = f"{names}: not for --family {family}: leave it out, or name the other family"
             raise UsageError(msg)
-        run = Run(photos=photos, shape=shape, recipe=chosen | settings, **given)
+        run = Run(photos=photos, trainer=trainer, shape=shape, recipe=chosen | settings, **given)
         model = run.execute((lambda _: None) if report_options.quiet else say)
         report.values["input"] = ", ".join(photos)
         if model:

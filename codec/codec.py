@@ -14,27 +14,28 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bitstream.container import COLOURED, File, Sections, overhead, payload_max, read_file, write_file
-from bitstream.errors import ModelError, TargetError, TesseraError, UsageError
 from bitstream.range_coder import encode_tokens, fit_tokens
 from bitstream.sequence import Prefix, TokenSequence
+from codec.errors import ModelError, TargetError, TesseraError, UsageError
 from codec.image.arguments import Data, ImageInput, data_of, image_of
 from codec.image.colour import neutral
 from codec.image.metadata import ALPHA, LABELS, fit_alpha, from_sections
 from codec.image.profiles import SRGB
 from codec.image.reading import KEEP, MAX_PIXELS, check_size, prepare, restore
+from codec.metrics import psnr
 from codec.models.base import Model
 from codec.models.registry import DEFAULT, model_for, open_model
 from codec.rate_control import DEFAULT_EFFORT, DEFAULT_TARGET, Target, quality_of_block_tokens, steps_of_effort
 from codec.results import Decoded, Encoded, EncodeOptions, ImageOptions, Prepared, Read, all_or_nothing, read_tokens
-from codec.search import SearchResult, psnr, shortest
+from codec.search import SearchResult, shortest
 from codec.system.device import ONNX, PACKAGES, TORCH, pick_device, pick_runtime, require_torch
-from codec.system.forks import Lock
+from codec.system.process import fork_safe_lock
 
 if TYPE_CHECKING:
     from codec.metrics.lpips import LPIPS
     from codec.models.tokenizer import Tokenizer
 
-LOADING = Lock()  # threads that come at once load a network once
+LOADING = fork_safe_lock()  # threads that come at once load a network once
 ALPHA_SHARE = 3  # of a size that is asked for, the part that transparency may take before it loses quality
 LPIPS_SIDE = 31  # pixels that AlexNet needs to have anything to look at
 
@@ -96,9 +97,9 @@ class Codec:
             if key not in self._tokenizers:
                 self._tokenizers[key] = self._load(chosen, runtime)
         if runtime == TORCH:
-            from codec.system.torch_threads import follow_threads
+            from codec.system.process import follow_context_threads
 
-            follow_threads()
+            follow_context_threads()
         return self._tokenizers[key]
 
     def _load(self, model: Model, runtime: str) -> Tokenizer:

@@ -27,12 +27,6 @@ class SearchResult:
     value: float  # what was measured there
 
 
-def psnr(image: NDArray[np.uint8], original: NDArray[np.uint8]) -> float:
-    """Peak signal to noise ratio over all channels, dB."""
-    error = np.square(image.astype(np.float32) - original).mean(dtype=np.float64)
-    return float(10 * np.log10(255**2 / error)) if error else math.inf
-
-
 def shortest(
     measure: Callable[[int], float], wanted: float, bits: NDArray[np.float64], least: int = 1, *, higher_is_better: bool
 ) -> SearchResult:

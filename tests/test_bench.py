@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import ROOT, SHARED
+from tests.helpers import ROOT, SHARED
 from PIL import Image
 
 from benchmarks.bench import Bench, BenchOptions
 from benchmarks.cache import Cache, key_of
-from benchmarks.codecs.pillow_codecs import PillowCoder
-from benchmarks.measurements import Sample
+from benchmarks.codecs.pillow import PillowCoder
+from benchmarks.records import Sample
 from benchmarks.metrics import ms_ssim
 from cli.bench import find_images
 from cli.main import main
-from codec.search import psnr
+from codec.metrics import psnr
 
 CODECS = "tessera,jpeg,webp,webp-scaled,jpeg2000,jxl-scaled"
 LPIPS = SHARED / "perceptual" / "lpips_alex.npz"

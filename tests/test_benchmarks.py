@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PHOTO, ROOT, SHARED
+from tests.helpers import PHOTO, ROOT, SHARED
 from PIL import Image, ImageFilter
 
 from benchmarks.metrics import cielab, colour_error, ms_ssim
 from benchmarks.tools import compare
 from benchmarks.tools.pattern import pattern_error
+from codec.metrics import psnr
 from codec.metrics.lpips import LPIPS
-from codec.search import psnr
 
 LPIPS_WEIGHTS = SHARED / "perceptual" / "lpips_alex.npz"
 

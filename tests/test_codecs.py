@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import SHARED
+from tests.helpers import SHARED
 from PIL import Image, ImageCms
 
 from benchmarks.codecs.base import Sizes
-from benchmarks.codecs.pillow_codecs import PILLOW_CODERS
+from benchmarks.codecs.pillow import PILLOW_CODERS
 from benchmarks.codecs.registry import (
     CLASSICAL,
     QUICK_CODERS,
@@ -23,9 +23,9 @@ from benchmarks.codecs.registry import (
     shrink,
 )
 from benchmarks.codecs.vvc import _ffmpeg
-from bitstream.errors import CodecMissingError, FormatError, ImageError
+from codec.errors import CodecMissingError, FormatError, ImageError
 from codec.image.reading import to_pixels
-from codec.search import psnr
+from codec.metrics import psnr
 
 OF_EXTRA = ("heic", "heic-quick", "vvc", "vvc-quick")  # need packages of the extra `bench`
 HERE = [
@@ -134,7 +134,7 @@ def test_scales_shrink_and_enlarge(small):
 
 
 def test_a_codec_that_pillow_lacks_says_so(monkeypatch):
-    monkeypatch.setattr("benchmarks.codecs.pillow_codecs.features.version", lambda name: None)
+    monkeypatch.setattr("benchmarks.codecs.pillow.features.version", lambda name: None)
     with pytest.raises(CodecMissingError, match=r"AVIF is missing from this Pillow \(.*\): install a build with avif"):
         make_coder("avif", CoderOptions())
 

@@ -6,15 +6,16 @@ import math
 
 import numpy as np
 import pytest
-from conftest import SHARED
+from tests.helpers import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitstream.errors import ModelError, TargetError, UsageError
 from bitstream.range_coder import encode_tokens
 from codec.codec import Codec
+from codec.errors import ModelError, TargetError, UsageError
+from codec.metrics import psnr
 from codec.rate_control import Target
-from codec.search import CLOSE, psnr, shortest
+from codec.search import CLOSE, shortest
 
 LPIPS_WEIGHTS = SHARED / "perceptual" / "lpips_alex.npz"
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
-from conftest import SHARED
+from tests.helpers import SHARED
 from PIL import Image
 
 from cli.main import main
@@ -173,7 +173,7 @@ def test_a_new_schedule_keeps_the_weights(photos, tmp_path):
 
 def test_a_new_schedule_in_minutes_forgets_the_steps_of_the_old_one(photos, tmp_path):
     PyramidTrainer(klt_network(photos), PyramidTraining(steps=2, batch=1), CPU).save(tmp_path / CHECKPOINT)
-    given = {"photos": (), "family": "pyramid", "output": None, "init": None, "vgg": None, "threads": None, "processes": 1}
+    given = {"photos": (), "trainer": PyramidTrainer, "output": None, "init": None, "vgg": None, "threads": None, "processes": 1}
     run = Run(
         state=str(tmp_path),
         restart=True,

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.tools.widen import left_over, wide, widened
-from bitstream.errors import ModelError
 from bitstream.pyramid_tokens import EVEN, ODD, Level
+from codec.errors import ModelError
+from codec.models.pixels import to_network
 from codec.pyramid.config import NetworkConfig
 from codec.pyramid.network import Network
-from codec.pyramid.pixels import to_network
 from codec.pyramid.training import Prices, code_for_training
 
 OLD = NetworkConfig(

@@ -14,12 +14,12 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.codecs.registry import CoderOptions, at_all_scales, make_coder
-from benchmarks.measurements import Pixels
+from benchmarks.records import Pixels
 from benchmarks.metrics import ms_ssim
-from bitstream.errors import ModelError
+from codec.errors import ModelError
 from codec.image.reading import read_image, to_pixels
+from codec.metrics import psnr
 from codec.metrics.lpips import LPIPS
-from codec.search import psnr
 
 LABEL = 28  # pixels
 GAP = 8  # pixels

@@ -17,8 +17,8 @@ import torch
 
 from codec.codec import Codec
 from codec.image.reading import read_image, to_pixels
+from codec.metrics import psnr
 from codec.metrics.lpips import LPIPS
-from codec.search import psnr
 
 
 def main() -> None:

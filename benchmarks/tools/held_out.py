@@ -21,13 +21,13 @@ from torch import Tensor
 
 from benchmarks.metrics import colour_error
 from bitstream.block_order import BLOCK
-from bitstream.errors import ModelError
 from codec.codec import Codec
+from codec.errors import ModelError
+from codec.metrics import psnr
 from codec.metrics.lpips import LPIPS
 from codec.models.registry import Model, open_model
 from codec.pyramid.training import PyramidTrainer
 from codec.rate_control import Target
-from codec.search import psnr
 from codec.training.photos import load_photos
 
 BUDGETS = (0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits per pixel

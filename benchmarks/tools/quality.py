@@ -19,10 +19,10 @@ from PIL import Image
 
 from codec.codec import Codec
 from codec.image.reading import read_image, to_pixels
+from codec.metrics import psnr
 from codec.metrics.lpips import LPIPS
 from codec.models.registry import open_model
 from codec.rate_control import block_tokens_of_quality
-from codec.search import psnr
 
 
 def webp(pixels: NDArray[np.uint8], quality: int) -> bytes:

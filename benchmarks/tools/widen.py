@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitstream.block_order import BLOCK, CELL
-from bitstream.errors import ModelError
 from bitstream.pyramid_tokens import grids_before
 from codec.codec import Codec
+from codec.errors import ModelError
+from codec.models.pixels import to_network
 from codec.pyramid.config import NetworkConfig
 from codec.pyramid.network import SCORE_RANGE, Network, PyramidLevel
-from codec.pyramid.pixels import to_network
 from codec.pyramid.training import STANDARD, PyramidTrainer, PyramidTraining, open_pyramid
 from codec.training.photos import load_photos
 

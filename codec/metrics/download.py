@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bitstream.errors import ModelError
+from codec.errors import ModelError
 from codec.metrics.lpips import combined, read_weights, user_weights
-from codec.system.files import replacing
+from codec.system.files import atomic_write
 
 PIECE = 1 << 20  # bytes read at a time
 PATIENCE = 60  # seconds without a byte before a fetch is given up
@@ -53,7 +53,7 @@ def fetch_lpips(alexnet: Source = ALEXNET, linear: Source = LINEAR, progress: Ca
         if path.exists() and read_weights(path):
             return path
     weights = combined(_read(alexnet, progress), _read(linear, progress))
-    with replacing(path) as temporary, temporary.open("wb") as stream:
+    with atomic_write(path) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **{name: value.numpy() for name, value in weights.items()})  # type: ignore[arg-type]
     return path
 

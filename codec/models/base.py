@@ -23,10 +23,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from bitstream.container import STREAM_ID_BYTES
-from bitstream.errors import FileError, ModelError
 from bitstream.sequence import AnyCode
+from codec.errors import FileError, ModelError
 from codec.system.device import TORCH
-from codec.system.files import replacing
+from codec.system.files import atomic_write
 
 if TYPE_CHECKING:
     from codec.models.tokenizer import Tokenizer
@@ -184,7 +184,7 @@ def write_model(path: Path, arrays: Mapping[str, NDArray], metadata: dict[str, A
         "card": metadata["card"],
     }
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             save_file(lying, temporary, {"tessera": json.dumps(plain)})
     except SafetensorError as error:  # also of the disk
         msg = f"cannot write {path} ({error}): check space and permissions"

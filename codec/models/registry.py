@@ -10,14 +10,18 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-from bitstream.errors import ModelError
+from codec.errors import ModelError
 from codec.models.base import Calibrated, Model, read_metadata
 from codec.pyramid.model import PyramidModel
 from codec.pyramid.runtime.graph_templates import graph_templates_path
 from codec.system.device import require_torch
-from codec.system.folders import data_folder
+from codec.system.files import data_folder
 from codec.titok.model import TitokModel
+
+if TYPE_CHECKING:
+    from codec.training.trainer import Trainer
 
 FAMILIES: dict[str, type[Model]] = {family.kind: family for family in (PyramidModel, TitokModel)}
 BUNDLED = Path(__file__).parent.parent / "weights"
@@ -142,6 +146,14 @@ def remove_model(name: str) -> Path:
         msg = f"{path}: cannot be removed ({error.strerror}): check its permissions"
         raise ModelError(msg) from error
     return path
+
+
+def trainer_of(family: str) -> type[Trainer]:
+    """The trainer of a family, by its name in `tessera train --family`. Imports torch."""
+    from codec.pyramid.training import PyramidTrainer
+    from codec.titok.training import TitokTrainer
+
+    return {trainer.family: trainer for trainer in (PyramidTrainer, TitokTrainer)}[family]
 
 
 def _whole(path: Path) -> Model | None:

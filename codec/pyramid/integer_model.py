@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from bitstream.block_order import BLOCK
 from bitstream.entropy_model import COST_UNIT, PRECISION, IntegerLayer, LevelEntropyModel, frequencies_of
 from bitstream.pyramid_tokens import Level, PyramidCode
+from codec.models.pixels import to_network
 from codec.pyramid.network import CLASSES, SCORE_RANGE, Network, PyramidLevel, logistic_tables
-from codec.pyramid.pixels import to_network
 from codec.pyramid.runtime.torch_backend import TorchBackend
 from codec.pyramid.tokenizer import quantize
 

@@ -23,13 +23,13 @@ from torch import Tensor
 from bitstream.block_order import CELL
 from bitstream.pyramid_tokens import PyramidCode, PyramidLayout, PyramidSequence
 from bitstream.sequence import Prefix
+from codec.models.pixels import HALF, to_network
 from codec.pyramid.network import Network, PyramidLevel, straight_through
-from codec.pyramid.pixels import HALF, to_network
 from codec.pyramid.residual_decoder import on_canvas, price_table, residual_decoder_for
 from codec.pyramid.runtime.torch_backend import TorchBackend
 from codec.pyramid.tiles import encode_pixels, tile_cells, tiles
 from codec.pyramid.tokenizer import PyramidTokenizer, quantize
-from codec.system.progress import report
+from codec.system.context import report_progress
 
 RATE = 0.014  # of Adam, in latent units, for one step; it falls with the root of their number
 AROUND = (0.8, 1.25)  # times the length: what is compared to learn what a bit buys
@@ -113,7 +113,7 @@ def refine(
         walked = walk(network, code, layout, moved, goal, dither)
         error, gradient = _error(network, layout, walked, original, step < steps)
         loss = error + goal.slope * float(walked.bits.detach())
-        report(1)
+        report_progress(1)
         if loss < lowest:
             best, lowest = moved.detach().clone(), loss
         if step < steps:

@@ -17,14 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitstream.block_order import BLOCK
-from bitstream.errors import ModelError, UsageError
 from bitstream.pyramid_tokens import grids_before, in_part
+from codec.errors import ModelError, UsageError
+from codec.models.pixels import from_network, to_network
 from codec.models.registry import open_model
 from codec.pyramid.config import NetworkConfig
 from codec.pyramid.integer_model import measure_tables
 from codec.pyramid.model import PyramidModel, save_pyramid
 from codec.pyramid.network import CLASSES, Network, PyramidLevel, bits_of, entropy_of, logistic_tables, straight_through
-from codec.pyramid.pixels import from_network, to_network
 from codec.pyramid.residual_decoder import ResidualDecoder
 from codec.pyramid.runtime.torch_backend import TorchBackend
 from codec.system.device import trains_in_bf16

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitstream.codebook_tokens import uniform_code
-from bitstream.errors import ModelError
+from codec.errors import ModelError
+from codec.models.pixels import from_network, to_network
 from codec.models.registry import open_model
-from codec.pyramid.pixels import from_network, to_network
 from codec.system.device import trains_in_bf16
 from codec.titok.coding_tables import measure_code
 from codec.titok.config import TitokConfig, trained

@@ -17,8 +17,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from bitstream.block_order import BLOCK, CELL
-from bitstream.errors import ImageError
-from codec.pyramid.pixels import to_network
+from codec.errors import ImageError
+from codec.models.pixels import to_network
 
 SIDE = 320  # stored side of a photo, pixels: room for random crops of 256
 SMALLEST = 288  # a photo with a shorter side is enlarged to this

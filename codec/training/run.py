@@ -1,7 +1,4 @@
-"""One training run from start to model file: what `tessera train` does.
-
-The table `TRAINERS` is all that training knows of the families of models.
-"""
+"""One training run from start to model file: what `tessera train` does."""
 
 from __future__ import annotations
 
@@ -14,18 +11,15 @@ from typing import Any
 
 import torch
 
-from bitstream.errors import ModelError, UsageError
+from codec.errors import ModelError, UsageError
 from codec.models.base import Model
-from codec.pyramid.training import PyramidTrainer
 from codec.system.device import pick_device
-from codec.titok.training import TitokTrainer
 from codec.training.distributed import Team, together
 from codec.training.losses import PerceptualLoss
 from codec.training.photos import load_photos
 from codec.training.trainer import Trainer, TrainingConfig, train
 from codec.training.vgg import NONE, torchvision_vgg
 
-TRAINERS: dict[str, type[Trainer]] = {trainer.family: trainer for trainer in (PyramidTrainer, TitokTrainer)}
 CHECKPOINT = "checkpoint.safetensors"
 
 
@@ -61,7 +55,7 @@ class Run:
     """What `tessera train` was asked to do."""
 
     photos: Sequence[str]  # folders, tar files or images
-    family: str  # of `TRAINERS`
+    trainer: type[Trainer]  # of the family to train
     state: str  # folder of checkpoint and logs
     output: str | None  # model file to write at the end
     init: str | None  # model to start from
@@ -106,13 +100,13 @@ class Run:
         if device.type != "cpu":
             msg = f"processes that learn together need the processor, and cannot use {device}"
             raise UsageError(msg)
-        if not TRAINERS[self.family].averages:
-            msg = f"processes cannot train a {self.family} together, since its codebook cannot be averaged"
+        if not self.trainer.averages:
+            msg = f"processes cannot train a {self.trainer.family} together, since its codebook cannot be averaged"
             raise UsageError(msg)
 
     def perceptual(self, report: Callable[[str], None]) -> PerceptualLoss | None:
         """The perceptual loss; none where it is not wanted, or where no weights were named and torchvision's cannot be had."""
-        without = f"training on {TRAINERS[self.family].plain_loss} alone, images will be smoother"
+        without = f"training on {self.trainer.plain_loss} alone, images will be smoother"
         if self.vgg == NONE:
             report(f"no VGG19 wanted: {without}")
             return None
@@ -128,7 +122,7 @@ class Run:
 
     def start(self, crops: torch.Tensor, device: torch.device, report: Callable[[str], None]) -> Trainer:
         """The run found in `state`; or a new one, from a model or from nothing."""
-        family = TRAINERS[self.family]
+        family = self.trainer
         checkpoint = Path(self.state) / CHECKPOINT
         recipe = self.recipe
         if "minutes" in recipe:

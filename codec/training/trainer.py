@@ -23,9 +23,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bitstream.errors import ModelError, UsageError
+from codec.errors import ModelError, UsageError
 from codec.models.base import Model
-from codec.system.files import replacing
+from codec.system.files import atomic_write
 from codec.training.distributed import Team
 from codec.training.losses import PerceptualLoss
 from codec.training.photos import random_crops
@@ -225,7 +225,7 @@ class Trainer(ABC):
             "progress": {k: getattr(self, k) for k in PROGRESS},
             "rng": self.rng.bit_generator.state,
         }
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary, {"trainer": json.dumps(plain)})
 
     @classmethod

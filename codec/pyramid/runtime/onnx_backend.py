@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from codec.pyramid.config import NetworkConfig
 from codec.pyramid.rounding import choose_digits
 from codec.pyramid.runtime.graph_templates import GraphTemplates, in_places, name_of, over_places
-from codec.system.device import cores, threads_here
-from codec.system.forks import Lock, in_child
+from codec.system.context import context_threads
+from codec.system.process import after_fork_in_child, fork_safe_lock, usable_cores
 
 # Each session has threads of its own, and there are two for each level. One pool for all would do, but where ONNX Runtime has
 # that, it refuses sessions that other users of the process make without it.
 MOST_THREADS = 8
-OPENING = Lock()  # threads that come at once make a session once
+OPENING = fork_safe_lock()  # threads that come at once make a session once
 _forks = 0  # between the process that imported this and this one: a forked child has none of its parent's threads
 
 
@@ -27,7 +27,7 @@ def _forked() -> None:
     _forks += 1
 
 
-in_child(_forked)
+after_fork_in_child(_forked)
 
 
 class OnnxBackend:
@@ -111,7 +111,7 @@ class OnnxBackend:
 
     def _session(self, graph: str, prefix: str) -> Any:
         """The session of a graph with the weights under `prefix`, of as many threads as this thread may have busy."""
-        threads = 1 if _forks else min(threads_here() or cores(), MOST_THREADS)
+        threads = 1 if _forks else min(context_threads() or usable_cores(), MOST_THREADS)
         key = (graph, prefix, threads, _forks)
         with OPENING:
             if key not in self._sessions:

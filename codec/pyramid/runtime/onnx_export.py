@@ -34,11 +34,11 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from bitstream.block_order import BLOCK_CELLS, CELL
-from bitstream.errors import ModelError
+from codec.errors import ModelError
 from codec.models.base import Model, digest_of
+from codec.models.pixels import HALF
 from codec.pyramid.model import PyramidModel
 from codec.pyramid.network import Network, PyramidLevel
-from codec.pyramid.pixels import HALF
 
 OPSET = 20
 TOLERANCE = 1e-4  # of the largest value: what float32 gives in another order of addition. Half a step of 255 is 4e-3

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from bitstream.block_order import BLOCK, CELL
-from bitstream.errors import ModelError
+from codec.errors import ModelError
+from codec.models.pixels import HALF
 from codec.pyramid.model import PyramidModel
 from codec.pyramid.network import Encoder
-from codec.pyramid.pixels import HALF
 from codec.pyramid.runtime.graph_templates import INDEX, SIDE, graph_templates_path, name_of, over_places, shape_of
 from codec.pyramid.runtime.onnx_export import Method, graphs_of, packages, plain, traced
-from codec.system.files import replacing
+from codec.system.files import atomic_write
 
 
 class FromPixels(nn.Module):
@@ -85,7 +85,7 @@ def write_graph_templates(model: PyramidModel, step: Callable[[], None] = lambda
         "weights": {name: names for name, (_, names) in made.items()},
     }
     path = graph_templates_path(model.path)
-    with replacing(path) as temporary, ZipFile(temporary, "w") as file:
+    with atomic_write(path) as temporary, ZipFile(temporary, "w") as file:
         file.writestr(ZipInfo(INDEX), json.dumps(index), ZIP_DEFLATED)  # without a time: the same graphs give the same file
         for name, (content, _) in made.items():
             file.writestr(ZipInfo(f"{name}.onnx"), content, ZIP_DEFLATED)

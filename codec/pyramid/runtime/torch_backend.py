@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from codec.models.pixels import from_network, to_network
 from codec.pyramid.config import NetworkConfig
 from codec.pyramid.network import Network, PyramidLevel
-from codec.pyramid.pixels import from_network, to_network
 
 
 class TorchBackend:

@@ -1,6 +1,6 @@
 """Photographs to train on, from folders of originals: one tar file of images that are not too large, none twice.
 
-    python -m benchmarks.tools.gather photos-3.tar ORIGINALS... --without ../shared/photos ../shared/kodak
+    python -m benchmarks.tools.build_dataset photos-3.tar ORIGINALS... --without ../shared/photos ../shared/kodak
 
 Each photo is made smaller, since most originals are JPEGs whose own losses show at full size: its shorter side becomes
 304 pixels, or up to nine tenths of what it was. Photos that look like one of `--without` (held out, or of an evaluation set)

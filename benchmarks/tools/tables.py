@@ -1,7 +1,7 @@
 """The tables of README.md and MODEL.md, and their plot, from the JSON that `tessera bench --json-dir` wrote. Codecs that were
 measured earlier keep their files, so only what has changed needs to be measured again.
 
-    python -m benchmarks.tools.card benchmarks/results/kodak --plot benchmarks/results/kodak/kodak.png
+    python -m benchmarks.tools.tables benchmarks/results/kodak --plot benchmarks/results/kodak/kodak.png
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.curves import delta
 from benchmarks.export import write_plot
-from benchmarks.measurements import METRICS, Point, Series
+from benchmarks.records import METRICS, Point, Series
 
 RATES = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits per pixel
 ROWS = (

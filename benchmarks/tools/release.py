@@ -1,7 +1,7 @@
 """Makes a model the standard one: its weights and graphs, the golden files, the fuzzer's corpus, Tessera's part of the studies
 under `benchmarks/`, and the rows of README.md and MODEL.md that are made of them.
 
-    python -m benchmarks.tools.land mine.safetensors --lpips ../shared/perceptual/lpips_alex.npz \\
+    python -m benchmarks.tools.release mine.safetensors --lpips ../shared/perceptual/lpips_alex.npz \\
         --study kodak ../shared/kodak/*.png --study clic larger/*.png
 
 A study is measured again with the metrics and the rates of its own command, on the images that it names. Needs the extra
@@ -24,8 +24,8 @@ from PIL import Image
 
 from benchmarks.curves import delta
 from benchmarks.export import plain_delta, write_plain
-from benchmarks.measurements import METRICS
-from benchmarks.tools.card import COLOUR, MAIN, MORE, SEEN, delta_table, rate_table, read_series
+from benchmarks.records import METRICS
+from benchmarks.tools.tables import COLOUR, MAIN, MORE, SEEN, delta_table, rate_table, read_series
 from codec.models.registry import BUNDLED, open_model
 
 ROOT = Path(__file__).parent.parent.parent
@@ -113,7 +113,7 @@ def main() -> None:
         measure(folder, [Path(image).absolute() for image in images], given.lpips.absolute())
         pairs += zip(before, card(folder), strict=True)
         if name == "kodak":
-            program("benchmarks.tools.card", folder, "--plot", folder / "kodak.png")
+            program("benchmarks.tools.tables", folder, "--plot", folder / "kodak.png")
             with Image.open(folder / "kodak.png") as plot:
                 small = plot.convert("RGB").quantize(256)
             small.save(folder / "kodak.png", optimize=True)
