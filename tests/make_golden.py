@@ -11,7 +11,7 @@ from PIL import ExifTags, Image, ImageDraw
 
 from codec.codec import Codec
 from codec.token_arrays import file_to_npz
-from tests import profiles
+from tests.helpers import profiles
 
 FOLDER = Path(__file__).parent / "golden"
 PHOTO = Path(__file__).parent.parent / "docs" / "photo.webp"

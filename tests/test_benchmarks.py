@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.helpers import PHOTO, ROOT, SHARED
 from PIL import Image, ImageFilter
 
 from benchmarks.metrics import cielab, colour_error, ms_ssim
@@ -15,6 +14,7 @@ from benchmarks.tools import compare
 from benchmarks.tools.pattern import pattern_error
 from codec.metrics import psnr
 from codec.metrics.lpips import LPIPS
+from tests.helpers import PHOTO, ROOT, SHARED
 
 LPIPS_WEIGHTS = SHARED / "perceptual" / "lpips_alex.npz"
 

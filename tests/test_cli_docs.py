@@ -13,13 +13,13 @@ from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
-from conftest import ROOT
 from safetensors.numpy import load_file, save_file
 
 from bitstream.container import File, write_file
 from cli.main import main
 from cli.manual import manual
 from codec.models.registry import BUNDLED, open_model
+from tests.helpers import ROOT
 
 MAN = ROOT / "docs" / "tessera.1"
 MIME = ROOT / "docs" / "tessera-mime.xml"

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
-from profiles import red_and_green_swapped
 
 import cli.formats
 from cli.formats import Format, format_of, image_bytes
 from cli.main import main
+from tests.helpers.profiles import red_and_green_swapped
 
 
 def run(*arguments) -> Result:

@@ -8,11 +8,11 @@ import re
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from tests.helpers import SHARED
 from PIL import Image
 
 from cli.main import main
 from codec.metrics import psnr
+from tests.helpers import SHARED
 
 LPIPS_WEIGHTS = SHARED / "perceptual" / "lpips_alex.npz"
 

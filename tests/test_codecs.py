@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.helpers import SHARED
+from codec.image.reading import to_pixels
 from PIL import Image, ImageCms
 
 from benchmarks.codecs.base import Sizes
@@ -24,8 +24,8 @@ from benchmarks.codecs.registry import (
 )
 from benchmarks.codecs.vvc import _ffmpeg
 from codec.errors import CodecMissingError, FormatError, ImageError
-from codec.image.reading import to_pixels
 from codec.metrics import psnr
+from tests.helpers import SHARED
 
 OF_EXTRA = ("heic", "heic-quick", "vvc", "vvc-quick")  # need packages of the extra `bench`
 HERE = [

@@ -5,8 +5,6 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-import reference
-from conftest import random_digits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +13,8 @@ from bitstream.entropy_model import IntegerLayer, LevelEntropyModel
 from bitstream.errors import FormatError, ModelError
 from bitstream.pyramid_tokens import Level, PyramidCode, fingerprint, whole_of
 from bitstream.range_coder import encode_tokens, fit_tokens
+from tests.helpers import reference_decoder as reference
+from tests.helpers.tokens import random_digits
 
 
 def made(code, width, height, seed):

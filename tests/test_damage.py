@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from codec.image.reading import check_size
 
 from bitstream.container import CRC_BYTES, File, _checksum, read_file, write_file
 from cli.main import main
 from codec.errors import FormatError, ImageError, ModelError, TruncatedError
-from codec.image.reading import check_size
 from codec.results import read_tokens
 
 pytestmark = pytest.mark.light

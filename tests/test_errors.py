@@ -7,7 +7,6 @@ import pickle
 
 import pytest
 from click.testing import CliRunner
-from conftest import ROOT
 from PIL import Image
 
 from bitstream.container import File, write_file
@@ -15,6 +14,7 @@ from cli.main import main
 from cli.report import ADVICE
 from codec.errors import TesseraError
 from codec.system.device import pick_device
+from tests.helpers import ROOT
 
 SCRIPTS = ("weight_averaging.py",)  # run as programs
 

@@ -15,10 +15,7 @@ import onnxruntime
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import random_digits
 from onnx import TensorProto
-from pages import browser, opened, served
-from viewers import alike, drawn, lay
 
 from bitstream.block_order import BLOCK_CELLS
 from bitstream.pyramid_tokens import EVEN, ODD, Level, PyramidLayout, whole_of
@@ -37,6 +34,9 @@ from codec.pyramid.runtime import onnx_export as export
 from codec.pyramid.runtime.torch_backend import TorchBackend
 from codec.pyramid.tiles import decode_pixels, encode_pixels
 from codec.pyramid.tokenizer import dequantize
+from tests.helpers.browser import browser, opened, served
+from tests.helpers.tokens import random_digits
+from tests.helpers.viewer import alike, drawn, lay
 
 CPU = torch.device("cpu")
 # Coarse levels, one of them with sub-cells of a cell, and the halves of a grid.

@@ -8,7 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PHOTO, ROOT
+
+from tests.helpers import PHOTO, ROOT
 
 POOL = f"""
 import multiprocessing, sys, threading

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reference
 from PIL import ExifTags, Image
 from safetensors.numpy import load_file
 
@@ -16,6 +15,7 @@ from bitstream.container import read_file
 from codec.models.registry import model_for, open_model
 from codec.results import read_tokens
 from codec.token_arrays import npz_to_file
+from tests.helpers import reference_decoder as reference
 
 FOLDER = Path(__file__).parent / "golden"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.tsr"))

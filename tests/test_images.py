@@ -8,15 +8,15 @@ import zlib
 from dataclasses import replace
 
 import numpy as np
-import profiles
 import pytest
+from codec.image.reading import HELPERS, _import_helper, check_size, open_image, prepare, read_image, to_pixels, upright_exif
 from PIL import Image, TiffImagePlugin, features
 
 from bitstream.container import COLOURED, GREY, NEUTRAL
 from codec.errors import ImageError, UsageError
 from codec.image.metadata import Extras, from_sections
-from codec.image.reading import HELPERS, _import_helper, check_size, open_image, prepare, read_image, to_pixels, upright_exif
 from codec.results import ImageOptions, Prepared
+from tests.helpers import profiles
 
 RAMP = np.arange(48 * 64, dtype=np.uint32).reshape(48, 64) * 21  # 16-bit values, all different
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/><tiff:Orientation>6</tiff:Orientation></x:xmpmeta>'

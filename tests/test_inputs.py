@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
 import codec as library
 from codec.codec import Codec
 from codec.errors import FormatError, ImageError, TesseraError
 from codec.rate_control import DEFAULT_EFFORT, Target
 from codec.results import EncodeOptions, ImageOptions
+from tests.helpers import ROOT
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PHOTO, ROOT
 from PIL import Image
 
 from codec.errors import ModelError
 from codec.models.registry import BUNDLED
 from codec.pyramid.runtime.graph_templates import ENDING
+from tests.helpers import PHOTO, ROOT
 
 pytestmark = pytest.mark.light
 WITHOUT = "import sys; sys.modules['torch'] = None\n"  # importing it fails

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED
 from PIL import ImageFilter
 
 from codec.errors import ModelError
 from codec.metrics.lpips import ALEXNET, LPIPS
+from tests.helpers import SHARED
 
 WEIGHTS = SHARED / "perceptual" / "lpips_alex.npz"
 needs_weights = pytest.mark.skipif(not WEIGHTS.exists(), reason="perceptual weights are not there")

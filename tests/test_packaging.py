@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PHOTO, ROOT
+
+from tests.helpers import PHOTO, ROOT
 
 GENERAL = ("cli", "codec", "bitstream", "benchmarks")
 

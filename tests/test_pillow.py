@@ -7,15 +7,14 @@ import subprocess
 import sys
 
 import numpy as np
-import profiles
 import pytest
-from conftest import ROOT
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 import codec as library
 import codec.pillow
 from bitstream.container import File, write_file
 from codec.image.metadata import EXIF, ICC
+from tests.helpers import ROOT, profiles
 
 pytestmark = pytest.mark.light
 

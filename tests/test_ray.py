@@ -15,11 +15,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT
 from PIL import Image
 
 from benchmarks.cache import Cache
 from benchmarks.codecs.registry import SCALES
+from tests.helpers import ROOT
 
 pytestmark = pytest.mark.ray
 TESSERA = [sys.executable, "-m", "cli"]

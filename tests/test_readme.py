@@ -11,16 +11,16 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import PHOTO, ROOT
 from PIL import Image
 
-from benchmarks.tools.card import delta_table, rate_table
+from benchmarks.tools.tables import delta_table, rate_table
 from bitstream.pyramid_tokens import QUALITY_STOPS
 from cli.main import main
 from codec.models.registry import open_model
 from codec.pyramid.config import NetworkConfig
 from codec.pyramid.network import Network
 from codec.rate_control import block_tokens_of_quality
+from tests.helpers import PHOTO, ROOT
 
 README = (ROOT / "README.md").read_text()
 LIMIT_MACS = 60_000  # a pixel, encode and decode together

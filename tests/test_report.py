@@ -9,12 +9,12 @@ import sys
 from itertools import combinations
 
 import pytest
-from made_up import CODECS, NAMES, decoded, made_up, metrics_at, original, sample_at
-from pages import opened
 
-from benchmarks.measurements import Pixels, Point, Sample, Series, Speed
+from benchmarks.records import Pixels, Point, Sample, Series, Speed
 from benchmarks.report import Gallery, Tables, in_script, write_report
 from codec.errors import TesseraError
+from tests.helpers.browser import opened
+from tests.helpers.study import CODECS, NAMES, decoded, made_up, metrics_at, original, sample_at
 
 
 @pytest.fixture(scope="module")

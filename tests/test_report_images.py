@@ -6,11 +6,11 @@ import dataclasses
 import re
 
 import pytest
-from made_up import EVIL, NAMES, decoded, made_up, original
-from pages import opened
 
-from benchmarks.measurements import Pixels, Sample
+from benchmarks.records import Pixels, Sample
 from benchmarks.report import Gallery, write_report
+from tests.helpers.browser import opened
+from tests.helpers.study import EVIL, NAMES, decoded, made_up, original
 
 
 @pytest.fixture

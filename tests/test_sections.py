@@ -11,10 +11,9 @@ import tracemalloc
 from dataclasses import replace
 
 import numpy as np
-import profiles
 import pytest
-import reference
 from click.testing import CliRunner
+from codec.image.reading import restore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,7 +23,8 @@ from bitstream.container import File, read_file, write_file
 from cli.main import main
 from codec.errors import FormatError, ImageError, TargetError, TruncatedError
 from codec.image.metadata import ALPHA, CONTENT_MAX, EXIF, ICC, Extras, from_sections, pack, to_sections, unpack
-from codec.image.reading import restore
+from tests.helpers import profiles
+from tests.helpers import reference_decoder as reference
 
 ALPHA_PLANE = np.arange(60 * 90).reshape(60, 90).astype(np.uint8)
 

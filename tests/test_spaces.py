@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 
 import numpy as np
-import profiles
 import pytest
+from codec.image.reading import prepare
 from PIL import Image, ImageCms
 
 from codec.image.profiles import GREYS, SPACES, SRGB, make_profile, profile_of, recognise
-from codec.image.reading import prepare
 from codec.results import ImageOptions
+from tests.helpers import profiles
 
 D65 = np.array([0.3127, 0.3290])
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])

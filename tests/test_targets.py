@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from tests.helpers import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from codec.errors import ModelError, TargetError, UsageError
 from codec.metrics import psnr
 from codec.rate_control import Target
 from codec.search import CLOSE, shortest
+from tests.helpers import SHARED
 
 LPIPS_WEIGHTS = SHARED / "perceptual" / "lpips_alex.npz"
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from titok_reference import Reference
 
 from codec.errors import ModelError, TesseraError
 from codec.titok.config import TitokConfig, sized
 from codec.titok.network import Titok
+from tests.helpers.reference_titok import Reference
 
 TINY = TitokConfig(
     block_tokens=256, tail_drop=True, width=32, layers=2, heads=4, side=64, codebook=512, pixel_codebook=48, pixel_code=16,

@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
-from tests.helpers import SHARED
 from PIL import Image
 
 from cli.main import main
@@ -27,6 +26,7 @@ from codec.training.losses import Cosine, local_distance, pattern_distance
 from codec.training.photos import is_held_out, karhunen_loeve, load_photos, random_crops, read_square
 from codec.training.run import CHECKPOINT, Run
 from codec.training.trainer import train
+from tests.helpers import SHARED
 
 TINY = NetworkConfig(
     encoder_width8=8, encoder_width16=8, encoder_depth=1, decoder_width32=8, decoder_width16=8, decoder_width8=8,
@@ -355,7 +355,7 @@ def test_train_command_from_nothing_to_a_image(tmp_path, photo, monkeypatch):
             "--set",
             "perceptual_every=2",
             "--set",
-            "stops=0,0,0,1" + ",0" * 10,
+            "truncation_probabilities=0,0,0,1" + ",0" * 10,
             "--validate-minutes",
             "1e-9",
         ],
@@ -363,7 +363,7 @@ def test_train_command_from_nothing_to_a_image(tmp_path, photo, monkeypatch):
     assert further.exit_code == 0, further.output
     assert "held out, PSNR/VGG" in further.stderr
     config = PyramidTrainer.resume(tmp_path / "b" / CHECKPOINT, CPU).config
-    assert (config.perceptual_every, config.stops) == (2, (0, 0, 0, 1, *[0] * 10))
+    assert (config.perceptual_every, config.truncation_probabilities) == (2, (0, 0, 0, 1, *[0] * 10))
 
 
 def test_photos_are_found_in_folders_and_tars(tmp_path, photo):

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PHOTO
-from pages import PATIENCE, Handler, opened, served
 from PIL import Image, ImageCms
 from test_viewer_tokens import GOLDEN, NAMES, mended
-from viewers import BUILT, alike, drawn, lay
 
 from bitstream.container import read_file
 from codec.image.profiles import SPACES, make_profile, recognise
 from codec.models.registry import open_model
+from tests.helpers import PHOTO
+from tests.helpers.browser import PATIENCE, Handler, opened, served
+from tests.helpers.viewer import BUILT, alike, drawn, lay
 
 WIDE = GOLDEN / "wide-bytes.tsr"
 TOKENS = read_file(WIDE.read_bytes()).length

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, random_digits
-from pages import browser, opened, served
 from safetensors.numpy import save_file
 
 from bitstream.container import CRC_BYTES, File, read_file, read_header, write_file
@@ -24,6 +22,9 @@ from codec.errors import FormatError
 from codec.image.metadata import unpack
 from codec.models.registry import model_for, open_model
 from codec.results import read_tokens
+from tests.helpers import ROOT
+from tests.helpers.browser import browser, opened, served
+from tests.helpers.tokens import random_digits
 
 GOLDEN = ROOT / "tests" / "golden"
 NAMES = sorted(path.relative_to(GOLDEN).with_suffix("").as_posix() for path in GOLDEN.rglob("*.tsr"))
@@ -37,7 +38,7 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("served")
     (folder / "viewer").symlink_to(ROOT / "docs" / "viewer")
     (folder / "standard").symlink_to(open_model().path)
-    (folder / "tests.js").symlink_to(ROOT / "tests" / "viewer_tokens.js")
+    (folder / "tests.js").symlink_to(ROOT / "tests" / "helpers" / "viewer_tokens.js")
     (folder / "index.html").write_text(PAGE)
     return folder
 

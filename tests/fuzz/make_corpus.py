@@ -14,8 +14,8 @@ from PIL import Image
 
 from bitstream.container import read_file, write_file
 from codec.codec import Codec
-from tests import profiles
 from tests.fuzz.check import CORPUS, FINDINGS
+from tests.helpers import profiles
 
 PHOTO = Path(__file__).parent.parent.parent / "docs" / "photo.webp"
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from PIL import Image
+
+from tests.helpers import ROOT
 
 SOURCES = ROOT / "docs" / "viewer"
 BUILT = ROOT / "viewer"
@@ -27,7 +28,7 @@ def lay(folder: Path) -> None:
     for source in (*sources, BUILT / "runtime"):
         assert source.exists(), "the viewer is not built: make viewer"
         (folder / source.name).symlink_to(source)
-    (folder / "test.js").symlink_to(ROOT / "tests" / "viewer_page.js")
+    (folder / "test.js").symlink_to(ROOT / "tests" / "helpers" / "viewer_page.js")
     (folder / "test.html").write_text(BLANK)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from benchmarks.measurements import Delta, ImageInfo, Pixels, Point, Results, Sample, Series, Speed
+from benchmarks.records import Delta, ImageInfo, Pixels, Point, Results, Sample, Series, Speed
 
 BUDGETS = (0.05, 0.1, 0.2)
 EVIL = "<script>alert('x')</script>.png"
