@@ -20,7 +20,7 @@ from cli.outputs import STANDARD
 from cli.plan import Job, Plan
 from cli.runner import Means, Summary, Work
 from codec.parallel.ray_cluster import Cluster, Room, spread
-from codec.system.files import Writer, sweep
+from codec.system.files import Writer, remove_stale_temporaries
 
 if TYPE_CHECKING:
     from codec.parallel.pipeline import Outcome
@@ -50,7 +50,7 @@ def across(work: Work, plan: Plan, address: str, device: str, runtime: str) -> W
                 job = largest_first[place]
                 yield Outcome(job, None, result, 0.0) if isinstance(result, Exception) else replace(result, job=job)
         finally:
-            sweep({str(Path(os.path.realpath(path)).parent) for path in lost})
+            remove_stale_temporaries({str(Path(os.path.realpath(path)).parent) for path in lost})
 
     return replace(work, run=run, summarise=lambda _, summary: summary)
 
@@ -97,7 +97,7 @@ class Part:
             yield places[outcome.job], replace(outcome, made=made, error=_portable(outcome.error), reported=0.0)
 
     def end(self) -> None:
-        self._writer.end()
+        self._writer.abort()
 
 
 def _portable(error: Exception | None) -> Exception | None:

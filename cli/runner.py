@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bitstream.errors import FileError
 from cli.outputs import MISSING, STANDARD, human
 from cli.plan import Conversion, Job, Plan
 from cli.progress import Bar
@@ -29,7 +28,8 @@ from cli.report import (
     say,
     show_traceback,
 )
-from codec.system.files import Writer, sweep
+from codec.errors import FileError
+from codec.system.files import Writer, remove_stale_temporaries
 
 if TYPE_CHECKING:
     from codec.codec import Codec
@@ -157,7 +157,7 @@ class Batch:
     def _do(self, jobs: tuple[Job, ...]) -> None:
         threads = self._work.jobs if self._plan.single else 1  # of NumPy, not yet imported: the pipeline uses the cores itself
         os.environ.setdefault("OPENBLAS_NUM_THREADS", str(threads))
-        sweep(self._plan.folders)
+        remove_stale_temporaries(self._plan.folders)
         means = Means(self._work.codec, self._writer, self._bar.advance, self._work.jobs)
         with closing(self._work.run(jobs, means)) as outcomes:
             for outcome in outcomes:
@@ -229,7 +229,7 @@ class Batch:
         """Leaves no half-written files, and does not wait for the threads."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        self._writer.end()
+        self._writer.abort()
         end_records()
         if not (self._plan.single or self._report_options.quiet):
             say(f"Interrupted: {self._tally.line(self._work.verb)}; continue with --skip-existing")

@@ -17,9 +17,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from bitstream.container import read_file
-from bitstream.errors import FileError
 from cli.main import main
-from codec.system.files import TEMPORARY, Writer, sweep
+from codec.errors import FileError
+from codec.system.files import TEMPORARY, Writer, remove_stale_temporaries
 
 TESSERA = [sys.executable, "-m", "cli"]
 PATIENCE = 120  # seconds until a test that hangs fails
@@ -131,16 +131,16 @@ def test_progress_is_shown_on_a_terminal_only(images, tmp_path):
 
 def test_temporaries_of_living_writers_are_left_alone(tmp_path):
     writer = Writer()
-    temporary, handle = writer._make(tmp_path)
+    temporary, handle = writer._create_temporary(tmp_path)
     assert TEMPORARY.fullmatch(temporary.name)
     (tmp_path / LEFTOVER).write_bytes(b"half a file")
     (tmp_path / ".tessera-fedcba9876543210.tmp").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere").write_bytes(b"kept")
-    sweep([str(tmp_path), str(tmp_path / "none")])
+    remove_stale_temporaries([str(tmp_path), str(tmp_path / "none")])
     assert sorted(hidden(tmp_path)) == sorted([temporary.name, ".tessera-fedcba9876543210.tmp"])
     assert (tmp_path / "elsewhere").read_bytes() == b"kept"
     os.close(handle)  # as a killed run's is
-    sweep([str(tmp_path)])
+    remove_stale_temporaries([str(tmp_path)])
     assert not temporary.exists()
 
 
@@ -149,7 +149,7 @@ def test_writers_and_sweeps_at_once_lose_nothing(tmp_path):
 
     def keep_sweeping() -> None:
         while not stop.is_set():
-            sweep([str(tmp_path)])
+            remove_stale_temporaries([str(tmp_path)])
 
     def keep_writing(name: int) -> None:
         writer = Writer()
@@ -171,8 +171,8 @@ def test_writers_and_sweeps_at_once_lose_nothing(tmp_path):
 
 def test_after_the_end_nothing_appears(tmp_path):
     writer = Writer()
-    temporary, handle = writer._make(tmp_path)
-    writer.end()
+    temporary, handle = writer._create_temporary(tmp_path)
+    writer.abort()
     os.close(handle)
     with pytest.raises(FileError, match="the run has ended"):
         writer.write(str(tmp_path / "a"), b"late")

@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
-from codec.system.memory import trim
+from codec.system.process import trim_heap
 
 MEGABYTE = 2**20
 
@@ -20,6 +20,6 @@ def test_holes_between_arrays_are_given_back():
     arrays = [np.ones(MEGABYTE, np.uint8) for _ in range(100)]
     del arrays[:-1]  # the last is on top of the others
     before = resident().rss
-    trim()
+    trim_heap()
     assert before - resident().rss > 50 * MEGABYTE
     assert arrays[0].sum() == MEGABYTE

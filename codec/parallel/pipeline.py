@@ -27,12 +27,12 @@ import psutil
 
 from bitstream.block_order import blocks_of
 from bitstream.container import File, read_file
-from bitstream.errors import TesseraError
+from codec.errors import TesseraError
 from codec.image.reading import MAX_PIXELS, check_size, open_image
 from codec.rate_control import DEFAULT_EFFORT, DEFAULT_TARGET, Target, steps_of_effort
 from codec.results import Encoded, ImageOptions, Prepared, Read
-from codec.system.device import set_torch_threads, threads_of_process, using_threads
-from codec.system.progress import Listener, listening
+from codec.system.context import ProgressListener, network_context
+from codec.system.process import process_threads, set_torch_threads
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -118,7 +118,7 @@ def encode_all(
     target: Target = DEFAULT_TARGET,
     effort: int = DEFAULT_EFFORT,
     limits: Limits | None = None,
-    progress: Listener | None = None,
+    progress: ProgressListener | None = None,
 ) -> Generator[Outcome[Job, Compressed], None, None]:
     """Encodes one image per job: `load` gives the bytes of its file, `store` takes those made; both run in several threads.
 
@@ -165,7 +165,7 @@ def decode_all(
     allow_partial: bool = False,
     tokens: float | None = None,
     limits: Limits | None = None,
-    progress: Listener | None = None,
+    progress: ProgressListener | None = None,
 ) -> Generator[Outcome[Job, Decompressed], None, None]:
     """The inverse of `encode_all`: decodes one file per job. `store` takes the image and says how many bytes it became."""
     once, bounds = _Once(codec), limits or Limits()
@@ -192,7 +192,7 @@ def decode_all(
 
 
 def overlap(
-    jobs: Sequence[Job], stages: Stages[Job, Result], limits: Limits, progress: Listener | None = None
+    jobs: Sequence[Job], stages: Stages[Job, Result], limits: Limits, progress: ProgressListener | None = None
 ) -> Generator[Outcome[Job, Result], None, None]:
     """Takes each job through all stages; yields how it ended, in the order in which they are finished."""
     yield from _Flow(stages, limits, progress).run(jobs)
@@ -263,7 +263,7 @@ class _Carried(Generic[Job]):
 class _Flow(Generic[Job, Result]):
     """The three stages over some jobs. All but the threads' own work happens in the thread that calls `run`."""
 
-    def __init__(self, stages: Stages[Job, Result], limits: Limits, progress: Listener | None) -> None:
+    def __init__(self, stages: Stages[Job, Result], limits: Limits, progress: ProgressListener | None) -> None:
         self._stages = stages
         self._progress = progress
         self._limits = limits
@@ -379,7 +379,7 @@ class _Computers:
 
     def __init__(self, compute: Callable[[list[Any]], list[Any]], codec: Codec, limits: Limits, jobs: int) -> None:
         self._compute = compute
-        self._before = threads_of_process()
+        self._before = process_threads()
         self._cores = min(self._before, limits.threads)
         self._count = min(self._cores, WORKERS, jobs) if codec.device == "cpu" else 1
         self._large = (limits.pixels or room()) // 2
@@ -390,14 +390,14 @@ class _Computers:
     def free(self, busy: int) -> bool:
         return busy < self._count
 
-    def submit(self, items: list[Any], pixels: int, moved: Listener) -> Future[tuple[list[Any], float]]:
+    def submit(self, items: list[Any], pixels: int, moved: ProgressListener) -> Future[tuple[list[Any], float]]:
         """Computes in a thread, on its share of the cores, or on all where no other large image fits into memory."""
         threads = self._cores if pixels > self._large else self._cores // self._count
         return self._pool.submit(self._run, items, threads, moved)
 
-    def _run(self, items: list[Any], threads: int, moved: Listener) -> tuple[list[Any], float]:
+    def _run(self, items: list[Any], threads: int, moved: ProgressListener) -> tuple[list[Any], float]:
         try:
-            with listening(moved), using_threads(threads):
+            with network_context(threads, moved):
                 return _timed(self._compute, items)
         except RuntimeError as error:
             if type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):  # torch's, of CUDA and else

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bitstream.block_order import BLOCK_CELLS, CELL
 from bitstream.pyramid_tokens import PyramidLayout
 from codec.pyramid.runtime.backend import Array, Backend
-from codec.system.progress import report
+from codec.system.context import report_progress
 
 WHOLE_PIXELS = 16_000_000  # pixels of the canvases that share calls of the network, and of one whose features are made whole
 ENCODER_TILE, FEATURE_TILE, PIXEL_TILE = 2048, 4096, 1024  # pixels along a side
@@ -57,7 +57,7 @@ def encode_pixels(
         out = parts.encode(canvases)[:, :, inner_ys, inner_xs]
         top, left = ys.start + inner_ys.start, xs.start + inner_xs.start
         latents[:, :, top : top + out.shape[2], left : left + out.shape[3]] = out
-        report(1 / len(cut))
+        report_progress(1 / len(cut))
     return latents
 
 
@@ -82,7 +82,7 @@ def decode_pixels(
         top, left = (outer.start + inner.start for outer, inner in ((ys, inner_ys), (xs, inner_xs)))
         parted = [image[top * CELL :, left * CELL :] for image in images]
         if not any(part.size for part in parted):  # nothing to see there
-            report(1 / len(cut))
+            report_progress(1 / len(cut))
             continue
         under = latents[:, :, ys, xs]
         features = parts.features(under, known[:, :, ys, xs])
@@ -90,7 +90,7 @@ def decode_pixels(
         for first in range(0, len(parted), step):
             few = slice(first, first + step)
             _make_pixels(parts, parted[few], under[few], features[few], (inner_ys, inner_xs), tile or PIXEL_TILE)
-            report(len(parted[few]) / len(parted) / len(cut))
+            report_progress(len(parted[few]) / len(parted) / len(cut))
     return images
 
 

@@ -1,6 +1,6 @@
-"""Writing files whole or not at all: a name appears, or changes, only when all bytes are there. No torch, no terminal.
+"""Atomic writes: a name appears, or changes, only when all bytes are there. Also the user's folders. No torch, no terminal.
 
-with replacing(path) as temporary:
+with atomic_write(path) as temporary:
     temporary.write_bytes(data)
 """
 
@@ -14,62 +14,76 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bitstream.errors import FileError
+from platformdirs import user_cache_path, user_data_path
+
+from codec.errors import FileError
 
 try:
     import fcntl
-except ImportError:  # Windows, where leftovers of killed runs stay
+except ImportError:  # Windows, which keeps temporaries of killed runs
     fcntl = None  # type: ignore[assignment]
 
-TEMPORARY = re.compile(r"\.tessera-[0-9a-f]{16}\.tmp")  # what a killed run may leave behind
+TEMPORARY = re.compile(r"\.tessera-[0-9a-f]{16}\.tmp")  # a killed run may leave these behind
+
+
+def data_folder() -> Path:
+    """The folder for models and weights that the user installs."""
+    return user_data_path("tessera", appauthor=False)
+
+
+def cache_folder() -> Path:
+    """The folder for results that can be computed again."""
+    return user_cache_path("tessera", appauthor=False)
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """The name of an empty file to write to, which becomes `path` at the end, or is removed where an error ends the block.
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """The path of an empty temporary file, which becomes `path` at the end of the block, or is removed after an error.
 
-    The folder is made where it is missing. Raises FileError where the file cannot be written."""
-    with Writer().replacing(os.fspath(path)) as temporary:
+    Creates missing folders. Raises FileError if the file cannot be written."""
+    with Writer().atomic_write(os.fspath(path)) as temporary:
         yield temporary
 
 
 class Writer:
-    """Writes files whole or not at all, from any thread, until it is ended.
+    """Writes files atomically, from any thread, until it is aborted.
 
-    A file is made under another name in the same folder and then gets its own. The temporary is locked while its writer lives,
-    so that `sweep` can tell those whose writer was killed."""
+    Each file is written under a temporary name in its folder and then renamed. The temporary is locked while its writer
+    lives, so that `remove_stale_temporaries` recognises those of killed runs."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # reentrant: a signal handler may abort while its own thread holds it
         self._temporaries: set[Path] = set()
-        self._ended = False
+        self._aborted = False
 
     def write(self, path: str, data: bytes, replace: bool = False) -> None:
-        """Writes a file; makes the folder that it lies in. A device or a named pipe is written to directly.
+        """Writes a file and creates missing folders. A device or a named pipe is written to directly.
 
-        With `replace`, a link is followed and the file that it leads to is replaced; without, any file or link of that name
-        is an error, even one that appears at the last moment. Raises FileError."""
+        With `replace`, a link is followed and its target replaced; without it, an existing file or link of that name is an
+        error, even if it appears at the last moment. Raises FileError."""
         if os.path.exists(path) and not Path(path).is_file():
-            with _failing(path):
+            try:
                 Path(path).write_bytes(data)
-            return
-        with self.replacing(path, replace) as temporary:
-            temporary.write_bytes(data)
+            except OSError as error:
+                raise _write_error(path, error) from error
+        else:
+            with self.atomic_write(path, replace) as temporary:
+                temporary.write_bytes(data)
 
     @contextmanager
-    def replacing(self, path: str, replace: bool = True) -> Iterator[Path]:
-        """As the function of this name; `replace` is as in `write`."""
-        with _failing(path):
+    def atomic_write(self, path: str, replace: bool = True) -> Iterator[Path]:
+        """As the function `atomic_write`; `replace` is as in `write`."""
+        try:
             target = Path(os.path.realpath(path) if replace else path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary, handle = self._make(target.parent)
+            temporary, handle = self._create_temporary(target.parent)
             try:
                 if replace and target.exists():
                     os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
                 yield temporary
                 with self._lock:
-                    self._refuse_after_end()
-                    (os.replace if replace else _rename_new)(temporary, target)
+                    self._refuse_if_aborted()
+                    (os.replace if replace else _rename_to_new)(temporary, target)
                     self._temporaries.discard(temporary)
             except FileExistsError as error:
                 msg = f"the output {path} has appeared in the meantime"
@@ -77,22 +91,24 @@ class Writer:
             finally:
                 os.close(handle)
                 self._remove(temporary)
+        except OSError as error:
+            raise _write_error(path, error) from error
 
-    def _make(self, folder: Path) -> tuple[Path, int]:
-        """A new temporary, open and locked."""
+    def _create_temporary(self, folder: Path) -> tuple[Path, int]:
+        """The path of a new temporary file, and its open and locked handle."""
         while True:
             path = folder / f".tessera-{os.urandom(8).hex()}.tmp"
             with self._lock:
-                self._refuse_after_end()
+                self._refuse_if_aborted()
                 handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
                 self._temporaries.add(path)
-            if _lock(handle) is not False and os.fstat(handle).st_nlink:
+            if _lock_file(handle) is not False and os.fstat(handle).st_nlink:
                 return path, handle
-            os.close(handle)  # another run took it for a leftover before it was locked
+            os.close(handle)  # another run took it for a stale one before it was locked
             self._remove(path)
 
-    def _refuse_after_end(self) -> None:
-        if self._ended:
+    def _refuse_if_aborted(self) -> None:
+        if self._aborted:
             msg = "the run has ended"
             raise FileError(msg)
 
@@ -102,50 +118,50 @@ class Writer:
                 self._temporaries.discard(temporary)
                 temporary.unlink(missing_ok=True)
 
-    def end(self) -> None:
-        """Ends all writing at once: temporaries are removed, and no further output appears."""
+    def abort(self) -> None:
+        """Removes all temporaries; no further file appears. May be called from a signal handler."""
         with self._lock:
-            self._ended = True
+            self._aborted = True
             for temporary in list(self._temporaries):
                 self._remove(temporary)
 
 
-def _rename_new(temporary: Path, target: Path) -> None:
-    """Gives a file a name that nothing else has. Raises FileExistsError where something has it."""
-    if os.name == "nt":  # where a rename never replaces
+def _rename_to_new(temporary: Path, target: Path) -> None:
+    """Renames a file. Raises FileExistsError if the new name exists."""
+    if os.name == "nt":  # Windows never replaces a file when it renames one
         temporary.rename(target)
         return
     try:
         os.link(temporary, target)
     except FileExistsError:
         raise
-    except OSError:  # no hard links in this file system: take the name first, with an empty file
+    except OSError:  # this file system has no hard links: reserve the name with an empty file
         os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         os.replace(temporary, target)
         return
     os.unlink(temporary)
 
 
-def sweep(folders: Iterable[str]) -> None:
-    """Removes the temporaries of killed runs from folders. One that a living run is writing is locked, and left alone."""
+def remove_stale_temporaries(folders: Iterable[str]) -> None:
+    """Removes the temporaries of killed runs from folders. Those of running ones are locked, and stay."""
     if fcntl is None:
         return
     for folder in folders:
         try:
-            leftovers = [entry.path for entry in os.scandir(folder) if TEMPORARY.fullmatch(entry.name)]
+            paths = [entry.path for entry in os.scandir(folder) if TEMPORARY.fullmatch(entry.name)]
         except OSError:  # whether the folder can be written to is found out later
             continue
-        for path in leftovers:
+        for path in paths:
             _remove_unlocked(path)
 
 
 def _remove_unlocked(path: str) -> None:
     try:
         handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-    except OSError:  # gone, or not ours to touch
+    except OSError:  # it is gone, or belongs to another user
         return
     try:
-        if stat.S_ISREG(os.fstat(handle).st_mode) and _lock(handle) is True:
+        if stat.S_ISREG(os.fstat(handle).st_mode) and _lock_file(handle) is True:
             Path(path).unlink(missing_ok=True)
     except OSError:
         pass
@@ -153,8 +169,8 @@ def _remove_unlocked(path: str) -> None:
         os.close(handle)
 
 
-def _lock(handle: int) -> bool | None:
-    """Locks an open file; False where someone else has, None where there are no locks."""
+def _lock_file(handle: int) -> bool | None:
+    """Locks an open file. Returns False if another process holds the lock, None if the system has no locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -164,11 +180,5 @@ def _lock(handle: int) -> bool | None:
     return True
 
 
-@contextmanager
-def _failing(path: str) -> Iterator[None]:
-    """Turns errors of the system into FileError."""
-    try:
-        yield
-    except OSError as error:
-        msg = f"cannot write {path} ({error.strerror or error}): check space and permissions"
-        raise FileError(msg) from error
+def _write_error(path: str, error: OSError) -> FileError:
+    return FileError(f"cannot write {path} ({error.strerror or error}): check space and permissions")
