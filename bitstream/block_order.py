@@ -1,4 +1,4 @@
-"""Blocks and cells: the squares that tokens are laid over, and an order that covers a grid of them evenly."""
+"""Blocks and cells, the squares that tokens are laid over, and an order that covers a grid evenly."""
 
 from __future__ import annotations
 
@@ -11,13 +11,20 @@ BLOCK_CELLS = BLOCK // CELL
 
 
 def blocks_of(width: int, height: int) -> tuple[int, int]:
-    """Rows and columns of blocks that cover an image, the last ones perhaps in part outside it."""
+    """Rows and columns of blocks that cover an image. The last row and column may extend beyond it."""
     return -(-height // BLOCK), -(-width // BLOCK)
 
 
-def spread(rows: int, columns: int) -> NDArray[np.int64]:
-    """(rows * columns,) rank of each place, in reading order, in an order that covers the grid evenly from the start: the
-    bits of column and row interleaved (column lowest), read from lowest to highest, so that neighbours are far apart."""
+def z_order_ranks(rows: int, columns: int) -> NDArray[np.int64]:
+    """(rows * columns,) rank of each position, in reading order, by its bit-reversed Morton key. Every prefix of this order
+    covers the grid evenly. The ranks of a 4x4 grid:
+
+         0  4  1  5
+         8 12  9 13
+         2  6  3  7
+        10 14 11 15
+
+    The key interleaves the bits of row and column, the lowest bit first (FORMAT.md, section 4)."""
     bits = max(1, int(max(rows, columns) - 1).bit_length())
     y, x = np.divmod(np.arange(rows * columns, dtype=np.int64), columns)
     key = np.zeros(rows * columns, dtype=np.int64)

@@ -1,10 +1,9 @@
-"""Tokens that are indices into a codebook, N per block in one row: what TiTok (arXiv 2406.07550) and One-D-Piece (2501.10064)
-make of an image.
+"""Tokens that are indices into a codebook, N per block in one row, as in TiTok (arXiv 2406.07550) and One-D-Piece (2501.10064).
+FORMAT.md, section 8.
 
-Tokens are sent position by position over all blocks: the first token of every block, then the second of every block, and so on,
-so that every prefix covers the whole image. Blocks follow each other as
-`bitstream.block_order.spread` says, far apart at first.
-Each token is coded with a frequency table that its position, and if the tables ask for it the token before in its block, picks.
+Tokens are sent position by position: the first token of every block, then the second of every block, and so on, so that every
+prefix covers the whole image. At each position, blocks follow in Z-order (`bitstream.block_order.z_order_ranks`). The frequency
+table of a token depends on its position, and in some models on the token before it in its block.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitstream.block_order import BLOCK, spread
+from bitstream.block_order import BLOCK, z_order_ranks
 from bitstream.entropy_model import PRECISION, frequencies_of
 from bitstream.errors import FormatError, ModelError
-from bitstream.range_coder import decoders_of, read_certain
+from bitstream.range_coder import make_decoders, read_certain
 
-ENTRIES = 1 << 22  # of tables handed to the coder in one go, to bound memory: 32 MB
+CHUNK = 1 << 22  # table entries passed to the range coder in one call, to bound memory: 32 MB
 
 
 @dataclass(frozen=True)
@@ -42,19 +41,19 @@ class CodebookLayout:
 
     @property
     def blocks(self) -> int:
-        """How many blocks there are."""
+        """Number of blocks."""
         rows, columns = self.grid
         return rows * columns
 
     @property
     def tokens(self) -> int:
-        """Tokens of the whole sequence."""
+        """Tokens of all blocks."""
         return self.blocks * self.block_tokens
 
     @cached_property
     def order(self) -> NDArray[np.int64]:
-        """(blocks,) places in reading order of the blocks as they are sent."""
-        return np.argsort(spread(*self.grid))
+        """(blocks,) positions of the blocks in reading order, in the order in which they are sent."""
+        return np.argsort(z_order_ranks(*self.grid))
 
     def length_of(self, block_tokens: float) -> int:
         """Length of the prefix that keeps this many tokens per block."""
@@ -70,14 +69,14 @@ class CodebookPrefix:
     """The first tokens of an image."""
 
     layout: CodebookLayout
-    indices: NDArray[np.int32]  # (N, rows, columns); 0 where not known
+    indices: NDArray[np.int32]  # (N, rows, columns); 0 if not known
     length: int  # known tokens, in the order in which they are sent
 
     @property
     def block_lengths(self) -> NDArray[np.int64]:
-        """(rows, columns) how many tokens of each block are known."""
-        whole, rest = divmod(self.length, self.layout.blocks)
-        return (whole + (spread(*self.layout.grid) < rest)).reshape(self.layout.grid)
+        """(rows, columns) number of known tokens of each block."""
+        complete, rest = divmod(self.length, self.layout.blocks)
+        return (complete + (z_order_ranks(*self.layout.grid) < rest)).reshape(self.layout.grid)
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -85,31 +84,31 @@ class CodebookPrefix:
         return np.arange(len(self.indices))[:, None, None] < self.block_lengths
 
 
-def whole_of(layout: CodebookLayout, indices: NDArray[np.int32]) -> CodebookPrefix:
+def complete_prefix(layout: CodebookLayout, indices: NDArray[np.int32]) -> CodebookPrefix:
     """All tokens of an image, from the indices (N, rows, columns) of its blocks."""
     return CodebookPrefix(layout, indices, layout.tokens)
 
 
 @dataclass(frozen=True)
 class CodebookSequence:
-    """All tokens of an image in the order in which they are sent, with the tables that they are coded with."""
+    """All tokens of an image in the order in which they are sent, and the table index of each."""
 
     code: CodebookCode
     layout: CodebookLayout
     indices: NDArray[np.int32]  # (tokens,)
-    picked: NDArray[np.int32]  # (tokens,) tables
+    contexts: NDArray[np.int32]  # (tokens,) table indexes
 
     def bits(self) -> NDArray[np.float64]:
         """(tokens,) cost of each token."""
-        return PRECISION - np.log2(self.code.tables[self.picked, self.indices])
+        return PRECISION - np.log2(self.code.tables[self.contexts, self.indices])
 
     def chunks(self, first: int, last: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float64]]]:
-        """Indices and frequencies less one, as `bitstream.sequence.TokenSequence` has them."""
-        for part in _parts(self.code, first, last):
-            yield self.indices[part], _weights(self.code, self.picked[part])
+        """See `bitstream.sequence.TokenSequence`."""
+        for start, end in _spans(self.code, first, last):
+            yield self.indices[start:end], _weights(self.code, self.contexts[start:end])
 
     def first(self, length: int) -> CodebookPrefix:
-        """The first tokens, as `CodebookCode.decode` reads them."""
+        """The first `length` tokens."""
         sent = np.where(np.arange(len(self.indices)) < length, self.indices, 0).reshape(self.code.block_tokens, -1)
         return _prefix(self.layout, sent, min(length, len(self.indices)))
 
@@ -120,7 +119,7 @@ class CodebookCode:
 
     tables: NDArray[np.int32]  # (tables, V) frequencies, none zero; each row sums to 2^24
     table_of: NDArray[np.int32]  # (N, K) the table of a position after a token of each class
-    classes: NDArray[np.uint8]  # (V,) class of each index, below K; tokens at position 0 count as after class 0
+    classes: NDArray[np.uint8]  # (V,) class of each index, below K; before position 0 the class is 0
     side: int = BLOCK  # pixels of a block
     tail_drop: bool = True  # whether the first tokens of a block decode; otherwise only all of them do
 
@@ -150,16 +149,8 @@ class CodebookCode:
 
     @property
     def quality_stops(self) -> tuple[tuple[float, float], ...]:
-        """Each quality keeps as large a share of the tokens, from one per block on; all of them where fewer do not decode."""
+        """From one token per block to all of them; all at every quality if fewer do not decode."""
         return ((0.0, 1.0 if self.tail_drop else float(self.block_tokens)), (100.0, float(self.block_tokens)))
-
-    def layout(self, width: int, height: int) -> CodebookLayout:
-        """The blocks of an image."""
-        return CodebookLayout(width, height, self.side, self.block_tokens)
-
-    def pick(self, position: int, before: NDArray[np.int32] | None) -> NDArray[np.int32]:
-        """The tokens before (blocks,), none at position 0 -> the table of each block's token at this position (blocks,)."""
-        return self.table_of[position, 0 if before is None else self.classes[before]]
 
     @cached_property
     def fingerprint(self) -> bytes:
@@ -169,74 +160,80 @@ class CodebookCode:
             digest.update(np.array(array.shape, ">i4").tobytes() + array.astype(">i4").tobytes())
         return digest.digest()
 
-    def sequence(self, whole: CodebookPrefix) -> CodebookSequence:
+    def layout(self, width: int, height: int) -> CodebookLayout:
+        return CodebookLayout(width, height, self.side, self.block_tokens)
+
+    def contexts(self, position: int, sent: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Indices as they are sent (N, blocks), known before `position` -> (blocks,) table index of each block's token at
+        `position`."""
+        before = self.classes[sent[position - 1]] if position else np.zeros(sent.shape[1], np.uint8)
+        return self.table_of[position, before]
+
+    def sequence(self, complete: CodebookPrefix) -> CodebookSequence:
         """Puts the indices of an image's blocks into the order in which they are sent. Raises ValueError for indices that the
-        code has no tokens for."""
-        indices = whole.indices
+        code does not have."""
+        indices = complete.indices
         if len(indices) != self.block_tokens or indices.min() < 0 or indices.max() >= self.values:
             span = f"{indices.min()}..{indices.max()}"
             msg = f"{indices.shape} indices in {span}, for {self.block_tokens} tokens below {self.values}"
             raise ValueError(msg)
-        sent = indices.reshape(len(indices), -1)[:, whole.layout.order].astype(np.int32)
-        picked = [self.pick(position, sent[position - 1] if position else None) for position in range(len(sent))]
-        tables = np.concatenate([np.broadcast_to(pick, sent.shape[1:]) for pick in picked])
-        return CodebookSequence(self, whole.layout, sent.ravel(), tables)
+        sent = indices.reshape(len(indices), -1)[:, complete.layout.order].astype(np.int32)
+        contexts = np.concatenate([self.contexts(position, sent) for position in range(len(sent))])
+        return CodebookSequence(self, complete.layout, sent.ravel(), contexts)
 
     def decode(self, layout: CodebookLayout, payload: bytes, length: int, partial: bool = False) -> CodebookPrefix:
-        """The inverse of `bitstream.range_coder.encode_tokens`, as `bitstream.sequence.Code` has it."""
-        decoders = decoders_of(payload, partial)
-        blocks = len(layout.order)
-        sent = np.zeros((self.block_tokens, blocks), np.int32)
+        """The inverse of `sequence` and `bitstream.range_coder.encode_tokens`. See `bitstream.sequence.Code`."""
+        decoders = make_decoders(payload, partial)
+        sent = np.zeros((self.block_tokens, layout.blocks), np.int32)
         read = 0
         while read < length:
-            position = read // blocks
-            wanted = min(blocks, length - read)
-            before = sent[position - 1, :wanted] if position else None
-            picked = np.broadcast_to(self.pick(position, before), wanted)
-            for part in _parts(self, 0, wanted):
-                found = read_certain(decoders, _weights(self, picked[part]), 1)[:, 0]
-                sent[position, part.start : part.start + len(found)] = found
-                read += len(found)
-                if len(found) < part.stop - part.start:
-                    length = read  # all that follows is unknown
-                    break
+            position = read // layout.blocks
+            contexts = self.contexts(position, sent)
+            for start, end in _spans(self, 0, min(layout.blocks, length - read)):
+                symbols = read_certain(decoders, _weights(self, contexts[start:end]), 1)[:, 0]
+                sent[position, start : start + len(symbols)] = symbols
+                read += len(symbols)
+                if len(symbols) < end - start:
+                    return _prefix(layout, sent, read)
         return _prefix(layout, sent, read)
 
     def to_arrays(self, prefix: CodebookPrefix) -> dict[str, NDArray[Any]]:
-        """`indices` (N, rows, columns), and `known`, which of them are known."""
+        """`indices` and `known` (N, rows, columns)."""
         return {"indices": prefix.indices, "known": prefix.known}
 
-    def array_types(self, layout: CodebookLayout) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Type and shape of each of these."""
-        shape = (self.block_tokens, *layout.grid)
-        return {"indices": ("int32", shape), "known": ("bool", shape)}
-
     def from_arrays(self, layout: CodebookLayout, arrays: Mapping[str, NDArray[Any]]) -> CodebookPrefix:
-        """The inverse of `to_arrays`. Raises FormatError for an index that is none."""
+        """The inverse of `to_arrays`. Raises FormatError if an index is out of range."""
         indices = arrays["indices"]
         if indices.min() < 0 or indices.max() >= self.values:
             msg = f"indices are {indices.min()}..{indices.max()}: 0..{self.values - 1} is allowed"
             raise FormatError(msg)
         return CodebookPrefix(layout, indices, int(arrays["known"].sum()))
 
+    def array_types(self, layout: CodebookLayout) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Type and shape of each of these arrays."""
+        shape = (self.block_tokens, *layout.grid)
+        return {"indices": ("int32", shape), "known": ("bool", shape)}
+
 
 def uniform_code(block_tokens: int, values: int, side: int = BLOCK, tail_drop: bool = True) -> CodebookCode:
-    """Every index alike: log2 V bits per token."""
+    """All indices equally likely: log2 V bits per token."""
     table = frequencies_of(np.full((1, values), 1 / values))
     return CodebookCode(table, np.zeros((block_tokens, 1), np.int32), np.zeros(values, np.uint8), side, tail_drop)
 
 
 def _prefix(layout: CodebookLayout, sent: NDArray[np.int32], length: int) -> CodebookPrefix:
-    """From indices (N, blocks) as they are sent."""
+    """From indices (N, blocks) in the order in which they are sent."""
     indices = np.zeros_like(sent)
     indices[:, layout.order] = sent
     return CodebookPrefix(layout, indices.reshape(-1, *layout.grid), length)
 
 
-def _parts(code: CodebookCode, first: int, last: int) -> Iterator[slice]:
-    step = max(1, ENTRIES // code.values)
-    return (slice(start, min(last, start + step)) for start in range(first, last, step))
+def _spans(code: CodebookCode, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """first..last in pieces whose tables have at most CHUNK entries."""
+    step = max(1, CHUNK // code.values)
+    return ((start, min(last, start + step)) for start in range(first, last, step))
 
 
-def _weights(code: CodebookCode, picked: NDArray[np.int32]) -> NDArray[np.float64]:
-    return (code.tables[picked] - 1).astype(np.float64)
+def _weights(code: CodebookCode, contexts: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Frequencies less one (tokens, V), as `bitstream.range_coder` takes them."""
+    return (code.tables[contexts] - 1).astype(np.float64)

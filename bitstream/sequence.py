@@ -1,10 +1,9 @@
-"""What tokens mean, whatever family of models they belong to: the protocols that the container, the coder, batches, `info`,
-`tokens`, Pillow and the benchmarks know, and nothing else. No torch.
+"""Protocols of tokens, the same for all families of models. Pipelines, rate control, `info`, `tokens`, Pillow and the
+benchmarks use nothing else of a family.
 
-An image is a `TokenSequence` of tokens in the order in which they are sent. Its first tokens are a `Prefix`, and every prefix
-decodes to an image. A `Code` lays tokens out over an image, and reads prefixes out of bytes;
-`bitstream.range_coder` writes them.
-`bitstream.pyramid_tokens` and `bitstream.codebook_tokens` are the two codes there are.
+The tokens of an image are a `TokenSequence`, in the order in which they are sent. Its first tokens are a `Prefix`, and every
+prefix decodes to an image. A `Code` lays tokens out over an image and reads prefixes from bytes; `bitstream.range_coder` writes
+them. The two implementations are `bitstream.pyramid_tokens` and `bitstream.codebook_tokens`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ P = TypeVar("P", bound="Prefix")
 
 
 class Layout(Protocol):
-    """The tokens of one image of width x height pixels."""
+    """The token positions of one image of width x height pixels."""
 
     @property
     def width(self) -> int: ...
@@ -30,7 +29,7 @@ class Layout(Protocol):
 
     @property
     def tokens(self) -> int:
-        """Tokens of the whole sequence."""
+        """Tokens of the complete sequence."""
 
     def length_of(self, block_tokens: float) -> int:
         """Length of the prefix that keeps this many tokens per block of 256x256 pixels."""
@@ -51,24 +50,24 @@ class Prefix(Protocol):
 
 
 class TokenSequence(Protocol):
-    """The tokens of an image in the order in which they are sent: all of them, or the first ones where no more were wanted."""
+    """The tokens of an image in the order in which they are sent: all, or as many as the target needs."""
 
     @property
     def layout(self) -> Layout: ...
 
     def bits(self) -> NDArray[np.float64]:
-        """(tokens,) cost of each token under the code's tables."""
+        """(tokens,) cost of each token under the tables of the code."""
 
     def chunks(self, first: int, last: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float64]]]:
-        """Symbols (S,) of tokens first..last-1, counted from 0, and for each the frequencies less one (S, values) that it is
-        coded with; some tokens at a time."""
+        """Symbols (S,) of tokens first..last-1, counted from 0, and the frequencies less one (S, values) that code each; some
+        tokens at a time."""
 
     def first(self, length: int) -> Prefix:
-        """The first `length` tokens, as `Code.decode` reads them."""
+        """The first `length` tokens, as `Code.decode` returns them."""
 
 
 class Code(Protocol[L, P]):
-    """How the tokens of a model are laid out, coded and named."""
+    """The layout, the order and the tables of a model's tokens."""
 
     @property
     def block_tokens(self) -> int:
@@ -81,29 +80,29 @@ class Code(Protocol[L, P]):
 
     @property
     def quality_stops(self) -> tuple[tuple[float, float], ...]:
-        """Pairs of a quality 0..100 and the tokens per block that it stands for; linear in between."""
+        """Pairs of a quality 0..100 and its tokens per block; linear in between."""
 
     def layout(self, width: int, height: int) -> L:
-        """Where the tokens of an image stand."""
+        """The token positions of an image."""
+
+    def sequence(self, complete: P) -> TokenSequence:
+        """The sequence of these tokens. Unknown ones count as zero."""
 
     def decode(self, layout: L, payload: bytes, length: int, partial: bool = False) -> P:
-        """The inverse of `bitstream.range_coder.encode_tokens`.
+        """The inverse of `sequence` and `bitstream.range_coder.encode_tokens`.
 
-        With `partial` the payload may have been cut: only tokens that do not depend on what is missing are read, so that the
+        With `partial` the payload may have been cut: only tokens that do not depend on the missing bytes are read, so the
         prefix may be shorter than `length`. Raises FormatError for bytes that no encoder writes."""
-
-    def sequence(self, whole: P) -> TokenSequence:
-        """The sequence that has these tokens; unknown ones count as zero."""
 
     def to_arrays(self, prefix: P) -> dict[str, NDArray[Any]]:
         """Tokens as plain arrays by name."""
 
-    def array_types(self, layout: L) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Type and shape of each of these arrays."""
-
     def from_arrays(self, layout: L, arrays: Mapping[str, NDArray[Any]]) -> P:
         """The inverse of `to_arrays`, for arrays of the right types and shapes. Raises FormatError for values that no token
         has."""
+
+    def array_types(self, layout: L) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Type and shape of each of these arrays."""
 
 
 AnyCode: TypeAlias = Code[Any, Any]

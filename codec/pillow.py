@@ -13,7 +13,6 @@ Importing this is cheap: it needs no torch.
 from __future__ import annotations
 
 import io
-from dataclasses import fields
 from typing import IO, TYPE_CHECKING
 
 from PIL import Image, ImageFile
@@ -21,15 +20,15 @@ from PIL import Image, ImageFile
 from bitstream.container import MAGIC, read_file
 from codec.errors import TesseraError
 from codec.image.metadata import ALPHA, from_sections
-from codec.image.reading import check_size, mode_of
-from codec.rate_control import Target
-from codec.results import ImageOptions
+from codec.image.opening import check_size
+from codec.image.source import mode_of
+from codec.options import EncodeOptions, definitions
 
 if TYPE_CHECKING:
     from codec.codec import Codec
 
 FORMAT = "TSR"
-OPTIONS = {field.name for kind in (Target, ImageOptions) for field in fields(kind)} - {"keep_exif"} | {"effort"}
+OPTIONS = definitions(EncodeOptions).keys() - {"keep_exif"}
 
 
 class TesseraImageFile(ImageFile.ImageFile):
@@ -53,7 +52,7 @@ class TesseraImageFile(ImageFile.ImageFile):
         self._size = file.width, file.height
         self._mode = mode_of(file.greyness, len(notes) < len(file.sections))
         self.info.update(extras.info)
-        self._whole = file.whole
+        self._whole = file.complete
         self._bytes: bytes | None = data
 
     def verify(self) -> None:
@@ -68,7 +67,7 @@ class TesseraImageFile(ImageFile.ImageFile):
             try:
                 if Image.MAX_IMAGE_PIXELS is not None:  # Pillow refuses twice as many, and knows nothing of blocks
                     check_size(*self.size, 2 * Image.MAX_IMAGE_PIXELS)
-                decoded = _shared().decode(self._bytes, allow_partial=ImageFile.LOAD_TRUNCATED_IMAGES)
+                decoded = _shared().decode(self._bytes, allow_partial=ImageFile.LOAD_TRUNCATED_IMAGES).image
             except TesseraError as error:
                 raise OSError(str(error)) from error
             if self.fp and self._exclusive_fp:
@@ -103,7 +102,7 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     image = im.copy()
     image.info = {name: value for name, value in (im.info | passed).items() if value is not None}
     try:
-        made = _shared(given.get("model")).encode(image, keep_exif=bool(exif), **options)
+        made = _shared(given.get("model")).encode(image, keep_exif=bool(exif), **options).data
     except TesseraError as error:
         raise (ValueError if error.usage else OSError)(str(error)) from error
     fp.write(made)  # all at once: an encoding that fails leaves nothing half-written

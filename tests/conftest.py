@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from bitstream.pyramid_tokens import EVEN, ODD, Level, PyramidCode
+from bitstream.pyramid_tokens import ANCHOR, NON_ANCHOR, Level, PyramidCode
 from codec.codec import Codec
 from tests.helpers import HAS_TORCH, PHOTO
 from tests.helpers.browser import browser
 from tests.helpers.tokens import made_up_entropy_model
-
-pytest.register_assert_rewrite("tests.helpers")
+from tests.helpers.weights import write_lpips_weights
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
@@ -56,6 +55,12 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def lpips_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made-up weights, by which distances are about as large as by the published ones."""
+    return write_lpips_weights(tmp_path_factory.mktemp("weights") / "lpips.npz")
+
+
+@pytest.fixture(scope="session")
 def photo() -> Image.Image:
     return Image.open(PHOTO).convert("RGB")
 
@@ -73,13 +78,13 @@ def small_code() -> PyramidCode:
 
 
 @pytest.fixture(scope="session")
-def halves_code() -> PyramidCode:
+def checkerboard_code() -> PyramidCode:
     """Six levels, four of which are two checkerboards, with 3x3 kernels in two layers."""
-    halves = (Level(8, 2, 2, EVEN), Level(8, 2, 2, ODD), Level(16, 4, 1, EVEN), Level(16, 4, 1, ODD))
+    halves = (Level(8, 2, 2, ANCHOR), Level(8, 2, 2, NON_ANCHOR), Level(16, 4, 1, ANCHOR), Level(16, 4, 1, NON_ANCHOR))
     levels = (Level(1, 2, 3), Level(4, 3, 5), *halves)
     return PyramidCode(levels, tuple(made_up_entropy_model(levels, index, (3, 3, 1)) for index in range(len(levels))))
 
 
-@pytest.fixture(scope="session", params=["small_code", "halves_code"])
+@pytest.fixture(scope="session", params=["small_code", "checkerboard_code"])
 def made_up_code(request: pytest.FixtureRequest) -> PyramidCode:
     return request.getfixturevalue(request.param)

@@ -310,7 +310,7 @@ def test_links_are_followed_and_each_folder_entered_once(tree, tmp_path):
     assert said.exit_code == 0
     assert names(out) == {"a.tsr", "b.tsr", "link.tsr", "sub/a.tsr", "sub/deep/c.tsr", "sub/deep/d.tsr"}
     assert (out / "a.tsr").is_symlink()
-    assert read_file((tmp_path / "kept.tsr").read_bytes()).whole
+    assert read_file((tmp_path / "kept.tsr").read_bytes()).complete
     assert (out / "link.tsr").read_bytes() == (out / "a.tsr").read_bytes()
     assert not (tree / "a.png").is_symlink()
 

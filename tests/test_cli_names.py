@@ -93,7 +93,7 @@ def test_outputs_that_are_named_like_inputs_need_f(folder):
     assert "x.webp: encode writes .tsr files: name another ending, use `tessera decode`, or -f if you mean it" in said.stderr
     assert names(folder) == {"photo.jpg"}
     assert run("encode", "photo.jpg", "-o", "x.webp", "-f").exit_code == 0
-    assert read_file(Path("x.webp").read_bytes()).whole
+    assert read_file(Path("x.webp").read_bytes()).complete
     said = run("decode", "x.webp", "-o", "y.tsr", "--format", "png")
     assert (said.exit_code, "decode writes images" in said.stderr) == (2, True)
 
@@ -156,7 +156,7 @@ def test_an_output_that_appears_meanwhile_is_not_replaced(folder, monkeypatch, l
     assert Path("out.tsr").read_bytes() == b"theirs"
     assert names(folder) == {"photo.jpg", "first.tsr", "out.tsr"}
     assert run("encode", "photo.jpg", "out.tsr", "-f").exit_code == 0
-    assert read_file(Path("out.tsr").read_bytes()).whole
+    assert read_file(Path("out.tsr").read_bytes()).complete
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -193,7 +193,7 @@ def test_links_are_followed_with_f_and_refused_without(folder, monkeypatch):
     assert not Path("target.tsr").exists()
     assert run("encode", "photo.jpg", "link.tsr", "-f").exit_code == 0
     assert Path("link.tsr").is_symlink()
-    assert read_file(Path("target.tsr").read_bytes()).whole
+    assert read_file(Path("target.tsr").read_bytes()).complete
     appearing(monkeypatch, "late.tsr", lambda path: path.is_symlink() or path.symlink_to("elsewhere"))
     said = run("encode", "photo.jpg", "late.tsr")
     assert (said.exit_code, "has appeared in the meantime" in said.stderr) == (1, True)

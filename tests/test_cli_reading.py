@@ -85,7 +85,7 @@ def test_a_pipe_without_an_end_is_read_up_to_the_limit(folder, monkeypatch):
 
 def test_of_a_file_no_more_is_read_than_its_header_allows(folder, monkeypatch):
     header = read_header((folder / "photo.tsr").read_bytes()[:HEADER_MAX])
-    assert len(cli.inputs.read_tsr(str(folder / "large-photo.tsr"), 1 << 20)) == header.largest + 1
+    assert len(cli.inputs.read_tsr(str(folder / "large-photo.tsr"), 1 << 20)) == header.max_file_bytes + 1
     assert cli.inputs.read_tsr(str(folder / "photo.tsr"), 1 << 20) == (folder / "photo.tsr").read_bytes()
 
 

@@ -73,7 +73,7 @@ def test_a_stopped_run_leaves_whole_files_and_goes_on(images, tmp_path):
     with start("encode", images, "--output-dir", out, "--skip-existing", "--quiet") as running:
         wait_for_outputs(out, done + 2, running)
         running.kill()
-    assert all(read_file(path.read_bytes()).whole for path in out.glob("*.tsr"))
+    assert all(read_file(path.read_bytes()).complete for path in out.glob("*.tsr"))
     assert all(TEMPORARY.fullmatch(name) for name in hidden(out))
     assert len(list(out.glob("*.tsr"))) < 36
 
@@ -83,7 +83,7 @@ def test_a_stopped_run_leaves_whole_files_and_goes_on(images, tmp_path):
     assert last.exit_code == 0
     assert {path.stem for path in out.glob("*.tsr")} == {path.stem for path in images.iterdir()}
     assert hidden(out) == [".tessera-notes.tmp"]
-    assert all(read_file(path.read_bytes()).whole for path in out.glob("*.tsr"))
+    assert all(read_file(path.read_bytes()).complete for path in out.glob("*.tsr"))
 
 
 def test_a_request_to_end_is_heard_too(tmp_path):

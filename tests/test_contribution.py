@@ -74,10 +74,10 @@ def test_places_are_those_that_tokens_are_sent_in(codec, sent):
         after = code.sequence(other)  # this level is in the order that it was in, later ones may not be
         (rows,) = (after.symbols[place.level] != before.symbols[place.level]).any(1).nonzero()
         assert starts[place.level] + rows == place.place
-        same = (level for level in range(len(before.classes)) if level != place.level)
+        same = (level for level in range(len(before.contexts)) if level != place.level)
         assert all((other.digits[level] == tokens.digits[level]).all() for level in same)
-        classes = before.classes[place.level][place.place - starts[place.level]]
-        assert np.array_equal(place.frequencies, code.priors[place.level].frequencies[classes])
+        classes = before.contexts[place.level][place.place - starts[place.level]]
+        assert np.array_equal(place.frequencies, code.entropy_models[place.level].frequencies[classes])
 
 
 @pytest.mark.parametrize("place", [1, 60, 500])

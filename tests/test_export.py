@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto
 
 from bitstream.block_order import BLOCK_CELLS
-from bitstream.pyramid_tokens import EVEN, ODD, Level, PyramidLayout, whole_of
+from bitstream.pyramid_tokens import ANCHOR, NON_ANCHOR, Level, PyramidLayout, complete_prefix
 from cli.main import main
 from codec.codec import Codec
 from codec.errors import ModelError
@@ -41,7 +41,7 @@ from tests.helpers.viewer import alike, drawn, lay
 CPU = torch.device("cpu")
 # Coarse levels, one of them with sub-cells of a cell, and the halves of a grid.
 CONFIG = NetworkConfig(
-    levels=(Level(2, 4, 8), Level(8, 4, 8), Level(16, 4, 4, EVEN), Level(16, 4, 4, ODD)),
+    levels=(Level(2, 4, 8), Level(8, 4, 8), Level(16, 4, 4, ANCHOR), Level(16, 4, 4, NON_ANCHOR)),
     steps=(0.25,) * 4, bit_worth=(0.1,) * 4, channels=8, predicted_channels=6, encoder_width8=8, encoder_width16=8,
     encoder_depth=1, decoder_width32=8, decoder_width16=8, decoder_width8=8, decoder_width4=8, decoder_depth16=1,
     decoder_depth32=1, decoder_depth8=1, predictor_width=8, prior_width=8,
@@ -107,9 +107,9 @@ def test_encoding_starts_as_in_torch(graphs, model, photo, width, height):
 def test_decoding_gives_the_pixels_of_torch(graphs, model, width, height):
     layout = PyramidLayout(model.config.levels, width, height)
     digits = random_digits(model.code, layout, seed=1)
-    known = tuple(layout.mask(index) for index in range(len(layout.levels)))
+    known = tuple(layout.masks[index] for index in range(len(layout.levels)))
     parts = TorchBackend(model.network(CPU))
-    latents, seen = dequantize(parts, [whole_of(layout, digits)])
+    latents, seen = dequantize(parts, [complete_prefix(layout, digits)])
     expected = decode_pixels(parts, [layout], latents, seen)[0]
     rows, columns = (BLOCK_CELLS * count for count in layout.blocks)
     x, k = np.zeros((1, CONFIG.channels, rows, columns), np.float32), np.zeros((1, 1, rows, columns), np.float32)
@@ -169,7 +169,7 @@ def test_weights_are_half_floats(graphs):
 def test_the_integer_part_is_a_model_without_a_network(graphs, model):
     part = open_model(graphs / "model.safetensors")
     assert part.stream_id == model.stream_id
-    for mine, theirs in zip(part.code.priors, model.code.priors, strict=True):
+    for mine, theirs in zip(part.code.entropy_models, model.code.entropy_models, strict=True):
         assert np.array_equal(mine.frequencies, theirs.frequencies)
     assert part.metadata["reach"] == {"encoder": 3, "decoder": 10, "pixels": 1}
     for name, digest in part.metadata["graphs"].items():

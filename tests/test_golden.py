@@ -35,7 +35,7 @@ def test_there_are_golden_files():
 def test_tokens_are_what_they_were(name):
     data, arrays = stored(name)
     file = read_file(data)
-    assert file.whole
+    assert file.complete
     tokens = read_tokens(file, model_for(file.stream_id).code)
     for index, (digits, known) in enumerate(zip(tokens.digits, tokens.known, strict=True)):
         assert np.array_equal(digits, arrays[f"digits_{index}"])

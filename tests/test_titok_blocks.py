@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitstream.codebook_tokens import CodebookLayout, CodebookPrefix, uniform_code, whole_of
+from bitstream.codebook_tokens import CodebookLayout, CodebookPrefix, complete_prefix, uniform_code
 from bitstream.range_coder import encode_tokens
 from codec.titok import mosaic as blocks
 from codec.titok.config import TitokConfig
@@ -106,7 +106,7 @@ def test_a_image_through_tokens_and_bytes(height, width, grid, monkeypatch):
     assert np.array_equal(indices.reshape(6, -1).T, one_by_one)
     code = uniform_code(6, 64, 64)
     layout = code.layout(width, height)
-    payload = encode_tokens(code.sequence(whole_of(layout, indices)), indices.size)
+    payload = encode_tokens(code.sequence(complete_prefix(layout, indices)), indices.size)
     decoded = detokenize_image(net, code.decode(layout, payload, indices.size))
     whole = net.detokenize(torch.from_numpy(np.array(one_by_one))).numpy()
     assert np.abs(decoded - joined(whole, height, width, 64)).max() < 1e-5

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from codec.titok.importing import calibrate
 from safetensors import safe_open
 
-from bitstream.codebook_tokens import uniform_code, whole_of
+from bitstream.codebook_tokens import complete_prefix, uniform_code
 from bitstream.range_coder import encode_tokens
 from codec.errors import ImageError
 from codec.titok.coding_tables import CLASSES, classes_of, measure_code
 from codec.titok.config import TitokConfig
-from codec.titok.importing import calibrate
 from codec.titok.model import save_titok
 from codec.titok.network import Titok
 
@@ -40,7 +40,7 @@ def chained(rng, blocks, positions):
 
 
 def sequence_of(code, indices):
-    return code.sequence(whole_of(code.layout(code.side * indices.shape[2], code.side * indices.shape[1]), indices))
+    return code.sequence(complete_prefix(code.layout(code.side * indices.shape[2], code.side * indices.shape[1]), indices))
 
 
 def cost(code, indices) -> float:

@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from bitstream.container import CRC_BYTES, File, read_file, read_header, write_file
-from bitstream.pyramid_tokens import PyramidCode, whole_of
+from bitstream.pyramid_tokens import PyramidCode, complete_prefix
 from bitstream.range_coder import encode_tokens
 from codec.errors import FormatError
 from codec.image.metadata import unpack
@@ -102,12 +102,12 @@ def test_halves_of_grids_and_other_priors(page, folder, made_up_code: PyramidCod
     """Levels in halves, which the bundled model need not have, and digits at their limits."""
     layout = made_up_code.layout(width, height)
     digits = random_digits(made_up_code, layout, SEED)
-    payload = encode_tokens(made_up_code.sequence(whole_of(layout, digits)), layout.tokens)
+    payload = encode_tokens(made_up_code.sequence(complete_prefix(layout, digits)), layout.tokens)
     name = f"made-up-{len(made_up_code.levels)}"
     write_model(folder / name, made_up_code)
     data = write_file(File(width, height, b"\x12\x34", layout.tokens, payload))
     read = page.evaluate("([model, text]) => read(model, text)", [name, text_of(data)])
-    check(read["grids"], digits, tuple(layout.mask(index) for index in range(len(layout.levels))))
+    check(read["grids"], digits, tuple(layout.masks[index] for index in range(len(layout.levels))))
 
 
 def write_model(path: Path, code: PyramidCode) -> None:
@@ -115,7 +115,7 @@ def write_model(path: Path, code: PyramidCode) -> None:
     levels = [asdict(level) for level in code.levels]
     plain = {"kind": "tessera-pyramid-1", "fingerprint": "1234", "network": {"levels": levels}}
     arrays = {}
-    for index, level in enumerate(code.priors):
+    for index, level in enumerate(code.entropy_models):
         arrays[f"prior.{index}.shifts"] = np.array([layer.shift for layer in level.layers], np.int32)
         arrays |= {f"prior.{index}.frequencies": level.frequencies, f"prior.{index}.costs": level.costs}
         for depth, layer in enumerate(level.layers):
@@ -132,7 +132,7 @@ def expected_of(data: bytes) -> list:
         if "not a .tsr" in str(error) or "of version" in str(error):
             return ["format", 0]
         return ["cut" if "cut" in str(error) else "damaged", 0]
-    return ["whole" if file.whole else "cut", tokens.length]
+    return ["whole" if file.complete else "cut", tokens.length]
 
 
 def mutations() -> list[bytes]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bitstream.codebook_tokens import CodebookCode, CodebookPrefix, CodebookSequence, whole_of
+from bitstream.codebook_tokens import CodebookCode, CodebookPrefix, CodebookSequence, complete_prefix
 from codec.rate_control import Enough
 from codec.titok.mosaic import detokenize_image, tokenize_image
 from codec.titok.network import Titok
@@ -27,7 +27,7 @@ class TitokTokenizer:
 
     def _tokenize(self, image: NDArray[np.uint8]) -> CodebookSequence:
         indices = tokenize_image(self.network, to_unit(image))
-        return self.code.sequence(whole_of(self.code.layout(image.shape[1], image.shape[0]), indices))
+        return self.code.sequence(complete_prefix(self.code.layout(image.shape[1], image.shape[0]), indices))
 
     def detokenize(self, prefixes: Sequence[CodebookPrefix]) -> list[NDArray[np.uint8]]:
         """The inverse of `tokenize`, for the tokens that are known -> pixels (H, W, 3)."""

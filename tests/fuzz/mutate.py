@@ -18,7 +18,7 @@ from bitstream.container import (
     STREAM_ID_BYTES,
     TRANSPARENT,
     VERSION,
-    _checksum,
+    checksum,
     read_file,
     write_number,
 )
@@ -92,7 +92,7 @@ def forge(
     head = MAGIC + bytes([VERSION << 4 | size | (HAS_KIND if kind else 0)]) + stream_id
     head += b"".join((side - 1).to_bytes(SIDE_BYTES[size], "big") for side in (width, height)) + write_number(length)
     head += bytes([kind] if kind else []) + b"".join(map(write_number, sizes))
-    return head + _checksum(head, body) + body
+    return head + checksum(head, body) + body
 
 
 def _sizes(data: bytes, rng: Rng) -> bytes:
@@ -127,7 +127,7 @@ def _any_header(data: bytes, rng: Rng) -> bytes:
     for _ in range(int(rng.integers(1, 4))):
         head[int(rng.integers(2, len(head)))] = int(rng.integers(256))
     body = data[file.header_bytes :]
-    return bytes(head) + _checksum(bytes(head), body) + body
+    return bytes(head) + checksum(bytes(head), body) + body
 
 
 def _sections(data: bytes, rng: Rng) -> bytes:

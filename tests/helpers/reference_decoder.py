@@ -1,4 +1,4 @@
-"""A second decoder, written from FORMAT.md alone and sharing no code with the first: slow, plain, in Python integers."""
+"""A second decoder, written from FORMAT.md alone: slow, plain, in Python integers. It shares no code with the first."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ import numpy as np
 
 
 def read_header(data: bytes) -> tuple:
-    """Width, height, length, payload and sections by type of a file whose checksum must hold."""
+    """Width, height, length, payload and sections by type. The checksum must be right."""
     assert data[:2] == b"\xd4T"
     assert data[2] >> 4 == 1
     assert data[2] & 8 == 0
     size = (1, 2, 4)[data[2] & 3]
     width, height = (1 + int.from_bytes(data[5 + i * size : 5 + (i + 1) * size], "big") for i in (0, 1))
     length, at = read_number(data, 5 + 2 * size)
-    kind = payload_size = sections_size = 0
+    image_kind = payload_size = sections_size = 0
     if data[2] & 4:
-        kind, at = data[at], at + 1
-    if kind & 128:
+        image_kind, at = data[at], at + 1
+    if image_kind & 128:
         payload_size, at = read_number(data, at)
         sections_size, at = read_number(data, at)
     assert zlib.crc32(data[:at] + data[at + 3 :]) % 2**24 == int.from_bytes(data[at : at + 3], "big")
     at += 3
-    if not kind & 128:
+    if not image_kind & 128:
         return width, height, length, data[at:], {}
     assert len(data) == at + payload_size + sections_size
     payload, at = data[at : at + payload_size], at + payload_size
-    found = {}
+    sections = {}
     while at < len(data):
-        section = data[at]
+        kind = data[at]
         size, at = read_number(data, at + 1)
-        found[section] = data[at : at + size]
+        sections[kind] = data[at : at + size]
         at += size
-    assert (1 in found) == (kind & 64 > 0)
-    return width, height, length, payload, found
+    assert (1 in sections) == (image_kind & 64 > 0)
+    return width, height, length, payload, sections
 
 
 def read_number(data: bytes, at: int) -> tuple[int, int]:
@@ -55,8 +55,8 @@ def ceil(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def classes_of(arrays: dict[str, np.ndarray], level: int, planes: np.ndarray) -> np.ndarray:
-    """(K, n, m) int64 -> (D, n, m)."""
+def contexts_of(arrays: dict[str, np.ndarray], level: int, planes: np.ndarray) -> np.ndarray:
+    """Input planes (K, n, m) int64 -> table indexes (D, n, m)."""
     shifts = arrays[f"prior.{level}.shifts"]
     x = planes
     for layer in range(len(shifts)):
@@ -73,7 +73,7 @@ def classes_of(arrays: dict[str, np.ndarray], level: int, planes: np.ndarray) ->
     return x
 
 
-class Coder:
+class RangeDecoder:
     def __init__(self, payload: bytes) -> None:
         self.bytes = iter(payload)
         self.low, self.range, self.point = 0, 2**64 - 1, self.take(8)
@@ -98,14 +98,14 @@ class Coder:
         return symbol - len(frequencies) // 2
 
 
-def spread_key(y: int, x: int, bits: int) -> int:
+def z_order_key(y: int, x: int, bits: int) -> int:
     key = 0
     for bit in range(bits):
         key = key * 4 + (y >> bit) % 2 * 2 + (x >> bit) % 2
     return key
 
 
-def grids_read(levels: list[dict], level: int) -> list[list[int]]:
+def context_grids(levels: list[dict], level: int) -> list[list[int]]:
     grids: list[list[int]] = []
     for j in range(level + 1):
         if levels[j].get("part", 0) == 2:
@@ -117,9 +117,9 @@ def grids_read(levels: list[dict], level: int) -> list[list[int]]:
 
 
 def decode(data: bytes, levels: list[dict], arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """Digits (D, n, m) of each level; 0 where a token is unknown."""
+    """Digits (D, n, m) of each level; 0 for unknown tokens."""
     width, height, length, payload, _ = read_header(data)
-    coder, digits = Coder(payload), []
+    decoder, digits = RangeDecoder(payload), []
     for i, level in enumerate(levels):
         rows, columns = (ceil(ceil(side, 16), 16 // level["side"]) for side in (height, width))
         digits.append(np.zeros((level["digits"], rows, columns), np.int64))
@@ -127,20 +127,20 @@ def decode(data: bytes, levels: list[dict], arrays: dict[str, np.ndarray]) -> li
             continue
         planes = np.zeros((1, rows, columns), np.int64)
         if i:
-            seen = []
-            for grid in grids_read(levels, i):
+            grids = []
+            for grid in context_grids(levels, i):
                 r = level["side"] // levels[grid[0]]["side"]
-                whole = sum(np.abs(digits[j]) for j in grid)
-                seen += [[[plane[y // r][x // r] for x in range(columns)] for y in range(rows)] for plane in whole]
-            planes = np.array(seen)
-        classes = classes_of(arrays, i, planes)
-        cost = arrays[f"prior.{i}.costs"].astype(np.int64)[classes].sum(0)
+                magnitudes = sum(np.abs(digits[j]) for j in grid)
+                grids += [[[plane[y // r][x // r] for x in range(columns)] for y in range(rows)] for plane in magnitudes]
+            planes = np.array(grids)
+        contexts = contexts_of(arrays, i, planes)
+        cost = arrays[f"prior.{i}.costs"].astype(np.int64)[contexts].sum(0)
         bits = max(1, (max(rows, columns) - 1).bit_length())
         part = level.get("part", 0)
-        places = [(y, x) for y in range(rows) for x in range(columns) if part == 0 or (y + x) % 2 == part - 1]
-        places.sort(key=lambda p: (-int(cost[p]), spread_key(*p, bits)))
-        for y, x in places[:length]:
+        positions = [(y, x) for y in range(rows) for x in range(columns) if part == 0 or (y + x) % 2 == part - 1]
+        positions.sort(key=lambda p: (-int(cost[p]), z_order_key(*p, bits)))
+        for y, x in positions[:length]:
             for d in range(level["digits"]):
-                digits[i][d, y, x] = coder.digit(arrays[f"prior.{i}.frequencies"][classes[d, y, x]])
-        length -= min(length, len(places))
+                digits[i][d, y, x] = decoder.digit(arrays[f"prior.{i}.frequencies"][contexts[d, y, x]])
+        length -= min(length, len(positions))
     return digits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bitstream.entropy_model import IntegerLayer, LevelEntropyModel
-from bitstream.pyramid_tokens import Level, PyramidCode, PyramidLayout, grids_before, in_part
+from bitstream.pyramid_tokens import Level, PyramidCode, PyramidLayout, context_grids
 
 
 def random_digits(code: PyramidCode, layout: PyramidLayout, seed: int) -> tuple[np.ndarray, ...]:
@@ -14,7 +14,7 @@ def random_digits(code: PyramidCode, layout: PyramidLayout, seed: int) -> tuple[
     digits = []
     for level, grid in zip(code.levels, layout.grids, strict=True):
         drawn = np.round(rng.laplace(0, 0.6, (level.digits, *grid))) + (rng.random((level.digits, *grid)) < 0.01) * level.limit
-        digits.append(drawn.clip(-level.limit, level.limit).astype(np.int8) * in_part(level.part, *grid))
+        digits.append(drawn.clip(-level.limit, level.limit).astype(np.int8) * level.mask(*grid))
     return tuple(digits)
 
 
@@ -26,7 +26,7 @@ def made_up_entropy_model(levels: tuple[Level, ...], index: int, kernels: tuple[
         return (low + (at * 7919 + salt * 104729 + index * 1299709) * 31 % 65537 % (high - low + 1)).reshape(shape)
 
     level, width, classes = levels[index], 6, 5
-    inputs = max(1, sum(levels[grid[0]].digits for grid in grids_before(levels, index)))
+    inputs = max(1, sum(levels[grid[0]].digits for grid in context_grids(levels, index)))
     first, second, last = kernels
     weights = (
         numbers(width, inputs, first, first, low=-900, high=1200, salt=1),
