@@ -14,9 +14,7 @@ from benchmarks.tools import compare
 from benchmarks.tools.pattern import pattern_error
 from codec.metrics import psnr
 from codec.metrics.lpips import LPIPS
-from tests.helpers import PHOTO, ROOT, SHARED
-
-LPIPS_WEIGHTS = SHARED / "perceptual" / "lpips_alex.npz"
+from tests.helpers import PHOTO, ROOT
 
 
 def run(module: str, *arguments: object) -> str:
@@ -44,9 +42,9 @@ def test_ms_ssim_falls_with_blur(photo):
 def demo(tmp_path_factory, codec, photo) -> Path:
     """What `make demo` has made when it comes to comparing."""
     folder = tmp_path_factory.mktemp("demo")
-    data = codec.encode(photo, target_size=2000)
+    data = codec.encode(photo, target_size=2000).data
     (folder / "a.tsr").write_bytes(data)
-    codec.decode(data).save(folder / "a.png")
+    codec.decode(data).image.save(folder / "a.png")
     return folder
 
 
@@ -72,14 +70,13 @@ def test_compare_prints_and_draws_what_make_demo_shows(demo, photo, monkeypatch,
         assert psnr(middle, np.asarray(decoded)) > 30
 
 
-@pytest.mark.skipif(not LPIPS_WEIGHTS.exists(), reason="no weights of LPIPS")
-def test_compare_measures_lpips_where_its_weights_are(demo, monkeypatch, capsys, tmp_path):
+def test_compare_measures_lpips_where_its_weights_are(demo, monkeypatch, capsys, tmp_path, lpips_weights):
     (tmp_path / "tessera").mkdir()
-    (tmp_path / "tessera" / "lpips_alex.npz").symlink_to(LPIPS_WEIGHTS)
+    (tmp_path / "tessera" / "lpips_alex.npz").symlink_to(lpips_weights)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     tessera, webp = re.findall(r"LPIPS (0\.\d{3})", compared(demo, monkeypatch, capsys))
     with Image.open(PHOTO) as original, Image.open(demo / "a.png") as decoded:
-        distance = LPIPS(LPIPS_WEIGHTS).distance(np.asarray(decoded), np.asarray(original.convert("RGB")))
+        distance = LPIPS(lpips_weights).distance(np.asarray(decoded), np.asarray(original.convert("RGB")))
     assert float(tessera) == pytest.approx(distance, abs=6e-4)
     assert float(webp) > 0
 

@@ -10,16 +10,12 @@ import torch
 from PIL import ImageFilter
 
 from codec.errors import ModelError
-from codec.metrics.lpips import ALEXNET, LPIPS
-from tests.helpers import SHARED
-
-WEIGHTS = SHARED / "perceptual" / "lpips_alex.npz"
-needs_weights = pytest.mark.skipif(not WEIGHTS.exists(), reason="perceptual weights are not there")
+from codec.metrics.lpips import ALEXNET, LPIPS, read_weights
+from tests.helpers.weights import ALEXNET_WIDTHS, write_lpips_weights
 
 
-@needs_weights
-def test_lpips_falls_with_likeness(photo):
-    lpips = LPIPS(WEIGHTS)
+def test_lpips_falls_with_likeness(photo, lpips_weights):
+    lpips = LPIPS(lpips_weights)
     original = np.asarray(photo)
     blurred = [np.asarray(photo.filter(ImageFilter.GaussianBlur(radius))) for radius in (1, 4)]
     assert lpips.distance(original, original) == 0
@@ -45,8 +41,8 @@ def test_an_empty_torch_cache_is_named(tmp_path, monkeypatch):
 
 
 def seed_cache(folder: Path) -> None:
-    """Puts AlexNet where torchvision looks for it; the classifier, which LPIPS does not use, is zeros."""
-    with np.load(WEIGHTS) as arrays:
+    """Puts a made-up AlexNet where torchvision looks for it; the classifier, which LPIPS does not use, is zeros."""
+    with np.load(write_lpips_weights(folder / "alexnet.npz", ALEXNET_WIDTHS)) as arrays:
         state = {name: torch.from_numpy(arrays[name]) for name in arrays.files if name.startswith("features.")}
     for layer, (rows, columns) in {1: (4096, 9216), 4: (4096, 4096), 6: (1000, 4096)}.items():
         state |= {f"classifier.{layer}.weight": torch.zeros(rows, columns), f"classifier.{layer}.bias": torch.zeros(rows)}
@@ -54,7 +50,6 @@ def seed_cache(folder: Path) -> None:
     torch.save(state, folder / "hub" / "checkpoints" / ALEXNET)
 
 
-@needs_weights
 @pytest.mark.learned
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
 def test_it_is_what_torchmetrics_computes(tmp_path, monkeypatch):
@@ -65,7 +60,8 @@ def test_it_is_what_torchmetrics_computes(tmp_path, monkeypatch):
     torch.manual_seed(123)  # the documented example's images
     one, other = ((torch.rand(10, 3, 100, 100) * 2) - 1 for _ in range(2))
     other[:, :, :50] = 0.25  # and something flat, where features are all but zero
-    from_npz, from_cache = LPIPS(WEIGHTS)(one, other), LPIPS()(one, other)
-    assert torch.equal(from_npz, from_cache)
+    ours = LPIPS()(one, other)
     expected = theirs(one, other, net_type="alex", reduction="mean")
-    assert float(from_npz.mean()) == pytest.approx(float(expected), abs=1e-6)
+    assert float(ours.mean()) == pytest.approx(float(expected), abs=1e-6)
+    np.savez(tmp_path / "lpips.npz", **{name: value.numpy() for name, value in read_weights().items()})
+    assert torch.equal(LPIPS(tmp_path / "lpips.npz")(one, other), ours)

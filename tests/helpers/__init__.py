@@ -9,5 +9,4 @@ ROOT = Path(__file__).parent.parent.parent
 PHOTO = ROOT / "docs" / "photo.webp"
 GOLDEN = ROOT / "tests" / "golden"
 FIXTURES = ROOT / "tests" / "fixtures"
-SHARED = ROOT.parent / "shared"
 HAS_TORCH = find_spec("torch") is not None
