@@ -10,7 +10,7 @@ import click
 
 from cli import options
 from cli.bench import Numbers, failing
-from cli.inputs import read_image_file
+from cli.inputs import input_of
 from cli.outputs import STANDARD, check_output, human, write_output
 from cli.progress import Bar
 from cli.report import put_record, say
@@ -61,10 +61,11 @@ def contribution(source: str, output: str | None, places: tuple[float, ...] | No
         from benchmarks.contribution import contribution as maps
         from benchmarks.contribution import sheet
         from codec.codec import Codec
-        from codec.image.reading import read_image, to_pixels
+        from codec.image.source import read_source
+        from codec.inputs import open_input
 
         most = min(max_pixels, LONGEST**2)
-        pixels = to_pixels(read_image(read_image_file(source, most), most), background="white")
+        pixels = read_source(open_input(input_of(source), most), {"background": "white"}, most).pixels
         whole = None if places is None else [int(place) for place in places]
         with Bar(0, "changing tokens", hidden=quiet) as bar:
             made = maps(Codec(model, device, runtime=runtime), pixels, whole, length, draws, progress=bar.advance)

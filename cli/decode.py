@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
 from cli import options
-from cli.formats import Format, endings, format_of, image_bytes
-from cli.inputs import TSR_FILES, read_image_file, read_tsr
-from cli.outputs import write_output
-from cli.plan import Conversion, FileOptions, Job, make_plan
+from cli.inputs import TSR_FILES, check_tsr, is_complete_image
+from cli.outputs import STANDARD
+from cli.plan import Conversion, FileOptions, make_plan
 from cli.report import ReportOptions
-from cli.runner import Batch, Means, Summary, Work, load
-from codec.errors import TesseraError
-from codec.system.files import Writer
+from cli.runner import Run, Summary
+from codec.errors import UsageError
+from codec.options import DECODE_PASSES, CodecOptions, DecodeOptions
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from codec.parallel.pipeline import Decompressed, Outcome
-
-
-@dataclass(frozen=True)
-class DecoderOptions:
-    """Options of a decoder."""
-
-    ending: str | None
-    output_quality: int | None
-    background: str | None
-    tokens: float | None
-    allow_partial: bool
-    model: str | None
-    device: str
-    runtime: str
-    max_pixels: int
-    jobs: int
-    batch: int | None
+    from codec.codec import Codec
+    from codec.image.writing import ImageFormat
+    from codec.inputs import FileInput
+    from codec.parallel.pipeline import Outcome, Resources
+    from codec.results import DecodedFile
+    from codec.system.context import ProgressListener
 
 
 @click.command()
@@ -47,22 +33,21 @@ class DecoderOptions:
 @options.outputs
 @options.inputs
 @click.option("--format", "ending", metavar="EXT", help="Output format, if no name gives it: png, jpg, webp, ppm, ...")
-@click.option("--tokens", type=click.FloatRange(1), metavar="N", help="Decode at most N tokens per block of 256x256 pixels.")
+@options.library("tokens", DecodeOptions)
 @click.option(
     "--output-quality",
     type=click.IntRange(0, 100),
     metavar="0-100",
-    help="Quality of lossy output. Default: 90 for jpg, webp, jxl and heic, 80 for avif; 100 is lossless for webp and jxl.",
+    help="Quality of lossy output; 100 is lossless for webp and jxl.  [default: 90 for jpg, webp, jxl and heic, 80 for avif]",
 )
 @options.background
 @options.allow_partial
 @options.jobs
 @options.batch
 @options.ray
-@options.model("the one that wrote the file")
-@options.computing
+@options.coding
 @options.reporting
-def decode(**given: Any) -> None:
+def decode(**values: Any) -> None:
     """Decode .tsr files to images, as PNG unless the output's name or --format says otherwise.
 
     A second name with the ending of an image is the output; without one, photo.tsr becomes photo.png beside it. Formats are
@@ -75,74 +60,90 @@ def decode(**given: Any) -> None:
     tessera decode -r small/ --output-dir decoded/ --format jpg
     head -c 800 photo.tsr | tessera decode - --allow-partial -o - | display
     """
-    report_options, file_options = options.gather(ReportOptions, given), options.gather(FileOptions, given)
-    chosen = options.gather(DecoderOptions, given)
-    ending = f".{(chosen.ending or 'png').lstrip('.')}"
-    conversion = Conversion(
-        TSR_FILES,
-        endings,
-        ending,
-        lambda path: read_tsr(path, chosen.max_pixels),
-        lambda path: is_image(path, chosen.max_pixels),
-    )
-    plan = make_plan(file_options, conversion, report_options.as_json is not None)
-    save_as = format_of(plan.output or ending, chosen.ending, chosen.output_quality)
-    work = _work(chosen, conversion, save_as, report_options.verbose)
-    if given["ray"]:
-        from cli.ray_runner import across
-
-        work = across(work, plan, given["ray"], chosen.device, chosen.runtime)
-    raise SystemExit(Batch(plan, work, report_options).run(file_options.dry_run))
-
-
-def is_image(path: str, max_pixels: int) -> bool:
-    """Whether an image is complete."""
-    from codec.image.reading import read_image
-
+    report, files = options.gather(ReportOptions, values), options.gather(FileOptions, values)
+    decoder, codec = options.select(DecodeOptions, values), options.select(CodecOptions, values)
+    ending = f".{(values['ending'] or 'png').lstrip('.')}"
+    command = Decoding(decoder, codec, ending, values["output_quality"], values["background"], report.verbose)
+    plan = make_plan(files, command.conversion, report.as_json is not None)
+    if plan.output not in (None, STANDARD) and not values["ending"]:
+        command = replace(command, ending=os.path.splitext(plan.output or "")[1] or ending)
     try:
-        read_image(read_image_file(path, max_pixels), max_pixels)
-    except TesseraError:
-        return False
-    return True
+        command.save_as  # noqa: B018 (refused before any work)
+    except UsageError as error:
+        raise click.UsageError(str(error)) from error
+    raise SystemExit(Run(command, plan, report, values).execute(files.dry_run))
 
 
-def _work(chosen: DecoderOptions, conversion: Conversion, save_as: Format, verbose: bool) -> Work:
-    def store(job: Job, image: Image.Image, writer: Writer) -> int:
-        data = image_bytes(image, save_as, chosen.background)
-        write_output(job.output, data, job.replace, writer)
-        return len(data)
+@dataclass(frozen=True)
+class Decoding:
+    """What `tessera decode` does with the jobs of a plan."""
 
-    def run(jobs: tuple[Job, ...], means: Means) -> Generator[Outcome[Job, Decompressed], None, None]:
-        from codec.parallel.pipeline import Limits, decode_all, room
+    options: DecodeOptions
+    codec_options: CodecOptions
+    ending: str  # of outputs
+    output_quality: int | None
+    background: str | None
+    show_format: bool
 
-        return decode_all(
-            jobs,
-            means.codec,
-            lambda job: load(job, conversion),
-            lambda job, image: store(job, image, means.writer),
-            allow_partial=chosen.allow_partial,
-            tokens=chosen.tokens,
-            limits=Limits(means.threads, chosen.batch, room(means.share), chosen.max_pixels),
-            progress=means.progress,
+    verb: ClassVar[str] = "decoded"
+    keys: ClassVar[tuple[str, ...]] = ("partial",)  # of JSON records
+    fatal: ClassVar[tuple[type[Exception], ...]] = ()
+
+    @property
+    def passes(self) -> float:
+        return DECODE_PASSES
+
+    @cached_property
+    def save_as(self) -> ImageFormat:
+        from codec.image.writing import image_format
+
+        return image_format(self.ending, self.output_quality)
+
+    @property
+    def conversion(self) -> Conversion:
+        def output_endings() -> frozenset[str]:
+            from codec.image.writing import writable_endings
+
+            return writable_endings()
+
+        max_pixels = self.codec_options["max_pixels"]
+        return Conversion(
+            TSR_FILES,
+            output_endings,
+            self.ending,
+            lambda path: check_tsr(path, max_pixels),
+            lambda path: is_complete_image(path, max_pixels),
         )
 
-    def summarise(_: Job, made: Decompressed) -> Summary:
-        return _summary(made, f", {save_as}" if verbose else "")
+    def convert(self, codec: Codec, file: FileInput) -> DecodedFile:
+        from codec.image.writing import write_image
+        from codec.results import DecodedFile
 
-    return Work("decoded", conversion, chosen.jobs, partial(_codec, chosen), run, summarise, ("partial",))
+        decoded = codec.decode(file, **self.options)
+        data = write_image(decoded.image, self.save_as, self.background)
+        return DecodedFile(data, decoded.file, decoded.block_tokens, decoded.partial, decoded.model)
 
+    def convert_all(
+        self, codec: Codec, files: Sequence[FileInput], resources: Resources, progress: ProgressListener | None
+    ) -> Iterator[Outcome[DecodedFile]]:
+        return codec.decode_all(
+            files,
+            save_as=self.save_as,
+            background=self.background,
+            resources=resources,
+            progress=progress,
+            **self.options,
+        )
 
-def _codec(chosen: DecoderOptions) -> Any:
-    from codec.codec import Codec
-
-    return Codec(chosen.model, chosen.device, runtime=chosen.runtime, max_pixels=chosen.max_pixels)
-
-
-def _summary(made: Decompressed, more: str) -> Summary:
-    width, height = made.file.width, made.file.height
-    values = {
-        "width": width, "height": height, "bytes": made.bytes_in, "bpp": round(8 * made.bytes_in / (width * height), 5),
-        "tokens": round(made.block_tokens, 2), "model": made.model, "partial": made.partial,
-    }  # fmt: skip
-    cut = f", cut: {made.block_tokens:.1f} tokens per block" if made.partial else ""
-    return Summary(f"{width}x{height}{cut}{more}", values, made.bytes_in, made.bytes_out, width * height)
+    def summarise(self, decoded: DecodedFile, bytes_in: int) -> Summary:
+        width, height = decoded.file.width, decoded.file.height
+        values = {
+            "width": width, "height": height, "bytes": bytes_in, "bpp": round(8 * bytes_in / (width * height), 5),
+            "tokens": round(decoded.block_tokens, 2), "model": decoded.model, "partial": decoded.partial,
+        }  # fmt: skip
+        line = f"{width}x{height}"
+        if decoded.partial:
+            line += f", cut: {decoded.block_tokens:.1f} tokens per block"
+        if self.show_format:
+            line += f", {self.save_as}"
+        return Summary(line, values, bytes_in, len(decoded.data), width * height)

@@ -1,7 +1,4 @@
-"""Inputs of all commands: found by name, in folders and in lists, and read, from files or, for '-', from standard input.
-
-No more is read than an input of its kind can have.
-"""
+"""Inputs of all commands: found by name, in folders and in lists, and read from files or, for '-', from standard input."""
 
 from __future__ import annotations
 
@@ -9,20 +6,17 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import click
 
-from cli.outputs import MISSING, STANDARD, human
+from cli.outputs import STANDARD
 from codec.errors import FileError, TesseraError
 
-HEAD = 1 << 16  # bytes that show the format of an image
 LIST_MAX = 1 << 26  # bytes of a list of names
-IMAGE_BYTES, IMAGE_EXTRA = 4, 1 << 26  # at most, of an encoded image: per pixel that is allowed, and in addition
-NPZ_BYTES, NPZ_EXTRA = 1, 1 << 20  # of an .npz of tokens, likewise; all tokens of an image are 0.2 bytes per pixel
+NPZ_BYTES, NPZ_EXTRA = 1, 1 << 20  # largest .npz: bytes per allowed pixel, and more; tokens are 0.2 bytes per pixel
 ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 NO_PHOTOS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "TSR", "WMF")  # films, drawings, data, and what is encoded already
 HELPED = frozenset((".avif", ".heic", ".heif", ".jxl"))  # need another package, which the error names
@@ -114,24 +108,31 @@ def _walk(folder: str, place: str, recursive: bool, endings: frozenset[str], see
             yield Input(entry.path, below)
 
 
-@contextmanager
-def opened(path: str) -> Iterator[BinaryIO]:
-    """A file, or standard input for '-', open for reading. Raises FileError, also where reading fails later."""
-    try:
-        if path == STANDARD:
-            yield _standard()
-            return
+class StandardInput:
+    """Standard input, and the number of bytes that were read from it."""
+
+    bytes_read = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = sys.stdin.buffer.read(size)
+        self.bytes_read += len(data)
+        return data
+
+    def fileno(self) -> int:
+        return sys.stdin.fileno()
+
+
+def input_of(path: str) -> Any:
+    """A file for the library: its path, or standard input for '-'. Raises FileError for a terminal and an address of the
+    web."""
+    if path != STANDARD:
         refuse_address(path)
-        if os.path.isdir(path):
-            msg = "is a folder: name a file in it"
-            raise FileError(msg)
-        with Path(path).open("rb") as stream:
-            yield stream
-    except FileNotFoundError as error:
-        raise FileError(MISSING) from error
-    except OSError as error:
-        msg = f"cannot be read ({error.strerror or error}): check its permissions"
-        raise FileError(msg) from error
+        return path
+    if sys.stdin is None or sys.stdin.isatty():
+        state = "closed" if sys.stdin is None else "a terminal"
+        msg = f"standard input is {state}: pipe a file into it, or name one"
+        raise FileError(msg)
+    return StandardInput()
 
 
 def refuse_address(path: str) -> None:
@@ -141,78 +142,68 @@ def refuse_address(path: str) -> None:
         raise FileError(msg)
 
 
-def _standard() -> BinaryIO:
-    if sys.stdin is None or sys.stdin.isatty():
-        state = "closed" if sys.stdin is None else "a terminal"
-        msg = f"standard input is {state}: pipe a file into it, or name one"
-        raise FileError(msg)
-    return sys.stdin.buffer
+def check_image(path: str, max_pixels: int) -> None:
+    """Raises TesseraError unless this is an image that can be encoded, by its first bytes."""
+    from codec.inputs import open_input
+
+    open_input(input_of(path), max_pixels)
 
 
-def read_image_file(path: str, max_pixels: int) -> bytes:
-    """All bytes of an encoded image of at most so many pixels.
+def check_tsr(path: str, max_pixels: int) -> None:
+    """Raises TesseraError unless this is a .tsr file, by its header."""
+    read_tsr(path, max_pixels)
 
-    Raises FileError, or ImageError where its first bytes are not those of an image."""
-    from bitstream.container import MAGIC
-    from codec.image.reading import check_head
 
-    with opened(path) as stream:
-        head = stream.read(HEAD)
-        if head.startswith(MAGIC):
-            msg = "is a .tsr file, encoded already: did you mean `tessera decode`?"
-            raise FileError(msg)
-        check_head(head)
-        return _up_to(stream, head, IMAGE_BYTES * max_pixels + IMAGE_EXTRA)
+def is_complete_tsr(path: str, max_pixels: int) -> bool:
+    """Whether a .tsr file can be read and its checksum is right."""
+    from bitstream.container import read_file
+
+    try:
+        return read_file(read_tsr(path, max_pixels)).complete
+    except TesseraError:
+        return False
+
+
+def is_complete_image(path: str, max_pixels: int) -> bool:
+    """Whether all pixels of an image file can be read."""
+    from PIL import Image
+
+    from codec.image.opening import load_image
+    from codec.inputs import open_input
+
+    try:
+        image = open_input(path, max_pixels)
+        assert isinstance(image, Image.Image)
+        load_image(image)
+    except TesseraError:
+        return False
+    return True
 
 
 def read_tsr(path: str, max_pixels: int) -> bytes:
-    """The bytes of a .tsr file, with its header checked; no more than one byte beyond the longest file that it allows.
+    """The bytes of a .tsr file, at most one more than its header allows. Raises TesseraError."""
+    from codec.inputs import read_tsr
 
-    Raises FileError, FormatError, or ImageError for an image with more pixels than allowed."""
-    from bitstream.container import HEADER_MAX, MAGIC, read_header
-    from codec.image.reading import check_head, check_size
-
-    with opened(path) as stream:
-        head = stream.read(HEADER_MAX)
-        if not head.startswith(MAGIC):
-            try:
-                check_head(head + stream.read(HEAD))
-            except TesseraError:
-                msg = "not a .tsr file" if head else "is empty"
-            else:
-                msg = "an image, not a .tsr file: did you mean `tessera encode`?"
-            raise FileError(msg)
-        header = read_header(head)
-        check_size(header.width, header.height, max_pixels)
-        return head + stream.read(max(0, header.largest + 1 - len(head)))
+    return read_tsr(input_of(path), max_pixels)
 
 
 def read_npz(path: str, max_pixels: int) -> bytes:
-    """All bytes of an .npz of the tokens of an image of at most so many pixels. Raises FileError."""
-    with opened(path) as stream:
+    """The bytes of an .npz of the tokens of an image with at most `max_pixels`. Raises FileError."""
+    from codec.inputs import open_file, read_at_most
+
+    with open_file(input_of(path)) as stream:
         head = stream.read(4)
-        if head[:2] != b"PK":  # as every zip file begins
+        if head[:2] != b"PK":  # every zip file begins with this
             msg = "not an .npz of tokens: make one with `tessera tokens`"
             raise FileError(msg)
-        return _up_to(stream, head, NPZ_BYTES * max_pixels + NPZ_EXTRA)
+        return read_at_most(stream, head, NPZ_BYTES * max_pixels + NPZ_EXTRA)
 
 
 def read_lines(path: str) -> list[str]:
-    """The names in a file, or in standard input for '-': one per line, or with zero bytes between them, as `find -print0`
-    writes them, so that names may hold line breaks. Raises FileError."""
-    with opened(path) as stream:
-        data = _up_to(stream, b"", LIST_MAX)
+    """The names in a file, or in standard input for '-': one per line, or separated by zero bytes, as `find -print0` writes
+    them, so that names may contain line breaks. Raises FileError."""
+    from codec.inputs import open_file, read_at_most
+
+    with open_file(input_of(path)) as stream:
+        data = read_at_most(stream, b"", LIST_MAX)
     return [os.fsdecode(name) for name in data.split(b"\0" if b"\0" in data else b"\n") if name]
-
-
-def _up_to(stream: BinaryIO, head: bytes, most: int) -> bytes:
-    """All that is left of a file after its head. Raises FileError where it has more than `most` bytes in all."""
-    try:
-        size = os.fstat(stream.fileno()).st_size  # 0 for pipes and devices
-    except (AttributeError, OSError):
-        size = 0
-    data = head + stream.read(most + 1 - len(head)) if size <= most else b""
-    if max(size, len(data)) > most:
-        msg = f"has more than {human(most)}, which is the limit for a file of its kind: raise --max-pixels, or check the file"
-        raise FileError(msg)
-    return data

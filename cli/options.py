@@ -6,13 +6,14 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 from click.shell_completion import CompletionItem
 
-LOCAL, AUTO = "local", "auto"  # as `codec.parallel.ray_cluster` has them
-RUNTIMES = ("auto", "onnx", "torch")  # as `codec.system.device` has them, which is not imported for help
+from codec.options import MAX_PIXELS, CodecOptions, DecodeOptions, EncodeOptions, Option, definitions
+
+LOCAL, AUTO = "local", "auto"  # as in `codec.parallel.ray_cluster`
 Command = Callable[..., Any]
 Group = TypeVar("Group")
 UNITS = {
@@ -81,9 +82,9 @@ class Model(click.ParamType):
     name = "model"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from cli.models import known
+        from codec.models.registry import model_files
 
-        names = [CompletionItem(path.stem) for path in known() if path.stem.startswith(incomplete)]
+        names = [CompletionItem(path.stem) for path in model_files() if path.stem.startswith(incomplete)]
         return [*names, CompletionItem(incomplete, type="file")]
 
 
@@ -122,6 +123,11 @@ def gather(group: type[Group], given: dict[str, Any]) -> Group:
     return group(**{field.name: given.pop(field.name) for field in fields(group) if field.name in given})  # type: ignore[arg-type]
 
 
+def select(definition: type, values: dict[str, Any]) -> Any:
+    """The options of the library, of one of the classes of `codec.options`, among the values that click gives a command."""
+    return {name: values[name] for name in definitions(definition) if values.get(name) is not None}
+
+
 def refuse_two(given: dict[str, Any]) -> None:
     """Raises UsageError where more than one of these options has a value."""
     names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value not in (None, False)]
@@ -149,14 +155,27 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
     return decorate
 
 
-def model(usual: str) -> Callable[[Command], Command]:
-    """`--model`, where `usual` says what is taken without it."""
-    return click.option(
-        "--model",
-        type=Model(),
-        metavar="NAME|PATH",
-        help=f"A model's name, as in `models list`, or a model file.  [default: {usual}]",
-    )
+def library(name: str, options: type, **changes: Any) -> Callable[[Command], Command]:
+    """The flag for an option of the library; `changes` replace attributes of the click option."""
+    kind, option = definitions(options)[name]
+    attributes: dict[str, Any] = {"help": f"{option.help}."} | _argument(kind, option)
+    if option.default:
+        attributes["help"] += f"  [default: {option.default}]"
+    return click.option(*option.flags, f"--{name.replace('_', '-')}", name, **attributes | changes)
+
+
+def _argument(kind: Any, option: Option) -> dict[str, Any]:
+    """What click needs to know about the argument of an option."""
+    kinds = {"size": Size(), "pixels": Pixels(), "colour": Colour(), "path": Name(), "model": Model(), "device": Device()}
+    types = get_args(kind) or (kind,)  # `float | None` is (float, None)
+    if bool in types:
+        return {"is_flag": True}
+    if option.choices:
+        return {"type": click.Choice(option.choices)}
+    if option.kind:
+        return {"type": kinds[option.kind], "metavar": option.metavar}
+    ranges: Any = click.FloatRange if float in types else click.IntRange
+    return {"type": ranges(option.minimum, option.maximum, min_open=option.positive), "metavar": option.metavar}
 
 
 sources = click.argument("sources", metavar="IN...", nargs=-1, type=Name())
@@ -165,20 +184,10 @@ output = click.option(
 )
 force = click.option("-f", "--force", is_flag=True, help="Replace existing outputs; symbolic links are followed.")
 skip_existing = click.option("--skip-existing", is_flag=True, help="Skip inputs whose output exists and is whole.")
-device = click.option(
-    "--device", type=Device(), metavar="auto|cpu|cuda[:N]", default="auto", show_default=True, help="Where to compute."
-)
-runtime = click.option(
-    "--runtime",
-    type=click.Choice(RUNTIMES),
-    default="auto",
-    show_default=True,
-    help="What to compute with; auto is ONNX Runtime on the processor and torch on CUDA.",
-)
-max_pixels = click.option(
-    "--max-pixels", type=Pixels(), metavar="N", default="500M", show_default=True, help="Refuse larger images."
-)
-allow_partial = click.option("--allow-partial", is_flag=True, help="Accept a file that was cut short.")
+device = library("device", CodecOptions, default="auto")
+runtime = library("runtime", CodecOptions, default="auto")
+max_pixels = library("max_pixels", CodecOptions, default=MAX_PIXELS)
+allow_partial = library("allow_partial", DecodeOptions)
 reporting = together(
     click.option(
         "--json",
@@ -191,14 +200,11 @@ reporting = together(
     click.option("--quiet", is_flag=True, help="Print nothing but errors."),
     click.option("-v", "--verbose", is_flag=True, help="Print more, and tracebacks of errors."),
 )
-background = click.option(
-    "--background",
-    type=Colour(),
-    metavar="COLOR",
-    help="Flatten transparency onto this colour, such as white or '#204060'. Default: keep it.",
-)
+background = library("background", EncodeOptions)
 computing = together(device, runtime, max_pixels)
-coding = together(model("standard"), computing)
+model = library("model", CodecOptions)
+coding = together(model, computing)
+encoder = together(*(library(name, EncodeOptions) for name in definitions(EncodeOptions)))
 jobs = click.option(
     "-j",
     "--jobs",

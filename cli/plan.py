@@ -34,11 +34,11 @@ class FileOptions:
 class Conversion:
     """What a command reads and writes."""
 
-    takes: Files
-    makes: Callable[[], frozenset[str]]  # endings of the files that it writes
-    ending: str  # of outputs that were given no name
-    read: Callable[[str], bytes]  # an input, and no more of it than a file of its kind can have
-    whole: Callable[[str], bool]  # whether an output that exists is complete
+    inputs: Files
+    output_endings: Callable[[], frozenset[str]]  # of the files that it writes
+    ending: str  # of outputs without a name
+    check_input: Callable[[str], None]  # raises TesseraError for a file that is not an input of this command
+    is_complete: Callable[[str], bool]  # whether an existing output is complete
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Job:
 
     source: str
     output: str
-    exists: bool = False  # the output exists, and is kept if it is whole
+    exists: bool = False  # the output exists, and is kept if it is complete
     replace: bool = False  # whether a file of the output's name may be replaced
     error: TesseraError | None = None  # why it cannot be done, if that is known before any work
 
@@ -85,7 +85,7 @@ def make_plan(options: FileOptions, conversion: Conversion, as_json: bool = Fals
             raise click.UsageError(msg)
         return Plan((_checked(Job(named[0], options.output), options, conversion, as_json),), True, options.output)
     single = len(named) == len(options.sources) == 1 and not os.path.isdir(named[0])
-    jobs = [_placed(found, options, conversion) for found in find_inputs(named, options.recursive, conversion.takes)]
+    jobs = [_placed(found, options, conversion) for found in find_inputs(named, options.recursive, conversion.inputs)]
     return Plan(tuple(_checked(job, options, conversion, as_json) for job in _apart(jobs, conversion)), single)
 
 
@@ -95,7 +95,7 @@ def _settled(options: FileOptions, conversion: Conversion) -> FileOptions:
         return options
     output, sources = options.output, options.sources
     two = output is None and len(sources) == 2 and options.files_from is None and not os.path.isdir(sources[0])
-    if two and os.path.splitext(sources[1])[1].lower() in conversion.makes():
+    if two and os.path.splitext(sources[1])[1].lower() in conversion.output_endings():
         sources, output = sources[:1], sources[1]
     if output is not None and is_folder(output):
         return replace(options, sources=sources, output=None, output_dir=output)
@@ -107,7 +107,7 @@ def _refuse_wrong_ending(options: FileOptions, conversion: Conversion) -> None:
     ending = os.path.splitext(options.output or "")[1].lower()
     if not ending or options.force or options.output in options.sources:
         return
-    if ending in conversion.makes() or ending not in conversion.takes.endings():
+    if ending in conversion.output_endings() or ending not in conversion.inputs.endings():
         return
     if conversion.ending == ".tsr":
         writes, other = "encode writes .tsr files", "tessera decode"
@@ -197,7 +197,7 @@ def _wrong_kind(job: Job, conversion: Conversion) -> TesseraError | None:
     says more than its name."""
     if job.source != STANDARD and os.path.realpath(job.source) == os.path.realpath(job.output):
         try:
-            conversion.read(job.source)
+            conversion.check_input(job.source)
         except TesseraError as error:
             return error
     return None

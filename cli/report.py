@@ -24,7 +24,9 @@ FIELDS = (
 ADVICE = {  # by the option that an error of the library names
     "allow_partial": "decode what there is with --allow-partial",
     "background": "flatten it with --background white",
+    "decode": "did you mean `tessera decode`?",
     "device": "use --device cpu",
+    "encode": "did you mean `tessera encode`?",
     "family": "name it with --family, or give another --state",
     "force": "use -f to replace it",
     "keep_exif": "leave out --keep-exif",
@@ -137,7 +139,7 @@ def record(
 ) -> str:
     """One file's JSON object: all of FIELDS, then `keys` and any others; what is not known is null."""
     given = {"input": source, "output": output, "status": status} | values
-    given |= {"seconds": None if seconds is None else round(seconds, 3), "error": message_of(error)}
+    given |= {"seconds": None if seconds is None else round(seconds, 3), "error": message_of(error, source)}
     return json.dumps({key: given.get(key) for key in dict.fromkeys((*FIELDS, *keys, *given))})
 
 
@@ -176,7 +178,7 @@ def fail(source: str, error: BaseException, verbose: bool) -> NoReturn:
     """One line on standard error, and the end. Raises Failed."""
     if verbose:
         show_traceback(error, say)
-    say(f"Error: {name_of(source)}: {message_of(error)}")
+    say(f"Error: {name_of(source)}: {message_of(error, source)}")
     raise Failed(exit_code(error))
 
 
@@ -197,12 +199,13 @@ def out_name(path: str) -> str:
     return "standard output" if path == "-" else path
 
 
-def message_of(error: BaseException | None) -> str | None:
-    """An error on one line: its cause, and what to do."""
+def message_of(error: BaseException | None, source: str = "") -> str | None:
+    """An error on one line: its cause, and the next step. The name of `source` in front of it is left out."""
     if error is None:
         return None
     if lacks_memory(error):
         return "not enough memory: try a smaller image, or a smaller --batch"
     if isinstance(error, TesseraError):
-        return ": ".join([str(error), *filter(None, [" and ".join(ADVICE[key] for key in error.advice if key in ADVICE)])])
+        advice = " and ".join(ADVICE[key] for key in error.advice if key in ADVICE)
+        return ": ".join(filter(None, [str(error).removeprefix(f"{source}: "), advice]))
     return f"{type(error).__name__}: {error} (a bug in tessera: please report it, with what -v prints)"

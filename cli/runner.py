@@ -1,4 +1,4 @@
-"""Runs a plan: shows progress, reports on each file, sums up, and ends at once when interrupted."""
+"""Runs the plan of `encode` or `decode`: shows progress, reports on each file, sums up, and stops at once when interrupted."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from cli.outputs import MISSING, STANDARD, human
+from cli.inputs import input_of
+from cli.outputs import MISSING, STANDARD, human, write_output
 from cli.plan import Conversion, Job, Plan
 from cli.progress import Bar
 from cli.report import (
@@ -28,21 +31,21 @@ from cli.report import (
     say,
     show_traceback,
 )
-from codec.errors import FileError
+from codec.errors import FileError, TesseraError
+from codec.options import CodecOptions
 from codec.system.files import Writer, remove_stale_temporaries
 
 if TYPE_CHECKING:
     from codec.codec import Codec
-    from codec.parallel.pipeline import Outcome
+    from codec.parallel.pipeline import Outcome, Resources
+    from codec.system.context import ProgressListener
 
-
-class Skipped(Exception):  # noqa: N818 (nothing went wrong)
-    """The output exists and is whole."""
+MAX_REPORTED = 0.95  # of an image before it is complete
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What is reported about a file that is done."""
+    """The report on a file that was converted."""
 
     line: str
     values: dict[str, Any]
@@ -50,40 +53,130 @@ class Summary:
     bytes_out: int
     pixels: int
     notes: tuple[str, ...] = ()
-    warning: str | None = None  # what was asked for and not reached
+    warning: str | None = None  # a target that was not reached
     strict: bool = False  # whether a warning counts as a failure
 
 
+class Command(Protocol):
+    """What distinguishes `encode` and `decode`."""
+
+    verb: ClassVar[str]  # for the last line: encoded, decoded
+    keys: ClassVar[tuple[str, ...]]  # of JSON records, beside those of all commands
+    fatal: ClassVar[tuple[type[Exception], ...]]  # errors that all other files would end with, too
+
+    @property
+    def codec_options(self) -> CodecOptions: ...
+
+    @property
+    def conversion(self) -> Conversion: ...
+
+    @property
+    def passes(self) -> float:
+        """Cost of one image, in network passes."""
+
+    def convert(self, codec: Codec, image: Any) -> Any:
+        """Converts one image; the result has the bytes of the output in `data`."""
+
+    def convert_all(
+        self, codec: Codec, images: Sequence[Any], resources: Resources, progress: ProgressListener | None
+    ) -> Iterator[Outcome[Any]]:
+        """Converts many images."""
+
+    def summarise(self, result: Any, bytes_in: int) -> Summary: ...
+
+
 @dataclass(frozen=True)
-class Means:
-    """What a run has to work with."""
+class Converted:
+    """How a job ended."""
 
-    codec: Callable[[], Codec]
-    writer: Writer
-    progress: Callable[[float], None]  # told of shares of images, from any thread
-    threads: int  # of each kind
-    share: float = 1.0  # of the machine's memory, where others work too
+    job: Job
+    summary: Summary | None = None  # None if there is an error, or if a complete output was kept
+    error: Exception | None = None
+    seconds: float = 0.0  # of work
+    reported: float = 0.0  # share of the image that was reported as progress
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a command does with the jobs of a plan."""
+def convert(
+    command: Command,
+    jobs: Sequence[Job],
+    open_codec: Callable[[], Codec],
+    writer: Writer,
+    threads: int,
+    batch: int | None = None,
+    memory_share: float = 1.0,
+    progress: ProgressListener | None = None,
+) -> Iterator[Converted]:
+    """Converts the inputs of jobs and writes their outputs; yields how each ended. Complete outputs are kept."""
+    pending = [job for job in jobs if not job.exists]
+    if existing := [job for job in jobs if job.exists]:
+        with ThreadPoolExecutor(threads) as pool:
+            complete = pool.map(command.conversion.is_complete, [job.output for job in existing])
+            for job, kept in zip(existing, complete, strict=True):
+                if kept:
+                    yield Converted(job)
+                else:
+                    pending.append(job)
+    if not pending:
+        return
+    try:
+        codec = open_codec()
+    except TesseraError as error:
+        yield Converted(pending[0], error=error)
+        return
+    if len(pending) == 1:
+        yield _convert_one(command, pending[0], codec, writer, threads, progress)
+        return
+    from codec.parallel.pipeline import Resources, pixels_at_once
 
-    verb: str  # for the last line: encoded, decoded
-    conversion: Conversion
-    jobs: int  # threads of each kind
-    codec: Callable[[], Codec]
-    run: Callable[[tuple[Job, ...], Means], Generator[Outcome[Job, Any], None, None]]
-    summarise: Callable[[Job, Any], Summary]
-    keys: tuple[str, ...]  # of its JSON records, besides those of all commands
-    fatal: tuple[type[Exception], ...] = ()  # errors that all other files would end with too
+    resources = Resources(threads, batch, pixels_at_once(memory_share))
+    inputs = [input_of(job.source) for job in pending]
+    for outcome in command.convert_all(codec, inputs, resources, progress):
+        job, summary, problem = pending[outcome.index], None, outcome.error
+        if problem is None:
+            try:
+                summary = _write(command, job, outcome.result, writer)
+            except TesseraError as error:
+                problem = error
+        yield Converted(job, summary, problem, outcome.seconds, outcome.reported)
+
+
+def _convert_one(
+    command: Command, job: Job, codec: Codec, writer: Writer, threads: int, progress: ProgressListener | None
+) -> Converted:
+    """Converts a single image, in this thread."""
+    from codec.system.context import network_context
+
+    start, reported = time.perf_counter(), 0.0
+
+    def listen(passes: float) -> None:
+        nonlocal reported
+        share = min(passes / command.passes, MAX_REPORTED - reported)
+        reported += share
+        if progress:
+            progress(share)
+
+    summary: Summary | None = None
+    problem: Exception | None = None
+    try:
+        with network_context(threads, listen):
+            source = input_of(job.source)
+            result = command.convert(codec, source)
+        summary = _write(command, job, result, writer, getattr(source, "bytes_read", None))
+    except Exception as error:
+        problem = error
+    return Converted(job, summary, problem, time.perf_counter() - start, reported)
+
+
+def _write(command: Command, job: Job, result: Any, writer: Writer, bytes_in: int | None = None) -> Summary:
+    write_output(job.output, result.data, job.replace, writer)
+    return command.summarise(result, Path(job.source).stat().st_size if bytes_in is None else bytes_in)
 
 
 @dataclass
-class Tally:
-    """Totals of a batch."""
+class Totals:
+    """Totals of a run."""
 
-    done: int = 0
+    converted: int = 0
     skipped: int = 0
     failed: int = 0
     bytes_in: int = 0
@@ -91,121 +184,121 @@ class Tally:
     pixels: int = 0
     start: float = field(default_factory=time.perf_counter)
 
-    def add(self, summary: Summary) -> None:
-        self.done += 1
-        self.bytes_in += summary.bytes_in
-        self.bytes_out += summary.bytes_out
-        self.pixels += summary.pixels
-
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self.start
-
     def speed(self) -> str:
-        """The note on the bar."""
-        return f"{self.done / self.seconds:.1f}/s  {self._megapixels}  {self._bytes}"
+        """The note beside the progress bar."""
+        seconds = time.perf_counter() - self.start
+        sizes = f"{human(self.bytes_in)} -> {human(self.bytes_out)}"
+        return f"{self.converted / seconds:.1f}/s  {self.pixels / 1e6 / seconds:.2f} MP/s  {sizes}"
 
     def line(self, verb: str) -> str:
-        """The last line of a batch."""
-        counts = f"{self.done} {verb}, {self.skipped} skipped, {self.failed} failed"
-        return f"{counts}  {self._bytes}  {self._megapixels}  {self.seconds:.2f} s"
-
-    @property
-    def _megapixels(self) -> str:
-        return f"{self.pixels / 1e6 / self.seconds:.2f} MP/s"
-
-    @property
-    def _bytes(self) -> str:
-        return f"{human(self.bytes_in)} -> {human(self.bytes_out)}"
+        """The last line of a run."""
+        seconds = time.perf_counter() - self.start
+        counts = f"{self.converted} {verb}, {self.skipped} skipped, {self.failed} failed"
+        sizes = f"{human(self.bytes_in)} -> {human(self.bytes_out)}"
+        return f"{counts}  {sizes}  {self.pixels / 1e6 / seconds:.2f} MP/s  {seconds:.2f} s"
 
 
-def load(job: Job, conversion: Conversion) -> bytes:
-    """A job's input. Raises Skipped if its output exists and is whole, FileError if it cannot be read."""
-    if job.exists and conversion.whole(job.output):
-        raise Skipped
-    return conversion.read(job.source)
-
-
-class Batch:
+class Run:
     """One run of a plan."""
 
-    def __init__(self, plan: Plan, work: Work, report_options: ReportOptions) -> None:
+    def __init__(self, command: Command, plan: Plan, report: ReportOptions, values: dict[str, Any]) -> None:
+        """`values` are those that click gives the command: `jobs`, `batch` and `ray`."""
+        self._command = command
         self._plan = plan
-        self._work = work
-        self._report_options = report_options
-        self._tally = Tally()
+        self._report = report
+        self._values = values
+        self._totals = Totals()
         self._writer = Writer()
-        garbled = report_options.as_json is not None and sys.stdout is not None and sys.stdout.isatty()
-        self._bar = Bar(len(plan.jobs), hidden=report_options.quiet or garbled)
-        self._code = 0
+        garbled = report.as_json is not None and sys.stdout is not None and sys.stdout.isatty()
+        self._bar = Bar(len(plan.jobs), hidden=report.quiet or garbled)
+        self._exit_code = 0
 
-    def run(self, dry: bool = False) -> int:
-        """Does all jobs, or only prints what would be done. Returns the exit code."""
+    def execute(self, dry_run: bool = False) -> int:
+        """Converts all files, or only prints the plan. Returns the exit code."""
         try:
             with self._bar:
                 for job in self._plan.jobs:
                     if job.error:
                         self._failed(job, job.error)
-                ready = tuple(job for job in self._plan.jobs if not job.error)
-                (self._pretend if dry else self._do)(ready)
-        except Interrupted as stopped:
-            self._end_at_once(stopped)
-        if not (self._plan.single or self._report_options.quiet or dry):
-            say(self._tally.line(self._work.verb))
-        return self._code
-
-    def _do(self, jobs: tuple[Job, ...]) -> None:
-        threads = self._work.jobs if self._plan.single else 1  # of NumPy, not yet imported: the pipeline uses the cores itself
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(threads))
-        remove_stale_temporaries(self._plan.folders)
-        means = Means(self._work.codec, self._writer, self._bar.advance, self._work.jobs)
-        with closing(self._work.run(jobs, means)) as outcomes:
-            for outcome in outcomes:
-                self._bar.advance(-outcome.reported)  # the whole of it is counted below
-                if isinstance(outcome.error, Skipped):
-                    self._skipped(outcome.job)
-                elif outcome.error:
-                    self._failed(outcome.job, outcome.error, outcome.seconds)
-                    if exit_code(outcome.error) == 2 or isinstance(outcome.error, self._work.fatal):
-                        break
+                jobs = [job for job in self._plan.jobs if not job.error]
+                if dry_run:
+                    self._print_plan(jobs)
                 else:
-                    self._done(outcome.job, self._work.summarise(outcome.job, outcome.made), outcome.seconds)
+                    self._convert(jobs)
+        except Interrupted as interrupt:
+            self._stop_at_once(interrupt)
+        if not (self._plan.single or self._report.quiet or dry_run):
+            say(self._totals.line(self._command.verb))
+        return self._exit_code
 
-    def _pretend(self, jobs: tuple[Job, ...]) -> None:
+    def _convert(self, jobs: list[Job]) -> None:
+        # NumPy is not imported yet. Its threads only slow down a pipeline, which uses all cores itself.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(self._values["jobs"] if len(jobs) == 1 else 1))
+        remove_stale_temporaries(self._plan.folders)
+        with closing(self._conversions(jobs)) as conversions:
+            for converted in conversions:
+                self._bar.advance(-converted.reported)  # the complete image is counted below
+                if converted.error:
+                    self._failed(converted.job, converted.error, converted.seconds)
+                    if exit_code(converted.error) == 2 or isinstance(converted.error, self._command.fatal):
+                        break
+                elif converted.summary:
+                    self._done(converted.job, converted.summary, converted.seconds)
+                else:
+                    self._skipped(converted.job)
+
+    def _conversions(self, jobs: list[Job]) -> Any:
+        if self._values["ray"]:
+            from cli.ray_runner import convert_with_ray
+
+            return convert_with_ray(self._command, jobs, self._values["ray"])
+        return convert(
+            self._command,
+            jobs,
+            partial(open_codec, self._command),
+            self._writer,
+            self._values["jobs"],
+            self._values["batch"],
+            progress=self._bar.advance,
+        )
+
+    def _print_plan(self, jobs: list[Job]) -> None:
         for job in jobs:
             if job.source != STANDARD and not os.path.exists(job.source):
                 self._failed(job, FileError(MISSING))
-            elif job.exists and self._work.conversion.whole(job.output):
+            elif job.exists and self._command.conversion.is_complete(job.output):
                 self._skipped(job)
             else:
-                self._report(job, "planned", f"{name_of(job.source)} -> {out_name(job.output)}  not done: --dry-run")
+                self._put(job, "planned", f"{name_of(job.source)} -> {out_name(job.output)}  not done: --dry-run")
 
     def _done(self, job: Job, summary: Summary, seconds: float) -> None:
-        self._tally.add(summary)
+        totals = self._totals
+        totals.converted += 1
+        totals.bytes_in += summary.bytes_in
+        totals.bytes_out += summary.bytes_out
+        totals.pixels += summary.pixels
         line = f"{name_of(job.source)} -> {out_name(job.output)}  {summary.line}  {seconds:.2f} s"
-        self._report(job, "done", line, summary.values, seconds)
+        self._put(job, "done", line, summary.values, seconds)
         for note in summary.notes:
             self._say(f"Note: {name_of(job.source)}: {note}")
-        if summary.warning and summary.strict:
-            self._code = 1
         if summary.warning:
-            self._say(
-                f"{'Error' if summary.strict else 'Warning'}: {name_of(job.source)}: {summary.warning}", even_if_quiet=True
-            )
+            self._exit_code = max(self._exit_code, int(summary.strict))
+            kind = "Error" if summary.strict else "Warning"
+            self._say(f"{kind}: {name_of(job.source)}: {summary.warning}", even_if_quiet=True)
 
     def _skipped(self, job: Job) -> None:
-        self._tally.skipped += 1
-        self._report(job, "skipped", f"{name_of(job.source)} -> {out_name(job.output)}  skipped: it exists and is whole")
+        self._totals.skipped += 1
+        self._put(job, "skipped", f"{name_of(job.source)} -> {out_name(job.output)}  skipped: it exists and is complete")
 
     def _failed(self, job: Job, error: Exception, seconds: float | None = None) -> None:
-        self._tally.failed += 1
-        self._code = max(self._code, exit_code(error))
-        self._report(job, "failed", None, {}, seconds, error)
-        if self._report_options.verbose:
+        self._totals.failed += 1
+        self._exit_code = max(self._exit_code, exit_code(error))
+        self._put(job, "failed", None, {}, seconds, error)
+        if self._report.verbose:
             show_traceback(error, partial(self._say, even_if_quiet=True))
-        self._say(f"Error: {name_of(job.source)}: {message_of(error)}", even_if_quiet=True)
+        self._say(f"Error: {name_of(job.source)}: {message_of(error, job.source)}", even_if_quiet=True)
 
-    def _report(
+    def _put(
         self,
         job: Job,
         status: str,
@@ -214,26 +307,33 @@ class Batch:
         seconds: float | None = None,
         error: Exception | None = None,
     ) -> None:
-        if self._report_options.as_json:
-            put_record(record(job.source, job.output or None, status, values or {}, seconds, error, self._work.keys))
+        """A record or a line on one file, and a step of the bar."""
+        if self._report.as_json:
+            put_record(record(job.source, job.output or None, status, values or {}, seconds, error, self._command.keys))
         elif line:
             self._say(line)
-        self._bar.advance(1, self._tally.speed())
+        self._bar.advance(1, self._totals.speed())
 
     def _say(self, line: str, even_if_quiet: bool = False) -> None:
-        if self._report_options.quiet and not even_if_quiet:
-            return
-        self._bar.say(line)
+        if even_if_quiet or not self._report.quiet:
+            self._bar.say(line)
 
-    def _end_at_once(self, stopped: Interrupted) -> None:
-        """Leaves no half-written files, and does not wait for the threads."""
+    def _stop_at_once(self, interrupt: Interrupted) -> None:
+        """Leaves no half-written files, and does not wait for threads."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         self._writer.abort()
         end_records()
-        if not (self._plan.single or self._report_options.quiet):
-            say(f"Interrupted: {self._tally.line(self._work.verb)}; continue with --skip-existing")
+        if not (self._plan.single or self._report.quiet):
+            say(f"Interrupted: {self._totals.line(self._command.verb)}; continue with --skip-existing")
         for stream in (sys.stdout, sys.stderr):
             with suppress(AttributeError, OSError, ValueError):
                 stream.flush()
-        os._exit(int(str(stopped.code)))
+        os._exit(int(str(interrupt.code)))
+
+
+def open_codec(command: Command) -> Codec:
+    """The codec of a command."""
+    from codec.codec import Codec
+
+    return Codec(**command.codec_options)

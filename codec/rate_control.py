@@ -1,100 +1,88 @@
-"""Where to stop: every rate is a prefix of one encoding, so quality and size are choices of a length."""
+"""Rate control: how many tokens of an image its file keeps.
+
+Every rate is a prefix of one encoding, so quality and size are choices of a length. A quality or a number of tokens is a length
+by itself; a size is filled up to the last token that fits; PSNR and LPIPS are searched for by decoding. No torch.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bitstream.sequence import AnyCode, Layout
+from bitstream.container import ALPHA, File, overhead, payload_max
+from bitstream.range_coder import encode_tokens, fit_tokens
+from bitstream.sequence import AnyCode, Layout, TokenSequence
 from codec.errors import UsageError
+from codec.image.metadata import fit_alpha
+from codec.options import DEFAULT_QUALITY, TARGETS
 
-DEFAULT_QUALITY = 50
-SLACK = 64  # bits: tokens that cost so many more than a budget has do not fit it, whatever the range coder saves at its end
-DEFAULT_EFFORT = 3  # one pass of the network
-EFFORT_STEPS = {4: 4, 5: 8, 6: 16, 7: 32, 8: 64, 9: 128}  # of refinement; none up to the default, which is as fast as it gets
-RANGES: dict[str, tuple[float, float | None]] = {
-    "quality": (0, 100),
-    "tokens": (1, None),
-    "target_size": (1, None),
-    "target_bpp": (0, None),
-    "target_psnr": (0, None),
-    "target_lpips": (0, None),
-}
+SLACK = 64  # bits: tokens that cost this much more than a budget do not fit it, whatever the range coder saves at its end
+ALPHA_SHARE = 3  # transparency may take a third of a size before its quality is lowered
+CLOSE = 1.005  # the search ends when the longer prefix costs at most 0.5 % more than the shorter
+MARGIN = 0.02  # of the bracket: a guess keeps this distance from both of its ends
 
 
 @dataclass(frozen=True)
 class Enough:
-    """When an image has as many tokens as its target can need: so many, or as many as cost so many bits."""
+    """When an encoder may stop: once an image has this many tokens, or tokens that cost this many bits."""
 
     tokens: float = math.inf
     bits: float = math.inf
 
     def reached(self, tokens: int, bits: float) -> bool:
-        """Whether so many tokens, which cost so many bits, are enough."""
         return tokens >= self.tokens or bits >= self.bits
 
 
 @dataclass(frozen=True)
 class Target:
-    """How long a sequence should be: exactly one of these, or none for the default quality."""
+    """The one target among the options of an encoder."""
 
-    quality: float | None = None  # 0..100
-    tokens: float | None = None  # per block of 256x256 pixels, from 1 to what the model has
-    target_size: int | None = None  # bytes of the whole file, at most
-    target_bpp: float | None = None  # bits per pixel of the whole file, at most
-    target_psnr: float | None = None  # dB, at least
-    target_lpips: float | None = None  # at most
+    kind: str  # one of TARGETS
+    value: float
 
-    def __post_init__(self) -> None:
-        given = [name for name, value in vars(self).items() if value is not None]
-        if len(given) > 1:
-            names = [name.replace("_", " ") for name in vars(self)]
-            msg = f"give one of {', '.join(names[:-1])} and {names[-1]}, not {' and '.join(given)}"
-            raise UsageError(msg)
-        for name, (low, high) in RANGES.items():
-            value = vars(self)[name]
-            if value is not None and not (low <= value and (high is None or value <= high)):  # not a number is out, too
-                label = name.replace("_", " ")
-                msg = f"{label} {value:g} is out of range: {low} to {high}" if high else f"{label} {value:g} is too small"
-                raise UsageError(msg)
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Target:
+        """The target that was asked for, or else the default quality."""
+        for kind in TARGETS:
+            if (value := options.get(kind)) is not None:
+                return cls(kind, value)
+        return cls("quality", DEFAULT_QUALITY)
 
     @property
     def searched(self) -> bool:
-        """Whether images must be decoded, by the network, to find the length."""
-        return self.target_psnr is not None or self.target_lpips is not None
+        """Whether images must be decoded to find the length."""
+        return self.kind in ("target_psnr", "target_lpips")
 
     def budget(self, width: int, height: int) -> int | None:
-        """Bytes that the whole file may take, or None where the target is no size."""
-        if self.target_bpp is not None:
-            return int(self.target_bpp * width * height / 8)
-        return self.target_size
+        """Bytes that the complete file may take, or None if the target is not a size."""
+        if self.kind == "target_bpp":
+            return int(self.value * width * height / 8)
+        return int(self.value) if self.kind == "target_size" else None
 
     def length(self, code: AnyCode, layout: Layout) -> int:
-        """Tokens to keep, where the target is a quality or a number of tokens. Raises UsageError for more tokens per block than
-        there are."""
-        if self.tokens is None:
-            quality = DEFAULT_QUALITY if self.quality is None else self.quality
-            return layout.length_of(block_tokens_of_quality(code, quality))
-        if self.tokens > code.block_tokens:
-            msg = f"tokens {self.tokens:g} is out of range: 1 to {code.block_tokens}"
+        """Tokens to keep for a quality or a number of tokens. Raises UsageError for more tokens per block than there are."""
+        if self.kind == "quality":
+            return layout.length_of(block_tokens_of_quality(code, self.value))
+        if self.value > code.block_tokens:
+            msg = f"tokens {self.value:g} is out of range: 1 to {code.block_tokens}"
             raise UsageError(msg)
-        return layout.length_of(self.tokens)
+        return layout.length_of(self.value)
 
     def enough(self, code: AnyCode, layout: Layout) -> Enough:
-        """What of a sequence is needed to find the length; all, where it is searched. Raises UsageError as `length` does."""
+        """The part of a sequence that the target can need. Raises UsageError as `length` does."""
         if self.searched:
             return Enough()
         budget = self.budget(layout.width, layout.height)
         return Enough(self.length(code, layout)) if budget is None else Enough(bits=8 * budget + SLACK)
 
 
-DEFAULT_TARGET = Target()
-
-
 def block_tokens_of_quality(code: AnyCode, quality: float) -> float:
-    """Tokens per block that a quality 0..100 stands for."""
+    """Tokens per block for a quality 0..100."""
     qualities, stops = zip(*code.quality_stops, strict=True)
     return float(np.interp(quality, qualities, stops))
 
@@ -105,11 +93,63 @@ def quality_of_block_tokens(code: AnyCode, block_tokens: float) -> float:
     return float(np.interp(block_tokens, stops, qualities))
 
 
-def steps_of_effort(effort: int) -> int:
-    """Steps of refinement that an effort 3..9 stands for. Raises UsageError for another: one pass of the network is the least
-    that makes a file, and takes as long as it takes. (Encoding with the linear part of the network alone was tried as a lower
-    effort: hardly faster, and 1.4 to 3 dB worse.)"""
-    if effort not in range(DEFAULT_EFFORT, 10):
-        msg = f"effort {effort} is out of range: {DEFAULT_EFFORT} to 9"
-        raise UsageError(msg)
-    return EFFORT_STEPS.get(effort, 0)
+def fill_budget(file: File, sequence: TokenSequence, budget: int, alpha: NDArray[np.uint8] | None, min_length: int) -> File:
+    """The file with as many tokens as fit `budget` bytes, at least `min_length`, so that it may be larger than the budget.
+
+    `alpha` (H, W) is the transparency whose section may be made smaller; None if it has to stay."""
+    max_payload = min(budget, payload_max(file.width, file.height))
+    available = budget - overhead(file, max_payload)
+    if alpha is not None:
+        kept = len(dict(file.sections)[ALPHA])
+        file = replace(file, sections=fit_alpha(file.sections, alpha, (available + kept) // ALPHA_SHARE))
+        available = budget - overhead(file, max_payload)
+    length, payload = fit_tokens(sequence, available) if available >= 0 else (0, b"")
+    if length < min_length:
+        length, payload = min_length, encode_tokens(sequence, min_length)
+    return replace(file, length=length, payload=payload)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """How a search ended."""
+
+    length: int
+    reached: bool
+    value: float  # the measure at this length
+
+
+def shortest(
+    measure: Callable[[int], float], wanted: float, bits: NDArray[np.float64], min_length: int, *, higher_is_better: bool
+) -> SearchResult:
+    """The shortest length, at least `min_length`, whose measure is `wanted` or better.
+
+    Quality rises with length, but not at every single token, so the result is defined by the search: a length that reaches the
+    target, decoded and measured, while one at most 0.5 % smaller, decoded too, does not. If even all tokens do not reach it,
+    the result is all tokens. `bits` (tokens,) is the cost of all tokens up to each length."""
+    values: dict[int, float] = {}
+
+    def margin(length: int) -> float:
+        values[length] = measure(length)
+        return values[length] - wanted if higher_is_better else wanted - values[length]
+
+    low, high = min_length, len(bits)
+    above = margin(high)
+    if above < 0 or high == low:
+        return SearchResult(high, above >= 0, values[high])
+    below = margin(low)
+    if below >= 0:
+        return SearchResult(low, True, values[low])
+    side = 0  # of the last guess: 1 above, -1 below
+    while high - low > 1 and bits[high - 1] > CLOSE * bits[low - 1]:
+        # The Illinois method on the logarithm of bits, in which measures are nearly straight: 7 decodings instead of the 11 of
+        # bisection. An infinite PSNR gives no direction.
+        share = below / (below - above) if math.isfinite(above) else 0.5
+        share = min(1 - MARGIN, max(MARGIN, share))
+        guess = bits[low - 1] ** (1 - share) * bits[high - 1] ** share
+        middle = min(high - 1, max(low + 1, int(np.searchsorted(bits, guess)) + 1))
+        value = margin(middle)
+        if value >= 0:
+            high, above, below, side = middle, value, below / (2 if side == 1 else 1), 1
+        else:
+            low, below, above, side = middle, value, above / (2 if side == -1 else 1), -1
+    return SearchResult(high, True, values[high])

@@ -1,21 +1,12 @@
-"""What passes between the stages of coding, so that a pipeline can overlap them.
-
-    encoding: prepare (no network) -> tokenize (network, several images) -> cut (no network, but for some targets)
-    decoding: read (no network) -> detokenize (network, several images) -> finish (no network)
-
-The stages are methods of `codec.codec.Codec`. Free of torch.
-"""
+"""What coding returns, and the tokens of a file. No torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypedDict
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from bitstream.container import COLOURED, File, Sections
+from bitstream.container import File
 from bitstream.sequence import AnyCode, Layout, Prefix
 from codec.errors import FormatError, TruncatedError, UsageError
 from codec.models.base import Model
@@ -24,81 +15,27 @@ SLACK = 64  # bits: trailing zero bytes are not stored
 
 
 @dataclass(frozen=True)
-class ImageOptions:
-    """What of an image is kept beside its colours."""
-
-    background: str | None = None  # a CSS colour that transparency is laid on, instead of being kept
-    strip: bool = False  # keep no profile; colours become sRGB
-    keep_exif: bool = False  # keep EXIF and XMP
-    alpha_quality: int | None = None  # 0..100, where 100 is without loss; None: 75, or less where a size is asked for
-
-    def __post_init__(self) -> None:
-        if self.strip and self.keep_exif:
-            msg = "strip and keep exif contradict each other: give one of them"
-            raise UsageError(msg)
-        if self.alpha_quality is not None and self.alpha_quality not in range(101):
-            msg = f"alpha quality {self.alpha_quality} is out of range: 0 to 100"
-            raise UsageError(msg)
-
-
-class EncodeOptions(TypedDict, total=False):
-    """How an image is encoded: the fields of `codec.rate_control.Target`, of which at most one is given, and of `ImageOptions`,
-    and the effort 3..9. Written out so that editors and type checkers know them; a test compares."""
-
-    quality: float | None
-    tokens: float | None
-    target_size: int | None
-    target_bpp: float | None
-    target_psnr: float | None
-    target_lpips: float | None
-    background: str | None
-    strip: bool
-    keep_exif: bool
-    alpha_quality: int | None
-    effort: int
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """An image as the network wants it, and what its file keeps besides."""
-
-    pixels: NDArray[np.uint8]  # (H, W, 3)
-    sections: Sections = ()
-    space: int = 0  # number of the colour space in `codec.image.profiles`
-    greyness: int = COLOURED  # or GREY, NEUTRAL
-    notes: tuple[str, ...] = ()  # what a person should hear, such as 'first of 12 frames'
-    alpha: NDArray[np.uint8] | None = None  # (H, W), where its section may be made smaller for a size
-
-    @property
-    def width(self) -> int:
-        return self.pixels.shape[1]
-
-    @property
-    def height(self) -> int:
-        return self.pixels.shape[0]
-
-
-@dataclass(frozen=True)
 class Encoded:
-    """An image's bytes, and what they came to."""
+    """An encoded image: the bytes of its file, and what they came to."""
 
     data: bytes
     file: File
     block_tokens: float  # tokens per block of 256x256 pixels
-    quality: float  # 0..100, that these stand for
-    reached: bool = True  # whether the target was; a size always is, or there is an error
-    measured: float | None = None  # PSNR in dB, or LPIPS, where the target is one
-    notes: tuple[str, ...] = ()  # of `Prepared`
+    quality: float  # 0..100, for this number of tokens
+    model: str  # its name
+    reached: bool = True  # whether a target of PSNR or LPIPS was reached
+    measured: float | None = None  # PSNR in dB or LPIPS, if that was the target
+    notes: tuple[str, ...] = ()  # for people, such as 'first of 12 frames'
 
     @property
     def bpp(self) -> float:
-        """Bits per pixel of the whole file."""
+        """Bits per pixel of the complete file."""
         return 8 * len(self.data) / (self.file.width * self.file.height)
 
 
 @dataclass(frozen=True)
-class Read:
-    """What was read of a file: all but its pixels."""
+class Stored:
+    """What a file holds: all but its pixels, which need the network."""
 
     file: File
     prefix: Prefix  # its tokens
@@ -111,18 +48,29 @@ class Read:
 
     @property
     def partial(self) -> bool:
-        """Whether tokens are missing because the file is cut."""
-        return not self.file.whole
+        """Whether the file is cut."""
+        return not self.file.complete
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image, and how much of its file went into it."""
+    """A decoded image, and how much of its file it was decoded from."""
 
-    image: Image.Image
+    image: Image.Image  # L, LA, RGB or RGBA, with profile, EXIF and XMP in its `info`
     file: File
     block_tokens: float  # tokens per block of 256x256 pixels
-    partial: bool  # tokens were missing because the file is cut
+    partial: bool  # whether the file is cut
+    model: str  # its name
+
+
+@dataclass(frozen=True)
+class DecodedFile:
+    """A decoded image as the bytes of an image file."""
+
+    data: bytes
+    file: File
+    block_tokens: float  # tokens per block of 256x256 pixels
+    partial: bool  # whether the file is cut
     model: str  # its name
 
 
@@ -137,11 +85,11 @@ def read_tokens(file: File, code: AnyCode, allow_partial: bool = False, block_to
         msg = f"{file.length} tokens for an image that has {layout.tokens}: the file is damaged"
         raise FormatError(msg)
     most = file.length if block_tokens is None else min(file.length, layout.length_of(block_tokens))
-    prefix = code.decode(layout, file.payload, most if file.whole else file.length, partial=not file.payload_whole)
-    if not file.whole:
+    prefix = code.decode(layout, file.payload, most if file.complete else file.length, partial=not file.payload_complete)
+    if not file.complete:
         _check_cut(file, code, prefix, allow_partial)
         if prefix.length > most:
-            prefix = code.decode(layout, file.payload, most, partial=not file.payload_whole)
+            prefix = code.decode(layout, file.payload, most, partial=not file.payload_complete)
     _check_enough(file, code, prefix)
     return prefix
 
@@ -168,15 +116,15 @@ def _check_enough(file: File, code: AnyCode, prefix: Prefix) -> None:
     if code.tail_drop or block_tokens > code.block_tokens - 1:
         return
     if prefix.length == file.length:
-        raise FormatError(all_or_nothing(code, block_tokens) + ": the file is damaged")
-    if not file.whole:
+        raise FormatError(incomplete_block(code, block_tokens) + ": the file is damaged")
+    if not file.complete:
         msg = f"the file is cut short: {prefix.length} of {file.length} tokens are there, too few for a single block"
         raise TruncatedError(msg)
-    raise UsageError(all_or_nothing(code, block_tokens))
+    raise UsageError(incomplete_block(code, block_tokens))
 
 
-def all_or_nothing(code: AnyCode, block_tokens: float) -> str:
-    """What is said where fewer tokens are asked for than a model without tail token drop decodes."""
+def incomplete_block(code: AnyCode, block_tokens: float) -> str:
+    """The message for fewer tokens than a model without tail token drop can decode."""
     return f"this model codes a block with all of its {code.block_tokens} tokens or not at all, not with {block_tokens:.4g}"
 
 

@@ -1,0 +1,150 @@
+"""Opening image files with Pillow: formats, size limits and plugins. No torch."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+
+from PIL import Image, UnidentifiedImageError
+
+from bitstream.block_order import BLOCK
+from codec.errors import ImageError, TesseraError
+from codec.options import MAX_PIXELS
+from codec.system.process import after_fork_in_child, fork_safe_lock
+
+# An image that is one pixel high is computed in blocks of 256 pixels: 65535x1 costs as much as 16.8 million pixels. Its blocks
+# may cost four times its own pixels, or a thirtieth of max_pixels, or as much as that example.
+THIN_FACTOR = 4
+THIN_COST = 1 << 24
+_pillow_lock = fork_safe_lock()
+_pillow_users, _pillow_limit = 0, None  # threads that have lifted Pillow's limit of pixels; the limit before
+# Formats that Pillow reads with a plugin: signature, module, name of the format, package.
+PLUGINS = (
+    (re.compile(rb"....ftyp(avif|avis)", re.DOTALL), "pillow_avif", "AVIF", "pillow-avif-plugin"),
+    (re.compile(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL), "pillow_heif", "HEIC", "pillow-heif"),
+    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), "pillow_jxl", "JPEG XL", "pillow-jxl-plugin"),
+)
+
+
+def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
+    """Raises ImageError if an image has more pixels than allowed, or is so thin that its blocks have far more."""
+    if width * height > max_pixels:
+        msg = f"{width}x{height} is {width * height:,} pixels, more than {max_pixels:,}"
+        raise ImageError(msg, ("max_pixels",))
+    blocks = -(-width // BLOCK) * -(-height // BLOCK)
+    cost = blocks * BLOCK**2
+    allowed = max(THIN_FACTOR * width * height, max_pixels // 30, min(THIN_COST, THIN_FACTOR * max_pixels))
+    if blocks > 1 and cost > allowed:
+        msg = f"{width}x{height} is thin, and costs as much as {cost:,} pixels, more than {allowed:,}"
+        raise ImageError(msg, ("max_pixels",))
+
+
+def check_head(head: bytes) -> None:
+    """Raises ImageError unless a file that starts with these bytes, all of it or 64 KiB, may be an image that Pillow reads."""
+    if not head:
+        msg = "is empty"
+        raise ImageError(msg)
+    load_plugin(head)
+    Image.init()
+    for _, accept in Image.OPEN.values():
+        with suppress(IndexError, struct.error):  # the head may be too short for a signature
+            if accept and accept(head[:16]):
+                return
+    try:  # formats without a signature have to parse
+        _open(head).close()
+    except UnidentifiedImageError as error:
+        raise _unknown_format(head) from error
+    except Exception:
+        return  # reported when the complete file is read
+
+
+def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The image in the bytes of a file. Its header is read and its size is checked; `load_image` reads its pixels.
+
+    Raises ImageError."""
+    load_plugin(data)
+    with reading_errors():
+        try:
+            image = _open(data)
+        except UnidentifiedImageError as error:
+            raise _unknown_format(data) from error
+    check_size(*image.size, max_pixels)
+    return image
+
+
+def load_image(image: Image.Image) -> Image.Image:
+    """Reads the pixels of an opened image. Raises ImageError."""
+    with reading_errors():
+        # Pillow checks its limit again here, for TIFF: on the size of tiles.
+        pixels = image.width * image.height
+        tile_width, tile_height = getattr(image, "_tile_size", image.size)
+        above_limit = pixels > (Image.MAX_IMAGE_PIXELS or pixels)
+        with _without_limit() if above_limit and tile_width * tile_height <= THIN_FACTOR * pixels else nullcontext():
+            image.load()
+    return image
+
+
+def load_plugin(head: bytes = b"", package: str | None = None) -> None:
+    """Registers the plugin for a file that starts with `head`, or the plugin of that package, if it is installed."""
+    for signature, module, _, name in PLUGINS:
+        if name == package or signature.match(head):
+            with suppress(ImportError):
+                register = getattr(importlib.import_module(module), "register_heif_opener", None)
+                if register:
+                    register()
+
+
+@contextmanager
+def reading_errors() -> Iterator[None]:
+    """Turns whatever Pillow's plugins raise for damaged images into ImageError."""
+    try:
+        yield
+    except (TesseraError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        msg = f"the image cannot be read ({reason}): it may be cut or damaged"
+        raise ImageError(msg) from error
+
+
+def _unknown_format(head: bytes) -> ImageError:
+    for signature, _, name, package in PLUGINS:
+        if signature.match(head):
+            return ImageError(f"{name} cannot be read, or it is damaged: install {package}, or convert it to PNG first")
+    return ImageError("not an image of a format that Pillow knows: convert it to PNG first")
+
+
+def _open(data: bytes) -> Image.Image:
+    with _without_limit():
+        return Image.open(io.BytesIO(data))
+
+
+@contextmanager
+def _without_limit() -> Iterator[None]:
+    """Lifts Pillow's limit of pixels, which holds for the whole process: `check_size` has ours."""
+    global _pillow_users, _pillow_limit
+    with _pillow_lock:
+        if not _pillow_users:
+            _pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _pillow_users += 1
+    try:
+        yield
+    finally:
+        with _pillow_lock:
+            _pillow_users -= 1
+            if not _pillow_users:
+                Image.MAX_IMAGE_PIXELS = _pillow_limit
+
+
+def _restore_limit() -> None:
+    """In a forked child, no thread has lifted the limit."""
+    global _pillow_users
+    if _pillow_users:
+        _pillow_users, Image.MAX_IMAGE_PIXELS = 0, _pillow_limit
+
+
+after_fork_in_child(_restore_limit)

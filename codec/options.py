@@ -1,0 +1,204 @@
+"""Every option of encoding and decoding, defined once.
+
+The fields of these classes are the keywords of `encode`, `decode` and `Codec`; `cli.options` turns the same fields into flags
+of the command, and docs/python.md has the table that `option_table` makes of them. Imports nothing slow, since `--help` needs
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypedDict, get_type_hints
+
+from codec.errors import UsageError
+
+MAX_PIXELS = 500_000_000
+DEFAULT_QUALITY = 50
+DEFAULT_EFFORT = 3  # one pass of the network, the fastest that makes a file
+RUNTIMES = ("auto", "onnx", "torch")
+REFINEMENT_STEPS = {4: 4, 5: 8, 6: 16, 7: 32, 8: 64, 9: 128}  # gradient steps by effort
+
+
+@dataclass(frozen=True)
+class Option:
+    """What the documentation, the command and validation need to know about an option."""
+
+    help: str  # a sentence without a full stop
+    minimum: float | None = None
+    maximum: float | None = None
+    positive: bool = False  # the minimum itself is not allowed
+    flags: tuple[str, ...] = ()  # short flags, beside --the-name
+    metavar: str | None = None
+    kind: str = ""  # of the command's argument, if its type does not say it: size, pixels, colour, path, model, device
+    choices: tuple[str, ...] = ()
+    default: str | None = None  # in words; None if there is nothing to say
+    flag: bool = True  # whether the command has it
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises UsageError if the value is out of range."""
+        label = name.replace("_", " ")
+        if self.choices and value not in self.choices:
+            msg = f"unknown {label} {value!r}: use {', '.join(self.choices)}"
+            raise UsageError(msg)
+        if self.minimum is None:
+            return
+        below = not (value > self.minimum if self.positive else value >= self.minimum)  # NaN is below, too
+        if self.maximum is not None and (below or value > self.maximum):
+            msg = f"{label} {value:g} is out of range: {self.minimum:g} to {self.maximum:g}"
+            raise UsageError(msg)
+        if below:
+            msg = f"{label} {value:g} is too small"
+            raise UsageError(msg)
+
+
+class EncodeOptions(TypedDict, total=False):
+    """How an image is encoded. At most one of the first six, the targets, may be given."""
+
+    quality: Annotated[
+        float | None,
+        Option("Quality; higher is better and larger", 0, 100, flags=("-q",), metavar="0-100", default=str(DEFAULT_QUALITY)),
+    ]
+    tokens: Annotated[float | None, Option("Keep N tokens per block of 256x256 pixels", 1, metavar="N")]
+    target_size: Annotated[
+        int | None, Option("Make the best image that fits in SIZE bytes, such as 4k or 1500", 1, metavar="SIZE", kind="size")
+    ]
+    target_bpp: Annotated[
+        float | None, Option("Make the best image that fits in X bits per pixel", 0, positive=True, metavar="X")
+    ]
+    target_psnr: Annotated[float | None, Option("Make the smallest file with at least this PSNR, in dB", 0, metavar="DB")]
+    target_lpips: Annotated[float | None, Option("Make the smallest file with at most this LPIPS (AlexNet)", 0, metavar="X")]
+    effort: Annotated[
+        int,
+        Option(
+            "Effort; 3 is one pass of the network, higher values refine the tokens of each image: slower, smaller files",
+            DEFAULT_EFFORT,
+            9,
+            flags=("-e",),
+            metavar="3-9",
+            default=str(DEFAULT_EFFORT),
+        ),
+    ]
+    strip: Annotated[bool, Option("Drop the colour profile and convert colours to sRGB")]
+    keep_exif: Annotated[bool, Option("Keep EXIF and XMP")]
+    background: Annotated[
+        str | None,
+        Option(
+            "Flatten transparency onto this colour, such as white or '#204060'",
+            metavar="COLOR",
+            kind="colour",
+            default="keep transparency",
+        ),
+    ]
+    alpha_quality: Annotated[
+        int | None,
+        Option(
+            "Quality of transparency; 100 is lossless", 0, 100, metavar="0-100", default="75, or lower to fit a target size"
+        ),
+    ]
+
+
+class DecodeOptions(TypedDict, total=False):
+    """How a file is decoded."""
+
+    tokens: Annotated[float | None, Option("Decode at most N tokens per block of 256x256 pixels", 1, metavar="N")]
+    allow_partial: Annotated[bool, Option("Accept a file that was cut short")]
+
+
+class CodecOptions(TypedDict, total=False):
+    """What encodes and decodes: the keywords of `Codec`."""
+
+    model: Annotated[
+        str | None,
+        Option(
+            "The name of a model (see `tessera models list`) or the path of a model file",
+            metavar="NAME|PATH",
+            kind="model",
+            default="standard to encode, and the one that wrote the file to decode",
+        ),
+    ]
+    device: Annotated[str, Option("Where to compute", metavar="auto|cpu|cuda[:N]", kind="device", default="auto")]
+    runtime: Annotated[
+        str,
+        Option(
+            "What to compute with; auto is ONNX Runtime on the processor and torch on CUDA", choices=RUNTIMES, default="auto"
+        ),
+    ]
+    tile: Annotated[
+        int | None,
+        Option(
+            "The largest side of the tiles that an image is computed in, in pixels, for models that work in tiles",
+            1,
+            default="2048 to encode, 1024 to decode",
+            flag=False,
+        ),
+    ]
+    max_pixels: Annotated[int, Option("Refuse larger images", 1, metavar="N", kind="pixels", default="500M")]
+    lpips_weights: Annotated[
+        str | None,
+        Option(
+            "Weights of AlexNet and LPIPS, for a target of LPIPS",
+            metavar="PATH",
+            kind="path",
+            default="what `tessera models fetch lpips` downloaded",
+        ),
+    ]
+
+
+TARGETS = ("quality", "tokens", "target_size", "target_bpp", "target_psnr", "target_lpips")
+ENCODE_PASSES, DECODE_PASSES = 2.0, 1.2  # cost of coding an image, in network passes over it that are reported as progress
+SEARCH_PASSES = 9  # of a search for a target of PSNR or LPIPS
+EXCLUSIVE = (TARGETS, ("strip", "keep_exif"))  # groups of options that contradict each other
+
+
+def definitions(options: type) -> dict[str, tuple[Any, Option]]:
+    """The type and the definition of each option of one of the classes above, by name."""
+    hints = get_type_hints(options, include_extras=True)
+    return {name: (hint.__origin__, hint.__metadata__[0]) for name, hint in hints.items()}
+
+
+def check_options(options: type, values: Mapping[str, Any]) -> Any:
+    """The same values, with the default quality for an encoder without a target.
+
+    Raises TypeError for a keyword that the class does not have, UsageError for a value out of range or a contradiction."""
+    known = definitions(options)
+    for name, value in values.items():
+        if name not in known:
+            msg = f"unexpected option {name!r}: known are {', '.join(known)}"
+            raise TypeError(msg)
+        if value is not None:
+            known[name][1].check(name, value)
+    for group in EXCLUSIVE:
+        names = [name.replace("_", " ") for name in group if name in known and values.get(name) not in (None, False)]
+        if len(names) > 1:
+            msg = f"{' and '.join(names)} contradict each other: give one of them"
+            raise UsageError(msg)
+    if options is EncodeOptions and not has_target(values):
+        return {**values, "quality": DEFAULT_QUALITY}
+    return values
+
+
+def has_target(values: Mapping[str, Any]) -> bool:
+    """Whether one of the targets is given."""
+    return any(values.get(name) is not None for name in TARGETS)
+
+
+def encode_passes(options: EncodeOptions) -> float:
+    """Cost of encoding an image, in network passes over it."""
+    steps = REFINEMENT_STEPS.get(options.get("effort", DEFAULT_EFFORT), 0)
+    searched = options.get("target_psnr") is not None or options.get("target_lpips") is not None
+    return ENCODE_PASSES + (steps + 3 if steps else 0) + (SEARCH_PASSES if searched else 0)
+
+
+def option_table(*classes: type) -> list[str]:
+    """The rows of a Markdown table: keyword, flags of the command, meaning."""
+    rows = ["| keyword | flag | meaning |", "|---|---|---|"]
+    for name, (_, option) in _merged(classes).items():
+        flags = ", ".join(f"`{flag}`" for flag in (*option.flags, f"--{name.replace('_', '-')}")) if option.flag else ""
+        default = f"; default: {option.default}" if option.default else ""
+        rows.append(f"| `{name}` | {flags} | {option.help}{default} |")
+    return rows
+
+
+def _merged(classes: Iterable[type]) -> dict[str, tuple[Any, Option]]:
+    return {name: definition for options in classes for name, definition in definitions(options).items()}
