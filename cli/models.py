@@ -1,4 +1,4 @@
-"""`tessera models`: which models there are, whether they are sound, and how to install others."""
+"""`tessera models`: lists, checks, imports, exports and removes models."""
 
 from __future__ import annotations
 
@@ -6,25 +6,15 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from cli import options
 from cli.outputs import human, printable
 from cli.progress import Bar
-from cli.report import Failed, ReportOptions, fail, put, put_record, reporting
+from cli.report import Failed, Report, ReportOptions, fail, put, put_record, reporting
 from codec.errors import FileError, ModelError, TesseraError
-
-if TYPE_CHECKING:
-    from codec.models.base import Calibrated, Model
-
-
-def known() -> list[Path]:
-    """Files of the bundled and the installed models."""
-    from codec.models.registry import model_files
-
-    return model_files()
 
 
 @click.group(cls=options.Ordered)
@@ -39,65 +29,77 @@ def models() -> None:
 
 @models.command("list")
 @options.reporting
-def list_models(**given: Any) -> None:
+def list_models(**values: Any) -> None:
     """List the bundled and the installed models: name, stream id, size.
 
     \b
     tessera models list
     tessera models list --json
     """
-    report_options = options.gather(ReportOptions, given)
-    for path in known():
-        try:
-            described = _described(str(path))
-        except TesseraError as error:
-            fail(str(path), error, report_options.verbose)
-        put_record(json.dumps(described)) if report_options.as_json else put(
-            f"{described['name']}  stream id {described['stream_id']}  {human(described['bytes'])}"
-        )
+    from codec.models.registry import model_files
+
+    report_options = options.gather(ReportOptions, values)
+    for path in model_files():
+        _print_model(str(path), "{name}  stream id {stream_id}  {size}", report_options)
 
 
 @models.command()
 @click.argument("name", metavar="[NAME]", default="standard", type=options.Model())
 @options.reporting
-def path(name: str, **given: Any) -> None:
+def path(name: str, **values: Any) -> None:
     """Print the path of a model file.
 
     \b
     tessera models path
     tessera encode photo.jpg --model "$(tessera models path)"
     """
-    report_options = options.gather(ReportOptions, given)
+    _print_model(name, "{path}", options.gather(ReportOptions, values))
+
+
+def _print_model(name: str, template: str, report_options: ReportOptions) -> None:
+    """Prints a model as JSON, or as a line made of the template. Exits with an error if it cannot be opened."""
     try:
-        described = _described(name)
+        with _without_name(name):
+            description = _describe(name)
     except TesseraError as error:
         fail(name, error, report_options.verbose)
-    put_record(json.dumps(described)) if report_options.as_json else put(printable(described["path"]))
+    if report_options.as_json:
+        put_record(json.dumps(description))
+    else:
+        put(printable(template.format(**description, size=human(description["bytes"]))))
+
+
+def _describe(name: str) -> dict[str, Any]:
+    from codec.models.registry import open_model
+
+    model = open_model(name)
+    size = model.path.stat().st_size
+    return {"name": model.name, "stream_id": model.stream_id.hex(), "bytes": size, "path": str(model.path)}
 
 
 @models.command()
 @click.argument("names", metavar="NAME|PATH...", nargs=-1, type=options.Model())
 @options.reporting
-def check(names: tuple[str, ...], **given: Any) -> None:
-    """Verify model files, or all known models: all weights must match the digest in the file, and those that define the
-    tokens must match its stream id.
+def check(names: tuple[str, ...], **values: Any) -> None:
+    """Verify model files, by default all bundled and installed ones. All weights must match the digest in the file, and the
+    weights that define the tokens must match its stream id.
 
     \b
     tessera models check
     tessera models check mine.safetensors
     """
-    from codec.models.registry import open_model
+    from codec.models.registry import model_files, open_model
 
-    report_options = options.gather(ReportOptions, given)
+    report_options = options.gather(ReportOptions, values)
     code = 0
-    for name in names or [str(path) for path in known()]:
+    for name in names or [str(path) for path in model_files()]:
         try:
-            with reporting(name, None, report_options) as report:
-                described = _described(name)
-                report.values = {"model": described["name"], "stream_id": described["stream_id"], "bytes": described["bytes"]}
-                with _named_once(described["path"]):
-                    open_model(name).check()
-                report.line = f"{described['path']}: stream id {described['stream_id']}, sound"
+            with _reporting(name, None, report_options) as report:
+                description = _describe(name)
+                path, stream_id = description["path"], description["stream_id"]
+                report.values = {"model": description["name"], "stream_id": stream_id, "bytes": description["bytes"]}
+                open_model(name).check()
+                report.line = f"{path}: stream id {stream_id}, sound"
         except Failed:
             code = 1
     raise SystemExit(code)
@@ -121,7 +123,7 @@ def check(names: tuple[str, ...], **given: Any) -> None:
 @options.force
 @options.reporting
 def import_(
-    source: str, name: str | None, family: str | None, photos: tuple[Path, ...], device: str, force: bool, **given: Any
+    source: str, name: str | None, family: str | None, photos: tuple[Path, ...], device: str, force: bool, **values: Any
 ) -> None:
     """Install a published One-D-Piece or TiTok checkpoint: a folder, a file of weights, or a repository on Hugging Face.
 
@@ -135,31 +137,20 @@ def import_(
     """
     from codec.models.registry import import_model
 
-    report_options = options.gather(ReportOptions, given)
-    with reporting(source, None, report_options) as report, _named_once(source):
-        model, measured = import_model(source, name, family, force, lambda model: _calibrated(model, photos, device))
+    with _reporting(source, None, options.gather(ReportOptions, values)) as report:
+        model, calibration = import_model(source, name, family, force, photos, device)
         size = model.path.stat().st_size
         report.values = {"output": str(model.path), "model": model.name, "stream_id": model.stream_id.hex(), "bytes": size}
         report.line = f"{model.path}: {model.name}, stream id {model.stream_id.hex()}, {human(size)}"
-        if measured:
-            report.values |= {"bits_per_token": round(measured.bits, 3)}
-            report.line += f"; {measured.bits:.2f} bits per token on photos like these, {measured.bits_before:.2f} before"
-
-
-def _calibrated(model: Model, photos: tuple[Path, ...], device: str) -> Calibrated | None:
-    if not photos:
-        return None
-    from codec.system.device import pick_device
-    from codec.training.photos import find_photos, read_square
-
-    squares = (read_square(blob) for _, blob in find_photos(photos))
-    return model.calibrated((square for square in squares if square is not None), pick_device(device))
+        if calibration:
+            report.values |= {"bits_per_token": round(calibration.bits, 3)}
+            report.line += f"; {calibration.bits:.2f} bits per token on these photos, {calibration.bits_before:.2f} before"
 
 
 @models.command()
 @click.argument("name", type=options.Model())
 @options.reporting
-def remove(name: str, **given: Any) -> None:
+def remove(name: str, **values: Any) -> None:
     """Remove a model that was imported. Files that were encoded with it can then no longer be decoded.
 
     \b
@@ -168,7 +159,7 @@ def remove(name: str, **given: Any) -> None:
     """
     from codec.models.registry import remove_model
 
-    with reporting(name, None, options.gather(ReportOptions, given)) as report:
+    with _reporting(name, None, options.gather(ReportOptions, values)) as report:
         report.line = f"{remove_model(name)}: removed"
 
 
@@ -177,7 +168,7 @@ def remove(name: str, **given: Any) -> None:
 @click.option("-o", "--output", metavar="DIR", required=True, type=options.Name(), help="Folder, new or empty.")
 @click.option("--decoder-only", is_flag=True, help="Leave out the graphs that only encoding needs.")
 @options.reporting
-def export(name: str, output: str, decoder_only: bool, **given: Any) -> None:
+def export(name: str, output: str, decoder_only: bool, **values: Any) -> None:
     """Write a model as ONNX graphs, for ONNX Runtime and web pages. Weights are fp16, height and width are free, and each
     graph is checked against torch. Needs onnx, onnxruntime and onnxscript, and takes a minute.
 
@@ -188,16 +179,16 @@ def export(name: str, output: str, decoder_only: bool, **given: Any) -> None:
     from codec.models.registry import open_model
     from codec.system.device import require_torch
 
-    report_options = options.gather(ReportOptions, given)
-    with reporting(name, output, report_options) as report:
+    report_options = options.gather(ReportOptions, values)
+    with _reporting(name, output, report_options) as report:
         require_torch("exporting a model")
-        from codec.pyramid.runtime.onnx_export import export as write
-        from codec.pyramid.runtime.onnx_export import exported
+        from codec.pyramid.model import as_pyramid
+        from codec.pyramid.runtime.onnx_export import export as write_graphs
 
-        model = exported(open_model(name))
+        model = as_pyramid(open_model(name))
         with Bar(3 * (len(model.config.levels) + 1), "exporting", hidden=report_options.quiet) as bar:
             try:
-                files = write(model, Path(output), encodes=not decoder_only, step=bar.advance)
+                files = write_graphs(model, Path(output), encodes=not decoder_only, step=bar.advance)
             except OSError as error:
                 msg = f"cannot write {printable(output)}: {error.strerror}"
                 raise FileError(msg) from error
@@ -208,8 +199,8 @@ def export(name: str, output: str, decoder_only: bool, **given: Any) -> None:
 @models.command()
 @click.argument("name", metavar="[MODEL]", default="standard", type=options.Model())
 @options.reporting
-def graphs(name: str, **given: Any) -> None:
-    """Write the graphs that ONNX Runtime codes with beside a model file: the network without its weights. Needs torch, onnx and
+def graphs(name: str, **values: Any) -> None:
+    """Write the graphs that ONNX Runtime needs next to a model file: the network without its weights. Needs torch, onnx and
     onnxscript, and takes a minute.
 
     \b
@@ -219,13 +210,13 @@ def graphs(name: str, **given: Any) -> None:
     from codec.models.registry import open_model
     from codec.system.device import require_torch
 
-    report_options = options.gather(ReportOptions, given)
-    with reporting(name, None, report_options) as report:
+    report_options = options.gather(ReportOptions, values)
+    with _reporting(name, None, report_options) as report:
         require_torch("making graphs")
-        from codec.pyramid.runtime.onnx_export import exported
-        from codec.pyramid.runtime.template_writer import write_graph_templates
+        from codec.pyramid.model import as_pyramid
+        from codec.pyramid.runtime.onnx_export import write_graph_templates
 
-        model = exported(open_model(name))
+        model = as_pyramid(open_model(name))
         with Bar(3 * (len(model.config.levels) + 1), "tracing", hidden=report_options.quiet) as bar:
             path = write_graph_templates(model, bar.advance)
         report.values = {"output": str(path), "model": model.name, "bytes": path.stat().st_size}
@@ -235,9 +226,9 @@ def graphs(name: str, **given: Any) -> None:
 @models.command()
 @click.argument("name", metavar="lpips", type=click.Choice(["lpips"]))
 @options.reporting
-def fetch(name: str, **given: Any) -> None:
-    """Fetch the weights that measuring LPIPS needs: 244 MB from download.pytorch.org and 6 kB from raw.githubusercontent.com,
-    of which 10 MB are kept in the user's data folder. --target-lpips and bench find them there.
+def fetch(name: str, **values: Any) -> None:
+    """Download the weights that LPIPS needs: 244 MB from download.pytorch.org and 6 kB from raw.githubusercontent.com, of which
+    10 MB are kept in the user's data folder. --target-lpips and bench find them there.
 
     \b
     tessera models fetch lpips
@@ -245,30 +236,34 @@ def fetch(name: str, **given: Any) -> None:
     """
     from codec.system.device import require_torch
 
-    report_options = options.gather(ReportOptions, given)
-    with reporting(name, None, report_options) as report:
+    report_options = options.gather(ReportOptions, values)
+    with _reporting(name, None, report_options) as report:
         require_torch("LPIPS")
-        from codec.metrics import download as source
+        from codec.metrics.download import ALEXNET, LINEAR, fetch_lpips
 
-        with Bar(source.ALEXNET.size + source.LINEAR.size, "fetching", hidden=report_options.quiet) as bar:
-            path = source.fetch_lpips(source.ALEXNET, source.LINEAR, bar.advance)
+        with Bar(ALEXNET.size + LINEAR.size, "fetching", hidden=report_options.quiet) as bar:
+            path = fetch_lpips(ALEXNET, LINEAR, bar.advance)
         report.values = {"output": str(path), "bytes": path.stat().st_size}
         report.line = f"{path}: weights of LPIPS"
 
 
-def _described(name: str) -> dict[str, Any]:
-    from codec.models.registry import open_model
-
-    with _named_once(name):
-        model = open_model(name)
-        size = model.path.stat().st_size
-    return {"name": model.name, "stream_id": model.stream_id.hex(), "bytes": size, "path": str(model.path)}
+@contextmanager
+def _reporting(name: str, output: str | None, report_options: ReportOptions) -> Iterator[Report]:
+    """`reporting`, with the model named once in errors: both the command and the library name it."""
+    with reporting(name, output, report_options) as report, _without_name(name):
+        yield report
 
 
 @contextmanager
-def _named_once(path: str) -> Iterator[None]:
-    """Removes a model file's path from the front of its errors: these commands name the file themselves."""
+def _without_name(name: str) -> Iterator[None]:
+    """Removes the name or path of a model from the start of its errors."""
     try:
         yield
     except ModelError as error:
-        raise ModelError(str(error).removeprefix(f"{path}: "), error.advice) from error
+        from codec.models.registry import model_files
+
+        prefixes = [f"{name}: ", *(f"{path}: " for path in model_files() if path.stem == name)]
+        message = str(error)
+        for prefix in prefixes:
+            message = message.removeprefix(prefix)
+        raise ModelError(message, error.advice) from error

@@ -1,4 +1,4 @@
-"""Tokens as NumPy arrays: what `tessera tokens` writes and reads. No torch."""
+"""Tokens as NumPy arrays, for `tessera tokens`: `file_to_npz` and its inverse `npz_to_file`. No torch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 from bitstream.container import SIDE_MAX, File, read_file, write_file
 from bitstream.range_coder import encode_tokens
 from codec.errors import FormatError, TesseraError
-from codec.image.reading import MAX_PIXELS, check_size
+from codec.image.opening import check_size
 from codec.models.registry import DEFAULT, model_for, open_model
+from codec.options import MAX_PIXELS
 from codec.results import read_tokens
 
-NPY_HEADER = 256  # bytes that NumPy puts before an array, at most, where it has few dimensions
+NPY_HEADER_MAX = 256  # bytes of a .npy header, if the array has few dimensions
 
 
 def file_to_npz(data: bytes, model: str | None = None, max_pixels: int = MAX_PIXELS) -> tuple[bytes, int, int, int]:
-    """A .tsr file -> an .npz of its tokens, width, height and length.
+    """Converts a .tsr file to an .npz of its tokens; returns the .npz, width, height and length.
 
     Arrays: `size` (width, height), and those of the model's code. For the pyramid they are `digits_I` int8 (D, n, m) and
     `known_I` bool (n, m) for each level I; for One-D-Piece and TiTok `indices` int32 and `known` bool (N, rows, columns)."""
@@ -34,47 +35,47 @@ def file_to_npz(data: bytes, model: str | None = None, max_pixels: int = MAX_PIX
 
 
 def npz_to_file(data: bytes, model: str | None = None, max_pixels: int = MAX_PIXELS) -> tuple[bytes, int, int, int]:
-    """The inverse of `file_to_npz`. The known tokens must be the first of the sequence, as they are in any file.
+    """The inverse of `file_to_npz`. The known tokens must be the first ones of the sequence, as in any file.
 
-    Raises FormatError for arrays that are missing, of another shape, or out of range, and ImageError for too large an image;
-    no array is unpacked before its size was checked."""
-    chosen = open_model(model or DEFAULT)
-    code = chosen.code
+    Raises FormatError if arrays are missing, have another shape or values out of range, ImageError if the image is too large.
+    No array is unpacked before its size is checked."""
+    writer = open_model(model or DEFAULT)
+    code = writer.code
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            width, height = (int(side) for side in _array(archive, "size", (2,), "integer"))
+            width, height = (int(side) for side in _read_array(archive, "size", (2,), "integer"))
             if not 0 < width <= SIDE_MAX or not 0 < height <= SIDE_MAX:
                 msg = f"size is {width}x{height}: sides are 1 to {SIDE_MAX} pixels"
                 raise FormatError(msg)
             check_size(width, height, max_pixels)
             layout = code.layout(width, height)
             types = code.array_types(layout).items()
-            arrays = {name: _array(archive, name, shape, kind) for name, (kind, shape) in types}
+            arrays = {name: _read_array(archive, name, shape, kind) for name, (kind, shape) in types}
     except TesseraError:
         raise
-    except Exception as error:  # what the readers of zip and npy run into has no common name
+    except Exception as error:  # readers of zip and npy raise errors of any kind
         msg = f"not an .npz of tokens ({error})"
         raise FormatError(msg) from error
     prefix = code.from_arrays(layout, arrays)
-    length = prefix.length
     sequence = code.sequence(prefix)
-    first = code.to_arrays(sequence.first(length))
+    first = code.to_arrays(sequence.first(prefix.length))
     if not all(np.array_equal(arrays[name], first[name]) for name in arrays if name.startswith("known")):
-        msg = f"the {length} known tokens are not the first {length} of the sequence: a file holds no others"
+        msg = f"the {prefix.length} known tokens are not the first {prefix.length} of the sequence: a file holds no others"
         raise FormatError(msg)
-    payload = encode_tokens(sequence, length)
-    return write_file(File(width, height, chosen.stream_id, length, payload)), width, height, length
+    payload = encode_tokens(sequence, prefix.length)
+    file = File(width, height, writer.stream_id, prefix.length, payload)
+    return write_file(file), width, height, prefix.length
 
 
-def _array(arrays: zipfile.ZipFile, name: str, shape: tuple[int, ...], kind: str) -> NDArray:
-    """An array of an .npz, if it is of that shape and type. Raises FormatError, KeyError, or what NumPy raises."""
-    entry = arrays.getinfo(f"{name}.npy")
-    width = 8 if kind == "integer" else np.dtype(kind).itemsize
-    expected = width * int(np.prod(shape, dtype=np.int64))
-    if entry.file_size > expected + NPY_HEADER:
+def _read_array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], kind: str) -> NDArray:
+    """An array of this shape and type from an .npz. Raises FormatError, KeyError, or any error of NumPy."""
+    entry = archive.getinfo(f"{name}.npy")
+    item_size = 8 if kind == "integer" else np.dtype(kind).itemsize
+    expected = item_size * int(np.prod(shape, dtype=np.int64))
+    if entry.file_size > expected + NPY_HEADER_MAX:
         msg = f"{name} has {entry.file_size:,} bytes, and {kind} {shape} takes {expected:,}"
         raise FormatError(msg)
-    with arrays.open(entry) as stream:  # with a number of bytes: without one, zipfile unpacks more than the entry says
+    with archive.open(entry) as stream:  # the size must be given: without it, zipfile unpacks more than the entry states
         content = io.BytesIO(stream.read(entry.file_size + 1))
     array = np.lib.format.read_array(content, allow_pickle=False)
     fits = np.issubdtype(array.dtype, np.integer) if kind == "integer" else array.dtype == np.dtype(kind)

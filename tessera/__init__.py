@@ -2,10 +2,11 @@
 
     data = tessera.encode("photo.jpg", quality=50)
     image = tessera.decode(data)
-    with tessera.Codec(device="cuda") as c:
-        blobs = c.encode_batch(images, target_bpp=0.04)
+    with tessera.Codec(device="cuda") as codec:  # keeps the model in memory
+        outcomes = list(codec.encode_all(paths, target_bpp=0.04))
 
-This is `codec` under the project's name. An installation has everything inside this package (setup.py says how).
+Importing this is cheap: networks are loaded when the first image is coded. `import tessera.pillow` lets Pillow open and save
+.tsr files.
 """
 
 from __future__ import annotations
@@ -13,10 +14,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from codec import Codec, FormatError, ImageError, ModelError, TesseraError, TruncatedError, __version__, decode, encode
+    from codec import Codec, __version__, decode, encode
+    from codec.errors import (
+        FileError,
+        FormatError,
+        ImageError,
+        ModelError,
+        TargetError,
+        TesseraError,
+        TruncatedError,
+        UsageError,
+    )
 
 __all__ = [
-    "Codec", "FormatError", "ImageError", "ModelError", "TesseraError", "TruncatedError", "__version__", "decode", "encode",
+    "Codec", "FileError", "FormatError", "ImageError", "ModelError", "TargetError", "TesseraError", "TruncatedError",
+    "UsageError", "__version__", "decode", "encode",
 ]  # fmt: skip
 
 

@@ -1,6 +1,12 @@
-"""Transparency: separated from colours, and the colours of pixels that cannot be seen. No torch."""
+"""Transparency: its separation from colour, colours for invisible pixels, and alpha planes that lose detail. No torch.
+
+Like WebP, the codec first reduces the levels of an alpha plane and then codes it losslessly; values of 0 and 255 stay. A plane
+may also shrink by a power of two (FORMAT.md, section 2).
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,57 +15,118 @@ from PIL import Image
 from bitstream.block_order import CELL
 from codec.image.colour import DEEP
 
+LOSSLESS_QUALITY = 100
+DEFAULT_ALPHA_QUALITY = 75
+SHRINKS = (0, 1, 2, 3)  # base-2 logarithms of the factor that both sides are divided by
+LEVEL_COUNTS = (4, 8, 16, 32, 64, 128)
+STRIP_ROWS = 256  # rows that are computed at once, to bound memory
 
-def split(image: Image.Image) -> tuple[Image.Image, NDArray[np.uint8] | None]:
-    """An image of any mode -> the same without alpha, and alpha (H, W); None where all is opaque."""
+
+def split_alpha(image: Image.Image) -> tuple[Image.Image, NDArray[np.uint8] | None]:
+    """Splits an image of any mode into the image without alpha, and alpha (H, W); None if all pixels are opaque."""
     if not image.has_transparency_data:
         return image, None
-    if image.mode in DEEP:  # one value is said to be transparent
+    if image.mode in DEEP:  # the file names one value that is transparent
         alpha = np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8)
     else:
         grey = image.mode in ("L", "LA", "La")
-        full = image.convert("RGBA")
-        alpha = np.asarray(full.getchannel("A"))
-        image = full.getchannel("R") if grey else full.convert("RGB")
+        rgba = image.convert("RGBA")
+        alpha = np.asarray(rgba.getchannel("A"))
+        image = rgba.getchannel("R") if grey else rgba.convert("RGB")
     return image, None if alpha.min() == 255 else alpha
 
 
 def fill_hidden(pixels: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pixels (H, W, 3) with those that alpha (H, W) hides altogether replaced by the colours around them.
+    """Pixels (H, W, 3) with the invisible ones, whose alpha (H, W) is 0, replaced by smooth colours from their surroundings.
 
-    What an image has there is often noise, or a colour that makes an edge of every outline. Nobody sees it, so it should
-    cost no bits: smooth from the outline on."""
+    Images often have noise there, or a colour that makes an edge along every outline. It should cost no bits."""
     height, width = alpha.shape
-    sums, weights = _visible(pixels, alpha)
-    means = _spread(sums, weights).round().astype(np.uint8)
-    rows, columns = weights.shape
+    starts = np.arange(0, width, CELL)
+    sums, weights = [], []  # of cells of 16x16 pixels: colours weighted by alpha, and alpha
+    for top in range(0, height, CELL):  # one row of cells at a time, to bound memory
+        strip = alpha[top : top + CELL].astype(np.float64)
+        sums.append(np.add.reduceat((strip[..., None] * pixels[top : top + CELL]).sum(0), starts))
+        weights.append(np.add.reduceat(strip.sum(0), starts))
+    means = _push_pull(np.stack(sums), np.stack(weights)).round().astype(np.uint8)
+    rows, columns = means.shape[:2]
     smooth = Image.fromarray(means).resize((columns * CELL, rows * CELL), Image.Resampling.BILINEAR)
     return np.where(alpha[..., None] > 0, pixels, np.asarray(smooth)[:height, :width])
 
 
-def _visible(pixels: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Cells of 16x16: the sum of their colours (n, m, 3), each as much as it is seen, and how much that is (n, m)."""
-    height, width = alpha.shape
-    columns = np.arange(0, width, CELL)
-    sums, weights = [], []
-    for top in range(0, height, CELL):  # row by row, to bound memory
-        seen = alpha[top : top + CELL].astype(np.float64)
-        sums.append(np.add.reduceat((seen[..., None] * pixels[top : top + CELL]).sum(0), columns))
-        weights.append(np.add.reduceat(seen.sum(0), columns))
-    return np.stack(sums), np.stack(weights)
+def _push_pull(sums: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean colours (n, m, 3) of cells with weighted sums (n, m, 3) and weights (n, m).
 
-
-def _spread(sums: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Means (n, m, 3); a cell with nothing visible takes that of the smallest square of 2, 4, 8, ... cells around it that has
-    something, drawn smoothly, and grey where there is nothing at all."""
+    A cell of weight 0 takes the smoothed mean of the smallest square of 2, 4, 8, ... cells around it that has a weight, or grey
+    if none has (push-pull interpolation: Gortler et al., The Lumigraph, 1996)."""
     means = np.where(weights[..., None] > 0, sums / np.maximum(weights, 1)[..., None], 127.5)
     if weights.all() or weights.size == 1:
         return means
     n, m = weights.shape
-    even = ((0, n % 2), (0, m % 2))
-    pairs = [np.pad(sums, (*even, (0, 0))), np.pad(weights, even)]
-    sums2, weights2 = (part.reshape(-(-n // 2), 2, -(-m // 2), 2, *part.shape[2:]).sum((1, 3)) for part in pairs)
-    wide = np.pad(_spread(sums2, weights2), ((1, 1), (1, 1), (0, 0)), "edge").repeat(2, 0).repeat(2, 1)
-    wide = wide[:-2] / 4 + wide[1:-1] / 2 + wide[2:] / 4
-    wide = wide[:, :-2] / 4 + wide[:, 1:-1] / 2 + wide[:, 2:] / 4
-    return np.where(weights[..., None] > 0, means, wide[1 : n + 1, 1 : m + 1])
+    to_even = ((0, n % 2), (0, m % 2))
+    padded = [np.pad(sums, (*to_even, (0, 0))), np.pad(weights, to_even)]
+    half_size = (array.reshape(-(-n // 2), 2, -(-m // 2), 2, *array.shape[2:]).sum((1, 3)) for array in padded)
+    coarse = np.pad(_push_pull(*half_size), ((1, 1), (1, 1), (0, 0)), "edge").repeat(2, 0).repeat(2, 1)
+    coarse = coarse[:-2] / 4 + coarse[1:-1] / 2 + coarse[2:] / 4
+    coarse = coarse[:, :-2] / 4 + coarse[:, 1:-1] / 2 + coarse[:, 2:] / 4
+    return np.where(weights[..., None] > 0, means, coarse[1 : n + 1, 1 : m + 1])
+
+
+def lossy_planes(alpha: NDArray[np.uint8], quality: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Planes that approximate alpha (H, W) within the error that a quality allows: (shrink, (n, m)) each.
+
+    At most one per shrink, with the fewest levels."""
+    for shrink in SHRINKS:
+        means = shrink_plane(alpha, shrink)
+        for count in LEVEL_COUNTS:
+            levels = (means.astype(np.uint16) * (count - 1) + 127) // 255
+            plane = (levels * 255 // (count - 1)).astype(np.uint8)
+            if _rms_error(alpha, enlarge_plane(plane, shrink, *alpha.shape)) <= max_rms_error(quality):
+                yield shrink, plane
+                break
+
+
+def max_rms_error(quality: int) -> float:
+    """The root mean square error (of 255) that a quality below 100 allows: 2.5 at 75, 10 at 50, 40 at 0."""
+    return (LOSSLESS_QUALITY - quality) ** 2 / 250
+
+
+def _rms_error(alpha: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """Over the pixels that differ or are neither clear nor opaque."""
+    counted = (alpha != other) | ((alpha > 0) & (alpha < 255))
+    difference = alpha[counted].astype(np.float32) - other[counted]
+    return float(np.sqrt(np.square(difference).mean())) if difference.size else 0.0
+
+
+def shrink_plane(alpha: NDArray[np.uint8], shrink: int) -> NDArray[np.uint8]:
+    """(H, W) -> (ceil(H / 2^shrink), ceil(W / 2^shrink)): the mean of each square, with edges repeated."""
+    side = 1 << shrink
+    padded = np.pad(alpha, [(0, -length % side) for length in alpha.shape], "edge")
+    sums = np.zeros((padded.shape[0] // side, padded.shape[1] // side), np.uint16)
+    for row in range(side):
+        for column in range(side):
+            sums += padded[row::side, column::side]
+    return ((sums + side * side // 2) // (side * side)).astype(np.uint8)
+
+
+def enlarge_plane(plane: NDArray[np.uint8], shrink: int, height: int, width: int) -> NDArray[np.uint8]:
+    """(n, m) -> (height, width): bilinear interpolation between the centres of squares, in integers."""
+    if not shrink:
+        return plane
+    double = 2 << shrink
+    above, below, below_weight = _neighbours(height, shrink, plane.shape[0])
+    left, right, right_weight = _neighbours(width, shrink, plane.shape[1])
+    alpha = np.empty((height, width), np.uint8)
+    for top in range(0, height, STRIP_ROWS):
+        strip = slice(top, top + STRIP_ROWS)
+        weight = below_weight[strip, None]
+        rows = plane[above[strip]].astype(np.uint32) * (double - weight) + plane[below[strip]].astype(np.uint32) * weight
+        total = rows[:, left] * (double - right_weight) + rows[:, right] * right_weight
+        alpha[strip] = (total + double * double // 2) // (double * double)
+    return alpha
+
+
+def _neighbours(size: int, shrink: int, count: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.uint32]]:
+    """For each of `size` pixels, the indexes of the squares (of `count`) with the nearest centres before and after it, and the
+    weight of the second one, out of 2^(shrink + 1)."""
+    first, weight = np.divmod(2 * np.arange(size) + 1 - (1 << shrink), 2 << shrink)
+    return first.clip(0, count - 1), (first + 1).clip(0, count - 1), weight.astype(np.uint32)

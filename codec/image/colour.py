@@ -1,9 +1,8 @@
-"""Colours of any kind of image as RGB, and the profile that says what they mean. No torch.
+"""Conversion of images to RGB, and the colour profile that gives the numbers their meaning. No torch.
 
-The numbers of an RGB image stay as they are. Its profile is kept as the number of its colour space where that has one, and
-otherwise byte for byte; only with `strip` are colours converted to sRGB. Greyscale stays greyscale, and is converted to the
-curve of sRGB where its profile has no number. Images of other kinds become sRGB in any case, through their profile if they
-have one.
+RGB values stay as they are. Their profile is kept as the number of its colour space if it has one, and otherwise byte for byte;
+only `strip` converts colours to sRGB. Greyscale stays greyscale, and is converted to the curve of sRGB if its profile has no
+number. Other images become sRGB, through their profile if they have one.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from bitstream.container import COLOURED, GREY, NEUTRAL
 from codec.errors import ImageError
 from codec.image.profiles import SRGB, recognise
 
-SPACES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK", b"Lab ": "LAB"}  # of a profile: the mode that it is for
-NAMES = {"CMYK": "CMYK", "LAB": "Lab"}  # modes that cannot be kept
+MODES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK", b"Lab ": "LAB"}  # by the colour space in a profile's header
+NOT_KEPT = {"CMYK": "CMYK", "LAB": "Lab"}  # modes that become sRGB, and their names
 ICC_SIGNATURE = slice(36, 40)
 ICC_SPACE = slice(16, 20)
-DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # modes with 16 bits
 FLAGS = ImageCms.Flags.BLACKPOINTCOMPENSATION
 
 
@@ -33,65 +32,44 @@ class Colours:
 
     image: Image.Image  # RGB
     space: int = SRGB  # its number in `codec.image.profiles`
-    profile: bytes | None = None  # where the space has no number
+    profile: bytes | None = None  # if the space has no number
     greyness: int = COLOURED
-    notes: tuple[str, ...] = ()  # what a person should hear of it
-
-
-def mode_of(profile: bytes) -> str | None:
-    """The mode of images that a profile is for; None for what is no profile that can be used."""
-    return SPACES.get(profile[ICC_SPACE]) if profile[ICC_SIGNATURE] == b"acsp" else None
+    notes: tuple[str, ...] = ()  # for people
 
 
 def to_rgb(image: Image.Image, profile: bytes | None, strip: bool) -> Colours:
-    """An image without alpha, of any mode, as it is coded. Raises ImageError for pixels without an agreed meaning."""
-    image = _plain(image)
-    notes = (f"its {NAMES[image.mode]} colours became sRGB",) if image.mode in NAMES else ()
-    mode = profile and mode_of(profile)
+    """Converts an image without alpha, of any mode. Raises ImageError if the meaning of its pixels is not known."""
+    image = _standard_mode(image)
+    notes = [f"its {NOT_KEPT[image.mode]} colours became sRGB"] if image.mode in NOT_KEPT else []
+    mode = MODES.get(profile[ICC_SPACE]) if profile and profile[ICC_SIGNATURE] == b"acsp" else None
     if profile and mode != image.mode and not (mode == "RGB" and image.mode == "L"):
-        notes, profile = (*notes, "its colour profile is not for such pixels and was left out"), None
-    if not profile:
-        return _finished(_without_profile(image), image.mode == "L", notes=notes)
-    assert mode
-    space = recognise(profile, mode)
-    if space == SRGB or (space is not None and mode == image.mode and not strip):
-        return _finished(image.convert("RGB"), image.mode == "L", space, notes=notes)
-    if image.mode == "RGB" and not strip:
-        return _finished(image, False, profile=profile)
-    try:
-        converted = _through(image.convert(mode), ImageCms.ImageCmsProfile(io.BytesIO(profile)))
-    except (ImageCms.PyCMSError, OSError, ValueError) as error:
-        converted = _without_profile(image)
-        notes = (*notes, f"its colour profile cannot be used and was left out ({error})")
-    return _finished(converted, image.mode == "L", notes=notes)
+        notes.append("its colour profile is not for such pixels and was left out")
+        mode = None
+    space, kept_profile = SRGB, None
+    if not profile or not mode:
+        rgb = _without_profile(image)
+    elif (number := recognise(profile, mode)) is not None and (number == SRGB or (mode == image.mode and not strip)):
+        rgb, space = image.convert("RGB"), number
+    elif image.mode == "RGB" and not strip:
+        rgb, kept_profile = image, profile
+    else:
+        try:
+            rgb = _to_srgb(image.convert(mode), ImageCms.ImageCmsProfile(io.BytesIO(profile)))
+        except (ImageCms.PyCMSError, OSError, ValueError) as error:
+            rgb = _without_profile(image)
+            notes.append(f"its colour profile cannot be used and was left out ({error})")
+    if image.mode == "L":
+        rgb, greyness = rgb.getchannel("G").convert("RGB"), GREY  # the channels may differ by one after a conversion
+    else:
+        greyness = greyness_of(np.asarray(rgb))
+    return Colours(rgb, space, kept_profile, greyness, tuple(notes))
 
 
-def _finished(
-    rgb: Image.Image, grey: bool, space: int = SRGB, profile: bytes | None = None, notes: tuple[str, ...] = ()
-) -> Colours:
-    if grey:  # conversion may leave channels one apart
-        return Colours(rgb.getchannel("G").convert("RGB"), space, profile, GREY, notes)
-    return Colours(rgb, space, profile, greyness_of(np.asarray(rgb)), notes)
-
-
-def greyness_of(pixels: NDArray[np.uint8]) -> int:
-    """NEUTRAL for pixels (H, W, 3) whose channels are equal everywhere, else COLOURED."""
-    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
-    return NEUTRAL if np.array_equal(red, green) and np.array_equal(green, blue) else COLOURED
-
-
-def neutral(pixels: NDArray[np.uint8], greyness: int) -> NDArray[np.uint8]:
-    """Pixels (H, W, 3) as the network makes them -> the same without a trace of colour, where the image had none."""
-    if greyness == COLOURED:
-        return pixels
-    mean = (pixels.sum(2, dtype=np.uint16) + 1) // 3
-    return np.repeat(mean.astype(np.uint8)[..., None], 3, 2)
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    """Modes with a meaning of their own -> L, RGB, CMYK or LAB, 8 bits each."""
+def _standard_mode(image: Image.Image) -> Image.Image:
+    """Converts any mode to L, RGB, CMYK or LAB with 8 bits."""
     if image.mode in DEEP:
-        return Image.fromarray(narrow(np.asarray(image)))
+        values = np.asarray(image).astype(np.int64).clip(0, 65535)
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
     if image.mode == "F":
         msg = "pixels are floating point numbers, whose range is not known: convert it to 8 or 16 bits first"
         raise ImageError(msg)
@@ -100,21 +78,28 @@ def _plain(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def narrow(deep: np.ndarray) -> np.ndarray:
-    """16-bit values -> the nearest 8-bit ones."""
-    return ((deep.astype(np.int64).clip(0, 65535) + 128) // 257).astype(np.uint8)
-
-
 def _without_profile(image: Image.Image) -> Image.Image:
-    if image.mode == "LAB":
-        return _through(image, ImageCms.createProfile("LAB"))
-    return image.convert("RGB")
+    return _to_srgb(image, ImageCms.createProfile("LAB")) if image.mode == "LAB" else image.convert("RGB")
 
 
-def _through(image: Image.Image, profile: ImageCms.ImageCmsProfile | ImageCms.core.CmsProfile) -> Image.Image:
-    """Colours of a profile -> sRGB, whites on white."""
+def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile | ImageCms.core.CmsProfile) -> Image.Image:
+    """Converts colours from a profile to sRGB, white to white."""
     intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
     transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), image.mode, "RGB", intent, FLAGS)
-    done = ImageCms.applyTransform(image, transform)
-    assert done is not None
-    return done
+    converted = ImageCms.applyTransform(image, transform)
+    assert converted is not None
+    return converted
+
+
+def greyness_of(pixels: NDArray[np.uint8]) -> int:
+    """NEUTRAL if the three channels of pixels (H, W, 3) are equal everywhere, else COLOURED."""
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    return NEUTRAL if np.array_equal(red, green) and np.array_equal(green, blue) else COLOURED
+
+
+def neutral(pixels: NDArray[np.uint8], greyness: int) -> NDArray[np.uint8]:
+    """Decoded pixels (H, W, 3), with any colour removed if the image had none."""
+    if greyness == COLOURED:
+        return pixels
+    mean = (pixels.sum(2, dtype=np.uint16) + 1) // 3
+    return np.repeat(mean.astype(np.uint8)[..., None], 3, 2)

@@ -1,7 +1,7 @@
-"""Colour spaces that a file names by a number, so that their profiles cost nothing. FORMAT.md, section 1. No torch.
+"""Colour spaces that a file names by a number, so that their profiles take no bytes (FORMAT.md, section 1). No torch.
 
-A profile is recognised by what it does to colours, not by its name or its bytes: every space has dozens of profiles. What comes
-back is a profile of our own for the same space (ICC.1:2010, version 4.3).
+A profile is recognised by its effect on colours, not by its name or bytes: there are dozens of profiles for each space. The
+decoder returns our own profile of the same space (ICC.1:2010, version 4.3).
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ import numpy as np
 from PIL import Image, ImageCms
 
 SRGB = 0
-INTENTS = (ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Intent.PERCEPTUAL)  # tables may differ by intent
-TOLERANCE = 1  # of 255: what rounding does
+INTENTS = (ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Intent.PERCEPTUAL)  # profiles may have a table for each
+TOLERANCE = 1  # of 255, for rounding
 D50 = (0.9642, 1.0, 0.8249)
-# D65 to D50 after Bradford, as the ICC gives it
-ADAPTED = (1.04788, 0.02292, -0.05022, 0.02959, 0.99048, -0.01707, -0.00925, 0.01508, 0.75168)
-SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)  # ICC's parametric curve of type 3
+# Bradford's adaptation of D65 to D50, in the ICC's rounding
+ADAPTATION = (1.04788, 0.02292, -0.05022, 0.02959, 0.99048, -0.01707, -0.00925, 0.01508, 0.75168)
+SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)  # the ICC's parametric curve of type 3
 
 
 @dataclass(frozen=True)
 class Space:
-    """A colour space as a matrix/TRC profile has it."""
+    """A colour space of a matrix/TRC profile."""
 
     name: str
     curve: tuple[float, ...]  # an exponent, or five parameters
-    primaries: tuple[tuple[float, float, float], ...] = ()  # X, Y, Z of red, green and blue, adapted to D50; none for grey
+    primaries: tuple[tuple[float, float, float], ...] = ()  # XYZ of red, green and blue, adapted to D50; () for greyscale
     white_d65: bool = True
 
     @property
     def mode(self) -> str:
-        """Of images in this space."""
+        """The mode of images in this space."""
         return "RGB" if self.primaries else "L"
 
 
@@ -54,73 +54,71 @@ GREYS = {SRGB: Space("sRGB grey", SRGB_CURVE), 4: SPACES[4]}
 
 @lru_cache
 def profile_of(number: int) -> bytes | None:
-    """The profile of a space; None for sRGB, which is what images without a profile are in."""
+    """The profile of a space; None for sRGB, the space of images without a profile."""
     return None if number == SRGB else make_profile(SPACES[number])
 
 
-@lru_cache(32)  # a folder of photographs has few profiles
+@lru_cache(32)  # a folder of photos has few profiles
 def recognise(profile: bytes, mode: str) -> int | None:
-    """The number of the space that a profile for images of mode RGB or L stands for; None where it has none."""
-    known = GREYS if mode == "L" else {number: space for number, space in SPACES.items() if space.mode == mode}
-    colours = Image.fromarray(np.arange(256, dtype=np.uint8)[None] if mode == "L" else _grid())
-    for number, space in known.items():
+    """The number of the space that a profile for images of mode RGB or L describes; None if it has no number."""
+    if mode == "L":
+        candidates, colours = GREYS, Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    else:
+        candidates = {number: space for number, space in SPACES.items() if space.mode == mode}
+        steps = np.linspace(0, 255, 9).round().astype(np.uint8)
+        colours = Image.fromarray(np.stack(np.meshgrid(steps, steps, steps), -1).reshape(1, -1, 3))  # 729 from the RGB cube
+    for number, space in candidates.items():
         try:
-            if all(_alike(profile, make_profile(space), colours, intent) for intent in INTENTS):
+            if all(_equivalent(profile, make_profile(space), colours, intent) for intent in INTENTS):
                 return number
-        except (ImageCms.PyCMSError, OSError, ValueError):  # no profile that can be used
+        except (ImageCms.PyCMSError, OSError, ValueError):  # the profile cannot be used
             return None
     return None
 
 
-def _grid() -> np.ndarray:
-    """(1, 729, 3) colours from all of the cube."""
-    steps = np.linspace(0, 255, 9).round().astype(np.uint8)
-    return np.stack(np.meshgrid(steps, steps, steps), -1).reshape(1, -1, 3)
-
-
-def _alike(profile: bytes, other: bytes, colours: Image.Image, intent: ImageCms.Intent) -> bool:
-    """Whether two profiles mean the same by the same numbers. Greys are compared as sRGB, since no tables lead back to them."""
+def _equivalent(profile: bytes, other: bytes, colours: Image.Image, intent: ImageCms.Intent) -> bool:
+    """Whether two profiles give numbers the same meaning. Greys are compared in sRGB, since grey profiles have no inverse."""
     if colours.mode == "RGB":
-        seen, expected = _through(profile, other, colours, intent), np.asarray(colours)
+        converted, expected = _convert(profile, other, colours, intent), np.asarray(colours)
     else:
         srgb = make_profile(SPACES[SRGB])
-        seen, expected = _through(profile, srgb, colours, intent), _through(other, srgb, colours, intent)
-    return int(np.abs(seen.astype(int) - expected).max()) <= TOLERANCE
+        converted, expected = _convert(profile, srgb, colours, intent), _convert(other, srgb, colours, intent)
+    return int(np.abs(converted.astype(int) - expected).max()) <= TOLERANCE
 
 
-def _through(profile: bytes, other: bytes, colours: Image.Image, intent: ImageCms.Intent) -> np.ndarray:
-    start, end = (ImageCms.ImageCmsProfile(io.BytesIO(content)) for content in (profile, other))
-    done = ImageCms.applyTransform(colours, ImageCms.buildTransform(start, end, colours.mode, "RGB", intent))
-    return np.asarray(done)
+def _convert(source: bytes, target: bytes, colours: Image.Image, intent: ImageCms.Intent) -> np.ndarray:
+    profiles = [ImageCms.ImageCmsProfile(io.BytesIO(content)) for content in (source, target)]
+    transform = ImageCms.buildTransform(profiles[0], profiles[1], colours.mode, "RGB", intent)
+    return np.asarray(ImageCms.applyTransform(colours, transform))
 
 
 def make_profile(space: Space) -> bytes:
     """The ICC profile of a space."""
     tags = {b"desc": _text(space.name), b"cprt": _text("No copyright, use freely"), b"wtpt": b"XYZ " + _fixed(0, *D50)}
     if space.white_d65:
-        tags[b"chad"] = b"sf32" + _fixed(0, *ADAPTED)
+        tags[b"chad"] = b"sf32" + _fixed(0, *ADAPTATION)
     curve = b"para" + struct.pack(">IHH", 0, 3 if len(space.curve) > 1 else 0, 0) + _fixed(*space.curve)
     tags |= {name: b"XYZ " + _fixed(0, *xyz) for name, xyz in zip((b"rXYZ", b"gXYZ", b"bXYZ"), space.primaries, strict=False)}
     tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC") if space.primaries else (b"kTRC",), curve)
-    places: dict[bytes, int] = {}  # tags with one content share it
+    offsets: dict[bytes, int] = {}  # by content: equal tags share it
     table, body, start = b"", b"", 132 + 12 * len(tags)
     for name, content in tags.items():
-        if content not in places:
-            places[content] = start + len(body)
+        if content not in offsets:
+            offsets[content] = start + len(body)
             body += content + bytes(-len(content) % 4)
-        table += name + struct.pack(">2I", places[content], len(content))
-    colours = b"RGB " if space.primaries else b"GRAY"
-    head = struct.pack(">I4x4s4s4s4s", start + len(body), b"\x04\x30\0\0", b"mntr", colours, b"XYZ ")
-    head += struct.pack(">6H4s", 2026, 1, 1, 0, 0, 0, b"acsp") + bytes(28) + _fixed(*D50)
-    return head + bytes(128 - len(head)) + struct.pack(">I", len(tags)) + table + body
+        table += name + struct.pack(">2I", offsets[content], len(content))
+    colour_space = b"RGB " if space.primaries else b"GRAY"
+    header = struct.pack(">I4x4s4s4s4s", start + len(body), b"\x04\x30\0\0", b"mntr", colour_space, b"XYZ ")
+    header += struct.pack(">6H4s", 2026, 1, 1, 0, 0, 0, b"acsp") + bytes(28) + _fixed(*D50)
+    return header + bytes(128 - len(header)) + struct.pack(">I", len(tags)) + table + body
 
 
 def _fixed(*values: float) -> bytes:
-    """ICC's s15Fixed16 numbers."""
+    """Numbers of the ICC's type s15Fixed16."""
     return struct.pack(f">{len(values)}i", *(round(65536 * value) for value in values))
 
 
 def _text(text: str) -> bytes:
-    """A multiLocalizedUnicode of one language."""
+    """Text of the ICC's type multiLocalizedUnicode, in one language."""
     content = text.encode("utf-16-be")
     return b"mluc" + struct.pack(">3I2s2sII", 0, 1, 12, b"en", b"US", len(content), 28) + content

@@ -1,8 +1,8 @@
-"""What all model files have in common: safetensors with plain metadata, a fingerprint and a digest. No torch.
+"""Model files: safetensors with plain metadata, a fingerprint and a digest. Each family of models extends `Model`. No torch.
 
-The fingerprint covers what fixes the meaning of tokens: files that were written under it can be read by any model that has it,
-and a better encoder or decoder for it may come later. The digest covers all arrays, and is verified before any of them is
-used: damage would otherwise show only in the images.
+The fingerprint covers what fixes the meaning of tokens. Any model with the same fingerprint decodes a file, so a better encoder
+or decoder may come later. The digest covers all arrays and is verified before any is used: damage would otherwise show only in
+the images.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,25 +23,25 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from bitstream.container import STREAM_ID_BYTES
-from bitstream.sequence import AnyCode
+from bitstream.sequence import AnyCode, Prefix, TokenSequence
 from codec.errors import FileError, ModelError
 from codec.system.device import TORCH
 from codec.system.files import atomic_write
 
 if TYPE_CHECKING:
-    from codec.models.tokenizer import Tokenizer
+    from codec.rate_control import Enough
 
 
 @dataclass(frozen=True)
 class Model(ABC):
-    """A model file, opened; arrays are read when they are asked for. Each family of models has a class of its own."""
+    """A model file whose metadata was read; arrays are read when they are needed."""
 
     path: Path
     metadata: dict[str, Any]
 
-    kind: ClassVar[str]  # in the metadata of the family's files
-    refines: ClassVar[bool] = False  # whether its tokenizers are `codec.models.tokenizer.Refiner`s
-    tiles: ClassVar[bool] = False  # whether images can be worked on in tiles of any size
+    kind: ClassVar[str]  # of the family, in the metadata of its files
+    refines: ClassVar[bool] = False  # whether its tokenizers are also of type `Refiner`
+    tiles: ClassVar[bool] = False  # whether it can compute an image in tiles of any size
 
     @property
     def name(self) -> str:
@@ -49,12 +49,12 @@ class Model(ABC):
 
     @property
     def runtimes(self) -> tuple[str, ...]:
-        """What its networks can be computed with, on a processor the better one first."""
+        """The supported runtimes, the faster one on processors first."""
         return (TORCH,)
 
     @property
-    def needs_torch(self) -> str:
-        """Why that is torch alone, if it is, and what can be done."""
+    def why_only_torch(self) -> str:
+        """For error messages: the reason if ONNX Runtime is not supported, and the remedy if there is one."""
         return f"models of kind {self.kind} are computed with torch alone"
 
     @property
@@ -64,40 +64,35 @@ class Model(ABC):
 
     @property
     def stream_id(self) -> bytes:
-        """The bytes by which a file names the model that wrote it: the first of the fingerprint."""
+        """The start of the fingerprint, by which a .tsr file names its model."""
         return bytes.fromhex(self.fingerprint)[:STREAM_ID_BYTES]
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of all arrays in the file: names, types, shapes and values. About 1 s per gigabyte."""
+        """SHA-256 of all arrays in the file, as `digest_of` computes it. About 1 s per gigabyte."""
         with self.arrays() as file:
             return digest_of(file.keys(), file.get_tensor)
 
-    @property
-    def stated_digest(self) -> str | None:
-        """The digest that the file states."""
-        return self.metadata.get("digest")
-
     def verify(self) -> None:
-        """Raises ModelError unless the arrays have the digest that the file states."""
-        stated = self.stated_digest
-        if stated is None:
-            msg = f"{self.path}: states no digest, without which damage goes unnoticed: make the file again with this release"
+        """Raises ModelError unless the arrays have the digest in the metadata."""
+        expected = self.metadata.get("digest")
+        if expected is None:
+            msg = f"{self.path}: has no digest, so damage cannot be detected: get the file again"
             raise ModelError(msg)
-        if self.digest != stated:
-            msg = f"{self.path}: damaged, its weights hash to {self.digest[:16]} and not to {stated[:16]}: get the file again"
+        if self.digest != expected:
+            msg = f"{self.path}: damaged, its weights hash to {self.digest[:16]} and not to {expected[:16]}: get the file again"
             raise ModelError(msg)
 
     def check(self) -> None:
-        """Raises ModelError unless the arrays have the digest and the fingerprint that the file states."""
+        """Raises ModelError unless the arrays have the digest and the fingerprint in the metadata."""
         self.verify()
         if (actual := self.compute_fingerprint()) != self.fingerprint:
-            msg = f"{self.path}: its fingerprint is {actual[:16]}, and it states {self.fingerprint[:16]}: damaged"
+            msg = f"{self.path}: damaged, its fingerprint is {actual[:16]} and not {self.fingerprint[:16]}: get the file again"
             raise ModelError(msg)
 
     @contextmanager
     def arrays(self) -> Iterator[Any]:
-        """The file, open, as `safetensors.safe_open` has it. Raises ModelError where it cannot be read, now or within."""
+        """The open file, a `safetensors.safe_open`. Raises ModelError if it cannot be read, also within the block."""
         try:
             with safe_open(self.path, "numpy") as file:
                 yield file
@@ -108,84 +103,118 @@ class Model(ABC):
     @property
     @abstractmethod
     def config(self) -> Any:
-        """The configuration of its network, a dataclass of plain data. Raises TypeError or ValueError where it does not
-        parse."""
+        """The configuration of the network, a dataclass of plain data. Raises TypeError or ValueError if it does not parse."""
 
     @property
     @abstractmethod
     def code(self) -> AnyCode:
-        """What its tokens mean. Raises ModelError where the file is damaged, or its arrays do not fit the configuration."""
+        """The code of the tokens. Raises ModelError if the file is damaged, or its arrays do not fit the configuration."""
 
     @abstractmethod
     def compute_fingerprint(self) -> str:
-        """The fingerprint of what is in the file."""
-
-    @classmethod
-    def import_checkpoint(cls, source: str, path: Path, variant: str | None = None) -> Model | None:
-        """Writes the model file of a published checkpoint: a file, a folder, or the name of a repository. `variant` says how it
-        was trained where nothing else does. None where the family has no published checkpoints. Raises ModelError, and writes
-        nothing, for what is none. A `path` that is a folder gets a file with the model's own name."""
-        return None
-
-    def calibrated(self, images: Iterable[NDArray[np.uint8]], device: str) -> Calibrated | None:
-        """Measures the tables on photos (H, W, 3), and writes the file again with them; None where tables are measured when the
-        model is trained. Raises ModelError, or ImageError for too few photos."""
-        return None
+        """The fingerprint of the configuration and arrays in the file."""
 
     @abstractmethod
     def tokenizer(self, runtime: str, device: str, tile: int | None = None) -> Tokenizer:
-        """The network in float32, ready to code with one of its `runtimes` on `device`; `tile` is for families that have
-        tiles. Raises ModelError as `code` does."""
+        """The network in float32, on a device and one of `runtimes`. `tile` is the largest side of tiles, in pixels.
+
+        Raises ModelError as `code` does."""
+
+    @classmethod
+    def import_checkpoint(cls, source: str, path: Path, variant: str | None = None) -> Model | None:
+        """Writes the model file of a published checkpoint; returns None if the family has no published checkpoints.
+
+        `source` is a file, a folder or the name of a repository. `variant` is how it was trained, if the checkpoint does not
+        say so. If `path` is a folder, the file gets the model's own name. Raises ModelError, and writes nothing, if `source` is
+        not a checkpoint of the family."""
+        return None
+
+    def calibrate(self, images: Iterable[NDArray[np.uint8]], device: str) -> Calibration | None:
+        """Measures the coding tables on photos (H, W, 3) and rewrites the file; returns None if training has measured them.
+
+        Raises ModelError, or ImageError if there are too few photos."""
+        return None
 
 
 @dataclass(frozen=True)
-class Calibrated:
-    """A model whose tables were measured on photos."""
+class Calibration:
+    """A model whose coding tables were measured on photos."""
 
     model: Model
-    bits: float  # per token, of photos like these
+    bits: float  # per token, on these photos
     bits_before: float
 
 
-def digest_of(names: Iterable[str], array_of: Callable[[str], NDArray]) -> str:
-    """SHA-256 over arrays in the order of their names: of each its name, type and shape on a line, then its bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(names):
-        array = array_of(name)
-        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+class Tokenizer(Protocol):
+    """A network in memory that turns images into tokens and back."""
+
+    def tokenize(self, images: Sequence[NDArray[np.uint8]], enough: Sequence[Enough] | None = None) -> list[Any]:
+        """The tokens of images (H, W, 3) of any sizes, a `TokenSequence` each: all tokens or, if that saves time, the first
+        ones, at least as many as are `enough`."""
+
+    def detokenize(self, prefixes: Sequence[Any]) -> list[NDArray[np.uint8]]:
+        """The inverse of `tokenize`, up to what tokens cannot carry: the pixels (H, W, 3) of each `Prefix`."""
+
+
+class Refiner(Protocol):
+    """A tokenizer that also searches for better tokens of an image."""
+
+    def refine(
+        self,
+        image: NDArray[np.uint8],
+        sequence: TokenSequence,
+        length: int,
+        squared_error: Callable[[Prefix], float],
+        sized: bool,
+        steps: int,
+    ) -> TokenSequence:
+        """A sequence whose first `length` tokens decode to pixels closer to `image` (H, W, 3), after `steps` gradient steps.
+
+        With `sized`, the tokens that fit into the same number of bytes are compared instead. `squared_error` decodes a prefix
+        and returns its squared error, summed over values of 0 to 255."""
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a model file. Raises ModelError where it is none."""
+    """The metadata of a model file. Raises ModelError if it is not a model file."""
     try:
         with safe_open(path, "numpy") as file:
-            plain = json.loads((file.metadata() or {})["tessera"])
-            plain["kind"], bytes.fromhex(plain["fingerprint"]), plain["network"], plain["card"]  # all must be there
-            return plain
+            metadata = json.loads((file.metadata() or {})["tessera"])
+        metadata["kind"], bytes.fromhex(metadata["fingerprint"]), metadata["network"], metadata["card"]  # KeyError if missing
     except (SafetensorError, OSError) as error:
         msg = f"{path}: not a model file ({error})"
         raise ModelError(msg) from error
     except (KeyError, TypeError, ValueError) as error:
         msg = f"{path}: not a Tessera model ({type(error).__name__}: {error})"
         raise ModelError(msg) from error
+    return metadata
 
 
-def write_model(path: Path, arrays: Mapping[str, NDArray], metadata: dict[str, Any]) -> None:
-    """Writes a model file, whole or not at all. `metadata` is plain data: kind, fingerprint, network (the configuration) and
-    card (how the model was made); the digest is added. Raises FileError where it cannot be written."""
-    lying = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # safetensors writes memory as it lies
-    plain = {
+def write_model(path: Path, arrays: Mapping[str, NDArray], metadata: Mapping[str, Any]) -> None:
+    """Writes a model file atomically. Raises FileError if it cannot be written.
+
+    `metadata` is plain data: kind, fingerprint, network (its configuration) and card (how the model was made). The digest is
+    added."""
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # safetensors ignores strides
+    ordered = {
         "kind": metadata["kind"],
         "fingerprint": metadata["fingerprint"],
-        "digest": digest_of(lying, lying.__getitem__),
+        "digest": digest_of(contiguous, contiguous.__getitem__),
         "network": metadata["network"],
         "card": metadata["card"],
     }
     try:
         with atomic_write(path) as temporary:
-            save_file(lying, temporary, {"tessera": json.dumps(plain)})
-    except SafetensorError as error:  # also of the disk
+            save_file(contiguous, temporary, {"tessera": json.dumps(ordered)})
+    except SafetensorError as error:  # safetensors raises it for a full disk, too
         msg = f"cannot write {path} ({error}): check space and permissions"
         raise FileError(msg) from error
+
+
+def digest_of(names: Iterable[str], array_of: Callable[[str], NDArray]) -> str:
+    """SHA-256 of arrays in the order of their names: for each, a line with its name, type and shape, then its bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(names):
+        array = array_of(name)
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

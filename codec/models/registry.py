@@ -1,22 +1,25 @@
-"""Finding models: those that are bundled, those that the user has installed, and any model file by its path. No torch.
+"""Models by name: bundled ones, installed ones, and any model file by its path. No torch.
 
-The table `FAMILIES` is all that the rest of the code knows of the families of models.
+Only the table `FAMILIES` and the function `trainer_of` name the families of models.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from codec.errors import ModelError
-from codec.models.base import Calibrated, Model, read_metadata
+from codec.models.base import Calibration, Model, read_metadata
 from codec.pyramid.model import PyramidModel
 from codec.pyramid.runtime.graph_templates import graph_templates_path
-from codec.system.device import require_torch
+from codec.system.device import pick_device, require_torch
 from codec.system.files import data_folder
 from codec.titok.model import TitokModel
 
@@ -26,30 +29,16 @@ if TYPE_CHECKING:
 FAMILIES: dict[str, type[Model]] = {family.kind: family for family in (PyramidModel, TitokModel)}
 BUNDLED = Path(__file__).parent.parent / "weights"
 DEFAULT = "standard"
-ENDING = ".safetensors"
-# What wrote files of models that are no longer shipped, by stream id
-FORMER = dict.fromkeys(
-    ("44ef", "d0cb", "b1a1", "3fd2", "ed43"), "a standard model from before the first release, which this version no longer has"
-)
-
-
-def installed_folder() -> Path:
-    """Where the user's own models lie."""
-    return data_folder() / "models"
-
-
-def model_files() -> list[Path]:
-    """Files of the bundled models, then of those that the user has installed."""
-    return [path for folder in (BUNDLED, installed_folder()) for path in sorted(folder.glob(f"*{ENDING}"))]
+SUFFIX = ".safetensors"
 
 
 def open_model(name: str | os.PathLike[str] = DEFAULT) -> Model:
-    """A bundled or installed model by its name, or any model file by its path. Raises ModelError where there is none."""
+    """The model of this name, or in the file of this path. Raises ModelError if there is none."""
     path = Path(name)
-    if path.suffix != ENDING and not path.is_file():
+    if path.suffix != SUFFIX and not path.is_file():
         known = {path.stem: path for path in reversed(model_files())}
         if path.name != str(name) or path.name not in known:
-            msg = f"{name}: no such model: known are {', '.join(sorted(known)) or 'none'}; or give the path of a {ENDING} file"
+            msg = f"{name}: no such model: known are {', '.join(sorted(known)) or 'none'}; or give the path of a {SUFFIX} file"
             raise ModelError(msg)
         path = known[path.name]
     if not path.is_file():
@@ -62,7 +51,7 @@ def open_model(name: str | os.PathLike[str] = DEFAULT) -> Model:
         raise ModelError(msg)
     model = family(path, metadata)
     try:
-        model.config  # noqa: B018 (it must parse)
+        model.config  # noqa: B018 (must parse)
     except (KeyError, TypeError, ValueError) as error:
         msg = f"{path}: not a Tessera model ({type(error).__name__}: {error})"
         raise ModelError(msg) from error
@@ -70,20 +59,39 @@ def open_model(name: str | os.PathLike[str] = DEFAULT) -> Model:
 
 
 def model_for(stream_id: bytes) -> Model:
-    """The bundled or installed model that wrote files of this stream id. Raises ModelError where there is none, or where there
-    are several that differ."""
-    models = [model for path in model_files() if (model := _whole(path))]
-    found = [model for model in models if model.stream_id == stream_id]
-    if not found:
+    """The bundled or installed model that wrote files of this stream id.
+
+    Raises ModelError if there is none, or if there are several with different fingerprints."""
+    models = [model for path in model_files() if (model := _open_if_intact(path))]
+    matching = [model for model in models if model.stream_id == stream_id]
+    if not matching:
         known = ", ".join(f"{model.stream_id.hex()} ({model.name})" for model in models) or "none"
-        maker = FORMER.get(stream_id.hex(), "a model that is not installed")
-        msg = f"made by {maker} (stream id {stream_id.hex()}; installed: {known})"
+        msg = f"made by a model that is not installed (stream id {stream_id.hex()}; installed: {known})"
         raise ModelError(msg, ("model",))
-    if len({model.fingerprint for model in found}) > 1:
-        names = " and ".join(model.name for model in found)
+    if len({model.fingerprint for model in matching}) > 1:
+        names = " and ".join(model.name for model in matching)
         msg = f"made by one of {names}, which share the stream id {stream_id.hex()}"
         raise ModelError(msg, ("model",))
-    return found[0]
+    return matching[0]
+
+
+def model_files() -> list[Path]:
+    """The files of bundled models, then those of installed models."""
+    return [path for folder in (BUNDLED, installed_folder()) for path in sorted(folder.glob(f"*{SUFFIX}"))]
+
+
+def installed_folder() -> Path:
+    return data_folder() / "models"
+
+
+def _open_if_intact(path: Path) -> Model | None:
+    """The model in a file; None if an installed one is damaged, since the others can still be used."""
+    try:
+        return open_model(path)
+    except ModelError:
+        if path.parent == BUNDLED:
+            raise
+        return None
 
 
 def import_model(
@@ -91,11 +99,14 @@ def import_model(
     name: str | None = None,
     variant: str | None = None,
     replace: bool = False,
-    calibrate: Callable[[Model], Calibrated | None] = lambda _: None,
-) -> tuple[Model, Calibrated | None]:
-    """Installs a published checkpoint (a file, a folder, or the name of a repository) in the user's folder, under `name` or its
-    own; `calibrate` may measure its tables first. Raises ModelError, and installs nothing, for what is no checkpoint of a
-    known layout, or where the name is taken and not to be replaced."""
+    photos: Sequence[Path] = (),
+    device: str = "auto",
+) -> tuple[Model, Calibration | None]:
+    """Installs a published checkpoint, and measures its coding tables on photos, if given.
+
+    `source` is a file, a folder or the name of a repository; `name` is the model's own by default. `photos` are image files,
+    folders and tar files. Raises ModelError, and installs nothing, if the checkpoint has no known layout, or if the name is
+    taken and not to be replaced."""
     require_torch("importing a model")
     folder = installed_folder()
     if name is not None and not re.fullmatch(r"[\w-][\w.-]*", name):
@@ -104,21 +115,29 @@ def import_model(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".import-", dir=folder) as temporary:
-            found = (family.import_checkpoint(source, Path(temporary), variant) for family in FAMILIES.values())
-            model = next(model for model in found if model)
-            done = calibrate(model)
+            imported = (family.import_checkpoint(source, Path(temporary), variant) for family in FAMILIES.values())
+            model = next(model for model in imported if model)
+            calibration = model.calibrate(_squares(photos), pick_device(device)) if photos else None
             model = open_model(model.path)
-            target = folder / f"{name or model.name}{ENDING}"
-            _refuse_taken(model, target, replace)
+            target = folder / f"{name or model.name}{SUFFIX}"
+            _refuse_conflict(model, target, replace)
             os.replace(model.path, target)
     except OSError as error:
         msg = f"{folder}: cannot be written ({error.strerror}): check space and permissions"
         raise ModelError(msg) from error
-    return open_model(target), done
+    return open_model(target), calibration
 
 
-def _refuse_taken(model: Model, target: Path, replace: bool) -> None:
-    """Raises ModelError where a model's name is taken, or its stream id by a model of another meaning."""
+def _squares(photos: Sequence[Path]) -> Iterator[NDArray[np.uint8]]:
+    from codec.training.photos import find_photos, read_square
+
+    for _, data in find_photos(photos):
+        if (square := read_square(data)) is not None:
+            yield square
+
+
+def _refuse_conflict(model: Model, target: Path, replace: bool) -> None:
+    """Raises ModelError if a model's name is taken, or if another model has its stream id with a different fingerprint."""
     if (BUNDLED / target.name).exists():
         msg = f"{target.stem} is the name of a bundled model: give another"
         raise ModelError(msg)
@@ -126,18 +145,18 @@ def _refuse_taken(model: Model, target: Path, replace: bool) -> None:
         msg = f"a model called {target.stem} is installed already"
         raise ModelError(msg, ("force",))
     for path in model_files():
-        other = _whole(path)
+        other = _open_if_intact(path)
         if other and path != target and other.stream_id == model.stream_id and other.fingerprint != model.fingerprint:
-            msg = f"its stream id {model.stream_id.hex()} is that of {other.name} by chance: measure its tables on other photos"
+            msg = f"{other.name} has the same stream id {model.stream_id.hex()} by chance: measure the tables on other photos"
             raise ModelError(msg)
 
 
 def remove_model(name: str) -> Path:
-    """Removes a model that the user has installed -> where it was. Raises ModelError where there is none of that name."""
-    path = installed_folder() / f"{name}{ENDING}"
-    if path.name != f"{name}{ENDING}" or not path.is_file():
-        installed = ", ".join(sorted(path.stem for path in installed_folder().glob(f"*{ENDING}"))) or "none"
-        msg = f"{name}: no such model among those you have installed: {installed}"
+    """Removes an installed model and returns the path that it had. Raises ModelError if no model of this name is installed."""
+    path = installed_folder() / f"{name}{SUFFIX}"
+    if path.name != f"{name}{SUFFIX}" or not path.is_file():
+        installed = ", ".join(sorted(path.stem for path in installed_folder().glob(f"*{SUFFIX}"))) or "none"
+        msg = f"{name}: no such model; installed are: {installed}"
         raise ModelError(msg)
     try:
         path.unlink()
@@ -154,13 +173,3 @@ def trainer_of(family: str) -> type[Trainer]:
     from codec.titok.training import TitokTrainer
 
     return {trainer.family: trainer for trainer in (PyramidTrainer, TitokTrainer)}[family]
-
-
-def _whole(path: Path) -> Model | None:
-    """A model; None for a damaged one that the user has installed, which should not stand in the way of the others."""
-    try:
-        return open_model(path)
-    except ModelError:
-        if path.parent == BUNDLED:
-            raise
-        return None
