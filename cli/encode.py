@@ -16,7 +16,7 @@ from cli.plan import Conversion, FileOptions, make_plan
 from cli.report import ReportOptions
 from cli.runner import Run, Summary
 from codec.errors import ModelError
-from codec.options import CodecOptions, EncodeOptions, encode_passes
+from codec.options import EXCLUSIVE, CodecOptions, EncodeOptions, encode_passes
 
 if TYPE_CHECKING:
     from codec.codec import Codec
@@ -54,6 +54,8 @@ def encode(**values: Any) -> None:
     tessera encode photo.png small.tsr --target-bpp 0.05
     tessera encode -r photos/ --output-dir small/ --skip-existing
     """
+    for group in EXCLUSIVE:
+        options.refuse_two({name: values[name] for name in group})
     report, files = options.gather(ReportOptions, values), options.gather(FileOptions, values)
     encoder, codec = options.select(EncodeOptions, values), options.select(CodecOptions, values)
     command = Encoding(encoder, codec, values["strict"])

@@ -18,34 +18,34 @@ from codec.errors import FileError, TesseraError
 LIST_MAX = 1 << 26  # bytes of a list of names
 NPZ_BYTES, NPZ_EXTRA = 1, 1 << 20  # largest .npz: bytes per allowed pixel, and more; tokens are 0.2 bytes per pixel
 ADDRESS = re.compile(r"https?://", re.IGNORECASE)
-NO_PHOTOS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "TSR", "WMF")  # films, drawings, data, and what is encoded already
-HELPED = frozenset((".avif", ".heic", ".heif", ".jxl"))  # need another package, which the error names
+NO_PHOTOS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "TSR", "WMF")  # films, drawings, data, and encoded files
+WITH_PLUGINS = frozenset((".avif", ".heic", ".heif", ".jxl"))  # need another package, which the error names
 
 
 @dataclass(frozen=True)
 class Files:
-    """A kind of files that a command takes from folders."""
+    """The kind of files that a command takes from folders."""
 
     name: str  # for errors
-    endings: Callable[[], frozenset[str]]  # asked for only when there is a folder: Pillow's take time to load
+    endings: Callable[[], frozenset[str]]  # called only for a folder: loading Pillow's takes time
 
 
 @dataclass(frozen=True)
 class Input:
-    """A file that was named, or found in a folder."""
+    """A file that is named or found in a folder."""
 
     path: str  # '-' for standard input
-    name: str  # below the folder that was named, or the file's own
-    error: TesseraError | None = None  # why it cannot be read, as far as it is known
+    name: str  # relative to the named folder, or the file's own
+    error: TesseraError | None = None  # if it is known that it cannot be read
 
 
 def photo_endings() -> frozenset[str]:
-    """Endings of the images that Pillow reads, some with other packages."""
+    """Endings of the image files that Pillow reads, some of them with plugins."""
     from PIL import Image
 
     Image.init()
     known = Image.registered_extensions().items()
-    return HELPED.union(ending for ending, name in known if name in Image.OPEN and name not in NO_PHOTOS)
+    return WITH_PLUGINS.union(ending for ending, name in known if name in Image.OPEN and name not in NO_PHOTOS)
 
 
 IMAGES = Files("images", photo_endings)
@@ -53,9 +53,9 @@ TSR_FILES = Files(".tsr files", lambda: frozenset([".tsr"]))
 
 
 def named_inputs(sources: tuple[str, ...], files_from: str | None) -> list[str]:
-    """All names that a command line gives: its own, then those of the list that --files-from names.
+    """All names on a command line: its arguments, then the names in the list of --files-from.
 
-    Raises click.UsageError where there are none, or the list cannot be read."""
+    Raises click.UsageError if there are none, or if the list cannot be read."""
     if not sources and files_from is None:
         msg = "Missing argument 'IN...': name files or folders, '-' for standard input, or a list with --files-from"
         raise click.UsageError(msg)
@@ -70,8 +70,7 @@ def named_inputs(sources: tuple[str, ...], files_from: str | None) -> list[str]:
 
 
 def find_inputs(names: Iterable[str], recursive: bool, files: Files) -> Iterator[Input]:
-    """Files as they are named, and those of the kind in the folders that are named. A folder that holds none is an input with
-    an error."""
+    """The named files, and the files of the kind in the named folders. A folder without any is an input with an error."""
     for name in names:
         if name == STANDARD or not os.path.isdir(name):
             yield Input(name, os.path.basename(name))
@@ -81,13 +80,13 @@ def find_inputs(names: Iterable[str], recursive: bool, files: Files) -> Iterator
             found = True
             yield entry
         if not found:
-            deeper = "" if recursive else ", or look into its folders too with -r"
-            yield Input(name, "", FileError(f"holds no {files.name}: name another folder{deeper}"))
+            advice = "" if recursive else ", or add -r for its subfolders"
+            yield Input(name, "", FileError(f"contains no {files.name}: name another folder{advice}"))
 
 
 def _walk(folder: str, place: str, recursive: bool, endings: frozenset[str], seen: set[tuple[int, int]]) -> Iterator[Input]:
-    """Files of a folder in the order of their names. Links are followed, each folder is entered once; hidden files, and those
-    with other endings, are passed over."""
+    """The files of a folder in the order of their names. Links are followed, and each folder is entered once. Hidden files and
+    files with other endings are left out."""
     try:
         state = Path(folder).stat()
         if (state.st_dev, state.st_ino) in seen:

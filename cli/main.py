@@ -1,5 +1,6 @@
-"""The `tessera` command. Each of its commands parses, calls one library function, and reports; torch is imported only by those
-that encode or decode, and everything else only when it is used, so that help appears at once."""
+"""The `tessera` command. Each subcommand parses its arguments, calls one function of the library, and reports.
+
+Modules that are slow to import are imported when they are used, so that help appears at once."""
 
 from __future__ import annotations
 
@@ -29,12 +30,12 @@ from codec.errors import TesseraError
 
 
 class Tessera(Ordered):
-    """The whole command. An error that no command reported, such as of a closed standard output, is one line too."""
+    """The command. Errors that no subcommand has reported, such as a closed standard output, become one line, too."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        meant = _meant(args[0]) if args[0] not in self.commands else None
-        if meant:
-            line = shlex.join(["tessera", meant, *args])
+        missing = _missing_command(args[0]) if args[0] not in self.commands else None
+        if missing:
+            line = shlex.join(["tessera", missing, *args])
             msg = f"{args[0]!r} is not a command: did you mean `{line}`?"
             raise click.UsageError(msg, ctx)
         return super().resolve_command(ctx, args)
@@ -49,7 +50,7 @@ class Tessera(Ordered):
             raise Failed(exit_code(error)) from error
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        """As click's own, but a standard stream that cannot be written to is no traceback."""
+        """Like click's own, but without a traceback if a standard stream cannot be written to."""
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **extra)  # type: ignore[call-overload]
         try:
@@ -60,16 +61,16 @@ class Tessera(Ordered):
             except OSError:
                 silence(sys.stderr)
             sys.exit(error.exit_code)
-        except OSError as error:  # while help was written
+        except OSError as error:  # from writing the help
             silence(sys.stdout)
-            if not isinstance(error, BrokenPipeError):  # a reader that stops early is no error
+            if not isinstance(error, BrokenPipeError):  # a reader may stop early
                 say(f"Error: cannot write to standard output ({error.strerror or error}): check space and permissions")
             sys.exit(1)
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _meant(name: str) -> str | None:
-    """The command that was left out, where a file was named instead."""
+def _missing_command(name: str) -> str | None:
+    """The subcommand that is missing in front of the name of a file."""
     ending = os.path.splitext(name)[1].lower()
     if ending == ENDING:
         return "decode"
@@ -100,7 +101,7 @@ def _interrupt(number: int, _: FrameType | None) -> None:
     is_eager=True,
     expose_value=False,
     callback=_print_version,
-    help="Print the versions of tool, format and model.",
+    help="Print the versions of the tool, the format and the model.",
 )
 @click.pass_context
 def main(ctx: click.Context) -> None:
@@ -114,8 +115,8 @@ def main(ctx: click.Context) -> None:
     tessera encode - -o - <a.png | tessera decode - -o - >b.png
     """
     for number in (signal.SIGINT, signal.SIGTERM):
-        before = signal.signal(number, _interrupt)
-        ctx.call_on_close(partial(signal.signal, number, before))  # a Python program that calls this keeps its handlers
+        handler = signal.signal(number, _interrupt)
+        ctx.call_on_close(partial(signal.signal, number, handler))  # for Python programs that call this
 
 
 bench.add_command(contribution)

@@ -1,4 +1,4 @@
-"""Outputs: what may be written where, standard output, and how names and sizes are shown."""
+"""Outputs: checks before any work, writing, standard output, and how names and sizes are shown."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\
 
 
 def check_output(path: str, force: bool, source: str, *, makes_folders: bool = False) -> None:
-    """Raises FileError, before any work, where an output could not or should not be written."""
+    """Raises FileError if an output could not or should not be written. Called before any work."""
     if path == STANDARD:
         if sys.stdout is None or sys.stdout.isatty():
-            state = "closed" if sys.stdout is None else "a terminal, which binary data would garble"
+            state = "closed" if sys.stdout is None else "a terminal, and the data is binary"
             msg = f"standard output is {state}: use -o FILE, or a pipe"
             raise FileError(msg)
         return
@@ -39,12 +39,12 @@ def _problem(path: str, force: bool, source: str, makes_folders: bool) -> str | 
     if is_folder(path):
         return f"the output {path} is a folder: name a file"
     if not makes_folders and not target.parent.is_dir():
-        return f"the folder of the output {path} does not exist: make it first"
+        return f"the folder of the output {path} does not exist: create it first"
     if target.exists() and source != STANDARD and os.path.exists(source) and os.path.samefile(target, source):
         return f"the output {path} is the input: name another file"
     if force:
         return None
-    if target.is_file():  # a device or a named pipe loses nothing
+    if target.is_file():  # not a device or a named pipe, which lose nothing
         return f"the output {path} exists: use -f to replace it"
     if target.is_symlink() and not target.exists():
         return f"the output {path} is a link to a file that does not exist: use -f to write that file"
@@ -52,12 +52,12 @@ def _problem(path: str, force: bool, source: str, makes_folders: bool) -> str | 
 
 
 def is_folder(path: str) -> bool:
-    """Whether a path names a folder, by what it is or by a slash at its end."""
+    """Whether a path is that of a folder: it exists as one, or ends with a slash."""
     return path != STANDARD and (os.path.isdir(path) or os.path.basename(path) == "")
 
 
 def write_output(path: str, data: bytes, replace: bool = False, writer: Writer | None = None) -> None:
-    """Writes one file as `Writer.write` does, or standard output for '-'. Raises FileError."""
+    """Writes one file, or standard output for '-'. Raises FileError."""
     if path == STANDARD:
         write_standard(data)
     else:
@@ -65,7 +65,7 @@ def write_output(path: str, data: bytes, replace: bool = False, writer: Writer |
 
 
 def write_standard(data: bytes) -> None:
-    """Writes to standard output. Raises FileError, also where it is closed, its reader has gone or the disk is full."""
+    """Writes to standard output. Raises FileError if it is closed, its reader has ended or the disk is full."""
     if sys.stdout is None:
         raise FileError(CLOSED)
     try:
@@ -74,14 +74,14 @@ def write_standard(data: bytes) -> None:
     except OSError as error:
         silence(sys.stdout)
         if isinstance(error, BrokenPipeError):
-            msg = "standard output was closed before all was written: let its reader read to the end"
+            msg = "standard output was closed before all data was written: let its reader read to the end"
         else:
             msg = f"cannot write to standard output ({error.strerror}): check space and permissions"
         raise FileError(msg) from error
 
 
 def silence(stream: IO[Any] | None) -> None:
-    """Redirects a standard stream that cannot be written to: Python would fail again when it exits."""
+    """Redirects a standard stream that cannot be written to; otherwise Python would fail again when it exits."""
     with suppress(AttributeError, OSError, ValueError):  # closed, or not a file at all
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[union-attr]
 
@@ -94,12 +94,12 @@ def human(size: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Text that any terminal can show on one line. All else that a file's name may hold is escaped: bytes that are not text,
-    control characters, marks that change the direction of writing."""
+    """Text that any terminal can show on one line. Other characters of a file name are escaped: bytes that are not UTF-8, control
+    characters, and marks that change the direction of writing."""
     return UNPRINTABLE.sub(lambda found: _escaped(ord(found[0])), text)
 
 
 def _escaped(code: int) -> str:
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8, as Python hands it on
+    if 0xDC80 <= code <= 0xDCFF:  # Python's surrogate for a byte that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return repr(chr(code))[1:-1]

@@ -1,4 +1,4 @@
-"""Which files a command reads and writes: all pairs of input and output, found and checked before any work."""
+"""The plan of a command: all pairs of input and output, found and checked before any work."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class Job:
 
     source: str
     output: str
-    exists: bool = False  # the output exists, and is kept if it is complete
+    exists: bool = False  # the output exists and is kept if it is complete
     replace: bool = False  # whether a file of the output's name may be replaced
-    error: TesseraError | None = None  # why it cannot be done, if that is known before any work
+    error: TesseraError | None = None  # known before any work
 
 
 @dataclass(frozen=True)
@@ -57,40 +57,40 @@ class Plan:
     """All jobs of a command."""
 
     jobs: tuple[Job, ...]
-    single: bool  # one file was named, and nothing else: no last line
-    output: str | None = None  # that was named for it
+    single: bool  # one file was named: the last line with totals is left out
+    output: str | None = None  # as named, for a single input
 
     @property
     def folders(self) -> set[str]:
-        """Folders that are written to."""
+        """The folders of the outputs."""
         written = (job.output for job in self.jobs if job.output != STANDARD and not job.error)
         return {str(Path(os.path.realpath(path)).parent) for path in written}
 
 
 def make_plan(options: FileOptions, conversion: Conversion, as_json: bool = False) -> Plan:
-    """Finds all inputs and the output of each. A file that cannot be done is a job with an error; with `as_json`, records
-    take standard output.
+    """Finds all inputs and the output of each. A file that cannot be converted is a job with an error. With `as_json`, standard
+    output is taken by records.
 
-    Raises click.UsageError where the command line contradicts itself."""
-    options = _settled(options, conversion)
+    Raises click.UsageError if the command line contradicts itself."""
+    options = _resolve_output(options, conversion)
     _refuse_contradictions(options)
     _refuse_wrong_ending(options, conversion)
-    named = named_inputs(options.sources, options.files_from)
-    if STANDARD in named and len(named) > 1:
+    names = named_inputs(options.sources, options.files_from)
+    if STANDARD in names and len(names) > 1:
         msg = "'-' is standard input, which must be the only input: give it alone, or ./- for a file"
         raise click.UsageError(msg)
     if options.output is not None:
-        if len(named) != 1:
-            msg = f"-o names one output, and there are {len(named)} inputs: use --output-dir"
+        if len(names) != 1:
+            msg = f"-o names one output, and there are {len(names)} inputs: use --output-dir"
             raise click.UsageError(msg)
-        return Plan((_checked(Job(named[0], options.output), options, conversion, as_json),), True, options.output)
-    single = len(named) == len(options.sources) == 1 and not os.path.isdir(named[0])
-    jobs = [_placed(found, options, conversion) for found in find_inputs(named, options.recursive, conversion.inputs)]
-    return Plan(tuple(_checked(job, options, conversion, as_json) for job in _apart(jobs, conversion)), single)
+        return Plan((_check_job(Job(names[0], options.output), options, conversion, as_json),), True, options.output)
+    single = len(names) == len(options.sources) == 1 and not os.path.isdir(names[0])
+    jobs = [_make_job(found, options, conversion) for found in find_inputs(names, options.recursive, conversion.inputs)]
+    return Plan(tuple(_check_job(job, options, conversion, as_json) for job in _without_conflicts(jobs, conversion)), single)
 
 
-def _settled(options: FileOptions, conversion: Conversion) -> FileOptions:
-    """The options with `IN OUT` read as `IN -o OUT`, and an output that is a folder as --output-dir."""
+def _resolve_output(options: FileOptions, conversion: Conversion) -> FileOptions:
+    """The options, with `IN OUT` read as `IN -o OUT`, and an output that is a folder read as --output-dir."""
     if options.output_dir is not None:
         return options
     output, sources = options.output, options.sources
@@ -103,7 +103,7 @@ def _settled(options: FileOptions, conversion: Conversion) -> FileOptions:
 
 
 def _refuse_wrong_ending(options: FileOptions, conversion: Conversion) -> None:
-    """Raises UsageError for an output that is named like an input: a .tsr file called x.webp helps nobody."""
+    """Raises UsageError if the output is named like an input, such as a .tsr file called x.webp."""
     ending = os.path.splitext(options.output or "")[1].lower()
     if not ending or options.force or options.output in options.sources:
         return
@@ -128,7 +128,7 @@ def _refuse_contradictions(options: FileOptions) -> None:
         raise click.UsageError(msg)
 
 
-def _placed(found: Input, options: FileOptions, conversion: Conversion) -> Job:
+def _make_job(found: Input, options: FileOptions, conversion: Conversion) -> Job:
     if found.path == STANDARD:
         return Job(STANDARD, STANDARD)
     if found.error:
@@ -138,19 +138,19 @@ def _placed(found: Input, options: FileOptions, conversion: Conversion) -> Job:
 
 
 def renamed(path: str, ending: str) -> str:
-    """A file's name with another ending."""
+    """A path with another ending."""
     return os.path.splitext(path)[0] + ending
 
 
-def _apart(jobs: list[Job], conversion: Conversion) -> list[Job]:
-    """The jobs, each once. Those that would be written to the same file, or over another input, get an error."""
+def _without_conflicts(jobs: list[Job], conversion: Conversion) -> list[Job]:
+    """The jobs without duplicates. Jobs that would write to the same file, or over another input, get an error."""
     apart: dict[tuple[str, str], Job] = {}
     for job in jobs:
-        apart.setdefault((os.path.realpath(job.source), _place(job)), job)
+        apart.setdefault((os.path.realpath(job.source), _output_path(job)), job)
     inputs = {source: job.source for (source, _), job in apart.items() if not job.error}
     sharing: dict[str, list[str]] = {}
     for job in apart.values():
-        sharing.setdefault(_place(job), []).append(job.source)
+        sharing.setdefault(_output_path(job), []).append(job.source)
     kept = []
     for (source, place), job in apart.items():
         problem = None
@@ -158,25 +158,25 @@ def _apart(jobs: list[Job], conversion: Conversion) -> list[Job]:
         if place in inputs and place != source:
             problem = f"would be written to {job.output}, which is an input too: use --output-dir"
         elif place and others:
-            problem = f"{others[0]} would be written to {job.output} too: {_remedy(job.source, others[0], conversion)}"
+            problem = f"{others[0]} would be written to {job.output} too: {_advice(job.source, others[0], conversion)}"
         kept.append(replace(job, error=FileError(problem)) if problem else job)
     return kept
 
 
-def _place(job: Job) -> str:
-    """The real path of a job's output; empty if it has none."""
+def _output_path(job: Job) -> str:
+    """The real path of a job's output, or an empty string."""
     return "" if job.error or job.output == STANDARD else os.path.realpath(job.output)
 
 
-def _remedy(one: str, other: str, conversion: Conversion) -> str:
+def _advice(one: str, other: str, conversion: Conversion) -> str:
     endings = [os.path.splitext(name)[1] for name in (one, other)]
     if conversion.ending == ".tsr" and endings[0] != endings[1]:
         return "use --keep-extension, or rename one"
     return "rename one, or use a command for each"
 
 
-def _checked(job: Job, options: FileOptions, conversion: Conversion, as_json: bool) -> Job:
-    """The job, with what is known of its output."""
+def _check_job(job: Job, options: FileOptions, conversion: Conversion, as_json: bool) -> Job:
+    """The job with the result of checking its output."""
     if job.error:
         return job
     try:
@@ -187,14 +187,14 @@ def _checked(job: Job, options: FileOptions, conversion: Conversion, as_json: bo
         keep = options.force or options.skip_existing
         check_output(job.output, keep, job.source, makes_folders=options.output_dir is not None)
     except FileError as error:
-        return replace(job, error=_wrong_kind(job, conversion) or error)
+        return replace(job, error=_input_error(job, conversion) or error)
     exists = options.skip_existing and job.output != STANDARD and os.path.exists(job.output)
     return replace(job, exists=exists, replace=options.force or exists)
 
 
-def _wrong_kind(job: Job, conversion: Conversion) -> TesseraError | None:
-    """What is wrong with an input that would become its own output, such as a .tsr file that is to be encoded: what it is
-    says more than its name."""
+def _input_error(job: Job, conversion: Conversion) -> TesseraError | None:
+    """The error of an input that would become its own output, such as a .tsr file that is to be encoded: its content explains
+    more than its name."""
     if job.source != STANDARD and os.path.realpath(job.source) == os.path.realpath(job.output):
         try:
             conversion.check_input(job.source)

@@ -1,4 +1,4 @@
-"""The progress bar of all commands that take a while."""
+"""The progress bar of all commands that take time."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 
 class Bar:
-    """A bar on standard error, below the lines that are printed meanwhile: what is done, a note such as the speed, and the time
-    that is left. Only a terminal shows it, and only where it is not `hidden`. Colours follow NO_COLOR."""
+    """A bar on standard error, below the lines that are printed: the progress, a note such as the speed, and the time left.
+
+    It is shown only on a terminal, unless it is `hidden`. NO_COLOR is honoured."""
 
     def __init__(self, total: int, title: str = "", *, hidden: bool = False) -> None:
-        """`total` is in steps; 0 where their number is not known."""
+        """`total` is the number of steps, or 0 if it is not known."""
         self._progress: Progress | None = None
         if not hidden and sys.stderr is not None and sys.stderr.isatty():
             self._progress, self._task = _shown(total, title)
@@ -43,7 +44,7 @@ class Bar:
             say(line)
 
     def advance(self, steps: float = 1, note: str | None = None) -> None:
-        """So many steps more, or such a part of one, are done."""
+        """Moves the bar by a number of steps, which may be a fraction."""
         if self._progress:
             if note is not None:
                 self._progress.update(self._task, note=note)

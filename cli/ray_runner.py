@@ -19,7 +19,7 @@ from click.core import ParameterSource
 from cli.outputs import STANDARD
 from cli.plan import Job
 from cli.runner import Command, Converted, convert, open_codec
-from codec.parallel.ray_cluster import Cluster, Room, spread
+from codec.parallel.ray_cluster import Cluster, WorkerResources, run_on_cluster
 from codec.system.files import Writer, remove_stale_temporaries
 
 
@@ -44,7 +44,7 @@ def _convert(command: Command, jobs: list[Job], cluster: Cluster) -> Iterator[Co
         return replace(job, replace=True) if losses else job  # the lost worker may have written it
 
     try:
-        for index, result in spread(jobs, Start(command), cluster, pack):
+        for index, result in run_on_cluster(jobs, Start(command), cluster, pack):
             job = jobs[index]
             yield Converted(job, error=result) if isinstance(result, Exception) else replace(result, job=job)
     finally:
@@ -74,23 +74,25 @@ class Start:
 
     command: Command
 
-    def __call__(self, room: Room) -> Conversions:
-        return Conversions(self.command, room)
+    def __call__(self, resources: WorkerResources) -> Conversions:
+        return Conversions(self.command, resources)
 
 
 class Conversions:
     """The task of one worker (`codec.parallel.ray_cluster.Task`). It has one codec for all of its chunks."""
 
-    def __init__(self, command: Command, room: Room) -> None:
+    def __init__(self, command: Command, resources: WorkerResources) -> None:
         self._command = command
-        self._room = room
+        self._resources = resources
         self._writer = Writer()
         self._open_codec = cache(partial(open_codec, command))
 
     def do(self, items: list[Job]) -> Iterator[tuple[int, Converted]]:
         indexes = {job: index for index, job in enumerate(items)}
-        room = self._room
-        for converted in convert(self._command, items, self._open_codec, self._writer, room.threads, memory_share=room.share):
+        resources = self._resources
+        for converted in convert(
+            self._command, items, self._open_codec, self._writer, resources.threads, memory_share=resources.memory_share
+        ):
             yield indexes[converted.job], replace(converted, error=_portable(converted.error), reported=0.0)
 
     def end(self) -> None:

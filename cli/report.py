@@ -1,4 +1,4 @@
-"""What a command reports: one line per file on standard error, or one JSON object per file on standard output."""
+"""Reports of a command: one line per file on standard error, or one JSON object per file on standard output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIELDS = (
 )  # fmt: skip
 
 
-ADVICE = {  # by the option that an error of the library names
+ADVICE = {  # the next step, by the names in an error's `advice`
     "allow_partial": "decode what there is with --allow-partial",
     "background": "flatten it with --background white",
     "decode": "did you mean `tessera decode`?",
@@ -41,16 +41,16 @@ ADVICE = {  # by the option that an error of the library names
 
 
 class Interrupted(SystemExit):
-    """Ctrl-C, or a request to end: raised in the main thread by the signal's handler. Its code is the exit code."""
+    """SIGINT or SIGTERM, raised in the main thread by the signal's handler. Its code is the exit code."""
 
 
 class Failed(SystemExit):
-    """A file failed, and its error was printed."""
+    """A file failed, and its error has been printed."""
 
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """How much is reported, and in which form."""
+    """How much is reported, and in what form."""
 
     as_json: str | None = None  # 'lines' or 'array'
     quiet: bool = False
@@ -62,7 +62,7 @@ class ReportOptions:
 
 
 class Records:
-    """JSON objects on standard output as the elements of one array."""
+    """JSON objects on standard output, as the elements of one array."""
 
     def __init__(self) -> None:
         self._before = "[\n"
@@ -77,17 +77,17 @@ class Records:
         self._before = ""
 
 
-RECORDS = f"{__name__}.records"  # their place in click's context
+RECORDS = f"{__name__}.records"  # key in click's context
 
 
 def begin_array(context: click.Context) -> None:
-    """Makes one array of all records, which ends when the command does."""
+    """Puts all records into one array, which ends with the command."""
     context.meta[RECORDS] = Records()
     context.call_on_close(end_records)
 
 
 def end_records() -> None:
-    """Completes the array, if there is one."""
+    """Ends the array, if there is one."""
     if records := _records():
         records.end()
 
@@ -99,7 +99,7 @@ def _records() -> Records | None:
 
 @dataclass
 class Report:
-    """One file's outcome; commands fill in `values` and `line`."""
+    """The report on one file; commands fill in `values` and `line`."""
 
     source: str
     values: dict[str, Any] = field(default_factory=dict)
@@ -109,9 +109,8 @@ class Report:
 
 @contextmanager
 def reporting(source: str, output: str | None, report_options: ReportOptions, keys: tuple[str, ...] = ()) -> Iterator[Report]:
-    """Does the work on one file, and reports how it went. An error that the user can act on ends with one line and exit code 1,
-    or 2 where the command line itself asked for what does not exist. `keys` are those of its JSON record, besides those of all
-    commands."""
+    """Reports on the file that the block works on. An error that the user can act on becomes one line and exit code 1, or 2 if
+    the request itself is wrong. `keys` are the keys of its JSON record, in addition to those of all commands."""
     report = Report(source)
     start = time.perf_counter()
     error: Exception | None = None
@@ -137,7 +136,7 @@ def record(
     error: Exception | None,
     keys: tuple[str, ...] = (),
 ) -> str:
-    """One file's JSON object: all of FIELDS, then `keys` and any others; what is not known is null."""
+    """One file's JSON object: FIELDS, then `keys`, then any others; null for what is not known."""
     given = {"input": source, "output": output, "status": status} | values
     given |= {"seconds": None if seconds is None else round(seconds, 3), "error": message_of(error, source)}
     return json.dumps({key: given.get(key) for key in dict.fromkeys((*FIELDS, *keys, *given))})
@@ -152,7 +151,7 @@ def say(text: str) -> None:
 
 
 def put_record(text: str) -> None:
-    """One JSON object on standard output, in a line of its own or in an array. Raises FileError."""
+    """Writes a JSON object to standard output, on its own line or into the array. Raises FileError."""
     if records := _records():
         records.add(text)
     else:
@@ -160,7 +159,7 @@ def put_record(text: str) -> None:
 
 
 def put(text: str) -> None:
-    """One line on standard output. Raises FileError where it cannot be written."""
+    """Writes a line to standard output. Raises FileError if it cannot be written."""
     _write(f"{text}\n")
 
 
@@ -175,7 +174,7 @@ def show_traceback(error: BaseException, say: Callable[[str], None]) -> None:
 
 
 def fail(source: str, error: BaseException, verbose: bool) -> NoReturn:
-    """One line on standard error, and the end. Raises Failed."""
+    """Prints an error on standard error. Raises Failed."""
     if verbose:
         show_traceback(error, say)
     say(f"Error: {name_of(source)}: {message_of(error, source)}")
@@ -183,7 +182,7 @@ def fail(source: str, error: BaseException, verbose: bool) -> NoReturn:
 
 
 def exit_code(error: BaseException) -> int:
-    """1 where a file failed, 2 where the request itself makes no sense."""
+    """1 if a file failed, 2 if the request itself is wrong."""
     return 2 if isinstance(error, TesseraError) and error.usage else 1
 
 

@@ -1,13 +1,11 @@
-"""Work handed out to many processes on one machine or several, by Ray (https://docs.ray.io). No terminal.
+"""Work in many processes, on one machine or several, with Ray (https://docs.ray.io). No terminal.
 
-    for place, result in spread(items, begin, Cluster("head:6379")):
-        ...  # in the order in which they are finished
+    for index, result in run_on_cluster(items, start_task, Cluster("head:6379")):
+        ...  # in the order of completion
 
-A worker is a process of its own, on any machine of the cluster. It calls `begin` once, and then takes chunks of items. Results
-stream back one by one, so they should be small. The items of a worker that is lost are done again, each on its own: whichever
-of them ends its worker every time is given up.
-
-Tessera must be installed on all machines in the same version, and they must see the files that items name.
+A worker is a process on any machine of the cluster. It calls `start_task` once and then takes chunks of items. Results return
+one by one, so they should be small. If a worker is lost, its items are done again, each on its own; an item that loses three
+workers is given up. Tessera must be installed on all machines, in the same version, and all must see the files that items name.
 """
 
 from __future__ import annotations
@@ -33,25 +31,25 @@ Result = TypeVar("Result", covariant=True)
 
 LOCAL, AUTO = "local", "auto"  # start Ray on this machine; find the Ray that runs on it
 INSTALL = "pip install 'tessera-codec[ray]'"
-THREADS = 4  # of a worker, at most, where nobody says: as many network calls go on at once in one process
-CHUNK = 128  # items at most: at its end a worker waits a moment for its last ones
-TURNS = 2  # chunks per worker, at least, that what is left is cut into, so that all end at about the same time
-ATTEMPTS = 3  # that lose the worker, before an item is given up
-REACHABLE = 10  # seconds to wait for an address: Ray itself would wait a minute, and then end this process
-PATIENCE = 0.2  # seconds that a signal waits at most
-FAREWELL = 5  # seconds to wait for workers that are told to end
-OBJECTS = 100 << 20  # bytes of memory for Ray's objects: results are smaller than what it takes to share them
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # sends nothing home, warns of nothing
+MAX_THREADS = 4  # of a worker, by default: as many network calls go on at once in one process
+MAX_CHUNK = 128  # items: a worker idles for a moment at the end of a chunk
+CHUNKS_PER_WORKER = 2  # that the remaining items are cut into, at least, so that all workers end at about the same time
+MAX_LOSSES = 3  # workers lost with an item before it is given up
+CONNECT_TIMEOUT = 10  # seconds; Ray itself would wait a minute and then end this process
+POLL_INTERVAL = 0.2  # seconds: a signal waits no longer
+STOP_TIMEOUT = 5  # seconds to wait for workers to stop
+OBJECT_STORE_BYTES = 100 << 20  # results are smaller than what Ray shares through its store
+ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # no telemetry; no warning
 
 
 class Task(Protocol[Result]):
-    """What a worker does."""
+    """The work of a worker."""
 
     def do(self, items: list[Any]) -> Iterator[tuple[int, Result]]:
-        """The place in the list of each item, and its result, in any order."""
+        """The index of each item in the list and its result, in any order."""
 
     def end(self) -> None:
-        """Stops at once, whatever `do` is at in another thread."""
+        """Stops at once, whatever `do` is doing in another thread."""
 
 
 @dataclass(frozen=True)
@@ -59,57 +57,57 @@ class Cluster:
     """Where workers run, and what each of them takes."""
 
     address: str = LOCAL  # or 'auto', or HOST:PORT
-    threads: int | None = None  # cores of each; None: as many as machines have for it, up to THREADS without a GPU
-    gpus: bool = False  # a GPU for each, where Ray knows any
+    threads: int | None = None  # cores of each worker; None: as many as machines have, up to MAX_THREADS without a GPU
+    gpus: bool = False  # a GPU for each worker, if Ray has any
 
 
 @dataclass(frozen=True)
-class Room:
-    """What a worker has of its machine."""
+class WorkerResources:
+    """What a worker may use of its machine."""
 
     threads: int
-    share: float  # of its memory
+    memory_share: float
 
 
-def spread(
+def run_on_cluster(
     items: Sequence[Item],
-    begin: Callable[[Room], Task[Result]],
+    start_task: Callable[[WorkerResources], Task[Result]],
     cluster: Cluster,
     pack: Callable[[Item, int], Any] = lambda item, _: item,
-    most: int = CHUNK,
+    max_chunk: int = MAX_CHUNK,
 ) -> Generator[tuple[int, Result | TesseraError], None, None]:
-    """The place of each item, and what became of it: a result, or why there is none.
+    """The index of each item, and its result or the reason that there is none.
 
-    `pack` makes of an item what travels, and is told how many workers were lost with it: they may have done a part. A chunk
-    has `most` items at most. Who stops early ends all workers at once. Raises ClusterError where Ray is not installed, cannot
-    be reached or has no room."""
+    `pack` turns an item into what travels; its second argument is the number of workers that were lost with the item, which may
+    have done a part of it. A caller that stops early stops all workers at once. Raises ClusterError if Ray is not installed, or
+    the cluster cannot be reached or has no room for a worker."""
     if not items:
         return
     with _connected(cluster.address) as ray:
-        workers, options = _measure(ray.nodes(), cluster)
+        workers, options = _worker_options(ray.nodes(), cluster)
         actor = ray.remote(Worker).options(**options, max_concurrency=2, scheduling_strategy="SPREAD")
-        start = partial(actor.remote, str(Path.cwd()), codec.__version__, options["num_cpus"], begin)
-        crew: _Crew[Item, Result] = _Crew(ray, start, items, pack, most)
+        create = partial(actor.remote, str(Path.cwd()), codec.__version__, options["num_cpus"], start_task)
+        scheduler: _Scheduler[Item, Result] = _Scheduler(ray, create, items, pack, max_chunk)
         try:
-            yield from crew.run(min(workers, len(items)))
+            yield from scheduler.run(min(workers, len(items)))
         except BaseException:
-            with _undisturbed(), suppress(ray.exceptions.RayError):
-                crew.end()
+            with _signals_ignored(), suppress(ray.exceptions.RayError):
+                scheduler.stop()
             raise
 
 
 class Worker:
-    """A process that Ray starts; its methods are called from afar. Two may run at once, so that `end` is heard."""
+    """A process that Ray starts; the scheduler calls its methods remotely. Two of them may run at once, so that `end` works."""
 
-    def __init__(self, folder: str, version: str, threads: int, begin: Callable[[Room], Task[Any]]) -> None:
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's own threads get in the way of ours
+    def __init__(self, folder: str, version: str, threads: int, start_task: Callable[[WorkerResources], Task[Any]]) -> None:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's own threads slow down the pipeline
         self._folder = folder
         self._version = version
         self._threads = threads
-        self._begin = begin
+        self._start_task = start_task
 
     def start(self) -> TesseraError | None:
-        """Why this process cannot work, if it cannot."""
+        """Starts the task. Returns the error if this process cannot work."""
         host = socket.gethostname()
         if codec.__version__ != self._version:
             msg = f"{host} has Tessera {codec.__version__}, and this machine {self._version}: install the same on all"
@@ -120,163 +118,151 @@ class Worker:
             msg = f"{host} does not see the folder {self._folder} ({error.strerror}): start in one that all machines share"
             return ClusterError(msg)
         try:
-            self._task = self._begin(Room(self._threads, min(1.0, self._threads / (os.cpu_count() or 1))))
+            share = min(1.0, self._threads / (os.cpu_count() or 1))
+            self._task = self._start_task(WorkerResources(self._threads, share))
         except TesseraError as error:
             return error
         return None
 
     def work(self, items: list[Any]) -> Iterator[tuple[int, Any]]:
-        for told in self._task.do(items):  # noqa: UP028 (Ray sends values in, which not every iterator takes)
-            yield told
+        for result in self._task.do(items):  # noqa: UP028 (Ray sends values in, which not every iterator takes)
+            yield result
 
     def end(self) -> None:
         self._task.end()
 
 
 @dataclass(eq=False)
-class _Hand:
-    """A worker as those who hand out work know it."""
+class _WorkerHandle:
+    """The scheduler's handle to a worker."""
 
     actor: Any
-    chunk: list[int] | None = None  # places of the items that it was given last; None until it has started
-    left: set[int] = field(default_factory=set)  # those of them that it has not finished
+    chunk: list[int] | None = None  # indexes of its last items; None until it has started
+    unfinished: set[int] = field(default_factory=set)  # those of them without a result
 
 
-class _Crew(Generic[Item, Result]):
-    """All workers, and what is still to do."""
+class _Scheduler(Generic[Item, Result]):
+    """Hands chunks of items to workers."""
 
     def __init__(
-        self, ray: Any, make: Callable[[], Any], items: Sequence[Item], pack: Callable[[Item, int], Any], most: int
+        self, ray: Any, create: Callable[[], Any], items: Sequence[Item], pack: Callable[[Item, int], Any], max_chunk: int
     ) -> None:
         self._ray = ray
-        self._make = make  # a worker
+        self._create = create  # a worker
         self._items = items
         self._pack = pack
-        self._most = most
-        self._open = len(items)  # items that are not finished
+        self._max_chunk = max_chunk
+        self._unfinished = len(items)
         self._waiting = deque(range(len(items)))
-        self._lost: deque[int] = deque()  # with their worker, and to be done again
-        self._attempts: Counter[int] = Counter()  # that lost one
-        self._moving: dict[Any, _Hand] = {}  # by what Ray can wait for: the start of a worker, or its stream of results
-        self._idle: list[_Hand] = []
+        self._retries: deque[int] = deque()  # items of lost workers
+        self._losses: Counter[int] = Counter()  # workers lost, by item
+        self._busy: dict[Any, _WorkerHandle] = {}  # by what Ray can wait for: the start of a worker, or its stream of results
+        self._idle: list[_WorkerHandle] = []
 
     def run(self, workers: int) -> Iterator[tuple[int, Result | TesseraError]]:
-        with _signals_later():
+        with _signals_deferred():
             for _ in range(workers):
-                self._hire()
-        while self._open:
-            with _signals_later():
-                told = list(self._news())
-            yield from told
+                self._add_worker()
+        while self._unfinished:
+            with _signals_deferred():
+                results = list(self._poll())
+            yield from results
 
-    def _news(self) -> Iterator[tuple[int, Result | TesseraError]]:
-        """What has been finished meanwhile; waits a moment for it."""
-        for moved in self._moved():
-            hand = self._moving[moved]
+    def stop(self) -> None:
+        """Stops all workers at once; what they are writing is removed."""
+        handles = [*self._busy.values(), *self._idle]
+        ends = [handle.actor.end.remote() for handle in handles if handle.chunk is not None]
+        if ends:
+            self._ray.wait(ends, num_returns=len(ends), timeout=STOP_TIMEOUT)
+        for handle in handles:
+            self._ray.kill(handle.actor)
+
+    def _poll(self) -> Iterator[tuple[int, Result | TesseraError]]:
+        """Results that have arrived; waits a moment for them."""
+        watched = list(self._busy)
+        self._ray.wait(watched, num_returns=1, timeout=POLL_INTERVAL)
+        for ready in self._ray.wait(watched, num_returns=len(watched), timeout=0)[0]:
+            handle = self._busy[ready]
             try:
-                if hand.chunk is None:
-                    self._welcome(moved, hand)
+                if handle.chunk is None:
+                    if error := self._ray.get(ready):
+                        raise error
+                    del self._busy[ready]
+                    self._assign(handle)
                 else:
-                    yield from self._result(moved, hand, hand.chunk)
+                    yield from self._next_result(ready, handle, handle.chunk)
             except self._ray.exceptions.RayActorError as error:
-                del self._moving[moved]
-                yield from self._without(hand, error)
-            except self._ray.exceptions.RayTaskError as error:  # of the task itself, as it would be without Ray
+                del self._busy[ready]
+                yield from self._replace(handle, error)
+            except self._ray.exceptions.RayTaskError as error:  # raised by the task, as it would be without Ray
                 raise error.cause from error
 
-    def _moved(self) -> list[Any]:
-        """All that has something new: asking costs as much for many as for one."""
-        watched = list(self._moving)
-        self._ray.wait(watched, num_returns=1, timeout=PATIENCE)
-        return self._ray.wait(watched, num_returns=len(watched), timeout=0)[0]
+    def _add_worker(self) -> None:
+        actor = self._create()
+        self._busy[actor.start.remote()] = _WorkerHandle(actor)
 
-    def end(self) -> None:
-        """Ends all workers at once; what they are writing is removed."""
-        hands = [*self._moving.values(), *self._idle]
-        farewells = [hand.actor.end.remote() for hand in hands if hand.chunk is not None]
-        if farewells:
-            self._ray.wait(farewells, num_returns=len(farewells), timeout=FAREWELL)
-        for hand in hands:
-            self._ray.kill(hand.actor)
-
-    def _hire(self) -> None:
-        actor = self._make()
-        self._moving[actor.start.remote()] = _Hand(actor)
-
-    def _welcome(self, start: Any, hand: _Hand) -> None:
-        """Raises the error for which a worker cannot work."""
-        if problem := self._ray.get(start):
-            raise problem
-        del self._moving[start]
-        self._give(hand)
-
-    def _give(self, hand: _Hand) -> None:
-        """Hands out the next chunk, if anything is left."""
-        if self._lost:
-            hand.chunk = [self._lost.popleft()]
+    def _assign(self, handle: _WorkerHandle) -> None:
+        """Gives a worker its next chunk, if any item is left."""
+        if self._retries:
+            handle.chunk = [self._retries.popleft()]
         else:
-            workers = len(self._moving) + len(self._idle) + 1
-            fair = ceil(len(self._waiting) / (TURNS * workers))
-            hand.chunk = [self._waiting.popleft() for _ in range(min(fair, self._most))]
-        hand.left = set(hand.chunk)
-        if hand.chunk:
-            items = [self._pack(self._items[place], self._attempts[place]) for place in hand.chunk]
-            self._moving[hand.actor.work.options(num_returns="streaming").remote(items)] = hand
+            workers = len(self._busy) + len(self._idle) + 1
+            fair_share = ceil(len(self._waiting) / (CHUNKS_PER_WORKER * workers))
+            handle.chunk = [self._waiting.popleft() for _ in range(min(fair_share, self._max_chunk))]
+        handle.unfinished = set(handle.chunk)
+        if handle.chunk:
+            items = [self._pack(self._items[index], self._losses[index]) for index in handle.chunk]
+            self._busy[handle.actor.work.options(num_returns="streaming").remote(items)] = handle
         else:
-            self._idle.append(hand)
+            self._idle.append(handle)
 
-    def _result(self, stream: Any, hand: _Hand, chunk: list[int]) -> Iterator[tuple[int, Result]]:
-        """The next result of a worker, or, after its last one, new work for it."""
+    def _next_result(self, stream: Any, handle: _WorkerHandle, chunk: list[int]) -> Iterator[tuple[int, Result]]:
+        """The next result of a worker; after its last one, the worker gets a new chunk."""
         try:
-            within, result = self._ray.get(next(stream))
+            position, result = self._ray.get(next(stream))
         except StopIteration:
-            del self._moving[stream]
-            self._give(hand)
+            del self._busy[stream]
+            self._assign(handle)
             return
-        hand.left.discard(chunk[within])
-        self._open -= 1
-        yield chunk[within], result
+        handle.unfinished.discard(chunk[position])
+        self._unfinished -= 1
+        yield chunk[position], result
 
-    def _without(self, hand: _Hand, error: Exception) -> Iterator[tuple[int, TesseraError]]:
-        """Has others do what a lost worker had."""
-        self._ray.kill(hand.actor)  # it may live where nothing reaches it, and keep its cores
-        for place in sorted(hand.left):
-            self._attempts[place] += 1
-            if self._attempts[place] < ATTEMPTS:
-                self._lost.append(place)
+    def _replace(self, handle: _WorkerHandle, error: Exception) -> Iterator[tuple[int, TesseraError]]:
+        """Has other workers do the items of a lost one."""
+        self._ray.kill(handle.actor)  # it may live where nothing reaches it, and keep its cores
+        for index in sorted(handle.unfinished):
+            self._losses[index] += 1
+            if self._losses[index] < MAX_LOSSES:
+                self._retries.append(index)
             else:
-                self._open -= 1
-                msg = f"{ATTEMPTS} workers were lost with it: it may need too much memory, or crash what reads it"
-                yield place, TesseraError(msg)
-        if hand.chunk is not None:  # one that could not even start is not tried again
-            self._hire()
-        elif not (self._moving or self._idle):
+                self._unfinished -= 1
+                msg = f"{MAX_LOSSES} workers were lost with it: it may need too much memory, or crash its decoder"
+                yield index, TesseraError(msg)
+        if handle.chunk is not None:  # a worker that could not start is not replaced
+            self._add_worker()
+        elif not (self._busy or self._idle):
             msg = f"no worker can start ({str(error).strip().splitlines()[-1]}): is Tessera installed on all machines?"
             raise ClusterError(msg) from error
         idle, self._idle = self._idle, []
         for other in idle:
-            self._give(other)
+            self._assign(other)
 
 
-def _ray() -> Any:
-    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})  # before it is imported
+@contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    """Ray, connected to a cluster. It prints nothing: its messages are in its own logs."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})  # before it is imported
     try:
         import ray
     except ModuleNotFoundError as error:
         msg = f"work on several machines needs ray, which is not installed: {INSTALL}"
         raise ClusterError(msg) from error
-    return ray
-
-
-@contextmanager
-def _connected(address: str) -> Iterator[Any]:
-    """Ray, connected to a cluster for a while, and silent: what it says of its processes is in its own logs."""
-    ray = _ray()
-    _refuse_unreachable(address)
-    own = {"include_dashboard": False, "object_store_memory": OBJECTS} if address == LOCAL else {}
-    with _signals_later():
+    _check_reachable(address)
+    local_options = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == LOCAL else {}
+    with _signals_deferred():
         try:
-            ray.init(address, log_to_driver=False, logging_level="CRITICAL", **own)
+            ray.init(address, log_to_driver=False, logging_level="CRITICAL", **local_options)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             if address == AUTO and isinstance(error, ConnectionError):
                 msg = "this machine is in no cluster of Ray: give its address as HOST:PORT"
@@ -284,85 +270,81 @@ def _connected(address: str) -> Iterator[Any]:
                 token = "" if address == LOCAL else "; a cluster that wants a token needs RAY_AUTH_MODE=token"
                 msg = f"Ray cannot be used: {str(error).strip().splitlines()[0]}{token}"
             raise ClusterError(msg) from error
-    _silence()
+    # Ray prints the end of a worker to standard output, which may hold records, and has no option against it.
+    from ray._private import worker
+
+    worker.print_to_stdstream = lambda *_, **__: None
     try:
         yield ray
     finally:
-        with _undisturbed():
+        with _signals_ignored():
             ray.shutdown()
 
 
-def _refuse_unreachable(address: str) -> None:
-    """Raises ClusterError where nothing answers at HOST:PORT."""
+def _check_reachable(address: str) -> None:
+    """Raises ClusterError if nothing answers at HOST:PORT."""
     if address in (LOCAL, AUTO):
         return
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), REACHABLE).close()
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT).close()
     except (OSError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         msg = f"nothing answers at {address} ({reason}): give the address that Ray printed when it was started"
         raise ClusterError(msg) from error
 
 
-def _silence() -> None:
-    """Ray prints the end of a worker on standard output, where records may be, and has no option against it."""
-    from ray._private import worker
-
-    worker.print_to_stdstream = lambda *_, **__: None
-
-
-def _measure(nodes: list[dict[str, Any]], cluster: Cluster) -> tuple[int, dict[str, Any]]:
-    """How many workers there is room for, and what Ray gives each. Raises ClusterError where there is room for none."""
+def _worker_options(nodes: list[dict[str, Any]], cluster: Cluster) -> tuple[int, dict[str, Any]]:
+    """The number of workers that the cluster has room for, and Ray's options for each. Raises ClusterError if it has none."""
     machines = [(int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0))) for node in nodes if node["Alive"]]
-    gpus = cluster.gpus and any(count for _, count in machines)
-    if gpus:
-        machines = [(cores, count) for cores, count in machines if count]
-        usual = min(cores // count for cores, count in machines)
+    use_gpus = cluster.gpus and any(gpus for _, gpus in machines)
+    if use_gpus:
+        machines = [(cores, gpus) for cores, gpus in machines if gpus]
+        default = min(cores // gpus for cores, gpus in machines)
     else:
-        usual = min(THREADS, max((cores for cores, _ in machines), default=0))
-    threads = cluster.threads or max(1, usual)
-    rooms = [min(cores // threads, count) if gpus else cores // threads for cores, count in machines]
-    if not sum(rooms):
+        default = min(MAX_THREADS, max((cores for cores, _ in machines), default=0))
+    threads = cluster.threads or max(1, default)
+    workers = sum(min(cores // threads, gpus) if use_gpus else cores // threads for cores, gpus in machines)
+    if not workers:
         largest = max((cores for cores, _ in machines), default=0)
-        msg = f"workers of {threads} threads have room on no machine: the largest has {largest} cores for Ray"
+        msg = f"no machine has room for a worker of {threads} threads: the largest has {largest} cores for Ray"
         raise ClusterError(msg, ("threads",))
-    return sum(rooms), {"num_cpus": threads, "num_gpus": int(gpus)}
+    return workers, {"num_cpus": threads, "num_gpus": int(use_gpus)}
 
 
 @contextmanager
-def _handlers_kept() -> Iterator[None]:
-    """Ray takes over a signal, which ends this process without what its own handler would do."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _signals_later() -> Iterator[None]:
-    """Signals that come within are raised at its end: where a handler raises SystemExit in the midst of a call of Ray, that
-    raises one of its own, with another code."""
-    came: list[int] = []
-    with _handlers_kept():
+def _signals_deferred() -> Iterator[None]:
+    """Raises signals that arrive within the block at its end: if a handler raises SystemExit within a call of Ray, Ray raises a
+    SystemExit of its own, with another code."""
+    arrived: list[int] = []
+    with _handlers_restored():
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda number, _: came.append(number))
+                signal.signal(number, lambda number, _: arrived.append(number))
         yield
-    for one in came:
-        signal.raise_signal(one)
+    for signal_number in arrived:
+        signal.raise_signal(signal_number)
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Requests to end are ignored for a moment: the end is on its way."""
-    with _handlers_kept():
+def _signals_ignored() -> Iterator[None]:
+    """Ignores SIGINT and SIGTERM within the block: this process is about to end."""
+    with _handlers_restored():
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
         yield
+
+
+@contextmanager
+def _handlers_restored() -> Iterator[None]:
+    """Restores the signal handlers at the end of the block. Ray replaces one, which would end this process without ours."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
