@@ -1,4 +1,4 @@
-"""`tessera completion`: scripts that let a shell complete commands, options and names."""
+"""`tessera completion`: scripts for shells to complete commands, options and names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def completion(ctx: click.Context, shell: str) -> None:
     tessera completion zsh >>~/.zshrc
     tessera completion fish >~/.config/fish/completions/tessera.fish
     """
-    made = get_completion_class(shell)
-    assert made is not None
-    script = made(ctx.find_root().command, {}, "tessera", "_TESSERA_COMPLETE")
-    click.echo(ShellComplete.source(script))  # the class's own method would first ask which bash is installed
+    kind = get_completion_class(shell)
+    assert kind is not None
+    script = kind(ctx.find_root().command, {}, "tessera", "_TESSERA_COMPLETE")
+    click.echo(ShellComplete.source(script))  # the class's own method would first run bash for its version

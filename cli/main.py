@@ -19,12 +19,13 @@ from cli.completion import completion
 from cli.contribution import contribution
 from cli.decode import decode
 from cli.encode import ENDING, encode
-from cli.info import info, tokens
+from cli.info import info
 from cli.inputs import photo_endings
 from cli.models import models
 from cli.options import Ordered
 from cli.outputs import silence
 from cli.report import Failed, Interrupted, exit_code, lacks_memory, message_of, say
+from cli.tokens import tokens
 from cli.train import train
 from codec.errors import TesseraError
 

@@ -1,4 +1,4 @@
-"""The manual page, made from the commands' own help.
+"""The manual page, generated from the help of the commands.
 
 python -m cli.manual docs/tessera.1
 """
@@ -19,23 +19,23 @@ TAIL = r"""
 .SH EXIT STATUS
 .TP
 .B 0
-All files were done.
+All files were converted.
 .TP
 .B 1
-A file failed, or missed its target under \fB\-\-strict\fR. The others were done.
+A file failed, or missed its target under \fB\-\-strict\fR. The others were converted.
 .TP
 .B 2
-The command line was wrong, and nothing was done.
+The command line was wrong. No file was converted.
 .TP
 .B 130
 Interrupted (SIGINT). No output is half-written; the same command with \fB\-\-skip\-existing\fR continues.
 .TP
 .B 143
-Ended by a request to terminate (SIGTERM), in the same way.
+Terminated (SIGTERM), in the same way.
 .SH ENVIRONMENT
 .TP
 .B NO_COLOR
-If it is set, progress is shown without colours.
+If set, progress is shown without colours.
 .SH FILES
 An output appears whole or not at all: it is written as \fI.tessera\-0123456789abcdef.tmp\fR in its own folder and gets its
 name at the end. A killed run may leave such a file behind; the next run that writes there removes it.

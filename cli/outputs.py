@@ -94,8 +94,8 @@ def human(size: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Text that any terminal can show on one line. Other characters of a file name are escaped: bytes that are not UTF-8, control
-    characters, and marks that change the direction of writing."""
+    """Text that any terminal can show on one line. Other characters of a file name are escaped: bytes that are not UTF-8,
+    control characters, and marks that change the direction of writing."""
     return UNPRINTABLE.sub(lambda found: _escaped(ord(found[0])), text)
 
 

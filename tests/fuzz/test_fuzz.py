@@ -82,7 +82,7 @@ def test_a_command_that_breaks_is_noticed(checker, monkeypatch):
         msg = "planted"
         raise KeyError(msg)
 
-    monkeypatch.setattr("cli.info._of_model", broken)
+    monkeypatch.setattr("cli.info._model_values", broken)
     assert checker.check(corpus()[0], forged=False, decode=False) == []
     assert kinds(checker.check(corpus()[0], forged=False, decode=True)) == {"exception"}
 

@@ -1,0 +1,70 @@
+"""`tessera tokens`: the tokens of a .tsr file as NumPy arrays, and back."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli import options
+from cli.encode import ENDING
+from cli.inputs import is_complete_tsr, read_npz, read_tsr
+from cli.outputs import STANDARD, check_output, human, is_folder, write_output
+from cli.plan import renamed
+from cli.report import ReportOptions, name_of, out_name, reporting
+from codec.errors import FileError
+
+
+@click.command()
+@click.argument("source", metavar="FILE", type=options.Name())
+@options.output
+@click.option("--back", is_flag=True, help="Make a .tsr file from an .npz instead.")
+@options.model
+@options.max_pixels
+@options.force
+@options.skip_existing
+@options.reporting
+def tokens(source: str, output: str | None, back: bool, model: str | None, max_pixels: int, **values: Any) -> None:
+    """Write the tokens of a .tsr file as arrays, or make a .tsr file from such arrays. No image is decoded.
+
+    The .npz contains digits_I (digits, rows, columns) and known_I (rows, columns) for each level I, and size (width, height).
+
+    \b
+    tessera tokens photo.tsr -o photo.npz
+    tessera tokens photo.npz --back -o photo.tsr
+    """
+    report_options = options.gather(ReportOptions, values)
+    force, skip_existing = values["force"], values["skip_existing"]
+    options.refuse_two({"force": force, "skip_existing": skip_existing})
+    ending = ENDING if back else ".npz"
+    if output and is_folder(output) and source != STANDARD:
+        output = os.path.join(output, renamed(os.path.basename(source), ending))
+    output = output or (STANDARD if source == STANDARD else renamed(source, ending))
+    with reporting(source, output, report_options, ("length",)) as report:
+        if output == STANDARD and report_options.as_json:
+            msg = "--json and -o - both need standard output: name an output file"
+            raise FileError(msg)
+        check_output(output, force or skip_existing, source)
+        exists = skip_existing and os.path.exists(output)
+        if exists and (is_complete_tsr(output, max_pixels) if back else _is_complete_npz(output)):
+            report.status = "skipped"
+            report.line = f"{name_of(source)} -> {out_name(output)}  skipped: it exists and is complete"
+            return
+        from codec.token_arrays import file_to_npz, npz_to_file
+
+        read, convert = (read_npz, npz_to_file) if back else (read_tsr, file_to_npz)
+        data, width, height, length = convert(read(source, max_pixels), model, max_pixels)
+        write_output(output, data, force or exists)
+        report.values = {"width": width, "height": height, "bytes": len(data), "length": length}
+        report.line = f"{name_of(source)} -> {out_name(output)}  {width}x{height}  {length} tokens  {human(len(data))}"
+
+
+def _is_complete_npz(path: str) -> bool:
+    try:
+        with zipfile.ZipFile(Path(path)) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
