@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from codec.options import DecodeOptions, EncodeOptions
 
 __all__ = [
-    "Codec", "FileError", "FormatError", "ImageError", "ModelError", "TargetError", "TesseraError", "TruncatedError", "UsageError",
-    "decode", "encode",
+    "Codec", "FileError", "FormatError", "ImageError", "ModelError", "TargetError", "TesseraError", "TruncatedError",
+    "UsageError", "decode", "encode",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

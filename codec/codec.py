@@ -26,7 +26,7 @@ from codec.image.colour import neutral
 from codec.image.metadata import LABELS
 from codec.image.opening import check_size
 from codec.image.source import Source, read_source, restore_image
-from codec.inputs import FileInput, ImageInput, open_input, read_tsr
+from codec.inputs import FileInput, ImageInput, read_tsr
 from codec.metrics import psnr
 from codec.models.base import Model
 from codec.models.registry import DEFAULT, model_for, open_model
@@ -94,7 +94,7 @@ class Codec:
         Raises ImageError if the image cannot be read or coded, TargetError if the target cannot be met, UsageError if the
         options contradict each other or the model, ModelError if the model cannot be used."""
         options = check_options(EncodeOptions, options)
-        source = read_source(open_input(image, self.max_pixels), options, self.max_pixels)
+        source = read_source(image, options, self.max_pixels)
         (sequence,) = self.tokenize([source], **options)
         return self.write(sequence, source, **options)
 
@@ -152,7 +152,7 @@ class Codec:
         the default, tokens are refined for the length that the target asks for. Images of similar size share network calls.
 
         Raises UsageError if the model cannot refine tokens, or has fewer than the target asks for."""
-        sources = [image if isinstance(image, Source) else self._source(image, options) for image in images]
+        sources = [image if isinstance(image, Source) else read_source(image, options, self.max_pixels) for image in images]
         pixels, code, target = [source.pixels for source in sources], self.model.code, Target.of(options)
         if steps := REFINEMENT_STEPS.get(options.get("effort", DEFAULT_EFFORT), 0):
             if not self.model.refines:
@@ -258,9 +258,6 @@ class Codec:
             self._models[file.stream_id] = model_for(file.stream_id)
         return self._models[file.stream_id]
 
-    def _source(self, image: ImageInput, options: EncodeOptions) -> Source:
-        return read_source(open_input(image, self.max_pixels), options, self.max_pixels)
-
     # Targets of quality
 
     def _refine(self, source: Source, sequence: TokenSequence, steps: int, options: EncodeOptions) -> TokenSequence:
@@ -287,7 +284,8 @@ class Codec:
         distance = psnr
         if not higher_is_better:
             if min(source.width, source.height) < MIN_LPIPS_SIDE:
-                msg = f"LPIPS needs sides of at least {MIN_LPIPS_SIDE} pixels, not {source.width}x{source.height}: use target psnr"
+                size = f"{source.width}x{source.height}"
+                msg = f"LPIPS needs sides of at least {MIN_LPIPS_SIDE} pixels, not {size}: use target psnr"
                 raise TargetError(msg)
             with LOADING:
                 distance = self._lpips.distance

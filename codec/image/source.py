@@ -17,6 +17,7 @@ from codec.image.colour import DEEP, greyness_of, neutral, to_rgb
 from codec.image.metadata import Extras, from_sections, to_sections, upright_exif
 from codec.image.opening import MAX_PIXELS, check_size, load_image, reading_errors
 from codec.image.writing import flatten
+from codec.inputs import ImageInput, open_input
 
 if TYPE_CHECKING:
     from codec.options import EncodeOptions
@@ -45,13 +46,13 @@ class Source:
         return self.pixels.shape[0]
 
 
-def read_source(
-    image: Image.Image | NDArray[np.uint8], options: EncodeOptions | None = None, max_pixels: int = MAX_PIXELS
-) -> Source:
-    """What the codec keeps of an image: a PIL image, or uint8 RGB (H, W, 3), RGBA (H, W, 4), grey (H, W) or (H, W, 1).
+def read_source(image: ImageInput, options: EncodeOptions | None = None, max_pixels: int = MAX_PIXELS) -> Source:
+    """What the codec keeps of an image: an image file, a PIL image, or uint8 RGB (H, W, 3), RGBA (H, W, 4), grey (H, W) or
+    (H, W, 1).
 
-    Raises ImageError if it is too large or cannot be coded, or if the array has another shape or type."""
-    options = options or {}
+    Raises FileError if the file cannot be read, ImageError if the image is damaged, too large or cannot be coded, or if the
+    array has another shape or type."""
+    image, options = open_input(image, max_pixels), options or {}
     if isinstance(image, np.ndarray):
         channels = image.shape[2] if image.ndim == 3 else 1
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in image.shape:

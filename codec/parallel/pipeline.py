@@ -23,7 +23,7 @@ from numpy import ndarray
 from bitstream.block_order import blocks_of
 from codec.image.source import Source, read_source, restore_image
 from codec.image.writing import ImageFormat, write_image
-from codec.inputs import FileInput, ImageInput, open_input, read_tsr
+from codec.inputs import FileInput, ImageInput, open_input
 from codec.options import DECODE_PASSES, DEFAULT_EFFORT, REFINEMENT_STEPS, DecodeOptions, EncodeOptions, encode_passes
 from codec.rate_control import Target
 from codec.results import DecodedFile, Encoded
@@ -109,7 +109,7 @@ def decode_all(
     """The pipeline of `Codec.decode_all`, the inverse of `encode_all`."""
 
     def process(file: FileInput, item: Item) -> DecodedFile:
-        stored = codec.read(read_tsr(file, codec.max_pixels), **options)
+        stored = codec.read(file, **options)
         width, height = stored.file.width, stored.file.height
         item.enter(width * height)
         pixels = item.compute(stored, (stored.file.stream_id, blocks_of(width, height)))
