@@ -1,4 +1,4 @@
-"""Options and arguments that several commands share, each defined once."""
+"""Options and arguments of the commands. Those of the library are defined in `codec.options`; `library` makes flags of them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Colour(click.ParamType):
 
 
 class Name(click.Path):
-    """A file or folder that need not exist: errors are found when it is used, and reported in our own words."""
+    """A file or folder, which need not exist: errors are reported when it is used."""
 
     def __init__(self) -> None:
         super().__init__(readable=False, allow_dash=True)
@@ -89,7 +89,7 @@ class Model(click.ParamType):
 
 
 class Device(click.ParamType):
-    """A device to compute on; torch finds out later whether it exists."""
+    """A device to compute on. Whether it exists is checked when it is used."""
 
     name = "device"
 
@@ -98,7 +98,7 @@ class Device(click.ParamType):
 
 
 class Address(click.ParamType):
-    """Where Ray is: HOST:PORT, or 'auto' for the one that runs on this machine."""
+    """The address of Ray: HOST:PORT, or 'auto' for the Ray that runs on this machine."""
 
     name = "address"
 
@@ -118,19 +118,19 @@ class Ordered(click.Group):
         return list(self.commands)
 
 
-def gather(group: type[Group], given: dict[str, Any]) -> Group:
-    """Removes the fields of a dataclass from the values that click gives a command, and returns the dataclass."""
-    return group(**{field.name: given.pop(field.name) for field in fields(group) if field.name in given})  # type: ignore[arg-type]
+def gather(group: type[Group], values: dict[str, Any]) -> Group:
+    """A dataclass of the values that click gives a command. Its fields are removed from the values."""
+    return group(**{field.name: values.pop(field.name) for field in fields(group) if field.name in values})  # type: ignore[arg-type]
 
 
 def select(definition: type, values: dict[str, Any]) -> Any:
-    """The options of the library, of one of the classes of `codec.options`, among the values that click gives a command."""
+    """The options in `values` that belong to `definition`, a class of `codec.options`, if they were given."""
     return {name: values[name] for name in definitions(definition) if values.get(name) is not None}
 
 
-def refuse_two(given: dict[str, Any]) -> None:
-    """Raises UsageError where more than one of these options has a value."""
-    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value not in (None, False)]
+def refuse_two(values: dict[str, Any]) -> None:
+    """Raises UsageError if more than one of these options has a value."""
+    names = [f"--{name.replace('_', '-')}" for name, value in values.items() if value not in (None, False)]
     if len(names) > 1:
         msg = f"{' and '.join(names)} contradict each other: give one of them"
         raise click.UsageError(msg)
@@ -183,7 +183,7 @@ output = click.option(
     "-o", "--output", type=Name(), metavar="PATH", help="Where to write: a file, a folder, or '-' for standard output."
 )
 force = click.option("-f", "--force", is_flag=True, help="Replace existing outputs; symbolic links are followed.")
-skip_existing = click.option("--skip-existing", is_flag=True, help="Skip inputs whose output exists and is whole.")
+skip_existing = click.option("--skip-existing", is_flag=True, help="Skip inputs whose output exists and is complete.")
 device = library("device", CodecOptions, default="auto")
 runtime = library("runtime", CodecOptions, default="auto")
 max_pixels = library("max_pixels", CodecOptions, default=MAX_PIXELS)
@@ -211,7 +211,7 @@ jobs = click.option(
     type=click.IntRange(1),
     default=lambda: os.cpu_count() or 1,
     metavar="N",
-    help="Threads for reading, for writing and for the network.  [default: number of cores]",
+    help="Threads to use.  [default: number of cores]",
 )
 batch = click.option(
     "--batch", type=click.IntRange(1), metavar="N", help="Images per network call.  [default: chosen by device and memory]"
@@ -222,8 +222,8 @@ ray = click.option(
     flag_value=LOCAL,
     type=Address(),
     metavar="[ADDRESS]",
-    help="Spread the work with Ray over the cluster at HOST:PORT, the one that this machine is in (auto), or else this machine "
-    "alone. A worker takes a GPU, where Ray has any, and -j cores.  [default of -j: up to 4; 1 for bench]",
+    help="Distribute the work with Ray: to the cluster at HOST:PORT, to the cluster that this machine is in (auto), or to processes "
+    "on this machine. A worker takes -j cores, and a GPU if Ray has any.  [default of -j: up to 4; 1 for bench]",
 )
 inputs = together(
     click.option("-r", "--recursive", is_flag=True, help="Descend into subfolders."),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, TypedDict, get_type_hints
 
 from codec.errors import UsageError
@@ -151,6 +152,7 @@ SEARCH_PASSES = 9  # of a search for a target of PSNR or LPIPS
 EXCLUSIVE = (TARGETS, ("strip", "keep_exif"))  # groups of options that contradict each other
 
 
+@cache
 def definitions(options: type) -> dict[str, tuple[Any, Option]]:
     """The type and the definition of each option of one of the classes above, by name."""
     hints = get_type_hints(options, include_extras=True)
