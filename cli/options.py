@@ -222,8 +222,8 @@ ray = click.option(
     flag_value=LOCAL,
     type=Address(),
     metavar="[ADDRESS]",
-    help="Distribute the work with Ray: to the cluster at HOST:PORT, to the cluster that this machine is in (auto), or to processes "
-    "on this machine. A worker takes -j cores, and a GPU if Ray has any.  [default of -j: up to 4; 1 for bench]",
+    help="Distribute the work with Ray: to the cluster at HOST:PORT, to the cluster that this machine is in (auto), or to "
+    "processes on this machine. A worker takes -j cores, and a GPU if Ray has any.  [default of -j: up to 4; 1 for bench]",
 )
 inputs = together(
     click.option("-r", "--recursive", is_flag=True, help="Descend into subfolders."),
