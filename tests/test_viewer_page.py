@@ -1,5 +1,5 @@
-"""The viewer as a visitor meets it: images in a browser, within 1/255 of torch's, from files that are whole, cut, damaged or
-of another model. Needs what `make viewer` builds."""
+"""The viewer in a browser: its images are within 1/255 of those of torch, from complete, cut and damaged files and from files
+of another model. Needs `make viewer`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
-from test_viewer_tokens import GOLDEN, NAMES, mended
+from test_viewer_tokens import GOLDEN, NAMES, with_checksum
 
 from bitstream.container import read_file
 from codec.image.profiles import SPACES, make_profile, recognise
 from codec.models.registry import open_model
 from tests.helpers import PHOTO
 from tests.helpers.browser import PATIENCE, Handler, opened, served
-from tests.helpers.viewer import BUILT, alike, drawn, lay
+from tests.helpers.viewer import BUILT, alike, drawn, make_site
 
 WIDE = GOLDEN / "wide-bytes.tsr"
 TOKENS = read_file(WIDE.read_bytes()).length
@@ -31,9 +31,9 @@ VISIBLE = "#view:not([hidden])"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    """The viewer as built, with pages and modules as they are now, and files to look at."""
+    """The viewer as built, with the pages and modules of this checkout, and some files."""
     folder = tmp_path_factory.mktemp("site")
-    lay(folder)
+    make_site(folder)
     (folder / "models").symlink_to(BUILT / "models")
     graphs = open_model(BUILT / "models" / open_model().stream_id.hex() / "model.safetensors")
     assert graphs.metadata["exported"] == open_model().digest, "the viewer was built for another model: make viewer"
@@ -51,29 +51,29 @@ def address(site) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def bench(chromium, address) -> Iterator[Any]:
-    """A page without anything on it, with the decoder at hand."""
+    """An empty page with the functions of viewer_page.js."""
     with opened(chromium, f"{address}test.html") as page:
         yield page
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_golden_images_are_those_of_torch(bench, codec, name):
+def test_golden_images_equal_those_of_torch(bench, codec, name):
     data = (GOLDEN / f"{name}.tsr").read_bytes()
-    (mine,) = drawn(bench, data)
+    (drawing,) = drawn(bench, data)
     with Image.open(GOLDEN / f"{name}.png") as golden:
-        assert alike(mine, golden)
-    theirs = codec.decode(data)
-    assert mine.info.get("icc_profile") == theirs.info.get("icc_profile")
-    assert dict(mine.getexif()) == dict(theirs.getexif())
-    assert mine.info.get("xmp") == theirs.info.get("xmp")
+        assert alike(drawing, golden)
+    expected = codec.decode(data).image
+    assert drawing.info.get("icc_profile") == expected.info.get("icc_profile")
+    assert dict(drawing.getexif()) == dict(expected.getexif())
+    assert drawing.info.get("xmp") == expected.info.get("xmp")
 
 
-def test_every_prefix_is_the_image_that_torch_draws(bench, codec):
-    """Forwards and back, so that what is kept of one prefix serves the next and spoils none."""
+def test_every_prefix_equals_that_of_torch(bench, codec):
+    """In both directions, so that states cached for one prefix are used for the next."""
     data = (GOLDEN / "wide-bytes.tsr").read_bytes()
     sizes = (len(data), 40, 120, 200, 24)
-    for size, mine in zip(sizes, drawn(bench, data, *sizes), strict=True):
-        assert alike(mine, codec.decode(data[:size], allow_partial=True))
+    for size, drawing in zip(sizes, drawn(bench, data, *sizes), strict=True):
+        assert alike(drawing, codec.decode(data[:size], allow_partial=True).image)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA"])
@@ -81,22 +81,22 @@ def test_grey_and_transparent_images(bench, codec, photo, mode):
     image = photo.crop(SMALL).convert("RGB")
     y, x = np.mgrid[: image.height, : image.width]
     image.putalpha(Image.fromarray(((np.hypot(x - 48, y - 32) * 8).clip(0, 255)).astype(np.uint8)))
-    data = codec.encode(image.convert(mode), tokens=100, alpha_quality=30)
-    (mine,) = drawn(bench, data)
-    assert alike(mine, codec.decode(data))
+    data = codec.encode(image.convert(mode), tokens=100, alpha_quality=30).data
+    (drawing,) = drawn(bench, data)
+    assert alike(drawing, codec.decode(data).image)
 
 
 @pytest.mark.parametrize("number", sorted(SPACES))
 def test_colour_spaces_keep_their_meaning(bench, codec, photo, number):
     mode = SPACES[number].mode
     image = photo.crop(SMALL).convert(mode)
-    data = codec.encode(Image.fromarray(np.asarray(image)), tokens=20) if number == 0 else None
+    data = codec.encode(Image.fromarray(np.asarray(image)), tokens=20).data if number == 0 else None
     if data is None:
         image.info["icc_profile"] = make_profile(SPACES[number])
-        data = codec.encode(image, tokens=20)
-    (mine,) = drawn(bench, data)
-    assert alike(mine, codec.decode(data))
-    profile = mine.info.get("icc_profile")
+        data = codec.encode(image, tokens=20).data
+    (drawing,) = drawn(bench, data)
+    assert alike(drawing, codec.decode(data).image)
+    profile = drawing.info.get("icc_profile")
     assert (profile is None) == (number == 0)
     if profile:
         assert recognise(profile, mode) == number
@@ -104,18 +104,18 @@ def test_colour_spaces_keep_their_meaning(bench, codec, photo, number):
         assert description.casefold().strip() == SPACES[number].name.casefold()
 
 
-def test_tiles_are_the_whole(bench, codec, photo):
-    data = codec.encode(photo.resize((600, 40)), tokens=300)
+def test_tiles_equal_the_untiled_image(bench, codec, photo):
+    data = codec.encode(photo.resize((600, 40)), tokens=300).data
     folder = f"models/{open_model().stream_id.hex()}"
-    done = bench.evaluate("([text, folder]) => tiled(text, folder)", [base64.b64encode(data).decode(), folder])
-    assert done["values"] == 600 * 40 * 3
-    assert done["distance"] <= 1
+    result = bench.evaluate("([text, folder]) => tiled(text, folder)", [base64.b64encode(data).decode(), folder])
+    assert result["values"] == 600 * 40 * 3
+    assert result["distance"] <= 1
 
 
-def shown(page: Any) -> int:
-    """Tokens of the image on the page, once it is complete."""
+def shown_tokens(page: Any) -> int:
+    """Waits for an image, and returns the number of its tokens."""
     page.wait_for_selector(VISIBLE)
-    page.wait_for_selector("#said:has-text('bits per pixel')")
+    page.wait_for_selector("#status-text:has-text('bits per pixel')")
     return int(page.locator("#view").get_attribute("data-tokens"))
 
 
@@ -124,14 +124,14 @@ def facts(page: Any) -> dict[str, str]:
     return dict(zip(terms, texts, strict=True))
 
 
-def test_a_link_opens_a_file_beside_its_original(chromium, address):
+def test_a_link_opens_a_file_and_its_original(chromium, address):
     with opened(chromium, f"{address}?src=wide-bytes.tsr&original=photo.webp") as page:
-        tokens = shown(page)
-        told = facts(page)
-        assert told["Size"] == "300 × 80"
-        assert told["File"] == f"{WIDE.stat().st_size} bytes"
-        assert told["Rate"] == f"{WIDE.stat().st_size * 8 / 24_000:#.3g} bits per pixel"
-        assert told["Model"] == f"standard ({open_model().stream_id.hex()})"
+        tokens = shown_tokens(page)
+        panel = facts(page)
+        assert panel["Size"] == "300 × 80"
+        assert panel["File"] == f"{WIDE.stat().st_size} bytes"
+        assert panel["Rate"] == f"{WIDE.stat().st_size * 8 / 24_000:#.3g} bits per pixel"
+        assert panel["Model"] == f"standard ({open_model().stream_id.hex()})"
         assert page.locator("#image").get_attribute("alt") == "The image in wide-bytes.tsr"
         assert page.evaluate("[image.naturalWidth, image.naturalHeight]") == [300, 80]
         assert page.locator("#save").get_attribute("download") == "wide-bytes.png"
@@ -139,7 +139,7 @@ def test_a_link_opens_a_file_beside_its_original(chromium, address):
             page.locator("#save").click()
         with Image.open(saving.value.path()) as saved:
             assert (saved.format, saved.size) == ("PNG", (300, 80))
-        # the slider over the bytes, and the wipe, by keyboard
+        # the slider of bytes, and the divider, by keyboard
         page.locator("#size").focus()
         page.keyboard.press("Home")
         assert page.locator("#shown").text_content() == page.locator("#size").get_attribute("min") + " bytes"
@@ -150,20 +150,20 @@ def test_a_link_opens_a_file_beside_its_original(chromium, address):
         page.locator("#wipe").focus()
         page.keyboard.press("Home")
         assert page.locator("#edge").bounding_box()["x"] < before - 100
-        assert page.locator("#mine").text_content() == f"Tessera, {WIDE.stat().st_size} bytes"
+        assert page.locator("#tessera-tag").text_content() == f"Tessera, {WIDE.stat().st_size} bytes"
 
 
-def test_the_picker_takes_a_file_and_its_original(chromium, address, site):
+def test_the_picker_opens_a_file_and_its_original(chromium, address, site):
     with opened(chromium, address) as page:
         assert page.locator("#empty").is_visible()
         page.locator("#files").set_input_files(site / "cut-out.tsr")
-        shown(page)
+        shown_tokens(page)
         assert facts(page)["Description"] == "a cut-out"
         assert facts(page)["Colours"] == "its own profile"
         assert page.locator("#wipe").is_hidden()
         page.locator("#files").set_input_files(PHOTO)
         page.wait_for_selector("#original:not([hidden])")
-        assert page.locator("#theirs").text_content() == "original, 60.1 kB"
+        assert page.locator("#original-tag").text_content() == "original, 60.1 kB"
 
 
 def drop(page: Any, name: str, data: bytes) -> None:
@@ -177,25 +177,25 @@ def drop(page: Any, name: str, data: bytes) -> None:
     )
 
 
-def test_a_cut_file_is_shown_and_said_to_be_cut(chromium, address):
+def test_a_cut_file_is_shown_with_a_notice(chromium, address):
     with opened(chromium, address) as page:
         drop(page, "half.tsr", (GOLDEN / "wide-bytes.tsr").read_bytes()[:150])
-        tokens = shown(page)
-        notice = page.locator("#notice").text_content()
-        assert notice == f"The file is cut short. {tokens} of {TOKENS} tokens are there, and this is what they show."
+        tokens = shown_tokens(page)
+        assert page.locator("#notice").is_visible()
+        assert f"{tokens} of {TOKENS} tokens" in page.locator("#notice").text_content()
 
 
-def test_what_cannot_be_shown_is_said(chromium, address):
+def test_a_file_without_an_image_has_an_error(chromium, address):
     good = (GOLDEN / "wide-bytes.tsr").read_bytes()
     flipped = bytearray((GOLDEN / "sections" / "cut-out.tsr").read_bytes())
     flipped[50] ^= 1
     with opened(chromium, address) as page:
         for data, words in (
-            (bytes(flipped), "The checksum is wrong, so the file is damaged"),
-            (mended(good[:3] + b"\xab\xcd" + good[5:]), "made with another model (stream id abcd). This page has standard ("),
+            (bytes(flipped), "damaged"),
+            (with_checksum(good[:3] + b"\xab\xcd" + good[5:]), "abcd"),
             (b"GIF89a", "not a .tsr file"),
-            (good[:8], "ends within its header"),
-            (b"\xd4\x54\x12\xab\xcd" + b"\0\xff\xff\xff" * 2 + bytes(4), "megapixels, and this page opens up to 40"),
+            (good[:8], "header"),
+            (b"\xd4\x54\x12\xab\xcd" + b"\0\xff\xff\xff" * 2 + bytes(4), "megapixels"),
         ):
             drop(page, "strange.tsr", data)
             page.wait_for_selector(f"#problem:has-text('{words}')")
@@ -203,18 +203,18 @@ def test_what_cannot_be_shown_is_said(chromium, address):
             assert page.locator("#problem").get_attribute("role") == "alert"
             assert page.locator("#view").is_hidden() and page.locator("#panel").is_hidden()
         drop(page, "good.tsr", good)
-        assert shown(page) == TOKENS
+        assert shown_tokens(page) == TOKENS
         assert page.locator("#problem").is_hidden()
 
 
-def test_a_file_that_is_not_there_is_said(chromium, address):
+def test_a_missing_file_has_an_error(chromium, address):
     with opened(chromium, f"{address}?src=nowhere.tsr", forgiven="404") as page:
-        page.wait_for_selector("#problem:has-text('could not be loaded (404')")
+        page.wait_for_selector("#problem:has-text('404')")
 
 
 @pytest.fixture
-def slowly(site) -> Iterator[tuple[str, Event]]:
-    """A server that keeps the second half of a.tsr back until the event is set."""
+def slow_server(site) -> Iterator[tuple[str, Event]]:
+    """Address of a server that holds the second half of a.tsr back until the event is set, and the event."""
     go = Event()
     data = (GOLDEN / "wide-bytes.tsr").read_bytes()
 
@@ -236,10 +236,10 @@ def slowly(site) -> Iterator[tuple[str, Event]]:
         go.set()
 
 
-def test_a_image_sharpens_while_its_file_comes_in(chromium, slowly):
-    address, go = slowly
+def test_an_image_sharpens_during_its_download(chromium, slow_server):
+    address, go = slow_server
     with opened(chromium, f"{address}?src=a.tsr") as page:
-        early = shown(page)
+        early = shown_tokens(page)
         assert facts(page)["File"] == "150 bytes so far"
         assert page.locator("#size").is_disabled()
         assert page.locator("#size").get_attribute("max") == str(WIDE.stat().st_size)
@@ -256,14 +256,14 @@ EMBEDDED = """<!doctype html><link rel="icon" href="data:,"><script type="module
 <div style="height: 4000px"></div><img id="low" data-tsr="pixel.tsr" loading="lazy">"""
 
 
-def test_images_of_any_page(chromium, address, site):
+def test_elements_of_any_page(chromium, address, site):
     (site / "embedded.html").write_text(EMBEDDED)
     with opened(chromium, f"{address}embedded.html", forgiven="404") as page:
         page.wait_for_function("first.dataset.tsrState === 'done'")
         page.wait_for_function("first.naturalWidth === 300 && first.naturalHeight === 80")
         assert page.evaluate("[first.width, first.height, first.alt]") == [300, 80, "a cup"]
         page.wait_for_function("bad.dataset.tsrState === 'failed'")
-        assert "could not be loaded (404" in page.evaluate("bad.dataset.tsrProblem")
+        assert "404" in page.evaluate("bad.dataset.tsrProblem")
         assert page.evaluate("low.dataset.tsrState") is None
         page.evaluate("low.scrollIntoView()")
         page.wait_for_function("low.dataset.tsrState === 'done'")
@@ -274,11 +274,11 @@ def test_images_of_any_page(chromium, address, site):
 
 
 @pytest.mark.parametrize("width", [360, 1280])
-def test_nothing_sticks_out_of_the_window(chromium, address, width):
+def test_the_page_fits_the_window(chromium, address, width):
     with opened(
         chromium, f"{address}?src=wide-bytes.tsr&original=photo.webp", viewport={"width": width, "height": 700}
     ) as page:
-        shown(page)
+        shown_tokens(page)
         assert page.evaluate("document.documentElement.scrollWidth") == width
         for name in ("#image", "#size", "#save", "#facts"):
             box = page.locator(name).bounding_box()

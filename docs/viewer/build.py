@@ -2,8 +2,8 @@
 
     python docs/viewer/build.py FOLDER ONNXRUNTIME_WEB
 
-Pages and modules as they are, ONNX Runtime's wasm build from its npm package, the decoder's graphs of every bundled model, and
-an example. Graphs that are there already and of the same model are kept, since they take a minute.
+The folder gets the page and its modules, the wasm build of ONNX Runtime from its npm package, the decoder graphs of all bundled
+models, and an example. Existing graphs of the same model are kept, because their export takes a minute.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from codec.codec import Codec
 from codec.models.registry import BUNDLED, open_model
-from codec.pyramid.model import PyramidModel
-from codec.pyramid.runtime.onnx_export import MODEL_FILE, export, exported
+from codec.pyramid.model import PyramidModel, as_pyramid
+from codec.pyramid.runtime.onnx_export import MODEL_FILE, export
 
 HERE = Path(__file__).parent
 PHOTO = HERE.parent / "photo.webp"
@@ -30,13 +30,13 @@ def main(folder: Path, runtime: Path) -> None:
         shutil.copy(source, folder)
     for name in RUNTIME:
         shutil.copy(runtime / "dist" / name, folder / "runtime")
-    models = {path.stem: exported(open_model(path)) for path in sorted(BUNDLED.glob("*.safetensors"))}
+    models = {path.stem: as_pyramid(open_model(path)) for path in sorted(BUNDLED.glob("*.safetensors"))}
     for model in models.values():
         add_graphs(model, folder / "models" / model.stream_id.hex())
     names = {model.stream_id.hex(): name for name, model in models.items()}
     (folder / "models" / "index.json").write_text(json.dumps(names))
     shutil.copy(PHOTO, folder / "example.webp")
-    (folder / "example.tsr").write_bytes(Codec(device="cpu").encode(PHOTO, target_size=EXAMPLE_BYTES))
+    (folder / "example.tsr").write_bytes(Codec(device="cpu").encode(PHOTO, target_size=EXAMPLE_BYTES).data)
     megabytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     sys.stderr.write(f"{folder}: {megabytes:.1f} MB\n")
 

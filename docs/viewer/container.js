@@ -7,7 +7,7 @@ export const SPACES = ["sRGB", "Display P3", "Adobe RGB (1998)", "ProPhoto RGB",
 export const COLOURED = 0, GREY = 1, NEUTRAL = 2;
 const SPACES_OF = [[0, 1, 2, 3], [0, 4], [0, 1, 2, 3]]; // by greyness
 const SIDE_MAX = 2 ** 24; // pixels
-const SURPLUS_MAX = 4096; // bytes after the end of a file that are told from other damage
+const SURPLUS_MAX = 4096; // bytes after the end of a file, at most, that are reported as such
 const CELL = 16; // pixels
 
 /**
@@ -19,72 +19,72 @@ const CELL = 16; // pixels
  * @property {number} space index into SPACES
  * @property {number} greyness COLOURED, GREY or NEUTRAL
  * @property {boolean} transparent
- * @property {number | null} payloadBytes null where the payload goes on to the end of the file
+ * @property {number | null} payloadBytes null if the payload extends to the end of the file
  * @property {number} sectionBytes
  * @property {number} checksum
- * @property {number} bytes that the header takes
+ * @property {number} headerBytes
  */
 
 /**
  * @typedef {Header & {
- *   payload: Uint8Array, sections: Map<number, Uint8Array>, whole: boolean, payloadWhole: boolean, missing: number | null,
- *   surplus: number,
+ *   payload: Uint8Array, sections: Map<number, Uint8Array>, complete: boolean, payloadComplete: boolean,
+ *   missing: number | null, surplus: number,
  * }} File
- * `whole`: the checksum holds. `payloadWhole`: no token is missing as far as the header tells. `missing`: bytes that were cut
- * off, null where the header cannot tell. `surplus`: so many of the last bytes must go for the checksum to hold, or 0.
+ * `complete`: the checksum is right. `payloadComplete`: no payload byte is missing as far as the header tells. `missing`: bytes that
+ * were cut off, null if the header does not tell. `surplus`: trailing bytes without which the checksum is right, or 0.
  */
 
-/** A number of 1 to 4 bytes, and where it ends. @returns {[number, number]} */
-function readNumber(data, at) {
+/** A number of 1 to 4 bytes, and the position after it. @returns {[number, number]} */
+function readNumber(data, start) {
   let value = 0;
-  for (let end = at; end < Math.min(at + 4, data.length); end++) {
+  for (let end = start; end < Math.min(start + 4, data.length); end++) {
     value = value * 128 + (data[end] & 127);
     if (data[end] < 128) {
-      if (end > at && data[at] === 128) throw new TsrError("damaged", "A number in the header is longer than it need be.");
+      if (end > start && data[start] === 128) throw new TsrError("damaged", "A number in the header is longer than it need be.");
       return [value, end + 1];
     }
   }
-  throw new TsrError(data.length < at + 4 ? "cut" : "damaged", "The header ends in the middle of a number.");
+  throw new TsrError(data.length < start + 4 ? "cut" : "damaged", "The header ends in the middle of a number.");
 }
 
-function bigEndian(data, at, size) {
+function bigEndian(data, start, size) {
   let value = 0;
-  for (let i = 0; i < size; i++) value = value * 256 + data[at + i];
+  for (let i = 0; i < size; i++) value = value * 256 + data[start + i];
   return value;
 }
 
 /** The header of a file. 29 bytes are always enough. @param {Uint8Array} data @returns {Header} */
 export function readHeader(data) {
   if (data[0] !== 0xd4 || data[1] !== 0x54) throw new TsrError("format", "This is not a .tsr file.");
-  const short = new TsrError("cut", "The file ends within its header, so there is nothing to show.");
+  const short = new TsrError("cut", "The file ends within its header.");
   if (data.length < 3) throw short;
   const version = data[2] >> 4, flags = data[2] & 15;
-  if (version !== 1) throw new TsrError("format", `This is a .tsr file of version ${version}, and this page reads version 1.`);
+  if (version !== 1) throw new TsrError("format", `This is a .tsr file of version ${version}. This page reads version 1.`);
   if (flags & 8 || (flags & 3) === 3) throw new TsrError("damaged", "The header has unknown flags.");
   const size = [1, 2, 4][flags & 3];
   if (data.length < 5 + 2 * size) throw short;
   const [width, height] = [0, 1].map((i) => bigEndian(data, 5 + i * size, size) + 1);
-  if (Math.max(width, height) > SIDE_MAX) throw new TsrError("damaged", `An image cannot be ${width}x${height} pixels large.`);
-  let [length, at] = readNumber(data, 5 + 2 * size);
+  if (Math.max(width, height) > SIDE_MAX) throw new TsrError("damaged", `The header says ${width}x${height} pixels, which is out of range.`);
+  let [length, end] = readNumber(data, 5 + 2 * size);
   let kind = 0, payloadBytes = null, sectionBytes = 0;
   if (flags & 4) {
-    if (data.length <= at) throw short;
-    kind = data[at++];
+    if (data.length <= end) throw short;
+    kind = data[end++];
   }
   const space = kind & 15, greyness = (kind >> 4) & 3;
   if (!SPACES_OF[greyness]?.includes(space)) throw new TsrError("damaged", "The header names an unknown kind of image.");
   if (kind & 128) {
-    [payloadBytes, at] = readNumber(data, at);
-    [sectionBytes, at] = readNumber(data, at);
+    [payloadBytes, end] = readNumber(data, end);
+    [sectionBytes, end] = readNumber(data, end);
     if (payloadBytes > payloadMax(width, height)) {
       throw new TsrError("damaged", `${payloadBytes} bytes of tokens are too many for ${width}x${height} pixels.`);
     }
   }
-  if (data.length < at + 3) throw short;
+  if (data.length < end + 3) throw short;
   const streamId = [data[3], data[4]].map((byte) => byte.toString(16).padStart(2, "0")).join("");
   return {
     width, height, streamId, length, space, greyness, transparent: (kind & 64) > 0, payloadBytes, sectionBytes,
-    checksum: bigEndian(data, at, 3), bytes: at + 3,
+    checksum: bigEndian(data, end, 3), headerBytes: end + 3,
   };
 }
 
@@ -92,29 +92,29 @@ function payloadMax(width, height) {
   return 1024 * Math.ceil(width / CELL) * Math.ceil(height / CELL);
 }
 
-/** A file, of which the end may be missing. What is wrong with its checksum is for the caller to judge.
+/** A file, which may be cut. A wrong checksum is not an error: see `complete`.
  * @param {Uint8Array} data @returns {File} */
 export function readFile(data) {
   const header = readHeader(data);
-  const size = header.payloadBytes === null ? null : header.bytes + header.payloadBytes + header.sectionBytes;
-  const over = data.length - (size ?? header.bytes + payloadMax(header.width, header.height));
-  if (over > 0) throw new TsrError("damaged", `There are ${over} bytes after the end of the file.`);
-  const crc = crc32(data.subarray(header.bytes), crc32(data.subarray(0, header.bytes - 3)));
-  const whole = data.length >= (size ?? 0) && (crc & 0xffffff) === header.checksum;
-  const missing = size === null ? (whole ? 0 : null) : size - data.length;
-  const end = header.payloadBytes === null ? data.length : header.bytes + header.payloadBytes;
+  const size = header.payloadBytes === null ? null : header.headerBytes + header.payloadBytes + header.sectionBytes;
+  const over = data.length - (size ?? header.headerBytes + payloadMax(header.width, header.height));
+  if (over > 0) throw new TsrError("damaged", `The file has ${over} bytes after its end.`);
+  const crc = crc32(data.subarray(header.headerBytes), crc32(data.subarray(0, header.headerBytes - 3)));
+  const complete = data.length >= (size ?? 0) && (crc & 0xffffff) === header.checksum;
+  const missing = size === null ? (complete ? 0 : null) : size - data.length;
+  const end = header.payloadBytes === null ? data.length : header.headerBytes + header.payloadBytes;
   const sections = readSections(data.subarray(end), Boolean(missing));
   if (header.transparent !== sections.has(ALPHA) && !missing) {
     throw new TsrError("damaged", "The header and the sections do not agree on transparency.");
   }
-  const payloadWhole = missing !== null && end <= data.length;
+  const payloadComplete = missing !== null && end <= data.length;
   const surplus = missing === null ? surplusOf(data, header) : 0;
-  return { ...header, payload: data.subarray(header.bytes, end), sections, whole, payloadWhole, missing, surplus };
+  return { ...header, payload: data.subarray(header.headerBytes, end), sections, complete, payloadComplete, missing, surplus };
 }
 
 function surplusOf(data, header) {
-  const first = Math.max(header.bytes, data.length - SURPLUS_MAX);
-  let crc = crc32(data.subarray(header.bytes, first), crc32(data.subarray(0, header.bytes - 3)));
+  const first = Math.max(header.headerBytes, data.length - SURPLUS_MAX);
+  let crc = crc32(data.subarray(header.headerBytes, first), crc32(data.subarray(0, header.headerBytes - 3)));
   for (let end = first; end < data.length; end++) {
     if ((crc & 0xffffff) === header.checksum) return data.length - end;
     crc = crc32(data.subarray(end, end + 1), crc);
@@ -122,16 +122,16 @@ function surplusOf(data, header) {
   return 0;
 }
 
-/** @param {Uint8Array} data @param {boolean} cut whether the last ones may be missing @returns {Map<number, Uint8Array>} */
+/** @param {Uint8Array} data @param {boolean} cut whether the last sections may be missing @returns {Map<number, Uint8Array>} */
 function readSections(data, cut) {
   const sections = new Map();
-  let at = 0;
-  while (at < data.length) {
-    const type = data[at];
-    if (type === 0 || sections.has(type)) throw new TsrError("damaged", `There are two sections of type ${type}, or one of type 0.`);
+  let position = 0;
+  while (position < data.length) {
+    const type = data[position];
+    if (type === 0 || sections.has(type)) throw new TsrError("damaged", `The file has two sections of type ${type}, or one of type 0.`);
     let size, start;
     try {
-      [size, start] = readNumber(data, at + 1);
+      [size, start] = readNumber(data, position + 1);
     } catch (error) {
       if (cut) break;
       throw error;
@@ -140,7 +140,7 @@ function readSections(data, cut) {
       if (cut) break;
       throw new TsrError("damaged", "The sections are longer than the header says.");
     }
-    sections.set(type, data.subarray(start, (at = start + size)));
+    sections.set(type, data.subarray(start, (position = start + size)));
   }
   return sections;
 }
@@ -150,7 +150,7 @@ const CRC_TABLE = Int32Array.from({ length: 256 }, (_, value) => {
   return value;
 });
 
-/** The CRC-32 of ISO 3309, as in zlib and PNG, going on from that of what came before. @param {Uint8Array} data */
+/** The CRC-32 of ISO 3309, as in zlib and PNG, continued from `before`. @param {Uint8Array} data */
 export function crc32(data, before = 0) {
   let crc = ~before;
   for (let i = 0; i < data.length; i++) crc = CRC_TABLE[(crc ^ data[i]) & 255] ^ (crc >>> 8);

@@ -1,4 +1,4 @@
-/** Decoding for pages: a worker with the decoder, and promises of what it answers. */
+/** Decoding for pages: runs the decoder in a worker. */
 
 import { TsrError } from "./errors.js";
 
@@ -6,11 +6,11 @@ const HEADER_MAX = 29; // bytes
 const BASE = new URL("./", import.meta.url).href;
 
 export class Decoder {
-  /** @param {(received: number) => void} onProgress is told how many bytes of the decoder have come, while it loads */
+  /** @param {(received: number) => void} onProgress is called with the bytes of the decoder received so far */
   constructor(onProgress = () => {}) {
     this.waiting = new Map();
     this.calls = this.handles = 0;
-    this.worker = new Worker(startOf(new URL("worker.js", BASE)), { type: "module" });
+    this.worker = new Worker(workerUrl(new URL("worker.js", BASE)), { type: "module" });
     this.worker.addEventListener("message", ({ data: { id, result, error, received } }) => {
       if (received) return onProgress(received);
       const { resolve, reject } = this.waiting.get(id);
@@ -19,19 +19,19 @@ export class Decoder {
       else resolve(result);
     });
     this.worker.addEventListener("error", () => {
-      for (const { reject } of this.waiting.values()) reject(new TsrError("failed", "The decoder could not be started in this browser."));
+      for (const { reject } of this.waiting.values()) reject(new TsrError("failed", "The decoder does not start in this browser."));
       this.waiting.clear();
     });
   }
 
   /** @returns {Promise<any>} */
-  ask(call, given) {
+  request(call, options) {
     const id = this.calls++;
-    this.worker.postMessage({ id, call, base: BASE, ...given });
+    this.worker.postMessage({ id, call, base: BASE, ...options });
     return new Promise((resolve, reject) => this.waiting.set(id, { resolve, reject }));
   }
 
-  /** A file, or what there is of it. Rejects with a TsrError. @param {Uint8Array} bytes @returns {Promise<OpenFile>} */
+  /** Opens a complete or partial file. Rejects with a TsrError. @param {Uint8Array} bytes @returns {Promise<OpenFile>} */
   async open(bytes) {
     const file = new OpenFile(this, this.handles++);
     await file.update(bytes);
@@ -39,73 +39,73 @@ export class Decoder {
   }
 }
 
-/** A file that the worker holds. `info` says what is in it. */
+/** A file in the worker. `info` describes its content. */
 export class OpenFile {
   constructor(decoder, handle) {
     this.decoder = decoder;
     this.handle = handle;
   }
 
-  /** Takes more bytes of the same file, all of them from its start. @param {Uint8Array} bytes */
+  /** Replaces the bytes of the file by more of them, from its start. @param {Uint8Array} bytes */
   async update(bytes) {
-    this.info = await this.decoder.ask("open", { bytes, handle: this.handle });
+    this.info = await this.decoder.request("open", { bytes, handle: this.handle });
   }
 
-  /** The image in the first so many bytes. @returns {Promise<{ png: Blob, tokens: number, blockTokens: number }>} */
+  /** The image in the first `size` bytes. @returns {Promise<{ png: Blob, tokens: number, blockTokens: number }>} */
   draw(size = this.info.bytes) {
-    return this.decoder.ask("draw", { handle: this.handle, size });
+    return this.decoder.request("draw", { handle: this.handle, size });
   }
 
   close() {
-    return this.decoder.ask("close", { handle: this.handle });
+    return this.decoder.request("close", { handle: this.handle });
   }
 }
 
-/** The address of a module that a worker may start with: its own, or one of this page that imports it from another site. */
-function startOf(url) {
+/** The address of a module that a worker may start with: browsers allow none of another site, so that one is imported from a blob. */
+function workerUrl(url) {
   if (url.origin === location.origin) return url;
   return URL.createObjectURL(new Blob([`import ${JSON.stringify(url.href)};`], { type: "text/javascript" }));
 }
 
-/** @typedef {{ bytes: Uint8Array, total: number | null, done: boolean }} Arrived what there is of a file, and whether it is all */
+/** @typedef {{ bytes: Uint8Array, total: number | null, done: boolean }} Download the bytes so far, and whether they are all */
 
 /**
- * A file from the web as it comes in, from its header on. What arrives while the caller is busy is passed over for what comes
- * after it; the whole file always comes.
- * @param {string | URL} url @returns {AsyncGenerator<Arrived>}
+ * Downloads a file and yields its bytes so far, from its header on. A caller that is busy misses intermediate states, but always
+ * gets the complete file.
+ * @param {string | URL} url @returns {AsyncGenerator<Download>}
  */
 export async function* download(url) {
-  let latest = null, failure = null, over = false, wake = () => {};
+  let latest = null, failure = null, finished = false, wake = () => {};
   (async () => {
     try {
-      for await (const arrived of received(url)) {
-        latest = arrived;
+      for await (const state of chunksOf(url)) {
+        latest = state;
         wake();
       }
     } catch (error) {
       failure = error;
     }
-    over = true;
+    finished = true;
     wake();
   })();
   for (;;) {
     if (failure) throw failure;
     if (latest) {
-      const arrived = latest;
+      const state = latest;
       latest = null;
-      yield arrived;
-    } else if (over) return;
+      yield state;
+    } else if (finished) return;
     else await new Promise((resolve) => (wake = resolve));
   }
 }
 
-/** @returns {AsyncGenerator<Arrived>} */
-async function* received(url) {
+/** @returns {AsyncGenerator<Download>} */
+async function* chunksOf(url) {
   let response;
   try {
     response = await fetch(url);
   } catch {
-    throw new TsrError("network", "The file could not be loaded: there is no connection, or its site does not allow this page to read it.");
+    throw new TsrError("network", "The file could not be loaded: there is no connection, or its site does not allow other pages to read it.");
   }
   if (!response.ok) throw new TsrError("network", `The file could not be loaded (${`${response.status} ${response.statusText}`.trim()}).`);
   const total = response.headers.has("Content-Encoding") ? null : Number(response.headers.get("Content-Length")) || null;

@@ -1,5 +1,5 @@
-/** What a file or a model is refused for. `kind` says which: "format" (no .tsr file, or of a later release), "damaged", "cut"
- * (too short to show anything), "model" (another model's), "large" (more pixels than this page takes). */
+/** The reason why a file cannot be shown. `kind` is "format" (not a .tsr file, or from a later release), "damaged", "cut" (too short
+ * to show anything), "model" (made with a model that this page does not have), "large" (too many pixels), "network" or "failed". */
 export class TsrError extends Error {
   /** @param {string} kind @param {string} message one sentence, for people */
   constructor(kind, message) {

@@ -1,22 +1,22 @@
-/** Raw LZMA2 streams (FORMAT.md, section 2): chunks as in .xz files, the control byte 00 last. The decoder follows the LZMA
- * specification of Igor Pavlov's LZMA SDK. */
+/** Raw LZMA2 streams (FORMAT.md, section 2): chunks as in .xz files, ended by the control byte 00. The decoder follows the
+ * specification in Igor Pavlov's LZMA SDK. */
 
 import { TsrError } from "./errors.js";
 
 const DICTIONARY = 2 ** 20; // bytes that matches reach back at most
-const HALF = 1024; // of 2048: a bit about which nothing is known
+const HALF = 1024; // of 2048: the initial probability of a bit
 const LITERAL_STATES = 7; // states below it follow a literal
 
-/** Thrown inside for any damage; the caller says what was damaged. */
+/** Thrown for any damage within this module. `unpack` adds the name of the section. */
 class Damaged extends Error {}
 
 /**
- * The content of a packed section. Throws a TsrError where it is damaged or has more than `most` bytes.
- * @param {Uint8Array} packed @param {number} most @param {string} label what it is, for people @returns {Uint8Array}
+ * The content of a packed section. Throws a TsrError if it is damaged or has more than `maxSize` bytes.
+ * @param {Uint8Array} packed @param {number} maxSize @param {string} label name of the section, for people @returns {Uint8Array}
  */
-export function unpack(packed, most, label) {
+export function unpack(packed, maxSize, label) {
   try {
-    return new Lzma2(packed, most).content();
+    return new Lzma2(packed, maxSize).content();
   } catch (error) {
     if (!(error instanceof Damaged)) throw error;
     throw new TsrError("damaged", `The ${label} in the file is damaged.`);
@@ -24,13 +24,13 @@ export function unpack(packed, most, label) {
 }
 
 class Lzma2 {
-  constructor(packed, most) {
+  constructor(packed, maxSize) {
     this.input = packed;
-    this.at = 0;
-    this.most = most;
-    this.out = new Uint8Array(Math.min(most, 1 << 16));
+    this.position = 0;
+    this.maxSize = maxSize;
+    this.out = new Uint8Array(Math.min(maxSize, 1 << 16));
     this.size = 0;
-    this.start = -1; // of the dictionary; there must be one before the first match
+    this.start = -1; // of the dictionary; -1 before the first reset
   }
 
   content() {
@@ -51,15 +51,15 @@ class Lzma2 {
       if (control >= 0xc0) this.properties(this.byte());
       if (control >= 0xa0) this.reset();
       if (!this.probabilities) throw new Damaged();
-      this.chunk(this.size + unpacked, this.at + end);
+      this.chunk(this.size + unpacked, this.position + end);
     }
-    if (this.at !== this.input.length) throw new Damaged();
+    if (this.position !== this.input.length) throw new Damaged();
     return this.out.subarray(0, this.size);
   }
 
   byte() {
-    if (this.at >= this.input.length) throw new Damaged();
-    return this.input[this.at++];
+    if (this.position >= this.input.length) throw new Damaged();
+    return this.input[this.position++];
   }
 
   short() {
@@ -68,14 +68,14 @@ class Lzma2 {
   }
 
   copy(count) {
-    if (this.at + count > this.input.length) throw new Damaged();
+    if (this.position + count > this.input.length) throw new Damaged();
     while (count--) this.put(this.byte());
   }
 
   put(value) {
-    if (this.size === this.most) throw new Damaged();
+    if (this.size === this.maxSize) throw new Damaged();
     if (this.size === this.out.length) {
-      const larger = new Uint8Array(Math.min(this.most, 2 * this.size));
+      const larger = new Uint8Array(Math.min(this.maxSize, 2 * this.size));
       larger.set(this.out);
       this.out = larger;
     }
@@ -104,20 +104,20 @@ class Lzma2 {
     this.distances = [0, 0, 0, 0]; // of the last matches, less one
   }
 
-  /** One compressed chunk, whose output and input end there. */
+  /** One compressed chunk. `outEnd` and `inEnd` are the ends of its output and its input. */
   chunk(outEnd, inEnd) {
-    if (inEnd > this.input.length || outEnd > this.most) throw new Damaged();
+    if (inEnd > this.input.length || outEnd > this.maxSize) throw new Damaged();
     this.range = 0xffffffff;
     if (this.byte() !== 0) throw new Damaged();
     this.code = (this.short() * 65536 + this.short()) >>> 0;
     while (this.size < outEnd) this.step(outEnd);
     this.normalise();
-    if (this.at !== inEnd || this.code !== 0) throw new Damaged();
+    if (this.position !== inEnd || this.code !== 0) throw new Damaged();
   }
 
   /** One literal or match. */
   step(outEnd) {
-    const p = this.probabilities, place = (this.size - this.start) & this.positionMask, index = this.state * 16 + place;
+    const p = this.probabilities, position = (this.size - this.start) & this.positionMask, index = this.state * 16 + position;
     if (!this.bit(p.match, index)) return this.literal();
     let length;
     if (this.bit(p.repeat, this.state)) {
@@ -131,10 +131,10 @@ class Lzma2 {
         const which = !this.bit(p.second, this.state) ? 1 : 2 + this.bit(p.third, this.state);
         this.distances.unshift(...this.distances.splice(which, 1));
       }
-      length = this.length(p.repeated, place);
+      length = this.length(p.repeated, position);
       this.state = this.state < LITERAL_STATES ? 8 : 11;
     } else {
-      length = this.length(p.matched, place);
+      length = this.length(p.matched, position);
       this.state = this.state < LITERAL_STATES ? 7 : 10;
       this.distances.pop();
       this.distances.unshift(this.distance(Math.min(length, 5) - 2));
@@ -169,9 +169,9 @@ class Lzma2 {
     while (length--) this.put(this.out[this.size - back]);
   }
 
-  length(p, place) {
-    if (!this.bit(p.choice, 0)) return 2 + this.tree(p.low, place * 8, 3);
-    if (!this.bit(p.choice, 1)) return 10 + this.tree(p.middle, place * 8, 3);
+  length(p, position) {
+    if (!this.bit(p.choice, 0)) return 2 + this.tree(p.low, position * 8, 3);
+    if (!this.bit(p.choice, 1)) return 10 + this.tree(p.middle, position * 8, 3);
     return 18 + this.tree(p.high, 0, 8);
   }
 

@@ -1,27 +1,23 @@
-/** The decoder network, as the graphs that `tessera models export` writes, in ONNX Runtime. */
+/** The decoder network: runs the graphs of `tessera models export` in ONNX Runtime. */
 
 import { countOf } from "./tokens.js";
 
 const CELL = 16, BLOCK_CELLS = 16;
-const WHOLE = 16e6; // pixels: their features take about 15 bytes of each
-const TILE = 192, PIXEL_TILE = 64; // cells; pixels take about 150 bytes of each while they are made
-const CACHE = 2 ** 25; // numbers of the states after each level that are kept, so that the next prefix need not begin at 0
+const UNTILED_PIXELS = 16e6; // features take about 15 bytes per pixel
+const TILE = 192, PIXEL_TILE = 64; // cells; the last layers take about 150 bytes per pixel
+const CACHE = 2 ** 25; // floats of cached states after each level, from which the next prefix continues
 
 /** @typedef {{ latents: any, known: any }} State tensors (1, C, h, w) and (1, 1, h, w) of the canvas */
 
 export class Network {
   /**
-   * @param {any} ort the module of ONNX Runtime @param {import("./model.js").Model} model
-   * @param {(name: string) => Promise<Uint8Array>} graph gives a graph's bytes
-   * @param {number} whole pixels of a canvas whose features are made in one piece @param {number} tile cells along the side of a
-   * tile of features, otherwise; even, because of the decoder's branch at 1/32
+   * @param {any} ort ONNX Runtime's module @param {import("./model.js").Model} model
+   * @param {(name: string) => Promise<Uint8Array>} graph returns the bytes of a graph
+   * @param {number} untiledPixels pixels of the largest canvas whose features are computed in one piece
+   * @param {number} tile cells along the side of a tile of features otherwise; even, because the decoder has a branch at 1/32
    */
-  constructor(ort, model, graph, whole = WHOLE, tile = TILE) {
-    Object.assign(this, { whole, tile });
-    this.ort = ort;
-    this.model = model;
-    this.graph = graph;
-    this.sessions = new Map();
+  constructor(ort, model, graph, untiledPixels = UNTILED_PIXELS, tile = TILE) {
+    Object.assign(this, { ort, model, graph, untiledPixels, tile, sessions: new Map() });
   }
 
   async run(name, inputs) {
@@ -37,9 +33,9 @@ export class Network {
   }
 
   /**
-   * Pixels of the image that these tokens stand for, three values each, row by row.
+   * RGB pixels of the image, row by row.
    * @param {import("./tokens.js").Tokens} tokens @param {number} width @param {number} height
-   * @param {State[]} states after each level that is known in full, from earlier calls for the same file; added to
+   * @param {State[]} states cache of the states after each complete level, for calls with the same file
    * @returns {Promise<Uint8ClampedArray>}
    */
   async pixels(tokens, width, height, states) {
@@ -47,60 +43,60 @@ export class Network {
     return this.draw(await this.state(tokens, rows, columns, states), rows, columns, width, height);
   }
 
-  /** Latents and map of known tokens. @returns {Promise<State>} */
+  /** Latents and map of known tokens after all levels. @returns {Promise<State>} */
   async state({ grids }, rows, columns, states) {
-    const { levels, plain } = this.model, channels = plain.network.channels;
-    const keeps = levels.length * channels * rows * columns <= CACHE;
-    const whole = (index) => grids[index].order.length === countOf(levels[index].part, grids[index].rows, grids[index].columns);
-    const end = grids.findLastIndex(({ order }) => order.length) + 1; // a level may have no tokens before one that has: in tiny images
+    const { levels, metadata } = this.model, channels = metadata.network.channels;
+    const fitsCache = levels.length * channels * rows * columns <= CACHE;
+    const isComplete = (index) => grids[index].order.length === countOf(levels[index].part, grids[index].rows, grids[index].columns);
+    const end = grids.findLastIndex(({ order }) => order.length) + 1; // in tiny images, a level may have no tokens and the next one some
     let index = 0;
     let state = { latents: this.tensor(channels, rows, columns), known: this.tensor(1, rows, columns) };
-    while (index < end && states[index] && whole(index)) state = states[index++];
+    while (index < end && states[index] && isComplete(index)) state = states[index++];
     for (; index < end; index++) {
       const { side, digits } = levels[index];
       const name = `level-${index}`, m = (rows / BLOCK_CELLS) * side, n = (columns / BLOCK_CELLS) * side;
       const { predicted } = await this.run(`${name}.predict`, state);
-      const sent = this.tensor(digits, m, n, onCanvas(grids[index].digits, digits, grids[index], m, n));
+      const symbols = this.tensor(digits, m, n, onCanvas(grids[index].digits, digits, grids[index], m, n));
       const keep = this.tensor(1, m, n, onCanvas(grids[index].known, 1, grids[index], m, n));
-      const { refined, more_known } = await this.run(`${name}.update`, { ...state, predicted, digits: sent, keep });
+      const { refined, more_known } = await this.run(`${name}.update`, { ...state, predicted, digits: symbols, keep });
       state = { latents: refined, known: more_known };
-      if (keeps && whole(index)) states[index] = state;
+      if (fitsCache && isComplete(index)) states[index] = state;
     }
     return state;
   }
 
   /** @param {State} state @returns {Promise<Uint8ClampedArray>} */
   async draw({ latents, known }, rows, columns, width, height) {
-    const size = rows * columns * CELL ** 2 <= this.whole ? Math.max(rows, columns) : this.tile, small = Math.min(size, PIXEL_TILE);
-    const { decoder: far, pixels: near } = this.model.plain.reach, out = new Uint8ClampedArray(3 * width * height);
-    for (const large of boxes([0, rows, 0, columns], size, far, rows, columns)) {
-      const [top, , left] = large.outer, there = { latents: this.part(latents, large.outer), known: this.part(known, large.outer) };
-      const { features } = await this.run("decoder.features", there);
-      const [, , h, w] = features.dims, [y0, y1, x0, x1] = large.inner; // only what is seen of it becomes pixels
+    const size = rows * columns * CELL ** 2 <= this.untiledPixels ? Math.max(rows, columns) : this.tile, small = Math.min(size, PIXEL_TILE);
+    const { decoder: decoderRadius, pixels: pixelRadius } = this.model.metadata.reach, out = new Uint8ClampedArray(3 * width * height);
+    for (const large of boxes([0, rows, 0, columns], size, decoderRadius, rows, columns)) {
+      const [top, , left] = large.outer, tile = { latents: this.crop(latents, large.outer), known: this.crop(known, large.outer) };
+      const { features } = await this.run("decoder.features", tile);
+      const [, , h, w] = features.dims, [y0, y1, x0, x1] = large.inner; // without cells outside the image
       const box = [y0 - top, Math.min(y1, Math.ceil(height / CELL)) - top, x0 - left, Math.min(x1, Math.ceil(width / CELL)) - left];
-      for (const { outer, inner } of boxes(box, small, near, h, w)) {
-        const { pixels } = await this.run("decoder.pixels", { latents: this.part(there.latents, outer), features: this.part(features, outer) });
-        paint(out, width, height, pixels, inner.map((place, side) => place + (side < 2 ? top : left)), inner[0] - outer[0], inner[2] - outer[2]);
+      for (const { outer, inner } of boxes(box, small, pixelRadius, h, w)) {
+        const { pixels } = await this.run("decoder.pixels", { latents: this.crop(tile.latents, outer), features: this.crop(features, outer) });
+        paint(out, width, height, pixels, inner.map((edge, side) => edge + (side < 2 ? top : left)), inner[0] - outer[0], inner[2] - outer[2]);
       }
     }
     return out;
   }
 
-  part(tensor, [top, bottom, left, right]) {
+  crop(tensor, [top, bottom, left, right]) {
     const [, channels, rows, columns] = tensor.dims;
     if (bottom - top === rows && right - left === columns) return tensor;
-    const part = this.tensor(channels, bottom - top, right - left);
-    for (let c = 0, at = 0; c < channels; c++) {
-      for (let y = top; y < bottom; y++, at += right - left) {
+    const cropped = this.tensor(channels, bottom - top, right - left);
+    for (let c = 0, to = 0; c < channels; c++) {
+      for (let y = top; y < bottom; y++, to += right - left) {
         const from = (c * rows + y) * columns;
-        part.data.set(tensor.data.subarray(from + left, from + right), at);
+        cropped.data.set(tensor.data.subarray(from + left, from + right), to);
       }
     }
-    return part;
+    return cropped;
   }
 }
 
-/** Planes of a grid, as floats, at the top left of larger planes. */
+/** Planes of a grid as floats, padded with zeros at the right and the bottom. */
 function onCanvas(planes, count, { rows, columns }, m, n) {
   const out = new Float32Array(count * m * n);
   for (let d = 0, from = 0; d < count; d++) {
@@ -111,8 +107,8 @@ function onCanvas(planes, count, { rows, columns }, m, n) {
   return out;
 }
 
-/** Cuts a box of cells (top, bottom, left, right) into tiles: their inner boxes, and the outer ones with a halo as far as there are
- * cells. */
+/** Cuts a box of cells (top, bottom, left, right) into tiles: their inner boxes, and outer boxes that add the halo, cropped to the
+ * canvas. */
 function* boxes([top, bottom, left, right], size, halo, rows, columns) {
   for (let y = top; y < bottom; y += size) {
     for (let x = left; x < right; x += size) {
@@ -122,7 +118,7 @@ function* boxes([top, bottom, left, right], size, halo, rows, columns) {
   }
 }
 
-/** Puts a tile, without its halo, where it belongs: a box of cells. Values from -1 to 1 become 0 to 255, rounded by the clamped array. */
+/** Copies a tile without its halo to a box of cells. Values from -1 to 1 become 0 to 255; the clamped array rounds them. */
 function paint(out, width, height, { data, dims: [, , rows, columns] }, box, skipRows, skipColumns) {
   const plane = rows * columns, [top, bottom, left, right] = box.map((cells) => cells * CELL);
   for (let y = top; y < Math.min(height, bottom); y++) {

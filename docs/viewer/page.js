@@ -1,126 +1,126 @@
-/** The viewer's page: opens files, shows what they hold, and what each prefix of them looks like. */
+/** The viewer's page: opens files, and shows their content, their image, and the image of each prefix. */
 
 import { Decoder, download } from "./decoder.js";
 import { TsrError } from "./errors.js";
 
-const part = (id) => document.getElementById(id);
+const element = (id) => document.getElementById(id);
 const numbers = new Intl.NumberFormat("en");
 const bytesOf = (count) => `${numbers.format(count)} ${count === 1 ? "byte" : "bytes"}`;
-const decoder = new Decoder((received) => say("Loading the decoder", `${(received / 1e6).toFixed(1)} MB`));
+const decoder = new Decoder((received) => setStatus("Loading the decoder", `${(received / 1e6).toFixed(1)} MB`));
 
-let opening = 0; // counts what was opened, so that what was asked for before is dropped
+let opened = 0; // number of files opened so far: an older one that is still loading is dropped
 let file = null; // the OpenFile on the page
-let wanted = null; // bytes of the prefix to draw next; null where nothing is
+let nextSize = null; // bytes of the prefix to draw next; null if none
 let drawing = false;
 let original = null; // { url, bytes } of the image to compare with
 
-/** One line below the image. The amount is not read aloud: it changes many times a second. */
-function say(text, amount = "") {
-  if (part("said").textContent !== text) part("said").textContent = text;
-  part("amount").textContent = amount;
+/** Sets the line below the image. Screen readers skip the progress, which changes many times a second. */
+function setStatus(text, progress = "") {
+  if (element("status-text").textContent !== text) element("status-text").textContent = text;
+  element("progress").textContent = progress;
 }
 
-/** Says why there is nothing to see. @param {TsrError} error @param {string} name of the file */
-function refuse(error, name) {
+/** Shows why a file has no image. @param {TsrError} error @param {string} name of the file */
+function showProblem(error, name) {
   if (!(error instanceof TsrError)) throw error;
-  leave();
-  part("view").hidden = part("panel").hidden = part("save").hidden = true;
-  part("empty").hidden = true;
-  part("problem").hidden = false;
-  part("problem").replaceChildren(Object.assign(document.createElement("b"), { textContent: name }), error.message);
-  say("");
+  closeFile();
+  element("view").hidden = element("panel").hidden = element("save").hidden = true;
+  element("empty").hidden = true;
+  element("problem").hidden = false;
+  element("problem").replaceChildren(Object.assign(document.createElement("b"), { textContent: name }), error.message);
+  setStatus("");
 }
 
-function leave() {
+function closeFile() {
   file?.close();
-  file = wanted = null;
+  file = nextSize = null;
 }
 
-/** Opens a file as it comes in. @param {string} name @param {AsyncIterable<import("./decoder.js").Arrived>} chunks */
+/** Opens a file while it is downloaded. @param {string} name @param {AsyncIterable<import("./decoder.js").Download>} chunks */
 async function open(name, chunks) {
-  const turn = ++opening;
-  leave();
-  part("problem").hidden = true;
-  let mine = null;
+  const turn = ++opened;
+  closeFile();
+  element("problem").hidden = true;
+  let current = null;
   try {
-    for await (const arrived of chunks) {
-      if (turn !== opening) break;
-      const more = arrived.bytes.length !== mine?.info.bytes; // or else only the news that this was all
-      if (!mine) mine = await decoder.open(arrived.bytes);
-      else if (more) await mine.update(arrived.bytes);
-      if (turn !== opening) break;
-      file = mine;
-      describe(name, arrived);
-      if (more) await draw(arrived.bytes.length);
+    for await (const state of chunks) {
+      if (turn !== opened) break;
+      const more = state.bytes.length !== current?.info.bytes; // if false, only the news that the download is complete
+      if (!current) current = await decoder.open(state.bytes);
+      else if (more) await current.update(state.bytes);
+      if (turn !== opened) break;
+      file = current;
+      describe(name, state);
+      if (more) await draw(state.bytes.length);
     }
   } catch (error) {
-    if (turn === opening) refuse(error, name);
+    if (turn === opened) showProblem(error, name);
   }
-  if (turn !== opening) mine?.close();
+  if (turn !== opened) current?.close();
 }
 
-/** Says what is in the file. */
+/** Fills the panel with facts about the file. */
 function describe(name, { bytes, total, done }) {
   const { info } = file;
-  const size = part("size");
+  const size = element("size");
   size.min = info.headerBytes;
   size.max = done ? bytes.length : Math.max(total ?? info.size ?? 0, bytes.length);
   size.value = bytes.length;
   size.disabled = !done;
-  part("name").textContent = name;
+  element("name").textContent = name;
   document.title = `${name} – Tessera viewer`;
   const cut = done && info.state === "cut";
-  part("notice").hidden = !cut;
+  element("notice").hidden = !cut;
   if (cut) {
-    const missing = info.tokens === info.length ? "Its image is there, but not all that follows it." : `${numbers.format(info.tokens)} of ${numbers.format(info.length)} tokens are there, and this is what they show.`;
-    part("notice").textContent = `The file is cut short. ${missing}`;
+    const available = info.tokens === info.length ? "Its image is complete, and sections after it are missing." : `${numbers.format(info.tokens)} of ${numbers.format(info.length)} tokens are available.`;
+    element("notice").textContent = `The file is cut short. ${available}`;
   }
   const facts = [
     ["Size", `${numbers.format(info.width)} × ${numbers.format(info.height)}`],
     ["File", `${bytesOf(bytes.length)}${done ? "" : " so far"}`],
     ["Rate", `${rate(bytes.length, info)} bits per pixel`],
-    ["Tokens", `${numbers.format(Math.round(info.blockTokens))} of ${numbers.format(info.blockTokensMost)} per block`],
+    ["Tokens", `${numbers.format(Math.round(info.blockTokens))} of ${numbers.format(info.blockTokensMax)} per block`],
     ["Model", `${info.model} (${info.streamId})`],
     ["Colours", `${info.grey ? "grey, " : ""}${info.space}`],
     ...(info.transparent ? [["Alpha", "partly transparent"]] : []),
-    ["Backend", `header ${info.headerBytes}, tokens ${numbers.format(info.payloadBytes)}${info.sections.map(([label, count]) => `, ${label} ${numbers.format(count)}`).join("")} bytes`],
+    ["Bytes", `header ${info.headerBytes}, tokens ${numbers.format(info.payloadBytes)}${info.sections.map(([label, count]) => `, ${label} ${numbers.format(count)}`).join("")}`],
     ...info.notes,
   ];
-  part("facts").replaceChildren(...facts.flatMap(([term, text]) => [
+  element("facts").replaceChildren(...facts.flatMap(([term, text]) => [
     Object.assign(document.createElement("dt"), { textContent: term }),
     Object.assign(document.createElement("dd"), { textContent: text }),
   ]));
-  part("image").alt = info.notes.find(([label]) => label === "Description")?.[1] ?? `The image in ${name}`;
-  part("panel").hidden = false;
+  element("image").alt = info.notes.find(([label]) => label === "Description")?.[1] ?? `The image in ${name}`;
+  element("panel").hidden = false;
   showSize(bytes.length);
 }
 
 const rate = (bytes, { width, height }) => ((8 * bytes) / (width * height)).toPrecision(3);
 
 function showSize(size) {
-  part("shown").textContent = bytesOf(size);
-  part("size").setAttribute("aria-valuetext", bytesOf(size));
+  element("shown").textContent = bytesOf(size);
+  element("size").setAttribute("aria-valuetext", bytesOf(size));
 }
 
-/** Draws a prefix, and then the last one that was asked for meanwhile. */
+/** Draws a prefix, and then the last one that was requested in the meantime. */
 async function draw(size) {
   if (!file) return;
-  wanted = size;
+  nextSize = size;
   if (drawing) return;
   drawing = true;
   try {
-    while (wanted !== null) {
-      const now = wanted, mine = file;
-      wanted = null;
-      say("Drawing…");
+    while (nextSize !== null) {
+      const current = nextSize, source = file;
+      nextSize = null;
+      setStatus("Drawing…");
       let drawn;
       try {
-        drawn = await mine.draw(now);
+        drawn = await source.draw(current);
       } catch (error) {
-        if (mine === file) refuse(error, part("name").textContent);
+        if (source === file) showProblem(error, element("name").textContent);
         continue;
       }
-      if (mine === file) await show(drawn, now, mine.info);
+      if (source === file) await show(drawn, current, source.info);
     }
   } finally {
     drawing = false;
@@ -128,69 +128,69 @@ async function draw(size) {
 }
 
 async function show({ png, tokens, blockTokens }, size, info) {
-  const url = URL.createObjectURL(png), image = part("image"), before = image.src;
+  const url = URL.createObjectURL(png), image = element("image"), before = image.src;
   image.src = url;
   await image.decode();
   URL.revokeObjectURL(before);
   Object.assign(image, { width: info.width, height: info.height });
-  const save = part("save");
+  const save = element("save");
   save.href = url;
-  save.download = part("name").textContent.replace(/(\.tsr)?$/i, ".png");
-  save.hidden = part("view").hidden = false;
-  part("empty").hidden = true;
-  part("view").dataset.size = size;
-  part("view").dataset.tokens = tokens;
-  say(`${bytesOf(size)}: ${rate(size, info)} bits per pixel, ${numbers.format(Math.round(blockTokens))} tokens per block`);
+  save.download = element("name").textContent.replace(/(\.tsr)?$/i, ".png");
+  save.hidden = element("view").hidden = false;
+  element("empty").hidden = true;
+  element("view").dataset.size = size;
+  element("view").dataset.tokens = tokens;
+  setStatus(`${bytesOf(size)}: ${rate(size, info)} bits per pixel, ${numbers.format(Math.round(blockTokens))} tokens per block`);
   compare();
 }
 
-/** Lays the original over the image, where both are there. */
+/** Lays the original over the image if both are available. */
 function compare() {
-  const there = original !== null && file !== null;
-  for (const id of ["original", "edge", "wipe", "mine", "theirs"]) part(id).hidden = !there;
-  if (!there) return;
-  if (part("original").getAttribute("src") !== original.url) part("original").src = original.url;
-  part("mine").textContent = `Tessera, ${kilobytes(Number(part("size").value))}`;
-  part("theirs").textContent = original.bytes ? `original, ${kilobytes(original.bytes)}` : "original";
+  const both = original !== null && file !== null;
+  for (const id of ["original", "edge", "wipe", "tessera-tag", "original-tag"]) element(id).hidden = !both;
+  if (!both) return;
+  if (element("original").getAttribute("src") !== original.url) element("original").src = original.url;
+  element("tessera-tag").textContent = `Tessera, ${kilobytes(Number(element("size").value))}`;
+  element("original-tag").textContent = original.bytes ? `original, ${kilobytes(original.bytes)}` : "original";
 }
 
 const kilobytes = (bytes) => (bytes < 1000 ? bytesOf(bytes) : `${(bytes / 1000).toFixed(bytes < 1e5 ? 1 : 0)} kB`);
 
-/** Opens what was dropped or chosen: .tsr files, and images of other kinds as the original. @param {Iterable<File>} given */
-function take(given) {
-  const images = [...given], tsr = images.find(({ name, type }) => /\.tsr$/i.test(name) || !type.startsWith("image/"));
+/** Opens dropped or chosen files: a .tsr file, and an image of another format as the original. @param {Iterable<File>} files */
+function openFiles(files) {
+  const images = [...files], tsr = images.find(({ name, type }) => /\.tsr$/i.test(name) || !type.startsWith("image/"));
   const other = images.find((image) => image !== tsr);
   if (other) {
     if (original?.url.startsWith("blob:")) URL.revokeObjectURL(original.url);
     original = { url: URL.createObjectURL(other), bytes: other.size };
-    if (!tsr && !file) say("That is the original. Now open its .tsr file.");
+    if (!tsr && !file) setStatus("That is the original. Now open its .tsr file.");
   } else if (tsr) {
     original = null;
   }
   compare();
-  if (tsr) open(tsr.name, whole(tsr));
+  if (tsr) open(tsr.name, read(tsr));
 }
 
-async function* whole(blob) {
+async function* read(blob) {
   yield { bytes: new Uint8Array(await blob.arrayBuffer()), total: blob.size, done: true };
 }
 
-part("files").addEventListener("change", ({ target }) => {
-  take(target.files);
+element("files").addEventListener("change", ({ target }) => {
+  openFiles(target.files);
   target.value = "";
 });
-part("size").addEventListener("input", ({ target }) => {
+element("size").addEventListener("input", ({ target }) => {
   showSize(Number(target.value));
   draw(Number(target.value));
 });
-part("wipe").addEventListener("input", ({ target }) => {
-  part("frame").style.setProperty("--wipe", `${target.value}%`);
+element("wipe").addEventListener("input", ({ target }) => {
+  element("frame").style.setProperty("--wipe", `${target.value}%`);
   target.setAttribute("aria-valuetext", `${Math.round(target.value)} %`);
 });
-part("original").addEventListener("error", () => {
+element("original").addEventListener("error", () => {
   original = null;
   compare();
-  say("This browser cannot show the original.");
+  setStatus("This browser cannot show the original.");
 });
 addEventListener("dragover", (event) => {
   event.preventDefault();
@@ -199,14 +199,14 @@ addEventListener("dragover", (event) => {
 for (const name of ["dragleave", "drop"]) addEventListener(name, () => document.body.classList.remove("dropping"));
 addEventListener("drop", (event) => {
   event.preventDefault();
-  if (event.dataTransfer.files.length) take(event.dataTransfer.files);
+  if (event.dataTransfer.files.length) openFiles(event.dataTransfer.files);
 });
 
-const given = new URLSearchParams(location.search);
-if (given.has("original")) original = { url: given.get("original"), bytes: 0 };
-if (given.has("src")) {
-  const url = given.get("src"), name = url.split(/[?#]/)[0].split("/").pop() || url;
-  part("empty").hidden = true;
-  say("Loading");
+const query = new URLSearchParams(location.search);
+if (query.has("original")) original = { url: query.get("original"), bytes: 0 };
+if (query.has("src")) {
+  const url = query.get("src"), name = url.split(/[?#]/)[0].split("/").pop() || url;
+  element("empty").hidden = true;
+  setStatus("Loading");
   open(name, download(url));
 }

@@ -1,4 +1,4 @@
-/** Writes PNG files (ISO 15948), so that an image keeps its colour profile, EXIF and XMP on the way to the screen and to disk. */
+/** Writes PNG files (ISO 15948). Unlike a canvas, they keep colour profile, EXIF and XMP on screen and on disk. */
 
 import { crc32 } from "./container.js";
 import { bytes, word } from "./profiles.js";
@@ -30,17 +30,17 @@ async function deflated(data) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-/** Rows, each behind the number of its filter: Paeth's, which suits photographs. */
+/** Rows after Paeth's filter, which suits photographs, each with the number of the filter in front. */
 function filtered(pixels, width, height, channels) {
   const stride = width * channels;
   const out = new Uint8Array(height * (stride + 1));
-  for (let y = 0, at = 0, to = 0; y < height; y++) {
+  for (let y = 0, from = 0, to = 0; y < height; y++) {
     out[to++] = 4;
-    for (let x = 0; x < stride; x++, at++) {
-      const left = x >= channels ? pixels[at - channels] : 0, above = y > 0 ? pixels[at - stride] : 0;
-      const corner = x >= channels && y > 0 ? pixels[at - stride - channels] : 0;
+    for (let x = 0; x < stride; x++, from++) {
+      const left = x >= channels ? pixels[from - channels] : 0, above = y > 0 ? pixels[from - stride] : 0;
+      const corner = x >= channels && y > 0 ? pixels[from - stride - channels] : 0;
       const byLeft = Math.abs(above - corner), byAbove = Math.abs(left - corner), byCorner = Math.abs(left + above - 2 * corner);
-      out[to++] = pixels[at] - (byLeft <= byAbove && byLeft <= byCorner ? left : byAbove <= byCorner ? above : corner);
+      out[to++] = pixels[from] - (byLeft <= byAbove && byLeft <= byCorner ? left : byAbove <= byCorner ? above : corner);
     }
   }
   return out;

@@ -1,4 +1,4 @@
-/** ICC profiles of the colour spaces that a file names by a number. FORMAT.md, section 1; ICC.1:2010, version 4.3. */
+/** ICC profiles of the numbered colour spaces. FORMAT.md, section 1; ICC.1:2010, version 4.3. */
 
 import { SPACES } from "./container.js";
 
@@ -13,7 +13,7 @@ const PRIMARIES = [ // X, Y, Z of red, green and blue, relative to D50
 const CURVES = [SRGB_CURVE, SRGB_CURVE, [563 / 256], [1.8], [2.2]];
 const D50 = [0.9642, 1, 0.8249];
 
-/** The profile of a space; null for sRGB, which is what images without a profile are in.
+/** The profile of a colour space; null for sRGB, the default of images without a profile.
  * @param {number} number @returns {Uint8Array | null} */
 export function profileOf(number) {
   if (number === 0) return null;
@@ -22,16 +22,16 @@ export function profileOf(number) {
   const tags = [["desc", text(SPACES[number])], ["cprt", text("No copyright, use freely")], ["wtpt", xyz(D50)]];
   primaries.forEach((primary, i) => tags.push([`${"rgb"[i]}XYZ`, xyz(primary)], [`${"rgb"[i]}TRC`, shape]));
   if (!primaries.length) tags.push(["kTRC", shape]);
-  let at = 132 + 12 * tags.length;
+  let offset = 132 + 12 * tags.length;
   const table = [word(tags.length)], bodies = [];
   for (const [name, content] of tags) {
-    table.push(name, word(at), word(content.length));
+    table.push(name, word(offset), word(content.length));
     bodies.push(content, new Uint8Array(-content.length & 3));
-    at += content.length + (-content.length & 3);
+    offset += content.length + (-content.length & 3);
   }
   const date = [2026, 1, 1, 0, 0, 0].map(half);
   const head = bytes(
-    word(at), word(0), word(0x04300000), "mntr", primaries.length ? "RGB " : "GRAY", "XYZ ", ...date, "acsp",
+    word(offset), word(0), word(0x04300000), "mntr", primaries.length ? "RGB " : "GRAY", "XYZ ", ...date, "acsp",
     new Uint8Array(28), ...D50.map(fixed), new Uint8Array(48),
   );
   return bytes(head, ...table, ...bodies);
@@ -49,14 +49,14 @@ const fixed = (value) => word(Math.round(65536 * value)); // ICC's s15Fixed16
 const half = (value) => Uint8Array.of(value >> 8, value);
 export const word = (value) => Uint8Array.of(value >> 24, value >> 16, value >> 8, value);
 
-/** Backend, strings as ASCII, one behind the other. @param {...(string | Uint8Array)} parts */
+/** Concatenates arrays, and strings as ASCII. @param {...(string | Uint8Array)} parts */
 export function bytes(...parts) {
   const arrays = parts.map((part) => (typeof part === "string" ? new TextEncoder().encode(part) : part));
   const all = new Uint8Array(arrays.reduce((sum, array) => sum + array.length, 0));
-  let at = 0;
+  let end = 0;
   for (const array of arrays) {
-    all.set(array, at);
-    at += array.length;
+    all.set(array, end);
+    end += array.length;
   }
   return all;
 }

@@ -4,9 +4,9 @@
  *     <script type="module" src="https://example.org/viewer/tessera.js"></script>
  *     <img data-tsr="photo.tsr" alt="A harbour at dusk">
  *
- * Each such image, also one that is added later, becomes the image: first what the beginning of its file holds, then all of it.
- * `loading="lazy"` waits until it comes into view. A `load` event follows each step, and an `error` event what cannot be shown;
- * `data-tsr-state` is then "loading", "done" or "failed", and the reason is in `data-tsr-problem`.
+ * Each such element, also one that is added later, shows the start of its file as soon as it arrives, and then the complete file.
+ * With `loading="lazy"` the download waits until the element comes into view. Each step fires a `load` event, a failure an `error`
+ * event. `data-tsr-state` is "loading", "done" or "failed", and `data-tsr-problem` has the reason of a failure.
  */
 
 import { Decoder, download } from "./decoder.js";
@@ -14,7 +14,7 @@ import { Decoder, download } from "./decoder.js";
 const SELECTOR = "img[data-tsr]";
 let decoder;
 
-/** A .tsr file as a PNG file. @param {Uint8Array | string | URL} source its bytes or its address @returns {Promise<Blob>} */
+/** Converts a .tsr file to PNG. @param {Uint8Array | string | URL} source bytes or address of the file @returns {Promise<Blob>} */
 export async function decode(source) {
   let bytes = source;
   if (!(source instanceof Uint8Array)) for await (const chunk of download(source)) ({ bytes } = chunk);
@@ -31,7 +31,7 @@ async function show(image) {
   let file = null;
   try {
     for await (const { bytes } of download(new URL(image.dataset.tsr, document.baseURI))) {
-      if (bytes.length === file?.info.bytes) continue; // nothing new, but that it was all
+      if (bytes.length === file?.info.bytes) continue; // only the news that the download is complete
       if (file) await file.update(bytes);
       else file = await (decoder ??= new Decoder()).open(bytes);
       const { width, height } = file.info;
@@ -59,7 +59,7 @@ const inView = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "200px" });
 
-function take(node) {
+function register(node) {
   if (!(node instanceof Element)) return;
   for (const image of [...(node.matches(SELECTOR) ? [node] : []), ...node.querySelectorAll(SELECTOR)]) {
     if (seen.has(image)) continue;
@@ -69,5 +69,5 @@ function take(node) {
   }
 }
 
-new MutationObserver((changes) => changes.forEach(({ addedNodes }) => addedNodes.forEach(take))).observe(document, { childList: true, subtree: true });
-take(document.documentElement);
+new MutationObserver((changes) => changes.forEach(({ addedNodes }) => addedNodes.forEach(register))).observe(document, { childList: true, subtree: true });
+register(document.documentElement);

@@ -1,4 +1,4 @@
-/** Decodes in the background. The page talks to it through `Decoder` in decoder.js; each call is answered by one message. */
+/** Decodes in the background. Pages call it through `Decoder` in decoder.js. Each call has one message as its answer. */
 
 import { COLOURED, EXIF, GREY, ICC, SPACES, XMP, readFile } from "./container.js";
 import { TsrError } from "./errors.js";
@@ -8,21 +8,21 @@ import { Network } from "./network.js";
 import { encodePng } from "./png.js";
 import { blockTokensOf, firstTokens, readTokens, stateOf } from "./tokens.js";
 
-const PIXELS_MAX = 40e6; // what a browser's memory holds without doubt
+const PIXELS_MAX = 40e6; // fits the memory of any current browser
 const SECTION_NAMES = ["", "alpha", "colour profile", "EXIF", "XMP"];
 const THREADS_MAX = 4;
 
-let folder; // where models/ and runtime/ lie
+let folder; // address of the folder with models/ and runtime/
 let runtime; // promise of ONNX Runtime's module
-let index; // promise of the models that are there: names by stream id
+let index; // promise of the names of the available models, by stream id
 const models = new Map(); // promises of { model, network, name }, by stream id
 const files = new Map(); // opened files, by handle
-let received = 0; // bytes of models, for the progress that people see
+let received = 0; // bytes of models, for the progress display
 
 /** Fetches a file of this site. */
 async function fetched(path) {
   const response = await fetch(new URL(path, folder));
-  if (!response.ok) throw new TsrError("model", `A part of the decoder is missing on this site (${path}: ${response.status}).`);
+  if (!response.ok) throw new TsrError("model", `The decoder on this site is incomplete (${path}: ${response.status}).`);
   const parts = [];
   const reader = response.body.getReader();
   for (let { done, value } = await reader.read(); !done; { done, value } = await reader.read()) {
@@ -45,13 +45,13 @@ async function modelOf(streamId) {
 
 async function loaded(streamId, name) {
   const model = readModel(await fetched(`models/${streamId}/model.safetensors`));
-  const graphs = new Map(); // all on their way at once, before the first is asked for
+  const graphs = new Map(); // requested all at once, before the first is used
   const graph = (file) => {
     if (!graphs.has(file)) graphs.set(file, fetched(`models/${streamId}/${file}`).then((buffer) => new Uint8Array(buffer)));
     return graphs.get(file);
   };
   const network = async () => {
-    Object.keys(model.plain.graphs).filter((file) => !/encoder|analyse/.test(file)).forEach(graph);
+    Object.keys(model.metadata.graphs).filter((file) => !/encoder|analyse/.test(file)).forEach(graph);
     return new Network(await (runtime ??= startRuntime()), model, graph);
   };
   return { model, name, network: once(network) };
@@ -64,18 +64,18 @@ async function startRuntime() {
   return ort;
 }
 
-function once(make) {
-  let made;
-  return () => (made ??= make());
+function once(compute) {
+  let result;
+  return () => (result ??= compute());
 }
 
 const calls = {
-  /** Reads a file, or more of one that was opened before. Answers with what there is to say of it. */
+  /** Reads a file, or more bytes of an open file, and returns a description. */
   async open({ bytes, handle }) {
     const file = readFile(bytes);
     if (file.width * file.height > PIXELS_MAX) {
-      const [has, most] = [file.width * file.height, PIXELS_MAX].map((pixels) => Math.round(pixels / 1e6));
-      throw new TsrError("large", `The image has ${has} megapixels, and this page opens up to ${most}.`);
+      const [actual, allowed] = [file.width * file.height, PIXELS_MAX].map((pixels) => Math.round(pixels / 1e6));
+      throw new TsrError("large", `The image has ${actual} megapixels. This page opens up to ${allowed}.`);
     }
     const { model, network, name } = await modelOf(file.streamId);
     const tokens = readTokens(model, file);
@@ -83,8 +83,8 @@ const calls = {
     const extras = extrasOf(file);
     files.set(handle, { file, tokens, model, network, extras, states: files.get(handle)?.states ?? [] });
     return {
-      width: file.width, height: file.height, bytes: bytes.length, headerBytes: file.bytes, payloadBytes: file.payload.length,
-      size: file.payloadBytes === null ? null : file.bytes + file.payloadBytes + file.sectionBytes,
+      width: file.width, height: file.height, bytes: bytes.length, headerBytes: file.headerBytes, payloadBytes: file.payload.length,
+      size: file.payloadBytes === null ? null : file.headerBytes + file.payloadBytes + file.sectionBytes,
       sections: [...file.sections].map(([type, content]) => [SECTION_NAMES[type] ?? `type ${type}`, content.length]),
       tokens: tokens.ends.length, length: file.length, ...perBlock(model, file, tokens.ends.length),
       model: name, streamId: file.streamId, state,
@@ -93,16 +93,16 @@ const calls = {
     };
   },
 
-  /** The image that the first `size` bytes of an opened file hold, as a PNG file. */
+  /** The image in the first `size` bytes of an open file, as a PNG file. */
   async draw({ handle, size }) {
     const { file, tokens, model, network, extras, states } = files.get(handle);
-    const within = size - file.bytes;
+    const payloadBytes = size - file.headerBytes;
     let count = tokens.ends.length;
-    if (within < file.payload.length) count = upperBound(tokens.ends, within);
+    if (payloadBytes < file.payload.length) count = upperBound(tokens.ends, payloadBytes);
     const { width, height, greyness } = file;
     const rgb = await (await network()).pixels(firstTokens(tokens, count), width, height, states);
     const channels = (greyness === GREY ? 1 : 3) + (extras.alpha ? 1 : 0);
-    const png = await encodePng(arranged(rgb, greyness, extras.alpha, channels), width, height, channels, extras);
+    const png = await encodePng(toChannels(rgb, greyness, extras.alpha, channels), width, height, channels, extras);
     return { png, tokens: count, ...perBlock(model, file, count) };
   },
 
@@ -112,11 +112,11 @@ const calls = {
 };
 
 function perBlock({ levels }, { width, height }, tokens) {
-  const most = levels.reduce((sum, { side, part }) => sum + side ** 2 / (part === 0 ? 1 : 2), 0);
-  return { blockTokens: blockTokensOf(levels, width, height, tokens), blockTokensMost: most };
+  const blockTokensMax = levels.reduce((sum, { side, part }) => sum + side ** 2 / (part === 0 ? 1 : 2), 0);
+  return { blockTokens: blockTokensOf(levels, width, height, tokens), blockTokensMax };
 }
 
-/** How many of these rising numbers are at most `value`. */
+/** Count of the numbers, in ascending order, that are at most `value`. */
 function upperBound(numbers, value) {
   let low = 0, high = numbers.length;
   while (low < high) {
@@ -127,8 +127,8 @@ function upperBound(numbers, value) {
   return low;
 }
 
-/** RGB as the network makes it -> the channels of the image: without a trace of colour where it had none, and with alpha. */
-function arranged(rgb, greyness, alpha, channels) {
+/** RGB from the network -> the channels of the image: exactly grey if the image is, and with alpha. */
+function toChannels(rgb, greyness, alpha, channels) {
   if (greyness === COLOURED && !alpha) return rgb;
   const out = new Uint8Array((rgb.length / 3) * channels);
   for (let from = 0, to = 0, pixel = 0; from < rgb.length; from += 3, pixel++) {
@@ -139,13 +139,13 @@ function arranged(rgb, greyness, alpha, channels) {
   return out;
 }
 
-self.addEventListener("message", async ({ data: { id, call, base, ...given } }) => {
+self.addEventListener("message", async ({ data: { id, call, base, ...options } }) => {
   folder ??= base;
   try {
-    postMessage({ id, result: await calls[call](given) });
+    postMessage({ id, result: await calls[call](options) });
   } catch (error) {
-    const refused = error instanceof TsrError;
-    if (!refused) console.error(error);
-    postMessage({ id, error: { kind: refused ? error.kind : "failed", message: refused ? error.message : `Decoding failed: ${error.message}` } });
+    const expected = error instanceof TsrError;
+    if (!expected) console.error(error);
+    postMessage({ id, error: expected ? { kind: error.kind, message: error.message } : { kind: "failed", message: `Decoding failed: ${error.message}` } });
   }
 });

@@ -1,4 +1,4 @@
-"""Sites with the modules of the viewer as they are now and the runtime that `make viewer` fetched, and what browsers draw."""
+"""Sites with the viewer of this checkout and the runtime that `make viewer` downloaded, and the images that they draw."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ BUILT = ROOT / "viewer"
 BLANK = '<!doctype html><link rel="icon" href="data:,"><script type="module" src="test.js"></script>'
 
 
-def lay(folder: Path) -> None:
-    """Puts all but models into a folder, and `test.html`, a page without anything on it that has the decoder at hand. Where the
-    viewer is not built a test is skipped, but fails where CI is set, so that it cannot be lost there."""
+def make_site(folder: Path) -> None:
+    """Links the viewer without models into a folder, and adds `test.html`, an empty page with the functions of viewer_page.js.
+    If the viewer is not built, the test is skipped, or fails if the environment variable CI is set."""
     if not (BUILT / "models" / "index.json").exists() and not os.environ.get("CI"):
         pytest.skip("the viewer is not built: make viewer")
     sources = [source for ending in ("js", "html", "css") for source in SOURCES.glob(f"*.{ending}")]
@@ -33,15 +33,15 @@ def lay(folder: Path) -> None:
 
 
 def drawn(page: Any, data: bytes, *sizes: int) -> list[Image.Image]:
-    """What `test.html` makes of a file's first bytes, of all of them where no size is given."""
+    """Images that `test.html` draws from the first bytes of a file, one for each of `sizes`, by default from all bytes."""
     page.wait_for_function("() => Boolean(window.draw)")
     text = base64.b64encode(data).decode()
     images = page.evaluate("([text, sizes]) => draw(text, sizes)", [text, sizes or [None]])["images"]
     return [Image.open(io.BytesIO(bytes(content))) for content in images]
 
 
-def alike(mine: Image.Image, theirs: Image.Image) -> bool:
-    """Whether modes and sizes are the same, opacity exactly, and colours within 1/255."""
-    assert (mine.mode, mine.size) == (theirs.mode, theirs.size)
-    distance = np.abs(np.asarray(mine).astype(int) - np.asarray(theirs))
-    return distance.max() <= 1 and (not mine.mode.endswith("A") or distance[..., -1].max() == 0)
+def alike(image: Image.Image, expected: Image.Image) -> bool:
+    """Whether modes, sizes and opacity are equal, and colours within 1/255."""
+    assert (image.mode, image.size) == (expected.mode, expected.size)
+    distance = np.abs(np.asarray(image).astype(int) - np.asarray(expected))
+    return distance.max() <= 1 and (not image.mode.endswith("A") or distance[..., -1].max() == 0)

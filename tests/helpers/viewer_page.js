@@ -1,5 +1,5 @@
-/** What tests ask of the whole decoder: `draw` gives a file's prefixes as PNG files, and `tiled` decodes a file twice, in one piece
- * and in tiles of 8 cells, and says how far the two are apart. */
+/** Calls of tests to the complete decoder. `draw` returns prefixes of a file as PNG files. `tiled` decodes a file twice, in one piece
+ * and in tiles of 8 cells, and returns the largest difference. */
 
 import { Decoder } from "./decoder.js";
 import { readFile } from "./container.js";
@@ -27,6 +27,6 @@ window.tiled = async (text, folder) => {
   const graph = async (name) => new Uint8Array(await (await fetch(`${folder}/${name}`)).arrayBuffer());
   const file = readFile(bytesOf(text)), tokens = readTokens(model, file);
   const pixels = (network) => network.pixels(tokens, file.width, file.height, []);
-  const one = await pixels(new Network(ort, model, graph)), other = await pixels(new Network(ort, model, graph, 0, 8));
-  return { values: one.length, distance: one.reduce((most, value, at) => Math.max(most, Math.abs(value - other[at])), 0) };
+  const untiled = await pixels(new Network(ort, model, graph)), tiled = await pixels(new Network(ort, model, graph, 0, 8));
+  return { values: untiled.length, distance: untiled.reduce((max, value, i) => Math.max(max, Math.abs(value - tiled[i])), 0) };
 };

@@ -1,5 +1,6 @@
-/** What tests ask of the decoder in docs/viewer/: `read` gives a file's tokens, `kinds` what it says of damaged ones, and
- * `prefixes` how many tokens are certain of each prefix: as reading it alone says, and as the whole file's tokens foretell. * `unpacked` gives the contents of LZMA2 streams, null for a damaged one. */
+/** Calls of tests to the decoder in docs/viewer/. `read` returns the tokens of a file, `firstOf` its first ones, and `kinds` its state
+ * or the kind of its error. `prefixes` counts the certain tokens of each prefix in two ways: by reading the prefix, and from the ends
+ * of the complete file's tokens. `unpacked` returns the contents of LZMA2 streams, null for damaged ones. */
 
 import { readFile } from "./viewer/container.js";
 import { unpack } from "./viewer/lzma2.js";
@@ -16,28 +17,28 @@ function tokensOf(model, data) {
   return { file, tokens, state: stateOf(model, file, tokens) };
 }
 
-const plain = (grids) => grids.map(({ digits, known }) => [[...digits], [...known]]);
+const toLists = (grids) => grids.map(({ digits, known }) => [[...digits], [...known]]);
 
 window.read = async (name, text) => {
   const { tokens, state } = tokensOf(await load(name), bytesOf(text));
-  return { state, grids: plain(tokens.grids) };
+  return { state, grids: toLists(tokens.grids) };
 };
 
 window.firstOf = async (name, text, length) => {
   const { tokens } = tokensOf(await load(name), bytesOf(text));
-  return plain(firstTokens(tokens, length).grids);
+  return toLists(firstTokens(tokens, length).grids);
 };
 
 window.prefixes = async (name, text) => {
   const model = await load(name), data = bytesOf(text);
   const { file, tokens } = tokensOf(model, data);
-  const alone = [], foretold = [];
-  for (let size = file.bytes; size < data.length; size++) {
-    alone.push(tokensOf(model, data.subarray(0, size)).tokens.ends.length);
-    const within = size - file.bytes; // a whole payload makes all tokens certain: zeros follow it
-    foretold.push(tokens.ends.filter((end) => end <= within || within >= file.payload.length).length);
+  const byReading = [], byEnds = [];
+  for (let size = file.headerBytes; size < data.length; size++) {
+    byReading.push(tokensOf(model, data.subarray(0, size)).tokens.ends.length);
+    const payloadBytes = size - file.headerBytes; // a complete payload makes all tokens certain: zeros follow it
+    byEnds.push(tokens.ends.filter((end) => end <= payloadBytes || payloadBytes >= file.payload.length).length);
   }
-  return { bytes: file.bytes, alone, foretold };
+  return { headerBytes: file.headerBytes, byReading, byEnds };
 };
 
 window.kinds = async (name, texts) => {
@@ -53,10 +54,10 @@ window.kinds = async (name, texts) => {
   });
 };
 
-window.unpacked = (texts, most) =>
+window.unpacked = (texts, maxSize) =>
   texts.map((text) => {
     try {
-      return btoa(String.fromCharCode(...unpack(bytesOf(text), most, "content")));
+      return btoa(String.fromCharCode(...unpack(bytesOf(text), maxSize, "content")));
     } catch (error) {
       if (error.name !== "TsrError") throw error;
       return null;
