@@ -65,7 +65,8 @@ def named_inputs(sources: tuple[str, ...], files_from: str | None) -> list[str]:
     try:
         return [*sources, *(read_lines(files_from) if files_from is not None else ())]
     except FileError as error:
-        msg = f"--files-from {files_from}: {error}"
+        reason = str(error).removeprefix(f"{files_from}: ")
+        msg = f"--files-from {files_from}: {reason}"
         raise click.UsageError(msg) from error
 
 

@@ -77,7 +77,7 @@ def write_image(image: Image.Image, format: ImageFormat, background: str | None 
         if background is not None:
             image = flattened(image, background)
         elif format.name in OPAQUE:
-            msg = f"{format.name} has no transparency: use png or webp, or a background"
+            msg = f"{format.name} has no transparency, unlike png and webp"
             raise ImageError(msg, ("background",))
     if format.name not in WITH_PROFILE:
         image = in_srgb(image)
