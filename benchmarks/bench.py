@@ -1,4 +1,11 @@
-"""What `tessera bench` does: from folders and names of codecs to results."""
+"""`tessera bench`: from the user's options to results.
+
+    bench = Bench.open(options, say)
+    study = bench.study()
+    results = bench.run(study, run_locally(options, study), progress, say)
+
+`benchmarks.ray_bench.run_on_ray` takes the place of `run_locally` on several machines.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +24,24 @@ from pathlib import Path
 import torch
 
 from benchmarks.cache import Cache
-from benchmarks.codecs.base import Coder
-from benchmarks.codecs.registry import NATIVE_NAMES, QUICK_NAMES, SCALED, SCALED_NAMES, SCALES, CoderOptions, make_coder
+from benchmarks.codecs.base import SCALES, BenchCodec, enlarge
+from benchmarks.codecs.registry import NATIVE_NAMES, QUICK_NAMES, SCALED_NAMES, BenchCodecOptions, open_codec
 from benchmarks.curves import delta
-from benchmarks.measurements import METRICS, Pixels, Results, Sample, Speed
-from benchmarks.measures import Measure, MeasureOptions, in_order, make_measure
-from benchmarks.study import BUDGETS, Source, Study, open_source, shown
+from benchmarks.metrics import METRICS, Evaluator, MetricOptions, open_evaluator
+from benchmarks.records import SCALED, TESSERA, Pixels, Results, Sample, Speed
+from benchmarks.study import Outcome, Source, Study, open_source, shown
 from benchmarks.timing import note, time_codec
 from codec import __version__
 from codec.errors import CodecMissingError, ImageError, ModelError, TesseraError, UsageError
-from codec.image.reading import MAX_PIXELS
-from codec.parallel.ray_cluster import Cluster
+from codec.options import MAX_PIXELS
 
 NAMES = (*NATIVE_NAMES, *SCALED_NAMES)
-SPEED_BPP = 0.153  # rate at which speed is measured where no rates were asked for
+BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.25, 0.4, 0.7)  # default rates, bits per pixel
+SPEED_BPP = 0.153  # speed is measured at the nearest of the rates
 SPEED_IMAGES = 2
-LEAST_TASKS = 8  # that processes of their own, which take seconds to start, are worth
-ALL = "all"  # of the metrics
-ANCHORS = ("webp-scaled", "webp")  # in this order, where none is asked for
+MIN_TASKS = 8  # for fewer tasks, worker processes cost more time than they save
+ALL = "all"  # value of --metrics
+DEFAULT_ANCHORS = ("webp-scaled", "webp")  # the first that was measured
 LIBRARIES = (
     "torch", "numpy", "pillow", "pytorch-msssim", "bjontegaard", "compressai",
     "pillow-jxl-plugin", "pillow-heif", "imageio-ffmpeg", "ssimulacra2", "constriction",
@@ -43,28 +50,27 @@ LIBRARIES = (
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What a user asked for. Raises UsageError for what is unknown or contradicts itself."""
+    """The options of `tessera bench`. Raises UsageError if they are unknown or contradict each other."""
 
-    images: Mapping[str, str]  # paths, by the names that tables have
+    images: Mapping[str, str]  # paths by name in tables
     codecs: Sequence[str] = ()  # none: all but those at their quick settings
     budgets: Sequence[float] = BUDGETS
     own_settings: bool = False
-    metrics: Sequence[str] = ()  # none: the usual ones; 'all': all
-    measure_options: MeasureOptions = field(default_factory=MeasureOptions)
+    metrics: Sequence[str] = ()  # none: the default ones; 'all': all
+    metric_options: MetricOptions = field(default_factory=MetricOptions)
     anchor: str | None = None
-    coder_options: CoderOptions = field(default_factory=CoderOptions)
+    codec_options: BenchCodecOptions = field(default_factory=BenchCodecOptions)
     cache: Path | None = None
     jobs: int = 1
     speed: bool = True
-    threads: int = 1
+    threads: int = 1  # when measuring speed
     max_pixels: int = MAX_PIXELS
     command: str = ""
-    cluster: Cluster | None = None  # to measure in; speed is measured here
 
     def __post_init__(self) -> None:
-        for what, given, known in (("codec", self.codecs, NAMES), ("metric", self.metrics, (*METRICS, ALL))):
-            if unknown := [name for name in given if name not in known]:
-                msg = f"unknown {what} {', '.join(map(repr, unknown))}: choose from {', '.join(known)}"
+        for kind, names, known in (("codec", self.codecs, NAMES), ("metric", self.metrics, (*METRICS, ALL))):
+            if unknown := [name for name in names if name not in known]:
+                msg = f"unknown {kind} {', '.join(map(repr, unknown))}: choose from {', '.join(known)}"
                 raise UsageError(msg)
         if self.own_settings and (scaled := [name for name in self.codecs if name.endswith(SCALED)]):
             msg = f"{', '.join(scaled)} need common rates: leave out --own-settings"
@@ -78,220 +84,225 @@ class BenchOptions:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """The metrics to measure, as tables show them."""
-        usual = (key for key, metric in METRICS.items() if metric.usual)
-        return tuple(METRICS) if ALL in self.metrics else in_order(self.metrics or usual)
+        """The metrics to compute, in the order of tables."""
+        if ALL in self.metrics:
+            return tuple(METRICS)
+        return tuple(key for key, metric in METRICS.items() if (key in self.metrics if self.metrics else metric.default))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The codecs to run, in a fixed order."""
+        """The codecs to run, in the order of tables."""
         chosen = [name for name in NAMES if name in self.codecs or (not self.codecs and name not in QUICK_NAMES)]
         return tuple(name for name in chosen if not (self.own_settings and name.endswith(SCALED)))
 
 
-def _too_small(sources: Sequence[Source], measures: Iterable[Measure]) -> Iterator[tuple[str, str]]:
-    """Metrics that have no mean because some image is too small for them, and why."""
-    for measure in measures:
-        small = [source for source in sources if min(source.image.width, source.image.height) < measure.least]
-        if small:
-            count, first = f"{len(small)} of {len(sources)} images", small[0].image.name
-            reason = f"{count} ({first}) have a side under {measure.least} pixels, so there is no mean"
-            yield from ((key, reason) for key in measure.keys)
-
-
 @dataclass
 class Bench:
-    """One run: opened images, codecs that can run, and what could not."""
+    """The images, codecs and metrics of one run that could be opened, and the reasons for those that could not."""
 
     options: BenchOptions
     sources: list[Source]
-    coders: list[Coder]
-    measures: list[Measure]
-    missing: dict[str, str]
-    failed: dict[str, str]
+    codecs: list[BenchCodec]
+    evaluators: list[Evaluator]
+    missing: dict[str, str]  # codec or metric -> reason
+    failed: dict[str, str]  # image -> reason
 
     @classmethod
-    def prepare(cls, options: BenchOptions, say: Callable[[str], None]) -> Bench:
-        """Opens images and codecs; what cannot be had is said and left out. Raises TesseraError where nothing is left."""
-        failed, missing, sources, coders = {}, {}, [], []
-        for name, path in options.images.items():
+    def open(cls, options: BenchOptions, say: Callable[[str], None]) -> Bench:
+        """Opens images, codecs and metrics. `say` is told of those that are left out. Raises TesseraError if nothing
+        remains."""
+        bench = cls(options, [], [], [], {}, {})
+        bench._open_images(say)
+        bench._open_codecs(say)
+        bench._open_evaluators(say)
+        return bench
+
+    def _open_images(self, say: Callable[[str], None]) -> None:
+        for name, path in self.options.images.items():
             try:
-                sources.append(open_source(Path(path), name, options.max_pixels))
+                self.sources.append(open_source(Path(path), name, self.options.max_pixels))
             except ImageError as error:
-                failed[name] = str(error)
+                self.failed[name] = str(error)
                 say(f"{path}: {error}")
-        if not sources:
+        if not self.sources:
             msg = "none of the images could be read"
             raise ImageError(msg)
-        for name in dict.fromkeys(name.removesuffix(SCALED) for name in options.names):
+
+    def _open_codecs(self, say: Callable[[str], None]) -> None:
+        for name in dict.fromkeys(name.removesuffix(SCALED) for name in self.options.names):
             try:
-                coders.append(make_coder(name, options.coder_options))
+                self.codecs.append(open_codec(name, self.options.codec_options))
             except CodecMissingError as error:
-                missing[name] = str(error)
-                if options.codecs:
+                self.missing[name] = str(error)
+                if self.options.codecs:
                     say(f"{name}: {error}")
-        if not coders:
-            msg = f"none of the codecs can run: {'; '.join(missing.values())}"
+        if not self.codecs:
+            msg = f"none of the codecs can run: {'; '.join(self.missing.values())}"
             raise CodecMissingError(msg)
-        measures: list[Measure] = []
-        for key in options.metric_names:
+
+    def _open_evaluators(self, say: Callable[[str], None]) -> None:
+        problems = {}
+        for key in self.options.metric_names:
+            if any(key in evaluator.keys for evaluator in self.evaluators):
+                continue
             try:
-                if not any(key in measure.keys for measure in measures):
-                    measures.append(make_measure(key, options.measure_options))
+                self.evaluators.append(open_evaluator(key, self.options.metric_options))
             except (ModelError, CodecMissingError) as error:
-                if key == "lpips" and options.measure_options.lpips_weights:
+                if key == "lpips" and self.options.metric_options.lpips_weights:
                     raise
-                missing[key] = str(error)
+                problems[key] = str(error)
                 say(f"{METRICS[key].title} is left out: {error}")
-        if not measures:
-            msg = f"none of the metrics can be measured: {'; '.join(dict.fromkeys(missing.values()))}"
+        self.missing |= problems
+        if not self.evaluators:
+            msg = f"none of the metrics can be measured: {'; '.join(dict.fromkeys(problems.values()))}"
             raise TesseraError(msg)
-        for key, reason in _too_small(sources, measures):
-            if key in options.metric_names:
-                missing[key] = reason
-                say(f"{METRICS[key].title} is left out of the tables: {reason}")
-        return cls(options, sources, coders, measures, missing, failed)
+        for evaluator in self.evaluators:
+            small = [s.image.name for s in self.sources if min(s.image.width, s.image.height) < evaluator.min_side]
+            for key in evaluator.keys if small else ():
+                if key in self.options.metric_names:
+                    count = f"{len(small)} of {len(self.sources)} images ({small[0]})"
+                    self.missing[key] = f"{count} have a side under {evaluator.min_side} pixels, so there is no mean"
+                    say(f"{METRICS[key].title} is left out of the tables: {self.missing[key]}")
 
     @property
     def problems(self) -> bool:
-        """Whether something that was asked for by name could not be done."""
+        """Whether an image was unreadable or a codec or metric that the user named is missing."""
         named = {name.removesuffix(SCALED) for name in self.options.codecs} | set(self.options.metrics)
         return bool(self.failed or named & self.missing.keys())
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        measured = {key for measure in self.measures for key in measure.keys}
+        measured = {key for evaluator in self.evaluators for key in evaluator.keys}
         return tuple(key for key in self.options.metric_names if key in measured)
 
     def study(self) -> Study:
         names = self.options.names
         return Study(
             self.sources,
-            self.coders,
+            self.codecs,
             frozenset(name.removesuffix(SCALED) for name in names if name.endswith(SCALED)),
             frozenset(name for name in names if not name.endswith(SCALED)),
             () if self.options.own_settings else tuple(sorted(set(self.options.budgets))),
-            self.measures,
+            self.evaluators,
             Cache(self.options.cache),
         )
 
-    def measured(self, study: Study) -> Iterator[tuple[list[Sample | None], str]]:
-        """What each task found, in order. Several jobs are as many processes, since most encoders hold Python's lock."""
-        if self.options.cluster:
-            from benchmarks.ray_bench import measured_across
-
-            yield from measured_across(self.options, study, self.options.cluster)
-            return
-        places = range(len(study.tasks()))
-        if self.options.jobs == 1 or len(places) < LEAST_TASKS:
-            torch.set_num_threads(1)  # the same numbers with any number of jobs
-            yield from map(study.try_task, places)
-            return
-        pool = ProcessPoolExecutor(self.options.jobs, get_context("spawn"), _start, (self.options,))
-        try:
-            yield from pool.map(_try_task, places)
-        except BrokenProcessPool as error:
-            msg = "a process of the benchmark crashed: run it again to continue where it stopped; -j 1 shows the cause"
-            raise TesseraError(msg) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def run(self, study: Study, progress: Callable[[], None], say: Callable[[str], None]) -> Results:
-        """Measures quality on all images, then speed on a few of them."""
-        found = study.run(self.measured(study), progress)
+    def run(
+        self, study: Study, outcomes: Iterable[Outcome], progress: Callable[[], None], say: Callable[[str], None]
+    ) -> Results:
+        """Measures quality on all images from the outcomes of the study's tasks, then speed on a few images."""
+        samples = study.collect(outcomes, progress)
         for name, reason in study.failed.items():
             self.missing[name] = reason
             say(f"{name}: {reason}")
-        series = study.series(found)
-        names = [s.name for s in series]
-        anchor = self.options.anchor or next((n for n in (*ANCHORS, *names) if n in names and n != "tessera"), "")
-        base = next((s for s in series if s.name == anchor), None)
-        others = [s for s in series if s is not base]
-        speeds, speed_note = self.speeds(say) if self.options.speed else ((), "")
+        series = {one.name: one for one in study.series(samples)}
+        candidates = (*DEFAULT_ANCHORS, *series)
+        anchor = self.options.anchor or next((name for name in candidates if name in series and name != TESSERA), "")
+        deltas = (
+            delta(series[anchor], one, key, len(self.sources))
+            for one in series.values() if anchor in series and one.name != anchor
+            for key in self.metrics if METRICS[key].has_bd_rate
+        )  # fmt: skip
+        speeds, speed_note = self._speeds(say) if self.options.speed else ((), "")
         return Results(
             command=self.options.command or shlex.join(["tessera", "bench", *self.options.images.values()]),
             images=tuple(source.image for source in self.sources),
             metrics=self.metrics,
             budgets=tuple(study.budgets),
-            series=tuple(series),
+            series=tuple(series.values()),
             missing=self.missing,
             failed=self.failed,
             anchor=anchor,
-            deltas=tuple(delta(base, s, key, len(self.sources)) for s in others for key in self.metrics if METRICS[key].rated)
-            if base
-            else (),
+            deltas=tuple(deltas),
             speeds=speeds,
             speed_note=speed_note,
             versions=versions(),
-            settings=self.words(study),
-            samples=shown(found, series),
+            settings=self._settings(study),
+            samples=shown(samples, list(series.values())),
         )
 
-    def speeds(self, say: Callable[[str], None]) -> tuple[tuple[Speed, ...], str]:
+    def _speeds(self, say: Callable[[str], None]) -> tuple[tuple[Speed, ...], str]:
+        """The speeds of the codecs that can be timed, and the conditions in words."""
         images = [source.pixels() for source in self.sources[:SPEED_IMAGES]]
         budgets = [] if self.options.own_settings else sorted(self.options.budgets)
         bpp = min(budgets, key=lambda budget: abs(budget - SPEED_BPP), default=SPEED_BPP)
         speeds = []
         with tempfile.TemporaryDirectory() as folder:
-            for coder in self.coders:
+            for codec in self.codecs:
                 try:
-                    coder_options = self.options.coder_options
-                    speeds.append(time_codec(coder.name, coder_options, images, bpp, self.options.threads, Path(folder)))
+                    speeds.append(
+                        time_codec(codec.name, self.options.codec_options, images, bpp, self.options.threads, Path(folder))
+                    )
                 except TesseraError as error:
                     say(str(error))
         return tuple(speeds), note(self.options.threads, images, bpp)
 
-    def words(self, study: Study) -> dict[str, str]:
-        """How everything was done."""
-        words = {coder.title: coder.description for coder in self.coders}
+    def _settings(self, study: Study) -> dict[str, str]:
+        """How each codec and metric was run, for readers of the report."""
+        settings = {codec.title: codec.description for codec in self.codecs}
         if study.budgets:
-            words["Rates"] = (
+            settings["Rates"] = (
                 "for every image the best file of each codec that is no larger than the rate allows, header included"
             )
         else:
-            words["Rates"] = "each codec at fixed settings of its own, whole files"
+            settings["Rates"] = "each codec at fixed settings of its own, whole files"
         if study.scaled and study.budgets:
             scales = ", ".join(f"{scale:g}" for scale in SCALES)
-            words["Best scale"] = (
+            settings["Best scale"] = (
                 f"the image is shrunk by a Lanczos filter, coded, decoded and enlarged by a bicubic one, at scales {scales}; "
                 "the best of them for each image, rate and metric apart"
             )
-        words["Metrics"] = "on RGB at the original size: " + "; ".join(
+        settings["Metrics"] = "on RGB at the original size: " + "; ".join(
             f"{METRICS[key].title} {METRICS[key].how}" for key in self.metrics
         )
         if {"top1", "top5"} & set(self.metrics):
-            words["Classifier"] = self.options.measure_options.classifier
-        words["BD-rate"] = (
+            settings["Classifier"] = self.options.metric_options.classifier
+        settings["BD-rate"] = (
             "Bjontegaard's delta rate by piecewise cubic interpolation of mean curves, over the qualities both reach"
         )
-        return words
+        return settings
+
+    def decode(self, image: str, name: str, sample: Sample) -> Pixels:
+        """The decoded image of a sample of a series, at its original's size."""
+        codec = next(codec for codec in self.codecs if codec.name == name.removesuffix(SCALED))
+        info = next(source.image for source in self.sources if source.image.name == image)
+        return enlarge(codec.decode(sample.data), info.width, info.height)
 
 
-_worker: Study  # of a process that measures
+def run_locally(options: BenchOptions, study: Study) -> Iterator[Outcome]:
+    """The outcomes of a study's tasks, in order. Several jobs are separate processes, since most encoders hold Python's
+    lock."""
+    indexes = range(len(study.tasks()))
+    if options.jobs == 1 or len(indexes) < MIN_TASKS:
+        torch.set_num_threads(1)  # for the same numbers with any number of jobs
+        yield from map(study.run_task, indexes)
+        return
+    pool = ProcessPoolExecutor(options.jobs, get_context("spawn"), _start_worker, (options,))
+    try:
+        yield from pool.map(_run_task, indexes)
+    except BrokenProcessPool as error:
+        msg = "a process of the benchmark crashed: run it again to continue where it stopped; -j 1 shows the cause"
+        raise TesseraError(msg) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _start(options: BenchOptions) -> None:
-    global _worker
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt ends it without a traceback
+_study: Study  # of a worker process
+
+
+def _start_worker(options: BenchOptions) -> None:
+    global _study
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt ends the process without a traceback
     torch.set_num_threads(1)
-    _worker = Bench.prepare(options, lambda line: None).study()
+    _study = Bench.open(options, lambda line: None).study()
 
 
-def _try_task(place: int) -> tuple[list[Sample | None], str]:
-    return _worker.try_task(place)
-
-
-def decoded(bench: Bench) -> Callable[[str, str, Sample], Pixels]:
-    """How to get the image of a sample back, at its original's size."""
-    from benchmarks.codecs.registry import enlarge
-
-    coders = {coder.name: coder for coder in bench.coders}
-    sizes = {source.image.name: (source.image.width, source.image.height) for source in bench.sources}
-    return lambda image, name, sample: enlarge(coders[name.removesuffix(SCALED)].decode(sample.data), *sizes[image])
+def _run_task(index: int) -> Outcome:
+    return _study.run_task(index)
 
 
 def versions() -> dict[str, str]:
-    """The software that the numbers depend on."""
+    """Versions of the software that the numbers depend on."""
     found = {"tessera": __version__, "Python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
     for name in LIBRARIES:
         try:

@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks.measurements import Pixels
+from benchmarks.records import Pixels
 from bitstream.pyramid_tokens import PyramidCode, PyramidLayout, PyramidPrefix
 from codec.codec import Codec, read_tokens
 from codec.errors import UsageError
-from codec.rate_control import Target
 
 SAMPLES = 3  # tokens of a level that are looked at where none are named
 DRAWS = 4  # other values that a token is given
@@ -73,7 +72,7 @@ def contribution(
     arguments give the same maps. Raises UsageError for a place that the sequence does not reach."""
     code = codec.model.code
     assert isinstance(code, PyramidCode)
-    sent = read_tokens(codec.cut(codec.sequence(pixels), Target(tokens=length)).file, code)
+    sent = read_tokens(codec.write(codec.tokenize([pixels])[0], tokens=length).file, code)
     assert isinstance(sent, PyramidPrefix)
     wanted = sorted(set(some_of_each_level(sent.layout, sent.length) if tokens is None else tokens))
     if outside := [place for place in wanted if not 0 <= place < sent.length]:
@@ -111,11 +110,11 @@ def places_of(code: PyramidCode, sent: PyramidPrefix, wanted: Sequence[int]) -> 
     for index, count in enumerate(layout.counts):
         ranks = [place - start for place in wanted if 0 <= place - start < count]
         if ranks:
-            classes = code.classes(layout, index, sent.digits[:index])
-            order = code.order(index, classes)
+            classes = code.contexts(layout, index, sent.digits[:index])
+            order = code.order(layout, index, classes)
             for rank in ranks:
                 row, column = divmod(int(order[rank]), layout.grids[index][1])
-                frequencies = code.priors[index].frequencies[classes[:, row, column]]
+                frequencies = code.entropy_models[index].frequencies[classes[:, row, column]]
                 yield Place(start + rank, index, row, column, frequencies)
         start += count
 

@@ -1,4 +1,4 @@
-"""Curves, and what is read off them: Bjontegaard's delta rate, and bytes for the same quality. Nothing is extrapolated."""
+"""Comparisons of curves: Bjontegaard's delta rate, and bytes for the same quality. Nothing is extrapolated."""
 
 from __future__ import annotations
 
@@ -7,77 +7,77 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.measurements import METRICS, Delta, Point, Series
+from benchmarks.metrics import METRICS
+from benchmarks.records import Delta, Point, Series
 
-Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # bits per pixel and quality, both rising
-LEAST_POINTS = 3  # of each curve
-LEAST_OVERLAP = 0.1  # of the range of quality that the two curves cover together
-
-
-def rising(metric: str, value: float) -> float:
-    """A metric as a quality that is compared on a line: MS-SSIM in decibels, as is usual, and LPIPS negated."""
-    if metric == "ms_ssim":
-        return float(-10 * np.log10(max(1e-12, 1 - value)))
-    return value if METRICS[metric].best is max else -value
-
-
-def unrising(metric: str, quality: float) -> float:
-    """The inverse of `rising`."""
-    if metric == "ms_ssim":
-        return float(1 - 10 ** (-quality / 10))
-    return float(quality if METRICS[metric].best is max else -quality)
-
-
-def curve_of(series: Series, metric: str, images: int) -> Curve:
-    """Rate and quality at the points where all `images` could be coded, lowest rate first."""
-    points = [p for p in series.points if p.images == images and metric in p.metrics]
-    rates, values = np.array([p.bpp for p in points]), np.array([rising(metric, p.metrics[metric]) for p in points])
-    keep = [i for i in range(len(points)) if i == 0 or rates[i] > rates[i - 1]]  # a codec may have no more to give
-    return rates[keep], values[keep]
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # bits per pixel and quality, both ascending
+MIN_POINTS = 3  # of each curve
+MIN_OVERLAP = 0.1  # of the range of quality that the two curves cover together
 
 
 def delta(anchor: Series, series: Series, metric: str, images: int) -> Delta:
-    """Bjontegaard's delta rate (VCEG-M33), with piecewise cubic (PCHIP) interpolation, over the interval of quality that both
-    curves cover."""
-    curves = [curve_of(s, metric, images) for s in (anchor, series)]
-    for of, (_, values) in zip((anchor, series), curves, strict=True):
-        if len(values) < LEAST_POINTS:
-            reason = f"{of.title} has {len(values)} of the {LEAST_POINTS} points that are needed"
-            return Delta(series.name, metric, None, None, None, reason)
-        if (np.diff(values) <= 0).any():
-            return Delta(series.name, metric, None, None, None, f"the quality of {of.title} does not rise with its rate")
-    (rates_a, values_a), (rates_b, values_b) = curves
-    low, high = max(values_a[0], values_b[0]), min(values_a[-1], values_b[-1])
-    share = (high - low) / (max(values_a[-1], values_b[-1]) - min(values_a[0], values_b[0]))
-    if share < LEAST_OVERLAP:
-        overlap = f"only {100 * share:.0f} %" if share > 0 else "none"
-        note = f"{overlap} of the two ranges of quality overlaps"
-        return Delta(series.name, metric, None, None, None, note)
+    """Bjontegaard's delta rate (VCEG-M33) with piecewise cubic (PCHIP) interpolation, over the interval of quality that both
+    curves cover. Points count only if all `images` could be coded there."""
+    curves = [curve_of(one, metric, images) for one in (anchor, series)]
+    for one, (_, qualities) in zip((anchor, series), curves, strict=True):
+        if len(qualities) < MIN_POINTS:
+            note = f"{one.title} has {len(qualities)} of the {MIN_POINTS} points that are needed"
+            return Delta(series.name, metric, None, None, None, note)
+        if (np.diff(qualities) <= 0).any():
+            return Delta(series.name, metric, None, None, None, f"the quality of {one.title} does not rise with its rate")
+    (rates_a, qualities_a), (rates_b, qualities_b) = curves
+    low, high = max(qualities_a[0], qualities_b[0]), min(qualities_a[-1], qualities_b[-1])
+    overlap = (high - low) / (max(qualities_a[-1], qualities_b[-1]) - min(qualities_a[0], qualities_b[0]))
+    if overlap < MIN_OVERLAP:
+        share = f"only {100 * overlap:.0f} %" if overlap > 0 else "none"
+        return Delta(series.name, metric, None, None, None, f"{share} of the two ranges of quality overlaps")
     from bjontegaard import bd_rate
 
-    percent = bd_rate(rates_a, values_a, rates_b, values_b, method="pchip", require_matching_points=False, min_overlap=0)
-    ends = sorted((unrising(metric, low), unrising(metric, high)))
+    percent = bd_rate(rates_a, qualities_a, rates_b, qualities_b, method="pchip", require_matching_points=False, min_overlap=0)
+    ends = sorted((from_quality(metric, low), from_quality(metric, high)))
     return Delta(series.name, metric, float(percent), ends[0], ends[1], "")
-
-
-def rate_at(series: Series, metric: str, value: float, images: int) -> float | None:
-    """Bits per pixel that a codec needs for a mean quality, interpolated between its points; None outside of them."""
-    rates, values = curve_of(series, metric, images)
-    wanted = rising(metric, value)
-    if len(values) < 2 or (np.diff(values) <= 0).any() or not values[0] <= wanted <= values[-1]:
-        return None
-    from scipy.interpolate import PchipInterpolator
-
-    return float(np.exp(PchipInterpolator(values, np.log(rates))(wanted)))
 
 
 def same_quality(
     series: Sequence[Series], reference: Series, metric: str, images: int
 ) -> list[tuple[Point, list[float | None]]]:
-    """For each whole point of the reference, how many times its rate each codec needs for the same mean quality."""
+    """For each complete point of the reference, the factor by which each codec's rate differs at the same mean quality."""
     rows = []
     for point in reference.points:
         if point.images == images and metric in point.metrics:
-            rates = [rate_at(other, metric, point.metrics[metric], images) for other in series]
+            rates = [rate_at(one, metric, point.metrics[metric], images) for one in series]
             rows.append((point, [rate and rate / point.bpp for rate in rates]))
     return rows
+
+
+def rate_at(series: Series, metric: str, value: float, images: int) -> float | None:
+    """Bits per pixel of a codec at a mean quality, interpolated between its points; None outside of them."""
+    rates, qualities = curve_of(series, metric, images)
+    quality = to_quality(metric, value)
+    if len(qualities) < 2 or (np.diff(qualities) <= 0).any() or not qualities[0] <= quality <= qualities[-1]:
+        return None
+    from scipy.interpolate import PchipInterpolator
+
+    return float(np.exp(PchipInterpolator(qualities, np.log(rates))(quality)))
+
+
+def curve_of(series: Series, metric: str, images: int) -> Curve:
+    """Rate and quality at the points at which all `images` could be coded, lowest rate first."""
+    points = [p for p in series.points if p.images == images and metric in p.metrics]
+    rates, qualities = np.array([p.bpp for p in points]), np.array([to_quality(metric, p.metrics[metric]) for p in points])
+    keep = [i for i in range(len(points)) if i == 0 or rates[i] > rates[i - 1]]  # at its limit, a codec repeats its last file
+    return rates[keep], qualities[keep]
+
+
+def to_quality(metric: str, value: float) -> float:
+    """A metric on a scale on which higher is better: MS-SSIM in decibels, as usual, and LPIPS negated."""
+    if metric == "ms_ssim":
+        return float(-10 * np.log10(max(1e-12, 1 - value)))
+    return value if METRICS[metric].best is max else -value
+
+
+def from_quality(metric: str, quality: float) -> float:
+    """The inverse of `to_quality`."""
+    if metric == "ms_ssim":
+        return float(1 - 10 ** (-quality / 10))
+    return float(quality if METRICS[metric].best is max else -quality)

@@ -1,4 +1,4 @@
-"""What a benchmark found, written down: tables for the terminal, JSON, CSV, a plot."""
+"""The results of a benchmark as JSON, CSV, a plot, and tables for the terminal."""
 
 from __future__ import annotations
 
@@ -10,58 +10,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.curves import same_quality
-from benchmarks.measurements import METRICS, Delta, Point, Results, Series
-from codec.system.files import replacing
+from benchmarks.metrics import METRICS
+from benchmarks.records import QUICK, SCALED, TESSERA, Delta, Point, Results, Series, base_name
+from codec.system.files import atomic_write
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-REFERENCE, SCALED, QUICK = "tessera", "-scaled", "-quick"
-PANELS = 4  # of a plot, side by side
-# Wong, Nature Methods 8, 441 (2011): told apart with colour-blind eyes too. The page uses the same.
+PANELS = 4  # per row of a plot
+# Wong, Nature Methods 8, 441 (2011): distinguishable for colour-blind readers too. report.css has the same.
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a", "#8c6bb1", "#000000", "#a6761d")
 
 
-def json_of(series: Series, results: Results) -> dict:
-    """A codec's curve in the shape that compressai's plot tool reads, and after it how it came about."""
-    points = [point for point in series.points if point.images == len(results.images)]
-    curve: dict[str, list] = {"bpp": [point.bpp for point in points]}
-    for key in results.metrics:
-        if all(key in point.metrics for point in points):
-            curve[METRICS[key].json] = [point.metrics[key] for point in points]
-    for speed in results.speeds:
-        if speed.codec == series.name and points:
-            area = sum(p.width * p.height for p in results.images) / len(results.images) / 1e6
-            curve["encoding_time"] = [area / speed.encode] * len(points)  # seconds per image, at the rate of `speed`
-            curve["decoding_time"] = [area / speed.decode] * len(points)
-    few = {p.label: p.images for p in series.points if p.images < len(results.images)}
-    return {
-        "name": series.title,
-        "description": series.description,
-        "made_for": series.aim,
-        "results": curve,
-        "codec": series.name,
-        "labels": [point.label for point in points],
-        "images": len(results.images),
-        "too_few_images": few,
-        "bd_rate": {METRICS[d.metric].json: plain_delta(d, results.anchor) for d in results.deltas if d.codec == series.name},
-        "speed": next((vars(speed) for speed in results.speeds if speed.codec == series.name), None),
-    }
-
-
-def plain_delta(delta: Delta, anchor: str) -> dict:
-    """A BD-rate against the codec `anchor`, as plain data."""
-    return {"anchor": anchor, "percent": delta.percent, "low": delta.low, "high": delta.high, "note": delta.note}
-
-
 def write_json(results: Results, folder: Path) -> list[Path]:
-    """One file per codec, as compressai's plot tool takes them, and `study.json` with what holds for all."""
-    paths = []
-    for series in results.series:
-        paths.append(write_plain(folder / f"{series.name}.json", json_of(series, results)))
+    """Writes a file per codec, which compressai's plot tool reads, and `study.json` with the conditions of the benchmark."""
+    paths = [write_json_file(folder / f"{series.name}.json", json_of(series, results)) for series in results.series]
     study = {
         "command": results.command,
-        "images": [f"{p.name}, {p.width}x{p.height}" for p in results.images],
+        "images": [f"{image.name}, {image.width}x{image.height}" for image in results.images],
         "budgets": results.budgets,
         "missing": dict(results.missing),
         "failed": dict(results.failed),
@@ -69,19 +35,48 @@ def write_json(results: Results, folder: Path) -> list[Path]:
         "versions": dict(results.versions),
         "settings": dict(results.settings),
     }
-    paths.append(write_plain(folder / "study.json", study))
-    return paths
+    return [*paths, write_json_file(folder / "study.json", study)]
 
 
-def write_plain(path: Path, plain: dict) -> Path:
-    """Writes plain data as the JSON files of a study are written."""
-    with replacing(path) as temporary:
+def json_of(series: Series, results: Results) -> dict:
+    """A codec's curve in the form that compressai's plot tool reads, with further fields after it."""
+    points = [point for point in series.points if point.images == len(results.images)]
+    curve: dict[str, list] = {"bpp": [point.bpp for point in points]}
+    for key in results.metrics:
+        if all(key in point.metrics for point in points):
+            curve[METRICS[key].json] = [point.metrics[key] for point in points]
+    speed = next((speed for speed in results.speeds if speed.codec == series.name), None)
+    if speed and points:
+        area = sum(image.width * image.height for image in results.images) / len(results.images) / 1e6
+        # seconds per image, at the one rate at which speed was measured
+        curve["encoding_time"] = [area / speed.encode] * len(points)
+        curve["decoding_time"] = [area / speed.decode] * len(points)
+    return {
+        "name": series.title,
+        "description": series.description,
+        "made_for": series.made_for,
+        "results": curve,
+        "codec": series.name,
+        "labels": [point.label for point in points],
+        "images": len(results.images),
+        "too_few_images": {p.label: p.images for p in series.points if p.images < len(results.images)},
+        "bd_rate": {METRICS[d.metric].json: delta_json(d, results.anchor) for d in results.deltas if d.codec == series.name},
+        "speed": speed and vars(speed),
+    }
+
+
+def delta_json(delta: Delta, anchor: str) -> dict:
+    return {"anchor": anchor, "percent": delta.percent, "low": delta.low, "high": delta.high, "note": delta.note}
+
+
+def write_json_file(path: Path, plain: dict) -> Path:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(plain, indent=1) + "\n")
     return path
 
 
 def csv_of(results: Results) -> str:
-    """Every sample: an image, a codec, a rate; and the means, under the image's name `mean`."""
+    """A row for each sample, and then the means under the image name `mean`."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["image", "codec", "point", "setting", "scale", "bytes", "bpp", *results.metrics])
@@ -91,18 +86,47 @@ def csv_of(results: Results) -> str:
     for series in results.series:
         for point in series.points:
             values = [f"{point.metrics[key]:.6g}" if key in point.metrics else "" for key in results.metrics]
-            whole = f"{point.images} of {len(results.images)} images"
-            writer.writerow(["mean", series.name, point.label, whole, "", "", f"{point.bpp:.6g}", *values])
+            count = f"{point.images} of {len(results.images)} images"
+            writer.writerow(["mean", series.name, point.label, count, "", "", f"{point.bpp:.6g}", *values])
     return stream.getvalue()
 
 
-def labels_of(results: Results) -> list[str]:
-    """The points that codecs have in common, lowest rate first; none where each ran at its own settings."""
-    return [f"{budget:g} bpp" for budget in results.budgets]
+def tables(results: Results) -> Iterator[tuple[str, Table, str]]:
+    """For the terminal: titles, tables, and remarks on them."""
+    yield from _metric_tables(results)
+    yield from _same_quality_tables(results)
+    if results.deltas:
+        yield _delta_table(results)
+    if results.speeds:
+        yield _speed_table(results)
+    objectives = _new_table("", "")
+    objectives.columns[1].justify = "left"
+    for series in results.series:
+        objectives.add_row(series.title, series.made_for)
+    yield "What each codec was made for: it does well in measures that are close to that", objectives, ""
 
 
-def cell(point: Point | None, key: str, images: int) -> str:
-    """A mean; or how many images fitted, where not all did: a mean over the easy ones alone would flatter."""
+def _metric_tables(results: Results) -> Iterator[tuple[str, Table, str]]:
+    images = len(results.images)
+    for key in results.metrics:
+        metric = METRICS[key]
+        unit = f", {metric.unit}" if metric.unit else ""
+        if results.budgets:
+            title = f"{metric.title}{unit}, at no more than this many bits per pixel ({metric.arrow})"
+            table = _new_table("", *(f"{budget:g}" for budget in results.budgets))
+            for series in results.series:
+                table.add_row(series.title, *(_cell(series.at(label), key, images) for label in results.labels()))
+        else:
+            title = f"{metric.title}{unit} at each codec's own settings ({metric.arrow})"
+            table = _new_table("", "bpp", metric.title, "")
+            for series in results.series:
+                for point in series.points:
+                    table.add_row(series.title, f"{point.bpp:.4f}", _cell(point, key, images), point.label)
+        yield title, table, ""
+
+
+def _cell(point: Point | None, key: str, images: int) -> str:
+    """A mean; or the number of images if not all fitted, since a mean over the easy ones alone would flatter the codec."""
     if point is None:
         return "-"
     if point.images < images:
@@ -110,78 +134,28 @@ def cell(point: Point | None, key: str, images: int) -> str:
     return f"{point.metrics[key]:.{METRICS[key].digits}f}" if key in point.metrics else "-"
 
 
-def new_table(*columns: str) -> Table:
-    """A table without rules: the first column to the left, numbers to the right."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place else "left", no_wrap=True)
-    return table
-
-
-def tables(results: Results) -> Iterator[tuple[str, Table, str]]:
-    """What the terminal shows: titles, tables, and remarks on them."""
-
-    images = len(results.images)
-    for key in results.metrics:
-        metric = METRICS[key]
-        unit = f", {metric.unit}" if metric.unit else ""
-        if results.budgets:
-            title = f"{metric.title}{unit}, at no more than this many bits per pixel ({metric.arrow})"
-            table = new_table("", *(f"{budget:g}" for budget in results.budgets))
-            for series in results.series:
-                row = [_find(series, label) for label in labels_of(results)]
-                table.add_row(series.title, *(cell(point, key, images) for point in row))
-        else:
-            title = f"{metric.title}{unit} at each codec's own settings ({metric.arrow})"
-            table = new_table("", "bpp", metric.title, "")
-            for series in results.series:
-                for point in series.points:
-                    table.add_row(series.title, f"{point.bpp:.4f}", cell(point, key, images), point.label)
-        yield title, table, ""
-    yield from _same_quality(results)
-    if results.deltas:
-        yield _deltas(results)
-    if results.speeds:
-        yield _speeds(results)
-    aims = new_table("", "")
-    aims.columns[1].justify = "left"
-    for series in results.series:
-        aims.add_row(series.title, series.aim)
-    yield "What each codec was made for: it does well in measures that are close to that", aims, ""
-
-
-def rated(results: Results) -> list[str]:
-    """The metrics at equal values of which rates are compared."""
-    return [key for key in results.metrics if METRICS[key].rated]
-
-
-def _find(series: Series, label: str) -> Point | None:
-    return next((point for point in series.points if point.label == label), None)
-
-
-def _same_quality(results: Results) -> Iterator[tuple[str, Table, str]]:
-    reference = next((series for series in results.series if series.name == REFERENCE), None)
-    for key in rated(results) if reference else ():
+def _same_quality_tables(results: Results) -> Iterator[tuple[str, Table, str]]:
+    reference = next((series for series in results.series if series.name == TESSERA), None)
+    for key in bd_rate_metrics(results) if reference else ():
         assert reference
         rows = same_quality(results.series, reference, key, len(results.images))
         if rows:
-            table = new_table("", *(f"{point.metrics[key]:.{METRICS[key].digits}f}" for point, _ in rows))
-            for place, series in enumerate(results.series):
-                ratios = [ratios[place] for _, ratios in rows]
+            table = _new_table("", *(f"{point.metrics[key]:.{METRICS[key].digits}f}" for point, _ in rows))
+            for index, series in enumerate(results.series):
+                ratios = [ratios[index] for _, ratios in rows]
                 table.add_row(series.title, *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios))
             yield f"Bytes for the same {METRICS[key].title}, as a multiple of Tessera's", table, ""
 
 
-def _deltas(results: Results) -> tuple[str, Table, str]:
-    table = new_table("", *(METRICS[key].title for key in rated(results)))
-    found = {(delta.codec, delta.metric): delta for delta in results.deltas}
+def _delta_table(results: Results) -> tuple[str, Table, str]:
+    keys = bd_rate_metrics(results)
+    table = _new_table("", *(METRICS[key].title for key in keys))
+    deltas = {(delta.codec, delta.metric): delta for delta in results.deltas}
     notes = []
     for series in results.series:
         cells = []
-        for key in rated(results):
-            delta, digits = found.get((series.name, key)), METRICS[key].digits
+        for key in keys:
+            delta, digits = deltas.get((series.name, key)), METRICS[key].digits
             if delta and delta.percent is not None:
                 cells.append(f"{delta.percent:+.1f} %  {delta.low:.{digits}f}..{delta.high:.{digits}f}")
             else:
@@ -193,16 +167,32 @@ def _deltas(results: Results) -> tuple[str, Table, str]:
     return title, table, "\n".join(notes)
 
 
-def _speeds(results: Results) -> tuple[str, Table, str]:
-    table = new_table("", "encode MP/s", "decode MP/s", "start-up s", "memory MB", "at")
+def _speed_table(results: Results) -> tuple[str, Table, str]:
+    table = _new_table("", "encode MP/s", "decode MP/s", "start-up s", "memory MB", "at")
     for s in results.speeds:
         values = (f"{s.encode:.2f}", f"{s.decode:.2f}", f"{s.startup:.2f}", f"{s.memory:.0f}")
         table.add_row(results.titles().get(s.codec, s.codec), *values, s.setting)
     return "Speed", table, results.speed_note
 
 
+def _new_table(*columns: str) -> Table:
+    """A table without rules: the first column aligned left, numbers right."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+    return table
+
+
+def bd_rate_metrics(results: Results) -> list[str]:
+    """The metrics that have a BD-rate."""
+    return [key for key in results.metrics if METRICS[key].has_bd_rate]
+
+
 def write_plot(curves: Sequence[Series], keys: Sequence[str], path: Path, overlays: Sequence[dict] = ()) -> None:
-    """A panel for each metric in `keys`, as PNG, SVG or PDF by the ending. `overlays` are curves in compressai's JSON."""
+    """Plots a panel for each metric in `keys`, as PNG, SVG or PDF by the suffix of `path`. `overlays` are curves in
+    compressai's JSON."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -221,15 +211,14 @@ def write_plot(curves: Sequence[Series], keys: Sequence[str], path: Path, overla
         metric = METRICS[key]
         colours: dict[str, str] = {}
         for series in curves:
-            base = series.name.removesuffix(SCALED).removesuffix(QUICK)
-            colour = colours.setdefault(base, COLOURS[len(colours) % len(COLOURS)])
+            colour = colours.setdefault(base_name(series.name), COLOURS[len(colours) % len(COLOURS)])
             points = [p for p in series.points if p.images == images and key in p.metrics]
-            own = series.name == REFERENCE
+            bold = series.name == TESSERA
             line = "--" if series.name.endswith(SCALED) else ":" if series.name.endswith(QUICK) else "-"
             axis.plot(
-                [p.bpp for p in points], [p.metrics[key] for p in points], marker="o", markersize=4 if own else 3, color=colour,
-                linewidth=2.6 if own else 1.3, linestyle=line, label=series.title,
-                zorder=3 if own else 2,
+                [p.bpp for p in points], [p.metrics[key] for p in points], marker="o", markersize=4 if bold else 3,
+                linewidth=2.6 if bold else 1.3, linestyle=line, color=colour, label=series.title,
+                zorder=3 if bold else 2,
             )  # fmt: skip
         for overlay in overlays:
             if metric.json in overlay["results"]:
@@ -248,6 +237,6 @@ def write_plot(curves: Sequence[Series], keys: Sequence[str], path: Path, overla
         figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False, fontsize="small")
     figure.suptitle(f"{images} images, mean, whole files", fontsize="medium")
     metadata = {"Date": None} if path.suffix == ".svg" else {}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=150, metadata=metadata, format=path.suffix.lower().lstrip("."))
     plt.close(figure)

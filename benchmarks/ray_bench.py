@@ -1,5 +1,8 @@
-"""Measuring in many processes, on one machine or several: a worker takes an image and all codecs. What the cache knows of it
-travels with it, and what was new in it comes back, so that a file of the cache is used by one machine only."""
+"""A study measured by the workers of a Ray cluster.
+
+A worker takes one image and runs all codecs on it. The entries that the cache of this machine has for the image travel with it,
+and new entries come back, so that only this machine uses the file of the cache.
+"""
 
 from __future__ import annotations
 
@@ -11,93 +14,88 @@ import torch
 
 from benchmarks.bench import Bench, BenchOptions
 from benchmarks.cache import Cache
-from benchmarks.codecs.base import Coder
-from benchmarks.measurements import Sample
-from benchmarks.measures import Measure
-from benchmarks.study import Source, Study
+from benchmarks.codecs.base import BenchCodec
+from benchmarks.metrics import Evaluator
+from benchmarks.records import Sample
+from benchmarks.study import Outcome, Source, Study
 from codec.errors import ClusterError, TesseraError
-from codec.parallel.ray_cluster import Cluster, Room, spread
+from codec.parallel.ray_cluster import Cluster, WorkerResources, run_on_cluster
 
-Found = tuple[list[Sample | None], str]  # as `Study.try_task` returns it
-Known = dict[str, Sample | None]  # by keys of the cache
+CacheEntries = dict[str, Sample | None]  # by key
 
 
-def measured_across(options: BenchOptions, study: Study, cluster: Cluster) -> Iterator[Found]:
-    """What each task of a study found, in order. Raises TesseraError where workers are lost, or cannot measure alike."""
+def run_on_ray(options: BenchOptions, study: Study, cluster: Cluster) -> Iterator[Outcome]:
+    """The outcomes of a study's tasks, in order. Raises TesseraError if workers are lost or lack a codec or metric."""
 
-    def pack(source: Source, _: int) -> tuple[Source, Known]:
-        cached = {key: study.cache.get(key) for key in _keys(study, source)}
-        return source, {key: sample for key, (there, sample) in cached.items() if there}
+    def pack(source: Source, _: int) -> tuple[Source, CacheEntries]:
+        tasks = replace(study, sources=[source]).tasks()
+        entries = {key: study.cache.get(key) for _, codec, scale in tasks for key in study.keys(source, codec, scale)}
+        return source, {key: sample for key, (known, sample) in entries.items() if known}
 
     first = study.sources[0].image
-    begin = _Begin(replace(options, images={first.name: first.path}, cache=None, cluster=None), _means(study))
-    done: dict[int, list[Found]] = {}
+    start = _StartWorker(replace(options, images={first.name: first.path}, cache=None), _components(study))
+    finished: dict[int, list[Outcome]] = {}  # by index of the source, until its turn
     following = 0
-    for place, result in spread(study.sources, begin, cluster, pack, most=1):
+    for index, result in run_on_cluster(study.sources, start, cluster, pack, max_chunk=1):
         if isinstance(result, TesseraError):
-            msg = f"{study.sources[place].image.path}: {result}"
+            msg = f"{study.sources[index].image.path}: {result}"
             raise TesseraError(msg) from result
-        done[place], fresh = result
-        for key, sample in fresh.items():
+        finished[index], new_entries = result
+        for key, sample in new_entries.items():
             study.cache.put(key, sample)
-        while following in done:
-            yield from done.pop(following)
+        while following in finished:
+            yield from finished.pop(following)
             following += 1
 
 
-def _keys(study: Study, source: Source) -> Iterator[str]:
-    for _, coder, scale in replace(study, sources=[source]).tasks():
-        yield from study.keys(source, coder, scale)
+def _codec_id(codec: BenchCodec) -> tuple[str, ...]:
+    return codec.name, codec.description
 
 
-def _coder_means(coder: Coder) -> tuple[str, ...]:
-    return coder.name, coder.description
+def _evaluator_id(evaluator: Evaluator) -> tuple[str, ...]:
+    return *evaluator.keys, evaluator.fingerprint
 
 
-def _measure_means(measure: Measure) -> tuple[str, ...]:
-    return *measure.keys, measure.basis
-
-
-def _means(study: Study) -> set[tuple[str, ...]]:
-    """What numbers depend on besides images: codecs and metrics."""
-    return {*map(_coder_means, study.coders), *map(_measure_means, study.measures)}
+def _components(study: Study) -> set[tuple[str, ...]]:
+    """The codecs and metrics that numbers depend on, with their versions."""
+    return {*map(_codec_id, study.codecs), *map(_evaluator_id, study.evaluators)}
 
 
 @dataclass(frozen=True)
-class _Begin:
+class _StartWorker:
     """Opens codecs and metrics in a worker."""
 
     options: BenchOptions
-    means: set[tuple[str, ...]]  # of the study that is summed up
+    components: set[tuple[str, ...]]  # that the worker must have
 
-    def __call__(self, _: Room) -> _Measuring:
-        torch.set_num_threads(1)  # the same numbers on any machine
-        study = Bench.prepare(self.options, lambda line: None).study()
-        if lacking := self.means - _means(study):
-            told = "; ".join(" ".join(words) for words in sorted(lacking))
-            msg = f"{socket.gethostname()} cannot measure as this machine does: it lacks {told}"
+    def __call__(self, _: WorkerResources) -> _ImageTask:
+        torch.set_num_threads(1)  # for the same numbers on any machine
+        study = Bench.open(self.options, lambda line: None).study()
+        if missing := self.components - _components(study):
+            words = "; ".join(" ".join(component) for component in sorted(missing))
+            msg = f"{socket.gethostname()} cannot measure as this machine does: it lacks {words}"
             raise ClusterError(msg)
-        coders = [coder for coder in study.coders if _coder_means(coder) in self.means]  # it may have more
-        measures = [measure for measure in study.measures if _measure_means(measure) in self.means]
-        return _Measuring(replace(study, coders=coders, measures=measures))
+        codecs = [codec for codec in study.codecs if _codec_id(codec) in self.components]
+        evaluators = [evaluator for evaluator in study.evaluators if _evaluator_id(evaluator) in self.components]
+        return _ImageTask(replace(study, codecs=codecs, evaluators=evaluators))
 
 
-class _Measuring:
-    """What one worker does: a `codec.parallel.ray_cluster.Task`."""
+class _ImageTask:
+    """All tasks of an image: a `codec.parallel.ray_cluster.Task`."""
 
     def __init__(self, study: Study) -> None:
         self._study = study
 
-    def do(self, items: list[tuple[Source, Known]]) -> Iterator[tuple[int, tuple[list[Found], Known]]]:
-        for place, (source, known) in enumerate(items):
+    def do(self, items: list[tuple[Source, CacheEntries]]) -> Iterator[tuple[int, tuple[list[Outcome], CacheEntries]]]:
+        for index, (source, entries) in enumerate(items):
             self._study.sources = [source]
             self._study.cache = Cache(None)
-            for key, sample in known.items():
+            for key, sample in entries.items():
                 self._study.cache.put(key, sample)
-            found = [self._study.try_task(task) for task in range(len(self._study.tasks()))]
-            whole = self._study.cache.all()
+            outcomes = [self._study.run_task(task) for task in range(len(self._study.tasks()))]
+            cached = self._study.cache.all()
             self._study.cache.close()
-            yield place, (found, {key: sample for key, sample in whole.items() if key not in known or known[key] != sample})
+            yield index, (outcomes, {key: s for key, s in cached.items() if key not in entries or entries[key] != s})
 
     def end(self) -> None:
-        """Nothing is half-done: results are kept where they are summed up."""
+        """Nothing to end: results are cached on the machine that started the benchmark."""

@@ -1,7 +1,7 @@
-"""The page of a benchmark: one HTML file that needs no network, with curves, tables, and every image side by side.
+"""The page of a benchmark: one HTML file that needs no network, with curves, tables, and all images side by side.
 
-The numbers are those of the real files. The images on the page are the decoded ones, encoded again as WebP so that the page
-stays small; the page holds them as JSON, one block per image, and a browser turns into images only those that are looked at.
+The numbers are those of the original files. The images on the page are the decoded ones, encoded again as WebP so that the page
+stays small. They are stored as JSON, one block per image, and the browser decodes only the blocks that are shown.
 """
 
 from __future__ import annotations
@@ -20,21 +20,34 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.curves import rate_at
-from benchmarks.export import rated
-from benchmarks.measurements import METRICS, Delta, ImageInfo, Pixels, Results, Sample, Series
+from benchmarks.export import bd_rate_metrics
+from benchmarks.metrics import METRICS
+from benchmarks.records import (
+    QUICK,
+    SCALED,
+    TESSERA,
+    Delta,
+    ImageInfo,
+    Pixels,
+    Results,
+    Sample,
+    Series,
+    base_name,
+    rate_label,
+)
 from codec.errors import TesseraError
 from codec.system.files import Writer
 
 HERE = Path(__file__).parent
-TESSERA, SCALED, QUICK, ORIGINAL = "tessera", "-scaled", "-quick", "original"
-COLOURS = 10  # of the style sheet
+ORIGINAL = "original"
+COLOURS = 10  # in report.css
 RATES = 4  # at which images are shown
-LOW = 0.75  # share of the rates, lowest first, that these are spread over: above, codecs are hard to tell apart
+LOW_SHARE = 0.75  # images are shown at rates in this lowest share: above, codecs are hard to tell apart
 NEAR = 1.3  # codecs at settings of their own are shown together if their files differ by no more than this factor
-QUALITY = 80  # of the page's WebP: far above what is compared, and Kodak with every codec stays near 30 MB
-SIDE = 1280  # pixels: larger images are shown smaller
+WEBP_QUALITY = 80  # far above the compared qualities; Kodak with every codec stays near 30 MB
+MAX_SIDE = 1280  # pixels; larger images are shrunk
 THUMBNAIL = 160  # pixels
-LIMIT = 64_000_000  # bytes of images on a page; browsers open far larger ones slowly
+MAX_BYTES = 64_000_000  # of images on a page; browsers open much larger pages slowly
 
 Decoded = Callable[[str, str, Sample], Pixels]
 
@@ -45,14 +58,14 @@ def write_report(
     original: Callable[[str], Pixels],
     decoded: Decoded,
     rates: int = RATES,
-    limit: int = LIMIT,
+    limit: int = MAX_BYTES,
     progress: Callable[[], None] = lambda: None,
 ) -> None:
-    """Writes the page, whole or not at all.
+    """Writes the page atomically.
 
-    `original` gives the pixels of an image by its name; `decoded` those of an image, codec and sample, at the original's
-    size. Images are shown at `rates` of the rates, and as many of them as fit `limit` bytes; `progress` is called after each.
-    Raises TesseraError where a library is missing, FileError where the page cannot be written.
+    `original` returns the pixels of an image by name; `decoded` those of a sample by image and codec, at the original's size.
+    Images are shown at up to `rates` rates, and as many of them as fit `limit` bytes; `progress` is called after each. Raises
+    TesseraError if a library is missing, FileError if the page cannot be written.
     """
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -71,12 +84,12 @@ def write_report(
         results=results,
         tables=Tables(results),
         metrics=[METRICS[key] for key in results.metrics],
-        rated=[METRICS[key] for key in rated(results)],
+        rated=[METRICS[key] for key in bd_rate_metrics(results)],
         thumbnails=[(image.name, block["thumbnail"]) for image, block in zip(shown, blocks, strict=True)],
         left_out=len(results.images) - len(shown),
-        quality=QUALITY,
-        side=SIDE if any(max(image.width, image.height) > SIDE for image in shown) else None,
-        rates=[gallery.label(rate) for rate in gallery.rates],
+        quality=WEBP_QUALITY,
+        side=MAX_SIDE if any(max(image.width, image.height) > MAX_SIDE for image in shown) else None,
+        rates=[f"{rate:g}" for rate in gallery.rates],
         data=Markup(in_script(page_data(results, gallery, blocks))),
         blocks=[Markup(in_script(block["data"])) for block in blocks],
         style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
@@ -87,26 +100,26 @@ def write_report(
 
 
 def in_script(plain: Any) -> str:
-    """Plain data as JSON that may stand in a <script>: nothing in it can end the element."""
+    """Plain data as JSON for a <script> element: nothing in it can end the element."""
     return json.dumps(plain, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """Values as JSON has them: the PSNR of an exact copy is infinite, and becomes None."""
+    """Values for JSON, which has no infinity: the PSNR of an exact copy becomes None."""
     return {key: value if math.isfinite(value) else None for key, value in values.items()}
 
 
 def colour_of(results: Results, name: str) -> int:
-    """Place in the palette: Tessera has the first, the others follow in order, and the scaled share with their codec."""
-    base = name.removesuffix(SCALED).removesuffix(QUICK)
-    others = dict.fromkeys(series.name.removesuffix(SCALED).removesuffix(QUICK) for series in results.series)
+    """Index in the palette: 0 for Tessera, the following for other codecs in order. Variants have the colour of their codec."""
+    base = base_name(name)
+    others = dict.fromkeys(base_name(series.name) for series in results.series)
     others.pop(TESSERA, None)
     return 0 if base == TESSERA else 1 + list(others).index(base) % (COLOURS - 1) if base in others else COLOURS - 1
 
 
 def page_data(results: Results, gallery: Gallery, blocks: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the page's script needs, the images' blocks apart."""
-    whole = len(results.images)
+    """The data of the page's script without the blocks of images."""
+    count = len(results.images)
     return {
         "metrics": [
             {"key": key, "title": metric.title, "unit": metric.unit, "digits": metric.digits, "arrow": metric.arrow,
@@ -116,7 +129,7 @@ def page_data(results: Results, gallery: Gallery, blocks: list[dict[str, Any]]) 
         "series": [
             {"name": series.name, "title": series.title, "colour": colour_of(results, series.name),
              "dashed": series.name.endswith(SCALED), "dotted": series.name.endswith(QUICK), "bold": series.name == TESSERA,
-             "points": [{"label": p.label, "bpp": p.bpp} | finite(p.metrics) for p in series.points if p.images == whole]}
+             "points": [{"label": p.label, "bpp": p.bpp} | finite(p.metrics) for p in series.points if p.images == count]}
             for series in results.series
         ],
         "images": [
@@ -128,51 +141,48 @@ def page_data(results: Results, gallery: Gallery, blocks: list[dict[str, Any]]) 
         "speeds": [
             {"name": speed.codec, "encode": 1 / speed.encode, "decode": 1 / speed.decode} for speed in results.speeds
         ],  # seconds per megapixel
-        "common": {key: common_quality(results, key) for key in rated(results)} if results.speeds else {},
+        "common": {key: common_quality(results, key) for key in bd_rate_metrics(results)} if results.speeds else {},
         "shown": gallery.names,
         "start": gallery.start(),
     }  # fmt: skip
 
 
 def common_quality(results: Results, metric: str) -> dict[str, Any] | None:
-    """Of the mean qualities on the curves of the codecs whose speed is known, the one that most of them reach, at the lowest
-    rate, and what each needs for it in bits per pixel. Nothing where no two reach one."""
+    """The mean quality at which rate is drawn against time, with each codec's rate for it in bits per pixel.
+
+    Of the qualities on the curves of the codecs with a known speed, it is the one that most of them reach, at the lowest rate.
+    None if no two codecs reach the same."""
     timed = [series for series in results.series if series.name in {speed.codec for speed in results.speeds}]
-    whole = len(results.images)
+    count = len(results.images)
     values = [point.metrics[metric] for series in timed for point in series.points if metric in point.metrics]
-    found = [(value, [rate_at(series, metric, value, whole) for series in timed]) for value in values if math.isfinite(value)]
-    value, rates = max(found, key=lambda one: (sum(map(bool, one[1])), -sum(rate or 0 for rate in one[1])), default=(0.0, []))
+    rows = [(value, [rate_at(series, metric, value, count) for series in timed]) for value in values if math.isfinite(value)]
+    value, rates = max(rows, key=lambda row: (sum(map(bool, row[1])), -sum(rate or 0 for rate in row[1])), default=(0.0, []))
     reached = {series.name: rate for series, rate in zip(timed, rates, strict=False) if rate}
     return {"value": value, "rates": reached} if len(reached) > 1 else None
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The images of a page."""
+    """The choice of rates, codecs and images that a page shows."""
 
     results: Results
     original: Callable[[str], Pixels]
     decoded: Decoded
-    most: int  # rates
+    max_rates: int
 
     @property
     def names(self) -> list[str]:
-        """The codecs whose images are shown: not those at their quick settings."""
+        """The codecs whose images are shown: all but those at their quick settings."""
         return [series.name for series in self.results.series if not series.name.endswith(QUICK)]
 
     @cached_property
     def rates(self) -> list[float]:
-        """The rates that images are shown at: of the common ones, or spread over the points of all codecs' own settings."""
+        """The rates at which images are shown: some of the common ones, or of those of all codecs at their own settings."""
         rates = sorted(self.results.budgets or {float(f"{p.bpp:.2g}") for s in self.results.series for p in s.points})
-        if len(rates) > self.most:
-            places = np.linspace(0, max(self.most, math.ceil(LOW * len(rates))) - 1, self.most).round()
-            rates = [rates[int(place)] for place in places]
+        if len(rates) > self.max_rates:
+            indexes = np.linspace(0, max(self.max_rates, math.ceil(LOW_SHARE * len(rates))) - 1, self.max_rates).round()
+            rates = [rates[int(index)] for index in indexes]
         return rates
-
-    @staticmethod
-    def label(rate: float) -> str:
-        """The label of the points at a common rate."""
-        return f"{rate:g} bpp"
 
     @cached_property
     def _by_codec(self) -> dict[tuple[str, str], list[Sample]]:
@@ -182,49 +192,50 @@ class Gallery:
         return samples
 
     def sample(self, image: str, codec: str, rate: float) -> Sample | None:
-        """A codec's file at a common rate, or of its own settings the nearest to the rate, if one is near."""
+        """A codec's file at a common rate; at settings of its own, the file nearest to the rate, or None if it is not near."""
         if self.results.budgets:
-            return self.results.samples.get((image, codec, self.label(rate)))
+            return self.results.samples.get((image, codec, rate_label(rate)))
         near = [(abs(math.log(s.bpp / rate)), s) for s in self._by_codec.get((image, codec), ())]
         return min((pair for pair in near if pair[0] <= math.log(NEAR)), key=lambda pair: pair[0], default=(0, None))[1]
 
     def start(self) -> dict[str, Any]:
-        """What is shown first: Tessera on the left, the anchor or its downscaled variant on the right, at the lowest rate but
-        one where both have a file."""
+        """The first view: Tessera on the left, the anchor or its downscaled variant on the right, at the second-lowest rate at
+        which both have a file if there is one."""
         names = self.names
         first = self.results.images[0].name if self.results.images else ""
         left = TESSERA if TESSERA in names else next(iter(names), ORIGINAL)
         wanted = (self.results.anchor, self.results.anchor + SCALED, *(name for name in names if name.endswith(SCALED)), *names)
-        places = [*range(1, len(self.rates)), 0]
+        indexes = [*range(1, len(self.rates)), 0]
         for right in dict.fromkeys(name for name in wanted if name in names and name != left):
-            for place in places[: len(self.rates)]:
-                if all(self.sample(first, name, self.rates[place]) for name in (left, right)):
-                    return {"left": left, "right": right, "rate": place, "grid": self._grid(first, left, right, place)}
+            for index in indexes[: len(self.rates)]:
+                if all(self.sample(first, name, self.rates[index]) for name in (left, right)):
+                    return {"left": left, "right": right, "rate": index, "grid": self._grid(first, left, right, index)}
         return {"left": ORIGINAL, "right": left, "rate": 0, "grid": [ORIGINAL, left]}
 
-    def _grid(self, image: str, left: str, right: str, place: int) -> list[str]:
-        """Up to four to look at first: the original, the two, and the best of the rest by the first metric."""
-        files = {name: self.sample(image, name, self.rates[place]) for name in self.names if name not in (left, right)}
+    def _grid(self, image: str, left: str, right: str, rate: int) -> list[str]:
+        """The first view of the grid: the original, the two codecs, and the best of the others by the first metric."""
+        files = {name: self.sample(image, name, self.rates[rate]) for name in self.names if name not in (left, right)}
         key = next(iter(self.results.metrics), "")
         values = [(file.metrics[key], name) for name, file in files.items() if file and key in file.metrics]
         return [ORIGINAL, left, right, *(name for _, name in sorted(values, reverse=METRICS[key].best is max)[:1])]
 
     def blocks(self, limit: int, progress: Callable[[], None]) -> Iterator[dict[str, Any]]:
-        """A block per image, as many as fit `limit` bytes, and at least one."""
-        room = limit
-        for place, image in enumerate(self.results.images):
+        """A block per image while `limit` bytes are not exceeded, and at least one."""
+        remaining = limit
+        for index, image in enumerate(self.results.images):
             block = self.block(image)
-            room -= sum(map(len, block["data"]["images"]))
-            if place and room < 0:
+            remaining -= sum(map(len, block["data"]["images"]))
+            if index and remaining < 0:
                 return
             yield block
             progress()
 
     def block(self, image: ImageInfo) -> dict[str, Any]:
-        """An image's original and decoded images, and what is said about each. Equal files are decoded once."""
+        """An image's thumbnail, its original and decoded images, and the facts about each file. Equal files are decoded
+        once."""
         pixels = self.original(image.name)
-        images = [as_webp(pixels, SIDE, QUALITY)]
-        places: dict[bytes, int] = {}
+        images = [as_webp(pixels, MAX_SIDE, WEBP_QUALITY)]
+        indexes: dict[bytes, int] = {}  # in `images`, by file
         files = []
         for rate in self.rates:
             row = {}
@@ -232,11 +243,11 @@ class Gallery:
                 sample = self.sample(image.name, name, rate)
                 if sample is None:
                     continue
-                if sample.data not in places:
-                    places[sample.data] = len(images)
-                    images.append(as_webp(self.decoded(image.name, name, sample), SIDE, QUALITY))
+                if sample.data not in indexes:
+                    indexes[sample.data] = len(images)
+                    images.append(as_webp(self.decoded(image.name, name, sample), MAX_SIDE, WEBP_QUALITY))
                 row[name] = {
-                    "image": places[sample.data], "bytes": len(sample.data), "bpp": sample.bpp, "setting": sample.setting,
+                    "image": indexes[sample.data], "bytes": len(sample.data), "bpp": sample.bpp, "setting": sample.setting,
                     "scale": sample.scale, "metrics": finite(sample.metrics),
                 }  # fmt: skip
             files.append(row)
@@ -244,7 +255,7 @@ class Gallery:
 
 
 def as_webp(pixels: Pixels, side: int, quality: int) -> str:
-    """Pixels as a WebP file in base64, shrunk where a side is longer than `side` pixels."""
+    """Pixels as a WebP file in base64, shrunk if a side is longer than `side` pixels."""
     image = Image.fromarray(pixels)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
@@ -258,13 +269,13 @@ class Cell:
 
     text: str
     best: bool = False
-    whole: bool = True  # False: a remark instead of a number
+    number: bool = True  # False: a remark instead of a number
     note: str = ""  # in small print below
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The tables of a page, as texts."""
+    """The tables of a page."""
 
     results: Results
 
@@ -279,46 +290,46 @@ class Tables:
 
     @cached_property
     def codecs(self) -> int:
-        """How many codecs there are, their variants not counted."""
-        return len({series.name.removesuffix(SCALED).removesuffix(QUICK) for series in self.results.series})
+        """The number of codecs without their variants."""
+        return len({base_name(series.name) for series in self.results.series})
 
     @cached_property
     def scaled(self) -> int:
+        """The number of downscaled variants."""
         return sum(self.dashed(series.name) for series in self.results.series)
 
     def same_bytes(self, metric: str) -> list[tuple[Series, list[Cell]]]:
         """A row per codec, a cell per rate; the best of each rate is marked."""
-        labels = [Gallery.label(rate) for rate in self.results.budgets]
-        rows = [(series, [self._at(series, label, metric) for label in labels]) for series in self.results.series]
+        labels = self.results.labels()
+        rows = [(series, [self._cell(series, label, metric) for label in labels]) for series in self.results.series]
         for column in range(len(labels)):
-            numbers = [cells[column].text for _, cells in rows if cells[column].whole]
+            numbers = [cells[column].text for _, cells in rows if cells[column].number]
             best = METRICS[metric].best(numbers, key=float, default="")
             for _, cells in rows:
-                cells[column] = replace(cells[column], best=cells[column].whole and cells[column].text == best)
+                cells[column] = replace(cells[column], best=cells[column].number and cells[column].text == best)
         return rows
 
-    def _at(self, series: Series, label: str, metric: str) -> Cell:
-        point = next((point for point in series.points if point.label == label), None)
-        whole, fit = len(self.results.images), point.images if point else 0
-        if not point or fit < whole:
-            return Cell(f"{fit} of {whole} fit", whole=False)
-        if metric not in point.metrics:
-            return Cell("not measured", whole=False)
-        return Cell(f"{point.metrics[metric]:.{METRICS[metric].digits}f}")
+    def _cell(self, series: Series, label: str, metric: str) -> Cell:
+        point = series.at(label)
+        count, fit = len(self.results.images), point.images if point else 0
+        if not point or fit < count:
+            return Cell(f"{fit} of {count} fit", number=False)
+        return Cell(self.value(metric, point.metrics), number=metric in point.metrics)
 
     def value(self, metric: str, values: Mapping[str, float]) -> str:
         return f"{values[metric]:.{METRICS[metric].digits}f}" if metric in values else "not measured"
 
     def deltas(self) -> list[tuple[Series, list[Cell]]]:
         """A row per codec but the anchor, a cell per metric."""
-        found = {(delta.codec, delta.metric): delta for delta in self.results.deltas}
+        deltas = {(delta.codec, delta.metric): delta for delta in self.results.deltas}
         others = [series for series in self.results.series if series.name != self.results.anchor]
-        return [(series, [_delta(found.get((series.name, key)), key) for key in rated(self.results)]) for series in others]
+        keys = bd_rate_metrics(self.results)
+        return [(series, [_delta_cell(deltas.get((series.name, key)), key) for key in keys]) for series in others]
 
 
-def _delta(delta: Delta | None, metric: str) -> Cell:
+def _delta_cell(delta: Delta | None, metric: str) -> Cell:
     if delta is None or delta.percent is None or delta.low is None or delta.high is None:
-        return Cell("none", whole=False, note=delta.note if delta else "not measured")
+        return Cell("none", number=False, note=delta.note if delta else "not measured")
     digits = METRICS[metric].digits
-    over = f"over {delta.low:.{digits}f} to {delta.high:.{digits}f} {METRICS[metric].unit}".rstrip()
-    return Cell(f"{delta.percent:+.1f} %".replace("-", "\N{MINUS SIGN}"), best=delta.percent < 0, note=over)
+    interval = f"over {delta.low:.{digits}f} to {delta.high:.{digits}f} {METRICS[metric].unit}".rstrip()
+    return Cell(f"{delta.percent:+.1f} %".replace("-", "\N{MINUS SIGN}"), best=delta.percent < 0, note=interval)

@@ -1,7 +1,7 @@
-"""The study: every image through every codec at every rate, measured, kept in a cache, and summed up.
+"""A study: every image through every codec at every rate, with metrics, cached and averaged.
 
-Rates are common to all codecs: at each of them a codec makes the best file that is no larger, for every image apart. With
-`own settings` each codec runs at fixed settings of its own instead, which is how published curves are made.
+Rates are common to all codecs: at each rate a codec makes, for every image, its best file that is no larger. If there are no
+rates, each codec runs at fixed settings of its own, as in published curves.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cache import Cache, key_of
-from benchmarks.codecs.base import CodedFile, Coder
-from benchmarks.codecs.registry import SCALED, SCALES, enlarge, shrink
-from benchmarks.measurements import METRICS, ImageInfo, Pixels, Point, Sample, Series
-from benchmarks.measures import Measure, possible
+from benchmarks.codecs.base import SCALES, BenchCodec, CodedFile, enlarge, shrink
+from benchmarks.metrics import METRICS, Evaluator
+from benchmarks.records import SCALED, ImageInfo, Pixels, Point, Sample, Series, rate_label
 from codec.errors import CodecMissingError, ImageError
-from codec.image.reading import MAX_PIXELS, read_image, to_pixels
+from codec.image.opening import open_image
+from codec.image.source import read_source
+from codec.options import MAX_PIXELS
 
-BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.25, 0.4, 0.7)  # bits per pixel
+Outcome = tuple[list[Sample | None], str]  # of a task: a sample for each label; or none, and why the codec failed
 Samples = dict[tuple[str, str, str], list[Sample]]  # (image, codec, label) -> one per scale
 
 
@@ -36,206 +37,210 @@ class Source:
     max_pixels: int = MAX_PIXELS
 
     def pixels(self) -> Pixels:
-        return _pixels(self.image.path, self.max_pixels)
-
-
-@lru_cache(maxsize=4)
-def _pixels(path: str, max_pixels: int) -> Pixels:
-    """Transparency is laid on white: the codecs are compared on colours."""
-    try:
-        return to_pixels(read_image(Path(path).read_bytes(), max_pixels), background="white")
-    except OSError as error:
-        msg = f"cannot be read ({error.strerror}): check its permissions"
-        raise ImageError(msg) from error
+        return read_pixels(Path(self.image.path), self.max_pixels)
 
 
 def open_source(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Source:
-    """Raises ImageError for what is no image."""
-    pixels = _pixels(str(path), max_pixels)
+    """Raises ImageError if the file cannot be read as an image."""
+    pixels = read_pixels(path, max_pixels)
     height, width = pixels.shape[:2]
     digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
     return Source(ImageInfo(name, str(path), width, height), digest, max_pixels)
 
 
+@lru_cache(maxsize=4)
+def read_pixels(path: Path, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """The pixels of an image file. Transparent images are composited on white, since codecs are compared on colours alone."""
+    try:
+        return read_source(open_image(path.read_bytes(), max_pixels), {"background": "white"}, max_pixels).pixels
+    except OSError as error:
+        msg = f"cannot be read ({error.strerror}): check its permissions"
+        raise ImageError(msg) from error
+
+
 @dataclass
 class Study:
-    """What to measure, and the means to do it."""
+    """The images, codecs and metrics of a benchmark, and the computation of its samples and curves."""
 
     sources: Sequence[Source]
-    coders: Sequence[Coder]
+    codecs: Sequence[BenchCodec]
     scaled: frozenset[str]  # names of codecs that also run at their best scale
     native: frozenset[str]  # names of codecs that run at the image's own size
     budgets: Sequence[float]  # bits per pixel; empty: each codec's own settings
-    measures: Sequence[Measure]
+    evaluators: Sequence[Evaluator]
     cache: Cache
-    failed: dict[str, str] = field(default_factory=dict)  # codec -> why it stopped in the middle
-    _seen: dict[tuple[str, str], Any] = field(default_factory=dict)  # of the original that is measured: by digest and basis
+    failed: dict[str, str] = field(default_factory=dict)  # codec -> why it failed
+    _prepared: dict[tuple[str, str], Any] = field(default_factory=dict)  # by digest of the original and evaluator
 
-    def tasks(self) -> list[tuple[Source, Coder, float]]:
-        """Pieces of work, image by image: a codec at a scale."""
-        out = []
+    def tasks(self) -> list[tuple[Source, BenchCodec, float]]:
+        """Units of work, image by image: a codec at a scale."""
+        tasks = []
         for source in self.sources:
-            for coder in self.coders:
-                scales = SCALES if coder.name in self.scaled and self.budgets else (1.0,)
-                out += [(source, coder, scale) for scale in scales]
-        return out
+            for codec in self.codecs:
+                scales = SCALES if codec.name in self.scaled and self.budgets else (1.0,)
+                tasks += [(source, codec, scale) for scale in scales]
+        return tasks
 
-    def labels(self, coder: Coder) -> list[str]:
+    def labels(self, codec: BenchCodec) -> list[str]:
         if self.budgets:
-            return [f"{budget:g} bpp" for budget in self.budgets]
-        return [f"quality {setting}" for setting in coder.settings]
+            return [rate_label(budget) for budget in self.budgets]
+        return [f"quality {setting}" for setting in codec.settings]
 
-    def run(self, measured: Iterable[tuple[list[Sample | None], str]], progress: Callable[[], None] = lambda: None) -> Samples:
-        """Gathers what `try_task` found for each of the tasks, in their order. A codec that fails in the middle is left out;
-        `failed` says why."""
-        found: Samples = {}
-        for (source, coder, _), (samples, problem) in zip(self.tasks(), measured, strict=True):
-            if problem:
-                self.failed[coder.name] = problem
-            for label, sample in zip(self.labels(coder), samples, strict=False):
-                if sample:
-                    found.setdefault((source.image.name, coder.name, label), []).append(sample)
-            progress()
-        return {key: samples for key, samples in found.items() if key[1] not in self.failed}
+    def keys(self, source: Source, codec: BenchCodec, scale: float) -> list[str]:
+        """The keys of a task's samples in the cache, one per label."""
+        return [key_of(source.digest, codec.description, scale, label) for label in self.labels(codec)]
 
-    def try_task(self, place: int) -> tuple[list[Sample | None], str]:
-        """The samples of a task, or why its codec failed."""
-        source, coder, scale = self.tasks()[place]
-        if coder.name in self.failed:
-            return [], self.failed[coder.name]
+    def run_task(self, index: int) -> Outcome:
+        """Measures a task of `tasks()`. A codec that failed is not run again."""
+        source, codec, scale = self.tasks()[index]
+        if codec.name in self.failed:
+            return [], self.failed[codec.name]
         try:
-            return self.measure(source, coder, scale), ""
+            return self.measure(source, codec, scale), ""
         except CodecMissingError as error:
-            self.failed[coder.name] = str(error)
+            self.failed[codec.name] = str(error)
             return [], str(error)
 
-    def measure(self, source: Source, coder: Coder, scale: float) -> list[Sample | None]:
-        """An image through a codec at a scale: a sample for each label. Files and metrics come from the cache as far as it
-        knows them, so that a new metric needs no file to be made again."""
-        keys = self.keys(source, coder, scale)
-        known = [self.cache.get(key) for key in keys]
-        samples = [sample for _, sample in known]
-        todo = [place for place, (there, _) in enumerate(known) if not there]
-        for place, made in zip(todo, self._make(source, coder, scale, todo) if todo else (), strict=True):
-            if made:
-                bpp = 8 * len(made.data) / (source.image.width * source.image.height)
-                samples[place] = Sample(made.data, made.setting, scale, bpp, {})
-            self.cache.put(keys[place], samples[place])
-        last: Sample | None = None
-        for place, sample in enumerate(samples):
-            if sample:  # a budget past all that the codec can use has the file of the one before
-                whole = replace(sample, metrics=last.metrics) if last and last.data == sample.data else sample
-                whole = self._measured(source, coder, whole)
-                if whole.metrics != sample.metrics:
-                    self.cache.put(keys[place], whole)
-                last = samples[place] = whole
-        return [sample and replace(sample, metrics=self._plain(sample)) for sample in samples]
+    def measure(self, source: Source, codec: BenchCodec, scale: float) -> list[Sample | None]:
+        """An image through a codec at a scale: a sample for each label, None if no file fits. Files and metrics are taken from
+        the cache one by one, so that a new metric does not require new files."""
+        keys = self.keys(source, codec, scale)
+        cached = [self.cache.get(key) for key in keys]
+        samples = [sample for _, sample in cached]
+        missing = [index for index, (known, _) in enumerate(cached) if not known]
+        for index, file in zip(missing, self._encode(source, codec, scale, missing) if missing else (), strict=True):
+            if file:
+                bpp = 8 * len(file.data) / (source.image.width * source.image.height)
+                samples[index] = Sample(file.data, file.setting, scale, bpp, {})
+            self.cache.put(keys[index], samples[index])
+        previous: Sample | None = None
+        for index, sample in enumerate(samples):
+            if sample:  # once a codec is at its limit, several budgets have the same file
+                complete = replace(sample, metrics=previous.metrics) if previous and previous.data == sample.data else sample
+                complete = self._evaluated(source, codec, complete)
+                if complete.metrics != sample.metrics:
+                    self.cache.put(keys[index], complete)
+                previous = samples[index] = complete
+        return [sample and replace(sample, metrics=self._metrics(sample)) for sample in samples]
 
-    def keys(self, source: Source, coder: Coder, scale: float) -> list[str]:
-        """Those of the cache for each label of a task."""
-        return [key_of(source.digest, coder.description, scale, label) for label in self.labels(coder)]
+    def _metrics(self, sample: Sample) -> dict[str, float]:
+        """The metrics of this study by key of METRICS; in the cache, other studies may have added theirs."""
+        cache_keys = {key: _cache_key(key, evaluator) for evaluator in self.evaluators for key in evaluator.keys}
+        return {key: sample.metrics[cache_keys[key]] for key in METRICS if cache_keys.get(key) in sample.metrics}
 
-    def _make(self, source: Source, coder: Coder, scale: float, places: list[int]) -> Iterator[CodedFile | None]:
-        small = shrink(source.pixels(), scale)
+    def _encode(self, source: Source, codec: BenchCodec, scale: float, indexes: list[int]) -> Iterator[CodedFile | None]:
+        """The files of the labels at `indexes`."""
+        pixels = shrink(source.pixels(), scale)
         if self.budgets:
             area = source.image.width * source.image.height
-            yield from coder.fit(small, [int(self.budgets[place] * area / 8) for place in places])
+            yield from codec.fit(pixels, [int(self.budgets[index] * area / 8) for index in indexes])
         else:
-            for place in places:
-                setting = coder.settings[place]
-                yield CodedFile(coder.encode(small, setting), f"quality {setting}", setting)
+            for index in indexes:
+                setting = codec.settings[index]
+                yield CodedFile(codec.encode(pixels, setting), f"quality {setting}", setting)
 
-    def _measured(self, source: Source, coder: Coder, sample: Sample) -> Sample:
-        """The sample with all metrics that its image is large enough for, each under its key and what it depends on."""
-        lacking = [
-            measure
-            for measure in possible(self.measures, source.image.width, source.image.height)
-            if any(_full(key, measure) not in sample.metrics for key in measure.keys)
+    def _evaluated(self, source: Source, codec: BenchCodec, sample: Sample) -> Sample:
+        """The sample with all metrics that its image is large enough for, by their keys in the cache."""
+        min_side = min(source.image.width, source.image.height)
+        missing = [
+            evaluator
+            for evaluator in self.evaluators
+            if min_side >= evaluator.min_side
+            and any(_cache_key(key, evaluator) not in sample.metrics for key in evaluator.keys)
         ]
-        if not lacking:
+        if not missing:
             return sample
         original = source.pixels()
         height, width = original.shape[:2]
-        image = enlarge(coder.decode(sample.data), width, height)
+        image = enlarge(codec.decode(sample.data), width, height)
         if image.shape != original.shape:
-            msg = f"{coder.title} gave back {image.shape[1]}x{image.shape[0]} pixels for {width}x{height}: it is left out"
+            msg = f"{codec.title} decoded {image.shape[1]}x{image.shape[0]} pixels instead of {width}x{height}: it is left out"
             raise CodecMissingError(msg)
         metrics = dict(sample.metrics)
-        for measure in lacking:
-            values = measure.values(image, original, self._sight(measure, source))
-            metrics |= {_full(key, measure): value for key, value in values.items()}
+        for evaluator in missing:
+            values = evaluator.evaluate(image, original, self._prepare(evaluator, source))
+            metrics |= {_cache_key(key, evaluator): value for key, value in values.items()}
         return replace(sample, metrics=metrics)
 
-    def _plain(self, sample: Sample) -> dict[str, float]:
-        """The metrics that are measured here, under their keys."""
-        full = {key: _full(key, measure) for measure in self.measures for key in measure.keys}
-        return {key: sample.metrics[full[key]] for key in METRICS if full.get(key) in sample.metrics}
+    def _prepare(self, evaluator: Evaluator, source: Source) -> Any:
+        """`evaluator.prepare` of an original, kept until the next original."""
+        if any(digest != source.digest for digest, _ in self._prepared):
+            self._prepared.clear()
+        key = source.digest, " ".join((*evaluator.keys, evaluator.fingerprint))
+        if key not in self._prepared:
+            self._prepared[key] = evaluator.prepare(source.pixels())
+        return self._prepared[key]
 
-    def _sight(self, measure: Measure, source: Source) -> Any:
-        """What a measure sees in an original is kept for the next of its samples."""
-        if any(digest != source.digest for digest, _ in self._seen):
-            self._seen.clear()
-        place = source.digest, " ".join((*measure.keys, measure.basis))
-        if place not in self._seen:
-            self._seen[place] = measure.see(source.pixels())
-        return self._seen[place]
+    def collect(self, outcomes: Iterable[Outcome], progress: Callable[[], None] = lambda: None) -> Samples:
+        """The samples of all tasks from their outcomes, which are in the order of `tasks()`. A codec that failed is left out,
+        with its reason in `failed`."""
+        samples: Samples = {}
+        for (source, codec, _), (task_samples, problem) in zip(self.tasks(), outcomes, strict=True):
+            if problem:
+                self.failed[codec.name] = problem
+            for label, sample in zip(self.labels(codec), task_samples, strict=False):
+                if sample:
+                    samples.setdefault((source.image.name, codec.name, label), []).append(sample)
+            progress()
+        return {key: value for key, value in samples.items() if key[1] not in self.failed}
 
-    def series(self, found: Samples) -> list[Series]:
-        """The mean curves of all codecs, the downscaled variants after their codec."""
-        out = []
-        for coder in self.coders:
-            if coder.name in self.failed:
+    def series(self, samples: Samples) -> list[Series]:
+        """The mean curves of all codecs, each downscaled variant after its codec."""
+        curves = []
+        for codec in self.codecs:
+            if codec.name in self.failed:
                 continue
-            labels = self.labels(coder)
-            if coder.name in self.native:
-                points = tuple(self._point(found, coder.name, label, native) for label in labels)
-                out.append(Series(coder.name, coder.title, coder.description, tuple(p for p in points if p.images), coder.aim))
-            if coder.name in self.scaled and self.budgets:
-                points = tuple(self._point(found, coder.name, label, best_of_scales) for label in labels)
-                text = f"{coder.description}, at the best of the scales {', '.join(f'{s:g}' for s in SCALES)}"
-                name, title = coder.name + SCALED, f"{coder.title}, best scale"
-                out.append(Series(name, title, text, tuple(p for p in points if p.images), coder.aim))
-        return out
+            if codec.name in self.native:
+                points = self._points(samples, codec, native)
+                curves.append(Series(codec.name, codec.title, codec.description, points, codec.made_for))
+            if codec.name in self.scaled and self.budgets:
+                points = self._points(samples, codec, best_of_scales)
+                text = f"{codec.description}, at the best of the scales {', '.join(f'{s:g}' for s in SCALES)}"
+                curves.append(Series(codec.name + SCALED, f"{codec.title}, best scale", text, points, codec.made_for))
+        return curves
 
-    def _point(self, found: Samples, name: str, label: str, choose: Callable[[list[Sample]], Mapping[str, float]]) -> Point:
-        rows = [choose(found.get((source.image.name, name, label), [])) for source in self.sources]
-        rows = [row for row in rows if row]
-        names = [key for key in ("bpp", *METRICS) if rows and all(key in row for row in rows)]
-        means = {key: float(np.mean([row[key] for row in rows])) for key in names}
-        return Point(label, len(rows), means.pop("bpp", 0.0), means)
+    def _points(
+        self, samples: Samples, codec: BenchCodec, choose: Callable[[list[Sample]], Mapping[str, float]]
+    ) -> tuple[Point, ...]:
+        """The means over images of the values that `choose` takes from the samples of all scales."""
+        points = []
+        for label in self.labels(codec):
+            rows = [choose(samples.get((source.image.name, codec.name, label), [])) for source in self.sources]
+            rows = [row for row in rows if row]
+            names = [key for key in ("bpp", *METRICS) if rows and all(key in row for row in rows)]
+            means = {key: float(np.mean([row[key] for row in rows])) for key in names}
+            if rows:
+                points.append(Point(label, len(rows), means.pop("bpp"), means))
+        return tuple(points)
 
 
-def _full(key: str, measure: Measure) -> str:
-    return f"{key} {measure.basis}"
+def _cache_key(key: str, evaluator: Evaluator) -> str:
+    return f"{key} {evaluator.fingerprint}"
 
 
 def native(samples: list[Sample]) -> Mapping[str, float]:
-    """Rate and metrics of the sample at the image's own size; nothing where there is none."""
+    """Rate and metrics of the sample at the image's own size; empty if there is none."""
     return next(({"bpp": s.bpp, **s.metrics} for s in samples if s.scale == 1), {})
 
 
 def best_of_scales(samples: list[Sample]) -> Mapping[str, float]:
-    """The best of all scales for each metric apart, at the largest of their rates."""
+    """The best of all scales for each metric separately, at the highest of their rates."""
     if not samples:
         return {}
     best = {key: METRICS[key].best(s.metrics[key] for s in samples) for key in samples[0].metrics}
     return {"bpp": max(s.bpp for s in samples), **best}
 
 
-def shown_of_scales(samples: list[Sample]) -> Sample:
-    """The sample to look at: the best by the first metric that there is, LPIPS if it was measured."""
-    key = next(name for name in METRICS if name in samples[0].metrics)
-    best = METRICS[key].best(sample.metrics[key] for sample in samples)
-    return next(sample for sample in samples if sample.metrics[key] == best)
-
-
-def shown(found: Samples, series: Sequence[Series]) -> dict[tuple[str, str, str], Sample]:
-    """What a page shows of each image, codec and label."""
+def shown(samples: Samples, series: Sequence[Series]) -> dict[tuple[str, str, str], Sample]:
+    """The sample that a report shows for each image, name of a series and label. A downscaled variant shows the best by the
+    first metric that was measured."""
     names = {one.name for one in series}
-    out = {}
-    for (image, codec, label), samples in found.items():
-        if codec in names and (own := [sample for sample in samples if sample.scale == 1]):
-            out[image, codec, label] = own[0]
+    chosen = {}
+    for (image, codec, label), scales in samples.items():
+        if codec in names and (own := [sample for sample in scales if sample.scale == 1]):
+            chosen[image, codec, label] = own[0]
         if codec + SCALED in names:
-            out[image, codec + SCALED, label] = shown_of_scales(samples)
-    return out
+            key = next(name for name in METRICS if name in scales[0].metrics)
+            best = METRICS[key].best(sample.metrics[key] for sample in scales)
+            chosen[image, codec + SCALED, label] = next(sample for sample in scales if sample.metrics[key] == best)
+    return chosen

@@ -1,6 +1,6 @@
-"""Speed: each codec alone in a process of its own, so that start-up and memory are its own too.
+"""Speed of a codec, measured in a process of its own, so that start-up time and memory are the codec's alone.
 
-Times are the median of several runs after a warm-up, over whole files, with the threads of the process pinned.
+Times are medians of several runs after a warm-up, over complete files, with a fixed number of threads.
 """
 
 from __future__ import annotations
@@ -19,43 +19,45 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.codecs.compressai_codecs import LearnedCoder
-from benchmarks.codecs.registry import CoderOptions, make_coder
-from benchmarks.codecs.vvc import VvcCoder
-from benchmarks.measurements import Pixels, Speed
+from benchmarks.codecs.compressai import CompressaiCodec
+from benchmarks.codecs.registry import BenchCodecOptions, open_codec
+from benchmarks.codecs.vvc import VvcCodec
+from benchmarks.records import Pixels, Speed
 from codec.errors import TesseraError
 
 RUNS = 5  # of each image
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-LONGEST = 600.0  # seconds that one codec may take
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+TIMEOUT = 600.0  # seconds for one codec
 
 
-def time_codec(name: str, options: CoderOptions, images: Sequence[Pixels], bpp: float, threads: int, folder: Path) -> Speed:
-    """Speed of a codec on images near a rate, measured in a fresh process; `folder` takes the images there.
+def time_codec(
+    name: str, options: BenchCodecOptions, images: Sequence[Pixels], bpp: float, threads: int, folder: Path
+) -> Speed:
+    """Speed of a codec on images near a rate, measured in a new process, which finds the images in `folder`.
 
-    Raises TesseraError where the process fails."""
+    Raises TesseraError if the process fails or takes too long."""
     path = folder / "images.npz"
     if not path.exists():
         np.savez(path, *images)
     job = {"name": name, "options": asdict(options), "images": str(path), "bpp": bpp, "started": time.time()}
-    environment = os.environ | dict.fromkeys(THREADS, str(threads))
+    environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", __spec__.name, json.dumps(job)],
-            env=environment, capture_output=True, text=True, check=True, timeout=LONGEST,
+            env=environment, capture_output=True, text=True, check=True, timeout=TIMEOUT,
         )  # fmt: skip
     except subprocess.CalledProcessError as error:
-        last = (error.stderr.strip().splitlines() or ["it ended without a word"])[-1]
-        msg = f"the speed of {name} could not be measured: {last}"
+        reason = (error.stderr.strip().splitlines() or ["no message"])[-1]
+        msg = f"the speed of {name} could not be measured: {reason}"
         raise TesseraError(msg) from error
     except subprocess.TimeoutExpired as error:
-        msg = f"the speed of {name} could not be measured: it took more than {LONGEST:.0f} s"
+        msg = f"the speed of {name} could not be measured: it took more than {TIMEOUT:.0f} s"
         raise TesseraError(msg) from error
-    return Speed(**json.loads(done.stdout.splitlines()[-1]))
+    return Speed(**json.loads(process.stdout.splitlines()[-1]))
 
 
 def note(threads: int, images: Sequence[Pixels], bpp: float) -> str:
-    """What the numbers hold for, in words."""
+    """The conditions of the measurement, for readers."""
     height, width = images[0].shape[:2]
     share = f"{len(images)} images, the first of {width}x{height}" if len(images) > 1 else f"an image of {width}x{height}"
     plural = "s" if threads > 1 else ""
@@ -66,22 +68,20 @@ def note(threads: int, images: Sequence[Pixels], bpp: float) -> str:
 
 
 def processor() -> str:
-    """The processor's name and the widest instructions that matter here."""
+    """The processor's name and its widest vector instructions."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    values = dict(line.partition(":")[::2] for line in lines if ":" in line)
-    found = {key.strip(): value.strip() for key, value in values.items()}
-    flags = found.get("flags", "").split()
+    pairs = (line.partition(":")[::2] for line in lines)
+    values = {key.strip(): value.strip() for key, value in pairs}
+    name, flags = values.get("model name", platform.machine()), values.get("flags", "").split()
     widest = next((flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if flag in flags), "")
-    return (
-        f"{found.get('model name', platform.machine())} ({widest})" if widest else found.get("model name", platform.machine())
-    )
+    return f"{name} ({widest})" if widest else name
 
 
 def peak_memory() -> float:
-    """Of this process since it began, MB. Linux's getrusage would count what the parent had before the fork."""
+    """Peak memory of this process, MB. On Linux, getrusage would include the memory of the parent before the fork."""
     try:
         status = Path("/proc/self/status").read_text()
         return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024 / 1e6
@@ -90,36 +90,36 @@ def peak_memory() -> float:
 
 
 def main() -> None:
-    """The child's side."""
+    """Runs in the new process: reads a job from its argument and prints the speed as JSON."""
     job = json.loads(sys.argv[1])
     with np.load(job["images"], allow_pickle=False) as arrays:
         images = [arrays[name] for name in arrays.files]
-    coder = make_coder(job["name"], CoderOptions(**job["options"]))
-    coder.decode(coder.encode(images[0], coder.settings[len(coder.settings) // 2]))
+    codec = open_codec(job["name"], BenchCodecOptions(**job["options"]))
+    codec.decode(codec.encode(images[0], codec.settings[len(codec.settings) // 2]))
     startup = time.time() - job["started"]
     rates: dict[str, list[float]] = {"encode": [], "decode": []}
-    words = []
+    settings = []
     for pixels in images:
         area = pixels.shape[0] * pixels.shape[1]
-        made = coder.fit(pixels, [int(job["bpp"] * area / 8)])[0]
-        setting = made.number if made else coder.settings[0]
-        words.append(f"{setting:.0f}")
+        file = codec.fit(pixels, [int(job["bpp"] * area / 8)])[0]
+        setting = file.number if file else codec.settings[0]
+        settings.append(f"{setting:.0f}")
         for _ in range(RUNS):
             start = time.perf_counter()
-            data = coder.encode(pixels, setting)
+            data = codec.encode(pixels, setting)
             middle = time.perf_counter()
-            coder.decode(data)
+            codec.decode(data)
             end = time.perf_counter()
             rates["encode"].append(area / 1e6 / (middle - start))
             rates["decode"].append(area / 1e6 / (end - middle))
     memory = peak_memory()
-    if isinstance(coder, LearnedCoder):
-        coder.close()
-    if isinstance(coder, LearnedCoder | VvcCoder):  # their work was done by processes of their own
+    if isinstance(codec, CompressaiCodec):
+        codec.close()
+    if isinstance(codec, CompressaiCodec | VvcCodec):  # these run in processes of their own
         memory += resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6
     speed = Speed(
-        coder.name, median(rates["encode"]), median(rates["decode"]), startup,
-        memory, "quality " + ", ".join(dict.fromkeys(words)),
+        codec.name, median(rates["encode"]), median(rates["decode"]), startup,
+        memory, "quality " + ", ".join(dict.fromkeys(settings)),
     )  # fmt: skip
     sys.stdout.write(json.dumps(asdict(speed)) + "\n")
 

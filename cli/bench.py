@@ -1,4 +1,4 @@
-"""`tessera bench`: rate, quality and speed of Tessera and other codecs, and how well a classifier recognises what is left."""
+"""`tessera bench run` and `tessera bench recognition`: rate, quality and speed of Tessera and of other codecs."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ import itertools
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bitstream.errors import FileError, TesseraError
 from cli import options
 from cli.inputs import IMAGES, find_inputs, named_inputs
 from cli.outputs import STANDARD, check_output, write_output
 from cli.progress import Bar
 from cli.report import fail, put_record, say
+from codec.errors import FileError, TesseraError
 
 if TYPE_CHECKING:
     from benchmarks.bench import BenchOptions
+    from benchmarks.records import Results
 
 RUN = "run"
 PLOTS = (".png", ".svg", ".pdf")
-RECOGNISED = "tessera,webp-scaled,avif-scaled,vvc-scaled"
+RECOGNITION_CODECS = "tessera,webp-scaled,avif-scaled,vvc-scaled"
 
 
 class BenchGroup(click.Group):
-    """A group whose command `run` need not be named: `tessera bench photos/` is `tessera bench run photos/`."""
+    """A group with `run` as its default command: `tessera bench photos/` is `tessera bench run photos/`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
@@ -43,7 +44,7 @@ class BenchGroup(click.Group):
 
 
 class Names(click.ParamType):
-    """Names with commas between them."""
+    """Names separated by commas."""
 
     name = "names"
 
@@ -52,7 +53,7 @@ class Names(click.ParamType):
 
 
 class Numbers(click.ParamType):
-    """Numbers with commas between them."""
+    """Numbers separated by commas."""
 
     name = "numbers"
 
@@ -131,7 +132,7 @@ def bench() -> None:
     "--threads", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Threads when measuring speed."
 )
 @_running
-def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **given: Any) -> None:
+def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **arguments: Any) -> None:
     """Measure rate, quality and speed of Tessera and other codecs on images.
 
     Every file is counted whole. At each rate a codec makes its best file that is no larger. Results are kept, so that
@@ -141,7 +142,7 @@ def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **give
     tessera bench photos/
     tessera bench photos/ --codecs tessera,webp,webp-scaled --bpp 0.02,0.05,0.1 --report report.html
     """
-    _measure(inputs, files_from, recursive, given)
+    _measure(inputs, files_from, recursive, arguments)
 
 
 @bench.command()
@@ -153,7 +154,7 @@ def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **give
     "--codecs",
     type=Names(),
     metavar="LIST",
-    default=RECOGNISED,
+    default=RECOGNITION_CODECS,
     show_default=True,
     help="Which to run, as for `tessera bench`.",
 )
@@ -169,7 +170,7 @@ def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **give
 @_csv
 @_plot
 @_running
-def recognition(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **given: Any) -> None:
+def recognition(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **arguments: Any) -> None:
     """Measure how often a classifier sees in decoded images what it sees in the originals, at equal bytes.
 
     For a codec with -scaled, it is enough that the class is recognised at one of its scales.
@@ -178,58 +179,56 @@ def recognition(inputs: tuple[str, ...], recursive: bool, files_from: str | None
     tessera bench recognition photos/
     tessera bench recognition photos/ --classifier resnet50 --codecs tessera,webp,webp-scaled
     """
-    others = dict.fromkeys(("lpips_weights", "compressai_weights", "anchor", "json_dir", "page_path"))
+    unused = dict.fromkeys(("lpips_weights", "compressai_weights", "anchor", "json_dir", "page_path"))
     fixed = {"metrics": ("top1", "top5"), "own_settings": False, "overlays": (), "no_speed": True, "threads": 1}
-    _measure(inputs, files_from, recursive, others | fixed | given)
+    _measure(inputs, files_from, recursive, unused | fixed | arguments)
 
 
-def _measure(inputs: tuple[str, ...], files_from: str | None, recursive: bool, given: dict[str, Any]) -> None:
-    """What both commands do; exits with 1 where something was missing."""
-    with failing(given["verbose"]):
-        outputs = [given[name] for name in ("csv_path", "plot_path", "page_path") if given[name]]
-        for path in outputs:
-            check_output(path, given["force"], "")
-        _refuse_two_streams(given)
-        if given["plot_path"] and not given["plot_path"].lower().endswith(PLOTS):
-            msg = f"{given['plot_path']!r} is not a name for a plot: it must end with {', '.join(PLOTS)}"
+def _measure(inputs: tuple[str, ...], files_from: str | None, recursive: bool, arguments: dict[str, Any]) -> None:
+    """Runs a benchmark. Exits with 1 if an image, codec or metric that the user named is missing."""
+    with failing(arguments["verbose"]):
+        for name in ("csv_path", "plot_path", "page_path"):
+            if arguments[name]:
+                check_output(arguments[name], arguments["force"], "")
+        if arguments["csv_path"] == "-" and arguments["as_json"]:
+            msg = "--json and --csv - both need standard output: name a file for one of them"
             raise click.UsageError(msg)
-        problems = _run(_options(find_images(inputs, files_from, recursive), given), given)
+        if arguments["plot_path"] and not arguments["plot_path"].lower().endswith(PLOTS):
+            msg = f"{arguments['plot_path']!r} is not a name for a plot: it must end with {', '.join(PLOTS)}"
+            raise click.UsageError(msg)
+        problems = _run(_options(find_images(inputs, files_from, recursive), arguments), arguments)
     sys.exit(1 if problems else 0)
 
 
-def _refuse_two_streams(given: dict[str, Any]) -> None:
-    if given["csv_path"] == "-" and given["as_json"]:
-        msg = "--json and --csv - both need standard output: name a file for one of them"
-        raise click.UsageError(msg)
-
-
-def _options(images: dict[str, str], given: dict[str, Any]) -> BenchOptions:
+def _options(images: dict[str, str], arguments: dict[str, Any]) -> BenchOptions:
     from benchmarks.bench import BUDGETS, BenchOptions
-    from benchmarks.codecs.registry import CoderOptions
-    from benchmarks.measures import MeasureOptions
-    from benchmarks.recognition import DEFAULT
-    from codec.system.folders import cache_folder
+    from benchmarks.classifiers import DEFAULT
+    from benchmarks.codecs.registry import BenchCodecOptions
+    from benchmarks.metrics import MetricOptions
+    from codec.system.files import cache_folder
 
-    cache = None if given["no_cache"] else Path(given["cache"] or cache_folder() / "bench")
-    coder_options = CoderOptions(given["model"], given["device"], given["compressai_weights"], given["runtime"])
-    measure_options = MeasureOptions(given["lpips_weights"], given["classifier"] or DEFAULT, given["classifier_weights"])
-    cluster = None
-    if given["ray"]:
-        from cli.ray_runner import cluster_of
-
-        cluster = cluster_of(given["ray"], given["device"], given["runtime"], usual=1)
     return BenchOptions(
-        images, given["codecs"], given["budgets"] or BUDGETS, given["own_settings"], given["metrics"],
-        measure_options, given["anchor"], coder_options, cache,
-        given["jobs"], not given["no_speed"], given["threads"], given["max_pixels"], shlex.join(["tessera", *sys.argv[1:]]),
-        cluster,
-    )  # fmt: skip
+        images,
+        arguments["codecs"],
+        arguments["budgets"] or BUDGETS,
+        arguments["own_settings"],
+        arguments["metrics"],
+        MetricOptions(arguments["lpips_weights"], arguments["classifier"] or DEFAULT, arguments["classifier_weights"]),
+        arguments["anchor"],
+        BenchCodecOptions(arguments["model"], arguments["device"], arguments["compressai_weights"], arguments["runtime"]),
+        None if arguments["no_cache"] else Path(arguments["cache"] or cache_folder() / "bench"),
+        arguments["jobs"],
+        speed=not arguments["no_speed"],
+        threads=arguments["threads"],
+        max_pixels=arguments["max_pixels"],
+        command=shlex.join(["tessera", *sys.argv[1:]]),
+    )
 
 
 def find_images(inputs: tuple[str, ...], files_from: str | None, recursive: bool) -> dict[str, str]:
-    """The paths of all images that are named or lie in the folders that are named, by names that differ.
+    """The paths of all images that are named or in named folders, by unique names.
 
-    Raises FileError where a folder holds none, or cannot be read."""
+    Raises FileError if a folder holds no images or cannot be read."""
     named = named_inputs(inputs, files_from)
     if STANDARD in named:
         msg = "'-' is standard input, which can be read only once: name a file"
@@ -244,69 +243,77 @@ def find_images(inputs: tuple[str, ...], files_from: str | None, recursive: bool
     return images
 
 
-def _run(bench_options: BenchOptions, given: dict[str, Any]) -> bool:
+def _run(bench_options: BenchOptions, arguments: dict[str, Any]) -> bool:
+    """Runs a benchmark and writes its outputs. Returns whether there were problems."""
     from benchmarks import export
-    from benchmarks.bench import Bench, decoded
+    from benchmarks.bench import Bench, run_locally
 
-    overlays = [_overlay(path) for path in given["overlays"]]
-    bench = Bench.prepare(bench_options, say)
+    overlays = [_overlay(path) for path in arguments["overlays"]]
+    bench = Bench.open(bench_options, say)
     study = bench.study()
-    with Bar(len(study.tasks()), "measuring", hidden=given["quiet"]) as bar:
-        results = bench.run(study, bar.advance, bar.say)
-    if given["as_json"]:
+    if arguments["ray"]:
+        from benchmarks.ray_bench import run_on_ray
+        from cli.ray_runner import cluster_of
+
+        cluster = cluster_of(arguments["ray"], arguments["device"], arguments["runtime"], threads=1)
+        outcomes = run_on_ray(bench_options, study, cluster)
+    else:
+        outcomes = run_locally(bench_options, study)
+    with Bar(len(study.tasks()), "measuring", hidden=arguments["quiet"]) as bar:
+        results = bench.run(study, outcomes, bar.advance, bar.say)
+    if arguments["as_json"]:
         for series in results.series:
             put_record(json.dumps(export.json_of(series, results)))
-    elif given["csv_path"] != "-" and not given["quiet"]:
-        show(_parts(results))
-    if given["csv_path"]:
-        write_output(given["csv_path"], export.csv_of(results).encode(), given["force"])
-    if given["json_dir"]:
-        export.write_json(results, Path(given["json_dir"]))
-    if given["plot_path"]:
-        export.write_plot(results.series, results.metrics, Path(given["plot_path"]), overlays)
-    if given["page_path"]:
+    elif arguments["csv_path"] != "-" and not arguments["quiet"]:
+        _show(results)
+    if arguments["csv_path"]:
+        write_output(arguments["csv_path"], export.csv_of(results).encode(), arguments["force"])
+    if arguments["json_dir"]:
+        export.write_json(results, Path(arguments["json_dir"]))
+    if arguments["plot_path"]:
+        export.write_plot(results.series, results.metrics, Path(arguments["plot_path"]), overlays)
+    if arguments["page_path"]:
         from benchmarks.report import write_report
 
-        images = {source.image.name: source for source in bench.sources}
-        write_report(results, Path(given["page_path"]), lambda name: images[name].pixels(), decoded(bench))
+        sources = {source.image.name: source for source in bench.sources}
+        write_report(results, Path(arguments["page_path"]), lambda name: sources[name].pixels(), bench.decode)
     return bench.problems
 
 
 def _overlay(path: str) -> dict:
     try:
         curve = json.loads(Path(path).read_text())
-        curve["results"]["bpp"], curve["name"]  # both must be there
+        curve["results"]["bpp"], curve["name"]  # raises if one of them is missing
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"{path}: not a curve in compressai's JSON ({error})"
         raise TesseraError(msg) from error
     return curve
 
 
-def show(parts: Iterable[Any]) -> None:
-    """Tables and lines on standard output."""
+def _show(results: Results) -> None:
+    """Prints tables and remarks on standard output."""
     from rich.console import Console
-    from rich.text import Text
-
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    for part in parts:
-        console.print(part, soft_wrap=isinstance(part, str | Text), markup=False)  # a path may hold what looks like markup
-
-
-def _parts(results: Any) -> Iterator[Any]:
     from rich.text import Text
 
     from benchmarks.export import tables
 
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+
+    def show(part: Any) -> None:
+        console.print(part, soft_wrap=isinstance(part, str | Text), markup=False)  # a path may look like markup
+
     count = len(results.images)
-    yield f"{count} image{'s' if count > 1 else ''}, whole files, means; 'n of {count}' where not all images fit\n"
+    show(f"{count} image{'s' if count > 1 else ''}, whole files, means; 'n of {count}' where not all images fit\n")
     for title, table, remarks in tables(results):
-        yield from (Text(title, "bold"), table, f"{remarks}\n" if remarks else "")
-    yield from (f"left out: {name}: {reason}" for name, reason in results.missing.items())
+        for part in (Text(title, "bold"), table, f"{remarks}\n" if remarks else ""):
+            show(part)
+    for name, reason in results.missing.items():
+        show(f"left out: {name}: {reason}")
 
 
 @contextmanager
 def failing(verbose: bool) -> Iterator[None]:
-    """Ends a command that cannot continue with one line and an exit code."""
+    """Ends the command with one line and an exit code if it cannot continue."""
     try:
         yield
     except (TesseraError, MemoryError) as error:

@@ -31,7 +31,7 @@ def pixels(photo) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def sent(codec, pixels):
-    return read_tokens(read_file(codec.encode(pixels, tokens=FULL)), codec.model.code)
+    return read_tokens(read_file(codec.encode(pixels, tokens=FULL).data), codec.model.code)
 
 
 def table(*rows: tuple[float, ...]) -> np.ndarray:
@@ -88,7 +88,7 @@ def test_a_map_is_what_the_decoder_makes_of_the_change(codec, pixels, sent, plac
     (other,) = others(where, tokens, 1)
     payload = encode_tokens(code.sequence(other), layout.tokens)
     data = write_file(File(layout.width, layout.height, codec.model.stream_id, layout.tokens, payload))
-    pair = [np.asarray(codec.decode(each)).astype(int) for each in (data, codec.encode(pixels, tokens=FULL))]
+    pair = [np.asarray(codec.decode(each).image).astype(int) for each in (data, codec.encode(pixels, tokens=FULL).data)]
     difference = np.abs(pair[0] - pair[1])
     (found,) = contribution(codec, pixels, [place], FULL, draws=1)
     assert np.allclose(found.change, difference.mean(2), atol=1e-4)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.curves import delta, rate_at, rising, same_quality, unrising
-from benchmarks.measurements import Point, Series
+from benchmarks.curves import delta, from_quality, rate_at, same_quality, to_quality
+from benchmarks.records import Point, Series
 
 RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
 
@@ -81,6 +81,6 @@ def test_bytes_for_the_same_quality():
 
 @pytest.mark.parametrize("metric", ["psnr", "ms_ssim", "lpips"])
 def test_quality_on_a_line_and_back(metric):
-    assert unrising(metric, rising(metric, 0.25)) == pytest.approx(0.25)
-    assert rising("ms_ssim", 0.99) == pytest.approx(20)
-    assert rising("lpips", 0.2) > rising("lpips", 0.3)
+    assert from_quality(metric, to_quality(metric, 0.25)) == pytest.approx(0.25)
+    assert to_quality("ms_ssim", 0.99) == pytest.approx(20)
+    assert to_quality("lpips", 0.2) > to_quality("lpips", 0.3)

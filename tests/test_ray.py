@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.cache import Cache
-from benchmarks.codecs.registry import SCALES
+from benchmarks.codecs.base import SCALES
 from tests.helpers import ROOT
 
 pytestmark = pytest.mark.ray
@@ -226,7 +226,7 @@ def test_without_an_address_ray_starts_here(images, local, tmp_path):
 
 SPREAD = """
 import os, sys
-from codec.parallel.ray_cluster import Cluster, spread
+from codec.parallel.ray_cluster import Cluster, run_on_cluster
 
 class Task:
     def __init__(self, room):
@@ -240,7 +240,7 @@ class Task:
         pass
 
 told = {}
-for place, result in spread(list(range(8)), Task, Cluster(sys.argv[1], threads=int(sys.argv[2]))):
+for place, result in run_on_cluster(list(range(8)), Task, Cluster(sys.argv[1], threads=int(sys.argv[2]))):
     assert place not in told
     told[place] = result
 assert set(told) == set(range(8))

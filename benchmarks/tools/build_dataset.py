@@ -1,10 +1,10 @@
-"""Photographs to train on, from folders of originals: one tar file of images that are not too large, none twice.
+"""Builds a training set, as docs/training.md and benchmarks/training-log.md use it: one tar file from folders of originals.
 
-    python -m benchmarks.tools.build_dataset photos-3.tar ORIGINALS... --without ../shared/photos ../shared/kodak
+    python -m benchmarks.tools.build_dataset photos.tar ORIGINALS... --without held-out.tar kodak clic
 
-Each photo is made smaller, since most originals are JPEGs whose own losses show at full size: its shorter side becomes
-304 pixels, or up to nine tenths of what it was. Photos that look like one of `--without` (held out, or of an evaluation set)
-or like one before them are left out: their difference hashes of 256 bits differ in fewer than 40 bits.
+Photographs are shrunk, since most originals are JPEGs whose losses show at full size: the shorter side becomes 304 pixels, or
+up to nine tenths of the original's. A photograph is left out if it resembles one of `--without` (held out, or of an evaluation
+set) or one before it: if fewer than 40 of the 256 bits of their difference hashes differ.
 """
 
 from __future__ import annotations
@@ -25,83 +25,56 @@ from PIL import Image, UnidentifiedImageError
 
 from codec.training.photos import find_photos, is_held_out
 
-SHORTEST = 304  # pixels of the shorter side of what is written
-LARGEST = 0.9  # of an original's size
-QUALITY = 96  # of the JPEGs written, 4:4:4: their own losses are far below those that training looks at
-ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint16)  # bits that are set, by byte
-AT_ONCE = 64  # originals in memory
-SAME = 40  # bits of 256 in which the hashes of two versions of a photo differ at most
+MIN_SIDE = 304  # pixels, shorter side of the photographs in the tar file
+MAX_SCALE = 0.9  # relative to the original
+QUALITY = 96  # of the JPEGs in the tar file, 4:4:4: their losses are far below those that training responds to
+BATCH = 64  # originals in memory
+SAME_BITS = 40  # hashes of two versions of a photograph differ in fewer bits
+HASHES_PER_BLOCK = 1000  # hashes are appended to an array of at most this length, so that none of many is copied often
+BIT_COUNTS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint16)  # of each byte
 
 
-def difference_hash(image: Image.Image) -> NDArray[np.uint8]:
-    """(32,) bytes: whether each of 16x16 cells is brighter than its neighbour to the left."""
-    grey = np.asarray(image.convert("L").resize((17, 16), Image.Resampling.BOX), np.int16)
-    return np.packbits(grey[:, 1:] > grey[:, :-1])
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("target", type=Path)
+    parser.add_argument("sources", type=Path, nargs="+")
+    parser.add_argument(
+        "--without", type=Path, nargs="*", default=[], help="tar files, of which held-out photographs count, and folders"
+    )
+    arguments = parser.parse_args(argv)
+    written, same, unusable = build_dataset(arguments.sources, arguments.target, arguments.without)
+    left_out = f"{same} seen before or held out, {unusable} too small or no image"
+    sys.stdout.write(f"{written} photos in {arguments.target}; left out: {left_out}\n")
+    return 0
 
 
-def opened(blob: bytes) -> Image.Image | None:
-    try:
-        return Image.open(io.BytesIO(blob)).convert("RGB")
-    except (UnidentifiedImageError, OSError):
-        return None
-
-
-def smaller(image: Image.Image, share: float) -> bytes | None:
-    """The photo as a JPEG whose shorter side is between `SHORTEST` (share 0) and `LARGEST` of the original's (share 1); None
-    for a photo that is too small."""
-    short = min(image.size)
-    if short < SHORTEST:
-        return None
-    wanted = SHORTEST + share * max(0.0, LARGEST * short - SHORTEST)
-    size = (round(image.width * wanted / short), round(image.height * wanted / short))
-    stream = io.BytesIO()
-    image.resize(size, Image.Resampling.LANCZOS).save(stream, "jpeg", quality=QUALITY, subsampling=0)
-    return stream.getvalue()
-
-
-def bits_apart(one: NDArray[np.uint8], others: NDArray[np.uint8]) -> int:
-    """The fewest bits in which a hash (32,) differs from any of (N, 32); 256 where there is none."""
-    return int(ONES[others ^ one].sum(1).min(initial=256))
-
-
-def evaluation_hashes(sources: Iterable[Path]) -> NDArray[np.uint8]:
-    """Hashes of the images that nothing may be like: of tar files those held out, of folders all."""
-    hashes = []
-    for source in sources:
-        in_tars = source.suffix == ".tar"
-        for name, blob in find_photos([source]):
-            if (not in_tars or is_held_out(name)) and (image := opened(blob)):
-                hashes.append(difference_hash(image))
-    return np.array(hashes, np.uint8).reshape(-1, 32)
-
-
-def gather(sources: Sequence[Path], target: Path, without: Sequence[Path]) -> tuple[int, int, int]:
-    """Writes the tar file; the numbers of photos written, left out as known, and left out as too small or no image."""
-    known = [evaluation_hashes(without)]
+def build_dataset(sources: Sequence[Path], target: Path, without: Sequence[Path]) -> tuple[int, int, int]:
+    """Writes the tar file. Returns how many photographs were written, left out as seen or held out, and left out as
+    unusable."""
+    hashes = [evaluation_hashes(without)]
     originals = find_photos(sources)
-    batches = iter(lambda: list(islice(originals, AT_ONCE)), [])
+    batches = iter(lambda: list(islice(originals, BATCH)), [])  # since `map` below reads its complete input at once
     written = same = unusable = 0
 
-    def read(found: tuple[str, bytes]) -> tuple[str, NDArray[np.uint8], bytes] | None:
-        name, blob = found
-        image = opened(blob)
-        share = np.random.default_rng(zlib.crc32(blob)).random()
-        data = smaller(image, share) if image else None
+    def read(original: tuple[str, bytes]) -> tuple[str, NDArray[np.uint8], bytes] | None:
+        name, blob = original
+        image = open_image(blob)
+        scale = np.random.default_rng(zlib.crc32(blob)).random()
+        data = shrunk(image, scale) if image else None
         return (name, difference_hash(image), data) if image and data else None
 
     with tarfile.open(target, "w") as archive, ThreadPoolExecutor() as pool:
-        # `map` reads all that it is given at once, so it is given what fits in memory.
-        for found in chain.from_iterable(pool.map(read, batch) for batch in batches):
-            if found is None:
+        for photo in chain.from_iterable(pool.map(read, batch) for batch in batches):
+            if photo is None:
                 unusable += 1
                 continue
-            name, mine, data = found
-            if min(bits_apart(mine, hashes) for hashes in known) < SAME:
+            name, photo_hash, data = photo
+            if min(fewest_bits_apart(photo_hash, block) for block in hashes) < SAME_BITS:
                 same += 1
                 continue
-            if len(known[-1]) >= 1000:
-                known.append(np.zeros((0, 32), np.uint8))
-            known[-1] = np.concatenate([known[-1], mine[None]])
+            if len(hashes[-1]) >= HASHES_PER_BLOCK:
+                hashes.append(np.zeros((0, 32), np.uint8))
+            hashes[-1] = np.concatenate([hashes[-1], photo_hash[None]])
             member = tarfile.TarInfo(f"{written:05}-{Path(name).stem}.jpg")
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
@@ -109,16 +82,45 @@ def gather(sources: Sequence[Path], target: Path, without: Sequence[Path]) -> tu
     return written, same, unusable
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("target", type=Path)
-    parser.add_argument("sources", type=Path, nargs="+")
-    parser.add_argument("--without", type=Path, nargs="*", default=[], help="tar files (of which: photos held out) and folders")
-    given = parser.parse_args(argv)
-    written, same, unusable = gather(given.sources, given.target, given.without)
-    left_out = f"{same} seen before or held out, {unusable} too small or no image"
-    sys.stdout.write(f"{written} photos in {given.target}; left out: {left_out}\n")
-    return 0
+def evaluation_hashes(sources: Iterable[Path]) -> NDArray[np.uint8]:
+    """Hashes (N, 32) of the held-out photographs in tar files and of all images in folders."""
+    hashes = []
+    for source in sources:
+        for name, blob in find_photos([source]):
+            if (source.suffix != ".tar" or is_held_out(name)) and (image := open_image(blob)):
+                hashes.append(difference_hash(image))
+    return np.array(hashes, np.uint8).reshape(-1, 32)
+
+
+def open_image(blob: bytes) -> Image.Image | None:
+    try:
+        return Image.open(io.BytesIO(blob)).convert("RGB")
+    except (UnidentifiedImageError, OSError):
+        return None
+
+
+def difference_hash(image: Image.Image) -> NDArray[np.uint8]:
+    """(32,) bytes: a bit for each of 16x16 cells, set if the cell is brighter than its left neighbour."""
+    grey = np.asarray(image.convert("L").resize((17, 16), Image.Resampling.BOX), np.int16)
+    return np.packbits(grey[:, 1:] > grey[:, :-1])
+
+
+def fewest_bits_apart(photo_hash: NDArray[np.uint8], hashes: NDArray[np.uint8]) -> int:
+    """The smallest number of bits in which a hash (32,) differs from one of (N, 32); 256 if N is 0."""
+    return int(BIT_COUNTS[hashes ^ photo_hash].sum(1).min(initial=256))
+
+
+def shrunk(image: Image.Image, scale: float) -> bytes | None:
+    """The photograph as a JPEG whose shorter side lies between `MIN_SIDE` (scale 0) and `MAX_SCALE` of the original's (scale
+    1); None if the original is too small."""
+    side = min(image.size)
+    if side < MIN_SIDE:
+        return None
+    new_side = MIN_SIDE + scale * max(0.0, MAX_SCALE * side - MIN_SIDE)
+    size = (round(image.width * new_side / side), round(image.height * new_side / side))
+    stream = io.BytesIO()
+    image.resize(size, Image.Resampling.LANCZOS).save(stream, "jpeg", quality=QUALITY, subsampling=0)
+    return stream.getvalue()
 
 
 if __name__ == "__main__":

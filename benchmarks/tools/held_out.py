@@ -1,10 +1,10 @@
-"""Quality of a model, or of a training run so far, on photos that it was not trained on: what decides between trials.
+"""Quality of a model or training checkpoint on held-out photographs, which decides between trials. For
+benchmarks/training-curve.csv, its plot, and the tables of benchmarks/training-log.md.
 
-    python -m benchmarks.tools.held_out .data/train/checkpoint.safetensors --photos train-0.tar --lpips lpips_alex.npz \\
-        --csv curve.csv
+    python -m benchmarks.tools.held_out checkpoint.safetensors --photos photos.tar --lpips lpips_alex.npz --csv curve.csv
 
-The middle block of each held-out photo is coded as a whole file at each budget. Prints LPIPS, PSNR in dB and the colour error;
-with `--csv` a row is added to a file that `--plot` makes an image of. Kodak is not for this: it is for the final table alone.
+Codes the middle block of each photograph as a complete file at each budget. Prints LPIPS, PSNR in dB and the colour error;
+`--csv` appends a row to a file, and `--plot` plots that file. Kodak is only for the final tables, never for this.
 """
 
 from __future__ import annotations
@@ -27,16 +27,15 @@ from codec.metrics import psnr
 from codec.metrics.lpips import LPIPS
 from codec.models.registry import Model, open_model
 from codec.pyramid.training import PyramidTrainer
-from codec.rate_control import Target
 from codec.training.photos import load_photos
 
 BUDGETS = (0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits per pixel
-MEASURES = ("lpips", "psnr", "colour")
-TABLE_PHOTOS = 200
+METRICS = ("lpips", "psnr", "colour")
+TABLE_PHOTOS = 200  # from which the tables of an exported model are counted
 
 
 def model_of(path: Path, photos: Tensor, folder: Path) -> Model:
-    """A model file, opened; of a training checkpoint, the model that it would become now."""
+    """A model file, opened; for a training checkpoint, the model that it exports now, in `folder`."""
     try:
         return open_model(path)
     except ModelError:
@@ -46,17 +45,17 @@ def model_of(path: Path, photos: Tensor, folder: Path) -> Model:
 
 
 def measure(model: Model, photos: Tensor, lpips: LPIPS) -> dict[str, float]:
-    """The means over photos (N, side, side, 3) uint8, as `measure@budget`."""
+    """Means over photographs (N, side, side, 3) uint8, by `metric@budget`."""
     first = (photos.shape[1] - BLOCK) // 2
     codec = Codec(str(model.path), device="cpu")
     rows = []
     for photo in photos[:, first : first + BLOCK, first : first + BLOCK].numpy():
-        sequence = codec.sequence(photo)
+        (sequence,) = codec.tokenize([photo])
         row: dict[str, float] = {}
         for budget in BUDGETS:
-            decoded = np.asarray(codec.decode(codec.cut(sequence, Target(target_bpp=budget)).data))
-            found = (lpips.distance(decoded, photo), psnr(decoded, photo), colour_error(decoded, photo))
-            row |= {f"{name}@{budget}": value for name, value in zip(MEASURES, found, strict=True)}
+            decoded = np.asarray(codec.decode(codec.write(sequence, target_bpp=budget).data).image)
+            values = (lpips.distance(decoded, photo), psnr(decoded, photo), colour_error(decoded, photo))
+            row |= {f"{name}@{budget}": value for name, value in zip(METRICS, values, strict=True)}
         rows.append(row)
     return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
 
@@ -71,7 +70,7 @@ def add_row(path: Path, row: dict[str, float | str]) -> None:
 
 
 def plot(table: Path, image: Path, budget: float = 0.0443) -> None:
-    """LPIPS and PSNR at one budget over crops seen, a line per name."""
+    """Plots LPIPS and PSNR at one budget against the number of training crops, a line per name."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -93,26 +92,26 @@ def plot(table: Path, image: Path, budget: float = 0.0443) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a model file or a training checkpoint")
-    parser.add_argument("--photos", type=Path, nargs="+", required=True, help="training photos: folders, tar files, images")
-    parser.add_argument("--lpips", type=Path, required=True, help="npz of LPIPS weights")
-    parser.add_argument("--every", type=int, default=1, help="only one held-out photo in so many")
+    parser.add_argument("--photos", type=Path, nargs="+", required=True, help="folders, tar files and images")
+    parser.add_argument("--lpips", type=Path, required=True, help=".npz with weights of LPIPS")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="measure one of N photographs")
     parser.add_argument("--name", default="", help="of the run, in the CSV and the plot")
-    parser.add_argument("--csv", type=Path, help="file to add a row to")
-    parser.add_argument("--plot", type=Path, help="image to make of the CSV")
-    given = parser.parse_args()
-    photos, held_out = load_photos(given.photos)
+    parser.add_argument("--csv", type=Path, help="file to append a row to")
+    parser.add_argument("--plot", type=Path, help="image to plot the CSV to")
+    arguments = parser.parse_args()
+    photos, held_out = load_photos(arguments.photos)
     with tempfile.TemporaryDirectory() as folder:
-        model = model_of(given.model, photos, Path(folder))
-        held_out = held_out[:: given.every]
-        found = measure(model, held_out, LPIPS(given.lpips))
+        model = model_of(arguments.model, photos, Path(folder))
+        held_out = held_out[:: arguments.every]
+        means = measure(model, held_out, LPIPS(arguments.lpips))
     card = model.metadata["card"]
-    for name in MEASURES:
-        sys.stdout.write(f"{name:6} " + "  ".join(f"{budget}: {found[f'{name}@{budget}']:.3f}" for budget in BUDGETS) + "\n")
-    if given.csv:
-        start = {"name": given.name, "crops": str(card["crops"]), "minutes": str(card["minutes"]), "photos": str(len(held_out))}
-        add_row(given.csv, {**start, **found})
-    if given.csv and given.plot:
-        plot(given.csv, given.plot)
+    for name in METRICS:
+        sys.stdout.write(f"{name:6} " + "  ".join(f"{budget}: {means[f'{name}@{budget}']:.3f}" for budget in BUDGETS) + "\n")
+    if arguments.csv:
+        run = {"name": arguments.name} | {key: str(card[key]) for key in ("crops", "minutes")} | {"photos": str(len(held_out))}
+        add_row(arguments.csv, {**run, **means})
+    if arguments.csv and arguments.plot:
+        plot(arguments.csv, arguments.plot)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Quality of cut files: every prefix is an image, and more bytes are never a worse one.
+"""Quality of cut files: every prefix is an image, and more bytes are not worse. For docs/benchmarks.md, "Prefixes".
 
-    python -m benchmarks.tools.prefixes ../shared/kodak --lpips ../shared/perceptual/lpips_alex.npz
+    python -m benchmarks.tools.prefixes kodak --lpips lpips_alex.npz
 
-Encodes each image whole, cuts the file at a series of sizes, decodes the cuts, and prints PSNR and LPIPS averaged over the
-images for each size, and by how much either ever falls back from one size to the next.
+Encodes each image with all tokens, cuts the file at several sizes and decodes the parts. Prints mean PSNR and LPIPS for each
+size, and the largest loss of either from one size to the next.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.study import read_pixels
 from codec.codec import Codec
-from codec.image.reading import read_image, to_pixels
 from codec.metrics import psnr
 from codec.metrics.lpips import LPIPS
 
@@ -25,24 +25,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, nargs="+", help="images of one size, or folders of them")
     parser.add_argument("--model", help="name or path; default: the bundled one")
-    parser.add_argument("--lpips", type=Path, help="npz of LPIPS weights; without it LPIPS is left out")
-    parser.add_argument("--cuts", type=int, default=40, help="how many sizes, evenly spaced on a logarithmic scale")
-    parser.add_argument("--limit", type=int, help="only so many images")
+    parser.add_argument("--lpips", type=Path, help=".npz with weights of LPIPS; without it, LPIPS is left out")
+    parser.add_argument("--cuts", type=int, default=40, metavar="N", help="number of sizes, evenly spaced in logarithm")
+    parser.add_argument("--limit", type=int, metavar="N", help="measure the first N images")
     parser.add_argument("--threads", type=int)
-    given = parser.parse_args()
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    files = [f for p in given.images for f in (sorted(p.glob("*.*")) if p.is_dir() else [p])][: given.limit]
-    lpips = LPIPS(given.lpips) if given.lpips else None
-    codec = Codec(given.model)
-    sizes = np.unique(np.geomspace(16, 30000, given.cuts).astype(int))
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    files = [f for p in arguments.images for f in (sorted(p.glob("*.*")) if p.is_dir() else [p])][: arguments.limit]
+    lpips = LPIPS(arguments.lpips) if arguments.lpips else None
+    codec = Codec(arguments.model)
+    sizes = np.unique(np.geomspace(16, 30000, arguments.cuts).astype(int))
     rows = []
     for path in files:
-        original = to_pixels(read_image(path.read_bytes()))
-        data = codec.encode(original, tokens=1365)
+        original = read_pixels(path)
+        data = codec.encode(original, tokens=1365).data
         row = []
         for size in sizes:
-            image = np.asarray(codec.decode(data[:size], allow_partial=True))
+            image = np.asarray(codec.decode(data[:size], allow_partial=True).image)
             row.append((psnr(image, original), lpips.distance(image, original) if lpips else 0.0))
         rows.append(row)
     means = np.mean(rows, 0)

@@ -1,11 +1,11 @@
-"""Time and memory of whole commands, and of Tessera's network and coder without their start-up, by size of image.
+"""Time and memory of complete commands by size of image, and of Tessera without start-up. For docs/speed.md, "Whole commands".
 
-python -m benchmarks.tools.speed photo.png --threads 2
+    python -m benchmarks.tools.speed photo.png --threads 2
 
-Each command runs in a fresh process, several times; the fastest run counts, since whatever else a machine does only ever slows
-one. Images of more than 50 megapixels run once. Peak memory is the largest resident set of the process, or of the small one
-that starts it (12 MB), whichever is larger. Within one process (`in process`) the model is loaded and one image of that size
-coded first. Tools that are not installed are left out (Debian: webp, libavif-bin, libjxl-tools).
+Each command runs several times in a new process. The fastest run counts, because other work on the machine can only slow a run
+down. Images of more than 50 megapixels run once. Peak memory is the largest resident set of the process, or of the small one
+that starts it (12 MB) if that is larger. In the second table the model is loaded and an image of the same size is coded before
+the clock starts. Tools that are not installed are left out (Debian: webp, libavif-bin, libjxl-tools).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.timing import THREADS, processor
+from benchmarks.timing import THREAD_VARIABLES, processor
 
 SIZES = ((768, 512), (1920, 1080), (4000, 3000), (12240, 8160))
 LARGE = 50_000_000  # pixels; larger images run once
-# A process starts with the largest resident set of the one that forks it, so a small one forks, and says what it found.
+# A process inherits the peak resident set of the one that forks it, so a small one forks and reports.
 START = """
 import os, subprocess, sys, time
 start = time.perf_counter()
@@ -37,7 +37,7 @@ seconds = time.perf_counter() - start
 print(os.waitstatus_to_exitcode(status), seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6)
 """
 RUNTIMES = ("onnx", "torch")
-TOOLS = {  # name: encoder, decoder, ending of files
+TOOLS = {  # name: encoder, decoder
     "WebP": (
         ["cwebp", "-quiet", "-mt", "-q", "50", "{png}", "-o", "{file}"],
         ["dwebp", "-quiet", "-mt", "{file}", "-o", "{out}"],
@@ -51,103 +51,40 @@ TOOLS = {  # name: encoder, decoder, ending of files
         ["djxl", "--quiet", "--num_threads={threads}", "{file}", "{out}"],
     ),
 }
-ENDINGS = {"WebP": "webp", "AVIF": "avif", "JPEG XL": "jxl"}
-INSIDE = """
+SUFFIXES = {"WebP": "webp", "AVIF": "avif", "JPEG XL": "jxl"}
+IN_PROCESS = """
 import json, sys, time
 import numpy as np
 from PIL import Image
 from codec.codec import Codec
-from codec.rate_control import Target
+from codec.image.source import read_source
+from codec.options import DEFAULT_QUALITY
 path, runtime, runs = sys.argv[1], sys.argv[2], int(sys.argv[3])
 pixels = np.asarray(Image.open(path).convert("RGB"))
 codec = Codec(device="cpu", runtime=runtime)
-data = codec.encode(pixels)
-codec.decode(data)
+codec.decode(codec.encode(pixels).data)
 times = {"encode": [], "decode": [], "read": [], "tokenize": []}
 for _ in range(runs):
-    start = time.perf_counter(); data = codec.encode(pixels)
+    start = time.perf_counter(); data = codec.encode(pixels).data
     times["encode"].append(time.perf_counter() - start)
     start = time.perf_counter(); codec.decode(data)
     times["decode"].append(time.perf_counter() - start)
     start = time.perf_counter(); codec.read(data)
     times["read"].append(time.perf_counter() - start)
-    prepared = codec.prepare(pixels)
-    start = time.perf_counter(); codec.tokenize([prepared], Target())
+    source = read_source(pixels)
+    start = time.perf_counter(); codec.tokenize([source], quality=DEFAULT_QUALITY)
     times["tokenize"].append(time.perf_counter() - start)
-print(json.dumps({name: min(found) for name, found in times.items()}))
+print(json.dumps({name: min(seconds) for name, seconds in times.items()}))
 """
 
 
 @dataclass(frozen=True)
 class Run:
-    """One command, from its start to its end."""
+    """One run of a command."""
 
     seconds: float
     cpu: float  # seconds of processor time
     peak: float  # MB
-
-
-def run(command: Sequence[str], threads: int, runs: int) -> Run:
-    """The fastest of some runs. Raises CalledProcessError where one fails."""
-    environment = os.environ | dict.fromkeys(THREADS, str(threads))
-    best: Run | None = None
-    for _ in range(runs):
-        told = subprocess.run([sys.executable, "-S", "-c", START, *command], env=environment, check=True, capture_output=True)
-        code, *numbers = told.stdout.split()
-        if int(code):
-            raise subprocess.CalledProcessError(int(code), command)
-        made = Run(*map(float, numbers))
-        best = made if best is None or made.seconds < best.seconds else best
-    assert best
-    return best
-
-
-def head(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |\n|{'---|' * len(cells)}\n"
-
-
-def row(name: str, size: str, encode: Run, decode: Run, length: int) -> str:
-    cells = [name, size, f"{encode.seconds:.2f} ({encode.cpu:.2f})", f"{decode.seconds:.2f} ({decode.cpu:.2f})"]
-    return f"| {' | '.join([*cells, f'{encode.peak:.0f}', f'{decode.peak:.0f}', f'{length:,}'])} |"
-
-
-def tool(name: str, png: Path, threads: int, runs: int) -> str | None:
-    """A table row of another codec's tools; None where they are not there."""
-    encoder, decoder = TOOLS[name]
-    if not shutil.which(encoder[0]) or not shutil.which(decoder[0]):
-        return None
-    file = png.with_suffix(f".{ENDINGS[name]}")
-    names = {"png": str(png), "file": str(file), "out": str(png.with_suffix(".out.png")), "threads": str(threads)}
-    encode, decode = (run([part.format(**names) for part in command], threads, runs) for command in (encoder, decoder))
-    return row(f"{name} (`{encoder[0]}`)", size_of(png), encode, decode, file.stat().st_size)
-
-
-def tessera(runtime: str, png: Path, threads: int, runs: int) -> str:
-    file = png.with_suffix(f".{runtime}.tsr")
-    common = [sys.executable, "-m", "cli"]
-    rest = ["--runtime", runtime, "--device", "cpu", "-j", str(threads), "-f"]
-    encode = run([*common, "encode", str(png), "-o", str(file), *rest], threads, runs)
-    decode = run([*common, "decode", str(file), "-o", str(png.with_suffix(".out.png")), *rest], threads, runs)
-    return row(f"Tessera, {runtime}", size_of(png), encode, decode, file.stat().st_size)
-
-
-def inside(runtime: str, png: Path, threads: int, runs: int) -> str:
-    environment = os.environ | dict.fromkeys(THREADS, str(threads))
-    command = [sys.executable, "-c", INSIDE, str(png), runtime, str(runs)]
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    found = json.loads(done.stdout.splitlines()[-1])
-    numbers = " | ".join(f"{found[name]:.3f}" for name in ("encode", "tokenize", "decode", "read"))
-    return f"| Tessera, {runtime} | {size_of(png)} | {numbers} |"
-
-
-def size_of(png: Path) -> str:
-    with Image.open(png) as image:
-        return f"{image.width}x{image.height}"
-
-
-def runs_of(png: Path, runs: int) -> int:
-    with Image.open(png) as image:
-        return 1 if image.width * image.height > LARGE else runs
 
 
 def main() -> None:
@@ -155,29 +92,83 @@ def main() -> None:
     parser.add_argument("photo", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--sizes", type=int, default=len(SIZES), help="how many of them")
-    given = parser.parse_args()
-    say = sys.stdout.write
-    say(f"{given.threads} threads on {processor()}, fastest of {given.runs} runs; processor seconds in parentheses\n\n")
+    parser.add_argument("--sizes", type=int, default=len(SIZES), metavar="N", help="measure the N smallest sizes")
+    arguments = parser.parse_args()
+    threads, write = arguments.threads, sys.stdout.write
+    write(f"{threads} threads on {processor()}, fastest of {arguments.runs} runs; processor seconds in parentheses\n\n")
     with tempfile.TemporaryDirectory() as folder:
-        images = []
-        with Image.open(given.photo) as opened:
-            photo = opened.convert("RGB")
-        for width, height in SIZES[: given.sizes]:
-            images.append(Path(folder) / f"{width}x{height}.png")
-            photo.resize((width, height), Image.Resampling.LANCZOS).save(images[-1])
-        say(head("whole command", "image", "encode, s", "decode, s", "encode, MB", "decode, MB", "bytes"))
-        for png in images:
-            runs = runs_of(png, given.runs)
+        images = {}  # path -> runs
+        with Image.open(arguments.photo) as image:
+            photo = image.convert("RGB")
+        for width, height in SIZES[: arguments.sizes]:
+            path = Path(folder) / f"{width}x{height}.png"
+            photo.resize((width, height), Image.Resampling.LANCZOS).save(path)
+            images[path] = 1 if width * height > LARGE else arguments.runs
+        write(table_head("whole command", "image", "encode, s", "decode, s", "encode, MB", "decode, MB", "bytes"))
+        for png, runs in images.items():
             for runtime in RUNTIMES:
-                say(tessera(runtime, png, given.threads, runs) + "\n")
+                write(tessera_row(runtime, png, threads, runs) + "\n")
             for name in TOOLS:
-                if line := tool(name, png, given.threads, runs):
-                    say(line + "\n")
-        say("\n" + head("in process", "image", "encode, s", "its network and prior, s", "decode, s", "its tokens, s"))
-        for png in images:
+                if line := tool_row(name, png, threads, runs):
+                    write(line + "\n")
+        write("\n" + table_head("in process", "image", "encode, s", "tokenize, s", "decode, s", "read tokens, s"))
+        for png, runs in images.items():
             for runtime in RUNTIMES:
-                say(inside(runtime, png, given.threads, runs_of(png, given.runs)) + "\n")
+                write(in_process_row(runtime, png, threads, runs) + "\n")
+
+
+def table_head(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |\n|{'---|' * len(cells)}\n"
+
+
+def tessera_row(runtime: str, png: Path, threads: int, runs: int) -> str:
+    file = png.with_suffix(f".{runtime}.tsr")
+    command = [sys.executable, "-m", "cli"]
+    options = ["--runtime", runtime, "--device", "cpu", "-j", str(threads), "-f"]
+    encode = fastest([*command, "encode", str(png), "-o", str(file), *options], threads, runs)
+    decode = fastest([*command, "decode", str(file), "-o", str(png.with_suffix(".out.png")), *options], threads, runs)
+    return command_row(f"Tessera, {runtime}", png, encode, decode, file)
+
+
+def tool_row(name: str, png: Path, threads: int, runs: int) -> str | None:
+    """The row of another codec's tools; None if they are not installed."""
+    encoder, decoder = TOOLS[name]
+    if not shutil.which(encoder[0]) or not shutil.which(decoder[0]):
+        return None
+    file = png.with_suffix(f".{SUFFIXES[name]}")
+    names = {"png": str(png), "file": str(file), "out": str(png.with_suffix(".out.png")), "threads": str(threads)}
+    encode, decode = (fastest([word.format(**names) for word in command], threads, runs) for command in (encoder, decoder))
+    return command_row(f"{name} (`{encoder[0]}`)", png, encode, decode, file)
+
+
+def command_row(name: str, png: Path, encode: Run, decode: Run, file: Path) -> str:
+    seconds = [f"{run.seconds:.2f} ({run.cpu:.2f})" for run in (encode, decode)]
+    cells = [name, png.stem, *seconds, f"{encode.peak:.0f}", f"{decode.peak:.0f}", f"{file.stat().st_size:,}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def fastest(command: Sequence[str], threads: int, runs: int) -> Run:
+    """The fastest of several runs. Raises CalledProcessError if one fails."""
+    environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
+    results = []
+    for _ in range(runs):
+        process = subprocess.run(
+            [sys.executable, "-S", "-c", START, *command], env=environment, check=True, capture_output=True
+        )
+        code, *numbers = process.stdout.split()
+        if int(code):
+            raise subprocess.CalledProcessError(int(code), command)
+        results.append(Run(*map(float, numbers)))
+    return min(results, key=lambda run: run.seconds)
+
+
+def in_process_row(runtime: str, png: Path, threads: int, runs: int) -> str:
+    environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
+    command = [sys.executable, "-c", IN_PROCESS, str(png), runtime, str(runs)]
+    process = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    seconds = json.loads(process.stdout.splitlines()[-1])
+    numbers = " | ".join(f"{seconds[name]:.3f}" for name in ("encode", "tokenize", "decode", "read"))
+    return f"| Tessera, {runtime} | {png.stem} | {numbers} |"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""The tables of README.md and MODEL.md, and their plot, from the JSON that `tessera bench --json-dir` wrote. Codecs that were
-measured earlier keep their files, so only what has changed needs to be measured again.
+"""Tables and plots of README.md and docs/benchmarks.md, from the JSON files that `tessera bench --json-dir` wrote.
 
-    python -m benchmarks.tools.tables benchmarks/results/kodak --plot benchmarks/results/kodak/kodak.png
+A codec keeps its file until it is measured again, so that a study need not be repeated as a whole.
+
+    python -m benchmarks.tools.tables benchmarks/results/kodak \\
+        --plot benchmarks/results/kodak/kodak.png --short-plot docs/kodak.png
 """
 
 from __future__ import annotations
@@ -9,12 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from PIL import Image
 
 from benchmarks.curves import delta
 from benchmarks.export import write_plot
-from benchmarks.records import METRICS, Point, Series
+from benchmarks.metrics import METRICS
+from benchmarks.records import TESSERA, Point, Series, rate_label
 
 RATES = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits per pixel
 ROWS = (
@@ -28,52 +33,61 @@ ANCHORS = (
 MAIN = ("lpips", "psnr", "ms_ssim")
 MORE = ("ssimulacra2", "features")
 COLOUR = ("colour",)
-SEEN = ("top1", "top5")
+SHORT_RATES = (0.0244, 0.0806, 0.4)  # of the table in README.md
+SHORT_ROWS = ("tessera", "webp-scaled", "avif-scaled", "vvc-scaled", "jpeg-scaled")  # of its table and its plot
+SHORT_METRICS = ("lpips", "psnr")
+RECOGNITION = ("top1", "top5")
 
 
 def read_series(path: Path) -> Series:
-    """A codec's curve, from the file that `benchmarks.export.write_json` made of it."""
+    """The inverse of `benchmarks.export.json_of`: a codec's curve."""
     plain = json.loads(path.read_text())
     curve = plain["results"]
     points = []
-    for place, label in enumerate(plain["labels"]):
-        metrics = {key: curve[metric.json][place] for key, metric in METRICS.items() if metric.json in curve}
-        points.append(Point(label, plain["images"], curve["bpp"][place], metrics))
-    few = [Point(label, count, 0.0, {}) for label, count in plain["too_few_images"].items()]
-    return Series(plain["codec"], plain["name"], plain["description"], (*few, *points), plain.get("made_for", ""))
+    for index, label in enumerate(plain["labels"]):
+        metrics = {key: curve[metric.json][index] for key, metric in METRICS.items() if metric.json in curve}
+        points.append(Point(label, plain["images"], curve["bpp"][index], metrics))
+    incomplete = [Point(label, count, 0.0, {}) for label, count in plain["too_few_images"].items()]
+    return Series(plain["codec"], plain["name"], plain["description"], (*incomplete, *points), plain["made_for"])
 
 
-def measured(folder: Path, names: tuple[str, ...]) -> list[Series]:
+def read_all(folder: Path, names: tuple[str, ...]) -> list[Series]:
     """The curves of the codecs that were measured."""
     return [read_series(path) for name in names if (path := folder / f"{name}.json").exists()]
 
 
-def rate_table(folder: Path, keys: tuple[str, ...] = MAIN) -> Iterator[str]:
-    """Metrics at each rate of RATES that was measured, LPIPS / PSNR / MS-SSIM where no others are named; how many images
-    fitted, where not all did. Nothing where Tessera's file lacks one of them."""
-    rows = measured(folder, ROWS)
-    rates = [rate for rate in RATES if any(point.label == f"{rate:g} bpp" for point in rows[0].points)]
+def rate_table(
+    folder: Path, keys: tuple[str, ...] = MAIN, names: tuple[str, ...] = ROWS, rates: Iterable[float] = RATES
+) -> Iterator[str]:
+    """The metrics `keys` of the codecs `names` at each of the rates that was measured, or the number of images that fit it, if
+    some do not. Empty if Tessera's file lacks one of the metrics."""
+    rows = read_all(folder, names)
+    rates = [rate for rate in rates if rows[0].at(rate_label(rate))]
     if not all(key in point.metrics for key in keys for point in rows[0].points if point.metrics):
         return
     yield "| bpp at most | " + " | ".join(f"{rate:g}" for rate in rates) + " |"
     yield "|---" * (len(rates) + 1) + "|"
     for series in rows:
-        whole = max(point.images for point in series.points)
+        images = max(point.images for point in series.points)
         cells = []
         for rate in rates:
-            point = next((p for p in series.points if p.label == f"{rate:g} bpp"), None)
+            point = series.at(rate_label(rate))
             if point and all(key in point.metrics for key in keys):
                 cells.append(" / ".join(f"{point.metrics[key]:.{min(3, METRICS[key].digits)}f}" for key in keys))
             else:
-                cells.append(f"{point.images if point else 0} of {whole} fit")
-        title = f"**{series.title}**" if series.name == "tessera" else series.title
+                cells.append(f"{point.images if point else 0} of {images} fit")
+        title = f"**{series.title}**" if series.name == TESSERA else series.title
         yield f"| {title} | " + " | ".join(cells) + " |"
 
 
-def aims(folder: Path) -> Iterator[str]:
+def short_table(folder: Path) -> Iterator[str]:
+    """The table of README.md."""
+    return rate_table(folder, SHORT_METRICS, SHORT_ROWS, SHORT_RATES)
+
+
+def objectives(folder: Path) -> Iterator[str]:
     """What each codec was made for."""
-    if told := [f"{series.title}: {series.aim}" for series in measured(folder, ROWS) if series.aim]:
-        yield "Made for: " + "; ".join(told)
+    yield "Made for: " + "; ".join(f"{series.title}: {series.made_for}" for series in read_all(folder, ROWS))
 
 
 def delta_table(folder: Path) -> Iterator[str]:
@@ -83,33 +97,48 @@ def delta_table(folder: Path) -> Iterator[str]:
     yield "| bits against | " + " | ".join(METRICS[key].title for key in MAIN) + " |"
     yield "|---" * (len(MAIN) + 1) + "|"
     images = max(point.images for point in tessera.points)
-    for anchor in measured(folder, ANCHORS):
+    for anchor in read_all(folder, ANCHORS):
         cells = []
         for key in MAIN:
             metric = METRICS[key]
-            found = delta(anchor, tessera, key, images)
-            ends = f"{found.low:.{metric.digits}f} to {found.high:.{metric.digits}f}" if found.percent is not None else ""
-            cells.append(f"{found.percent:+.0f} % ({ends})" if ends else "no number")
+            bd_rate = delta(anchor, tessera, key, images)
+            if bd_rate.percent is None:
+                cells.append("no number")
+            else:
+                interval = f"{bd_rate.low:.{metric.digits}f} to {bd_rate.high:.{metric.digits}f}"
+                cells.append(f"{bd_rate.percent:+.0f} % ({interval})")
         if set(cells) != {"no number"}:
             yield f"| {anchor.title} | " + " | ".join(cells) + " |"
+
+
+def write_small_plot(curves: list[Series], keys: tuple[str, ...], path: Path) -> None:
+    """A plot as a PNG of at most 256 colours."""
+    write_plot(curves, keys, path)
+    with Image.open(path) as plot:
+        reduced = plot.convert("RGB").quantize(256)
+    reduced.save(path, optimize=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="with a JSON file for each codec")
-    parser.add_argument("--plot", type=Path, help="image to make of the curves")
-    given = parser.parse_args()
-    folder: Path = given.folder
-    if given.plot:
-        curves = measured(folder, (*ROWS[:1], *ANCHORS, *(name for name in ROWS[1:] if name not in ANCHORS)))
-        write_plot(curves, MAIN, given.plot)
+    parser.add_argument("--plot", type=Path, help="PNG of all curves")
+    parser.add_argument("--short-plot", type=Path, help="PNG of the curves that README.md shows")
+    arguments = parser.parse_args()
+    folder: Path = arguments.folder
+    if arguments.plot:
+        names = (*ROWS[:1], *ANCHORS, *(name for name in ROWS[1:] if name not in ANCHORS))
+        write_small_plot(read_all(folder, names), MAIN, arguments.plot)
+    if arguments.short_plot:
+        write_small_plot(read_all(folder, SHORT_ROWS), SHORT_METRICS, arguments.short_plot)
     tables = [
         rate_table(folder),
+        short_table(folder),
         delta_table(folder),
         rate_table(folder, COLOUR),
         rate_table(folder, MORE),
-        rate_table(folder, SEEN),
-        aims(folder),
+        rate_table(folder, RECOGNITION),
+        objectives(folder),
     ]
     sys.stdout.write("\n\n".join(filter(None, ("\n".join(table) for table in tables))) + "\n")
 

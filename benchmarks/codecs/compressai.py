@@ -1,18 +1,18 @@
-"""Learned codecs of compressai's zoo, through their own compress() and decompress(), each whole file counted.
+"""Learned codecs of compressai's zoo, through their own compress() and decompress().
 
-compressai lives in a process of its own: importing it takes seconds, and its rANS decoder can crash on bytes that it did not
-write. Its strings say neither which network made them nor how large the image is, so a file here has a header of 5 bytes,
-and of 6 to 9 where there are two strings. All numbers are big-endian.
+compressai runs in a process of its own: importing it takes seconds, and its rANS decoder can crash on bytes that it did not
+write. Its strings identify neither the network nor the size of the image, so a file here has a header of 5 bytes, or of 6 to 9
+if there are two strings. All numbers are big-endian.
 
 | bytes | field |
 |---|---|
-| 1 | the codec's place in ZOO in the high four bits, quality in the low ones |
+| 1 | the codec's index in ZOO in the high four bits, quality in the low four |
 | 2, 2 | width, height |
-| 1-4 | the first string's length, only where a second follows, as a number of FORMAT.md, section 1 |
+| 1-4 | length of the first string if a second follows, as a number of FORMAT.md, section 1 |
 | rest | the strings |
 
-Images are padded to multiples of 64 by repeating their last row and column; compressai's own evaluation pads with black,
-which costs bits.
+Images are padded to multiples of 64 by repeating their last row and column; compressai's own evaluation pads with black, which
+costs bits.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from benchmarks.codecs.base import CodedFile, Sizes
-from benchmarks.measurements import Pixels
+from benchmarks.codecs.base import CodedFile, SettingSearch
+from benchmarks.records import Pixels
 from bitstream.container import read_number, write_number
 from codec.errors import CodecMissingError, FormatError, ImageError
-from codec.image.reading import check_size
+from codec.image.opening import check_size
 
 T = TypeVar("T")
 HUB = "https://compressai.s3.amazonaws.com/models/v1"
-PATIENCE = 20  # seconds that a download may stand still
-HEAD = 5  # bytes before the strings and their lengths
-SIDE_MAX = 0xFFFF  # pixels
-MULTIPLE = 64  # pixels that a side is padded to
+DOWNLOAD_TIMEOUT = 20  # seconds without a byte
+HEADER = 5  # bytes before the strings and their lengths
+MAX_SIDE = 0xFFFF  # pixels
+MULTIPLE = 64  # pixels; sides are padded to multiples of it
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class Zoo:
     """A codec of compressai, trained for mean squared error."""
 
     title: str
-    strings: int  # in a file
-    stride: int  # pixels along a side of one place in the grid of the last string
-    stem: str  # of the files of its weights at compressai's hub
-    digests: tuple[str, ...]  # in their names, for quality 1, 2, ...
+    strings: int  # number of strings in a file
+    stride: int  # pixels per position in the grid of the last string
+    stem: str  # of the names of its weights at compressai's hub
+    digests: tuple[str, ...]  # in these names, for quality 1, 2, ...
 
     @property
     def qualities(self) -> tuple[int, ...]:
@@ -90,19 +90,20 @@ ZOO = {
 
 
 def pack(name: str, quality: int, width: int, height: int, strings: Sequence[bytes]) -> bytes:
-    """A whole file. Raises ImageError for an image whose sides it cannot hold."""
-    if max(width, height) > SIDE_MAX:
-        msg = f"{width}x{height} is too large for {name} here: sides are 1 to {SIDE_MAX} pixels"
+    """A complete file. Raises ImageError if a side is too long for its header."""
+    if max(width, height) > MAX_SIDE:
+        msg = f"{width}x{height} is too large for {name} here: sides are 1 to {MAX_SIDE} pixels"
         raise ImageError(msg)
-    head = bytes([list(ZOO).index(name) << 4 | quality]) + width.to_bytes(2, "big") + height.to_bytes(2, "big")
-    return head + b"".join([*(write_number(len(string)) + string for string in strings[:-1]), strings[-1]])
+    header = bytes([list(ZOO).index(name) << 4 | quality]) + width.to_bytes(2, "big") + height.to_bytes(2, "big")
+    return header + b"".join([*(write_number(len(string)) + string for string in strings[:-1]), strings[-1]])
 
 
 def unpack(name: str, data: bytes) -> tuple[int, int, int, list[bytes]]:
-    """The inverse of `pack`: quality, width, height and strings. Raises FormatError for what is no file of this codec, and
-    ImageError for an image that is too large."""
-    width, height = int.from_bytes(data[1:3], "big"), int.from_bytes(data[3:HEAD], "big")
-    if len(data) <= HEAD or not width or not height or data[0] >> 4 != list(ZOO).index(name):
+    """The inverse of `pack`: quality, width, height and strings.
+
+    Raises FormatError if the bytes are not a file of this codec, ImageError if the image is too large."""
+    width, height = int.from_bytes(data[1:3], "big"), int.from_bytes(data[3:HEADER], "big")
+    if len(data) <= HEADER or not width or not height or data[0] >> 4 != list(ZOO).index(name):
         msg = f"these {len(data)} bytes are not a file of {name}"
         raise FormatError(msg)
     quality = data[0] & 0xF
@@ -110,57 +111,57 @@ def unpack(name: str, data: bytes) -> tuple[int, int, int, list[bytes]]:
         msg = f"{name} has no quality {quality}: the file is damaged"
         raise FormatError(msg)
     check_size(width, height)
-    strings, at = [], HEAD
+    strings, offset = [], HEADER
     for _ in range(ZOO[name].strings - 1):
-        length, at = read_number(data, at)
-        strings.append(data[at : at + length])
-        at += length
-    if at >= len(data):
+        length, offset = read_number(data, offset)
+        strings.append(data[offset : offset + length])
+        offset += length
+    if offset >= len(data):
         msg = f"the file of {name} is cut or damaged: a string in it has no end"
         raise FormatError(msg)
-    return quality, width, height, [*strings, data[at:]]
+    return quality, width, height, [*strings, data[offset:]]
 
 
 def weights_in(folder: Path, name: str) -> dict[int, Path]:
     """The files of a codec's weights by quality, named `NAME-QUALITY.pth.tar` or as at compressai's hub."""
-    found: dict[int, Path] = {}
+    files: dict[int, Path] = {}
     for quality in ZOO[name].qualities:
-        for file in (ZOO[name].hub_name(quality), f"{name}-{quality}.pth.tar"):  # the latter counts where both are there
+        for file in (ZOO[name].hub_name(quality), f"{name}-{quality}.pth.tar"):  # the second is used if both exist
             if (folder / file).is_file():
-                found[quality] = folder / file
-    return found
+                files[quality] = folder / file
+    return files
 
 
 def from_hub(name: str, quality: int) -> Path:
-    """The file of weights in torch's cache, downloaded first where it is missing. Raises CodecMissingError."""
+    """The file of weights in torch's cache, downloaded if it is missing. Raises CodecMissingError if that fails."""
     import torch
 
     file = ZOO[name].hub_name(quality)
     path = Path(torch.hub.get_dir()) / "checkpoints" / file
     if path.is_file():
         return path
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)  # torch's downloader has none of its own
+    default_timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torch's downloader sets none
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(f"{HUB}/{file}", str(path), ZOO[name].digests[quality - 1], progress=False)
     except (OSError, HTTPException, RuntimeError) as error:
         msg = (
-            f"the weights of {name} at quality {quality} cannot be had from compressai's hub ({error}): "
+            f"the weights of {name} at quality {quality} cannot be downloaded from compressai's hub ({error}): "
             f"put {HUB}/{file} into a folder and name it with --compressai-weights"
         )
         raise CodecMissingError(msg) from error
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(default_timeout)
     return path
 
 
-class LearnedCoder:
-    """A codec of ZOO by its name, with the weights in a folder or, without one, those of compressai's hub.
+class CompressaiCodec:
+    """A codec of ZOO with the weights in a folder; None: those of compressai's hub.
 
-    It codes with one thread, or as many as OMP_NUM_THREADS says. May be used from several threads, which take turns."""
+    It computes with one thread unless OMP_NUM_THREADS is set. Several threads may call it; they take turns."""
 
-    aim = "squared error"
+    made_for = "squared error"
 
     def __init__(self, name: str, weights: Path | None = None) -> None:
         self.name = name
@@ -168,16 +169,15 @@ class LearnedCoder:
         self.weights = weights
         self.files = weights_in(weights, name) if weights else {}
         self._pool: ProcessPoolExecutor | None = None
-        self._turn = threading.RLock()
+        self._lock = threading.RLock()
 
     @property
     def settings(self) -> Sequence[int]:
-        """The qualities that there are weights of."""
+        """The qualities that have weights."""
         return tuple(self.files) if self.weights else ZOO[self.name].qualities
 
     @cached_property
     def description(self) -> str:
-        """With what the result depends on."""
         origin = "compressai's own weights"
         if self.weights:
             digest = hashlib.sha256()
@@ -188,7 +188,7 @@ class LearnedCoder:
         return f"{self.title}: {self.name} of {libraries}, {origin}, a header of 5 to 9 bytes"
 
     def check(self) -> None:
-        """Raises CodecMissingError where compressai or the weights cannot be had."""
+        """Raises CodecMissingError if compressai or the weights are missing."""
         if find_spec("compressai") is None:
             msg = "compressai is not installed: pip install '.[bench]' in Tessera's repository"
             raise CodecMissingError(msg)
@@ -199,31 +199,31 @@ class LearnedCoder:
         self._run(_check, self.settings[0])
 
     def encode(self, pixels: Pixels, setting: float) -> bytes:
-        """Pixels -> a whole file. Raises CodecMissingError where compressai fails, ImageError for a side above 65535."""
+        """Pixels -> a complete file. Raises CodecMissingError if compressai fails, ImageError for a side above 65535."""
         height, width = pixels.shape[:2]
         return pack(self.name, int(setting), width, height, self._run(_compress, int(setting), pixels))
 
     def decode(self, data: bytes) -> Pixels:
-        """The inverse of `encode`. Raises FormatError for a damaged header, CodecMissingError where compressai fails or
-        crashes. Damage in the strings is mostly not noticed: nothing in them tells."""
+        """The inverse of `encode`. Raises FormatError for a damaged header, CodecMissingError if compressai fails or crashes.
+        Damage in the strings is rarely detected, since they have no checksum."""
         quality, width, height, strings = unpack(self.name, data)
         return self._run(_decompress, quality, strings, width, height)
 
     def fit(self, pixels: Pixels, budgets: Sequence[int]) -> list[CodedFile | None]:
-        """For each budget in bytes the best file that is no larger; None where there is none."""
-        sizes = Sizes(self, pixels)
-        return [sizes.fit(self.settings, budget) for budget in budgets]
+        search = SettingSearch(self, pixels)
+        return [search.fit(self.settings, budget) for budget in budgets]
 
     def close(self) -> None:
-        """Ends the process; the next call starts another."""
-        with self._turn:
+        """Ends the process. The next call starts another."""
+        with self._lock:
             if self._pool:
                 self._pool.shutdown()
             self._pool = None
 
     def _run(self, function: Callable[..., T], quality: int, *arguments: Any) -> T:
-        """function(name, path of weights, *arguments) in the process. A crash is an error of this call alone."""
-        with self._turn:
+        """function(name, path of weights, *arguments) in the process. Raises CodecMissingError if it fails or crashes; the next
+        call starts another process."""
+        with self._lock:
             if self.weights and quality not in self.files:
                 msg = f"no weights of {self.name} at quality {quality} in {self.weights}"
                 raise CodecMissingError(msg)
@@ -236,14 +236,16 @@ class LearnedCoder:
                 self.close()
                 msg = f"the process of {self.name} crashed: its bytes may be damaged, or memory too small"
                 raise CodecMissingError(msg) from error
-            except Exception as error:  # whatever compressai raises is this codec's failure, not the benchmark's
+            except Exception as error:  # compressai may raise anything; the benchmark continues with other codecs
                 reason = (str(error).strip().splitlines() or [""])[0]
                 msg = f"{self.name} failed with the weights {path.name} ({type(error).__name__}: {reason})"
                 raise CodecMissingError(msg) from error
 
 
+# The functions below run in the process.
+
+
 def _start() -> None:
-    """What follows runs in the process alone."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt ends it without a traceback
@@ -256,12 +258,12 @@ def _start() -> None:
 def _network(name: str, path: Path) -> Any:
     import torch
 
-    state = torch.load(path, "cpu", weights_only=True)  # first: what is no file of weights need not wait for compressai
+    state = torch.load(path, "cpu", weights_only=True)  # before the slow import: it may fail
     from compressai.zoo.image import model_architectures
     from compressai.zoo.pretrained import load_pretrained
 
     network = model_architectures[name].from_state_dict(load_pretrained(state.get("state_dict", state))).eval()
-    network.update()  # makes the coder's tables where the file has none
+    network.update()  # computes the coder's tables if the file has none
     return network
 
 

@@ -1,3 +1,5 @@
+"""The codecs of compressai's zoo in the benchmark."""
+
 from __future__ import annotations
 
 import http.server
@@ -13,28 +15,28 @@ import numpy as np
 import pytest
 import torch.hub
 
-from benchmarks.codecs.compressai_codecs import HEAD, ZOO, LearnedCoder, from_hub, pack, unpack, weights_in
-from benchmarks.codecs.registry import LEARNED_NAMES, CoderOptions, make_coder
+from benchmarks.codecs.compressai import HEADER, ZOO, CompressaiCodec, from_hub, pack, unpack, weights_in
+from benchmarks.codecs.registry import COMPRESSAI_NAMES, BenchCodecOptions, open_codec
 from codec.errors import CodecMissingError, FormatError, ImageError
 
-FACTORIZED, HYPERPRIOR = LEARNED_NAMES[:2]
-DOWNLOAD = torch.hub.download_url_to_file  # before a fixture refuses it
+FACTORIZED, HYPERPRIOR = COMPRESSAI_NAMES[:2]
+DOWNLOAD = torch.hub.download_url_to_file  # before a fixture replaces it
 
 
 def learned(test):
-    """For tests that need compressai."""
-    there = pytest.mark.skipif(find_spec("compressai") is None, reason="compressai is not installed")
-    return pytest.mark.learned(there(test))
+    """Marks a test that needs compressai."""
+    installed = pytest.mark.skipif(find_spec("compressai") is None, reason="compressai is not installed")
+    return pytest.mark.learned(installed(test))
 
 
-def test_the_codecs_are_those_that_a_benchmark_names():
-    assert tuple(ZOO) == LEARNED_NAMES
+def test_the_zoo_has_the_codecs_that_a_benchmark_names():
+    assert tuple(ZOO) == COMPRESSAI_NAMES
     assert [len(zoo.qualities) for zoo in ZOO.values()] == [8, 8, 8, 6]
 
 
-@pytest.mark.parametrize("name", LEARNED_NAMES)
+@pytest.mark.parametrize("name", COMPRESSAI_NAMES)
 @pytest.mark.parametrize("lengths", [(1, 1), (127, 3), (128, 9), (20_000, 40)])
-def test_files_are_as_small_as_they_can_be_and_are_read_back(name, lengths):
+def test_files_have_a_minimal_header_and_unpack_reverses_pack(name, lengths):
     strings = [bytes(range(1, 2)) * length for length in lengths[-ZOO[name].strings :]]
     data = pack(name, 5, 101, 65535, strings)
     assert unpack(name, data) == (5, 101, 65535, strings)
@@ -42,34 +44,34 @@ def test_files_are_as_small_as_they_can_be_and_are_read_back(name, lengths):
     assert len(data) == 5 + extra + sum(map(len, strings))
 
 
-def test_a_header_is_what_its_description_says():
+def test_headers_are_as_documented():
     assert pack(HYPERPRIOR, 3, 0x102, 0x304, [b"abc", b"d"]) == b"\x13\x01\x02\x03\x04\x03abcd"
     assert pack(FACTORIZED, 8, 1, 2, [b"abc"]) == b"\x08\x00\x01\x00\x02abc"
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    "data",
     [
-        (b"", "these 0 bytes are not a file of bmshj2018-hyperprior"),
-        (b"\x13\0\1\0\1", "these 5 bytes are not a file"),
-        (b"\x03\0\1\0\1\1ab", "not a file of bmshj2018-hyperprior"),  # of the codec before it
-        (b"\x13\0\0\0\1\1ab", "not a file"),  # no width
-        (b"\x13\0\1\0\0\1ab", "not a file"),  # no height
-        (b"\x10\0\1\0\1\1ab", "has no quality 0"),
-        (b"\x19\0\1\0\1\1ab", "has no quality 9"),
-        (b"\x13\0\1\0\1\2ab", "a string in it has no end"),
-        (b"\x13\0\1\0\1\xff\xff\xff\xff\xff", "has no end"),
+        b"",
+        b"\x13\0\1\0\1",  # no string
+        b"\x03\0\1\0\1\1ab",  # of another codec
+        b"\x13\0\0\0\1\1ab",  # no width
+        b"\x13\0\1\0\0\1ab",  # no height
+        b"\x10\0\1\0\1\1ab",  # quality 0
+        b"\x19\0\1\0\1\1ab",  # quality 9
+        b"\x13\0\1\0\1\2ab",  # nothing after the first string
+        b"\x13\0\1\0\1\xff\xff\xff\xff\xff",  # endless length
     ],
 )
-def test_damaged_headers_are_refused(data, message):
-    with pytest.raises(FormatError, match=message):
-        LearnedCoder(HYPERPRIOR).decode(data)
+def test_damaged_headers_are_refused(data):
+    with pytest.raises(FormatError):
+        CompressaiCodec(HYPERPRIOR).decode(data)
 
 
-def test_sides_that_cannot_be_are_refused():
-    with pytest.raises(ImageError, match="65536x1 is too large for mbt2018-mean"):
+def test_images_that_are_too_large_are_refused():
+    with pytest.raises(ImageError):
         pack("mbt2018-mean", 1, 65536, 1, [b"a", b"b"])
-    with pytest.raises(ImageError, match="60000x60000 is 3,600,000,000 pixels"):
+    with pytest.raises(ImageError):
         unpack(FACTORIZED, pack(FACTORIZED, 1, 60000, 60000, [b"a"]))
 
 
@@ -88,36 +90,34 @@ def test_weights_are_found_by_either_name(tmp_path):
         2: "bmshj2018-factorized-2.pth.tar",
         3: "bmshj2018-factorized-prior-3-5c6f152b.pth.tar",
     }
-    assert LearnedCoder(FACTORIZED, tmp_path).settings == (2, 3)
+    assert CompressaiCodec(FACTORIZED, tmp_path).settings == (2, 3)
     assert list(weights_in(tmp_path, "cheng2020-attn")) == [6]
-    assert LearnedCoder("cheng2020-attn").settings == (1, 2, 3, 4, 5, 6)
+    assert CompressaiCodec("cheng2020-attn").settings == (1, 2, 3, 4, 5, 6)
 
 
-def test_what_is_missing_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.codecs.compressai_codecs.find_spec", lambda name: None)
-    with pytest.raises(CodecMissingError, match=r"compressai is not installed: pip install '\.\[bench\]'"):
-        make_coder(FACTORIZED, CoderOptions())
-    monkeypatch.setattr("benchmarks.codecs.compressai_codecs.find_spec", lambda name: object())
-    with pytest.raises(
-        CodecMissingError, match=r"no weights of mbt2018-mean in .*none: .* named as in mbt2018-mean-1.pth.tar or"
-    ):
-        make_coder("mbt2018-mean", CoderOptions(learned_weights=str(tmp_path / "none")))
+def test_missing_packages_and_weights_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.codecs.compressai.find_spec", lambda name: None)
+    with pytest.raises(CodecMissingError, match=r"pip install '\.\[bench\]'"):
+        open_codec(FACTORIZED, BenchCodecOptions())
+    monkeypatch.setattr("benchmarks.codecs.compressai.find_spec", lambda name: object())
+    with pytest.raises(CodecMissingError, match=r"mbt2018-mean-1.pth.tar"):
+        open_codec("mbt2018-mean", BenchCodecOptions(compressai_weights=str(tmp_path / "none")))
     (tmp_path / "mbt2018-mean-4.pth.tar").write_bytes(b"")
-    with pytest.raises(CodecMissingError, match="no weights of mbt2018-mean at quality 2 in"):
-        LearnedCoder("mbt2018-mean", tmp_path).encode(np.zeros((8, 8, 3), np.uint8), 2)
+    with pytest.raises(CodecMissingError, match="quality 2"):
+        CompressaiCodec("mbt2018-mean", tmp_path).encode(np.zeros((8, 8, 3), np.uint8), 2)
 
 
-def test_a_refused_download_is_an_error_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_refused_download_names_the_file_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("benchmarks.codecs.compressai_codecs.HUB", "http://127.0.0.1:9/v1")  # where nobody listens
+    monkeypatch.setattr("benchmarks.codecs.compressai.HUB", "http://127.0.0.1:9/v1")  # a port without a server
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with pytest.raises(CodecMissingError, match=r"at quality 2 cannot be had .*: put http.*-2-87279a02.pth.tar into a folder"):
+    with pytest.raises(CodecMissingError, match=r"http.*-2-87279a02\.pth\.tar .* --compressai-weights"):
         from_hub(FACTORIZED, 2)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """A server whose every file is 'abc'."""
+    """A server on which every file is 'abc'."""
 
     def do_GET(self):
         self.send_response(200)
@@ -129,27 +129,27 @@ class Hub(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_a_download_is_kept_if_its_digest_is_right(tmp_path, monkeypatch):
+def test_a_download_is_kept_if_its_digest_is_correct(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(torch.hub, "download_url_to_file", DOWNLOAD)  # from this machine
+    monkeypatch.setattr(torch.hub, "download_url_to_file", DOWNLOAD)  # instead of the refusal of the fixture
     with http.server.HTTPServer(("127.0.0.1", 0), Hub) as hub:
         threading.Thread(target=hub.serve_forever, daemon=True).start()
-        monkeypatch.setattr("benchmarks.codecs.compressai_codecs.HUB", f"http://127.0.0.1:{hub.server_port}")
+        monkeypatch.setattr("benchmarks.codecs.compressai.HUB", f"http://127.0.0.1:{hub.server_port}")
         try:
-            with pytest.raises(CodecMissingError, match="invalid hash value"):
+            with pytest.raises(CodecMissingError):
                 from_hub(FACTORIZED, 1)
             monkeypatch.setitem(ZOO, FACTORIZED, replace(ZOO[FACTORIZED], digests=("ba7816bf",)))  # of abc
             path = from_hub(FACTORIZED, 1)
         finally:
             hub.shutdown()
     assert path.read_bytes() == b"abc"
-    assert from_hub(FACTORIZED, 1) == path  # from the cache, nobody is there any more
+    assert from_hub(FACTORIZED, 1) == path  # from the cache: the server has ended
     assert [each for each in tmp_path.rglob("*") if each.is_file()] == [path]
 
 
-# What follows needs compressai. The weights are random and small, and scaled so that there is something to code; what a coder
-# makes of them is held to compressai called directly, in another process.
+# The tests below need compressai. Weights are random and small, and scaled so that there is something to code. Results are
+# compared with those of compressai called directly, in another process.
 MAKE = """
 import sys
 import numpy as np, torch
@@ -173,9 +173,9 @@ for place, (name, arguments) in enumerate(sizes.items()):
         torch.save(plain, f"{folder}/{name}-2.pth.tar")  # without the coder's tables
     with torch.inference_mode():
         made = network.compress(x)
-        drawn = network.decompress(**made)["x_hat"]
+        decoded = network.decompress(**made)["x_hat"]
     strings = [np.frombuffer(string, np.uint8) for (string,) in made["strings"]]
-    np.savez(f"{folder}/{name}.npz", *strings, x=(drawn[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+    np.savez(f"{folder}/{name}.npz", *strings, x=(decoded[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
 hub = {f"{name} {quality}": url for name in sizes for quality, url in model_urls[name]["mse"].items()}
 open(folder + "/hub.txt", "w").write("\\n".join(f"{key} {url}" for key, url in hub.items()))
 """
@@ -197,63 +197,63 @@ def pixels(folder) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def factorized(folder):
-    coder = LearnedCoder(FACTORIZED, folder)
-    yield coder
-    coder.close()
+    codec = CompressaiCodec(FACTORIZED, folder)
+    yield codec
+    codec.close()
 
 
 @learned
-@pytest.mark.parametrize("name", LEARNED_NAMES)
-def test_a_coder_does_what_compressai_does(folder, pixels, name):
-    coder = make_coder(name, CoderOptions(learned_weights=str(folder)))
-    data = coder.encode(pixels, 1)
-    assert coder.encode(pixels, 1) == data
+@pytest.mark.parametrize("name", COMPRESSAI_NAMES)
+def test_results_are_those_of_compressai(folder, pixels, name):
+    codec = open_codec(name, BenchCodecOptions(compressai_weights=str(folder)))
+    data = codec.encode(pixels, 1)
+    assert codec.encode(pixels, 1) == data
     with np.load(folder / f"{name}.npz") as expected:
-        strings = [expected[f"arr_{place}"].tobytes() for place in range(ZOO[name].strings)]
+        strings = [expected[f"arr_{index}"].tobytes() for index in range(ZOO[name].strings)]
         assert unpack(name, data) == (1, 101, 70, strings)
-        drawn = coder.decode(data)
-        assert drawn.dtype == np.uint8
-        assert drawn.shape == (70, 101, 3)
-        assert np.array_equal(drawn, expected["x"][:70, :101])
-        assert drawn.std() > 0
-    coder.close()
+        decoded = codec.decode(data)
+        assert decoded.dtype == np.uint8
+        assert decoded.shape == (70, 101, 3)
+        assert np.array_equal(decoded, expected["x"][:70, :101])
+        assert decoded.std() > 0
+    codec.close()
     assert "compressai" not in sys.modules
 
 
 @learned
 @pytest.mark.parametrize("size", [(1, 1), (1, 130), (64, 128), (65, 63)])
-def test_images_of_any_size_come_back_in_it(factorized, pixels, size):
+def test_images_of_any_size_keep_their_size(factorized, pixels, size):
     small = np.resize(pixels, (*size, 3))
     assert factorized.decode(factorized.encode(small, 1)).shape == (*size, 3)
 
 
 @learned
-def test_weights_without_tables_get_them(factorized, pixels):
+def test_tables_are_computed_if_the_weights_have_none(factorized, pixels):
     assert factorized.settings == (1, 2)
-    assert factorized.encode(pixels, 2)[HEAD:] == factorized.encode(pixels, 1)[HEAD:]
+    assert factorized.encode(pixels, 2)[HEADER:] == factorized.encode(pixels, 1)[HEADER:]
 
 
 @learned
 def test_a_budget_is_met(factorized, pixels):
     size = len(factorized.encode(pixels, 1))
-    made, none = factorized.fit(pixels, [size, size - 1])
-    assert len(made.data) == size
+    file, none = factorized.fit(pixels, [size, size - 1])
+    assert len(file.data) == size
     assert none is None
 
 
 @learned
 def test_the_description_changes_with_the_weights(factorized, folder, tmp_path):
     (tmp_path / "bmshj2018-factorized-1.pth.tar").write_bytes((folder / "bmshj2018-factorized-1.pth.tar").read_bytes())
-    other = LearnedCoder(FACTORIZED, tmp_path)
+    other = CompressaiCodec(FACTORIZED, tmp_path)
     assert factorized.description != other.description
     assert "compressai 1." in other.description
-    assert "compressai's own weights" in LearnedCoder(FACTORIZED).description
+    assert "compressai's own weights" in CompressaiCodec(FACTORIZED).description
 
 
 @learned
 def test_a_crash_is_an_error_of_one_call(factorized, pixels):
     data = factorized.encode(pixels, 1)
-    with pytest.raises(CodecMissingError, match="the process of bmshj2018-factorized crashed"):
+    with pytest.raises(CodecMissingError, match="crashed"):
         factorized._run(crash, 1)
     assert factorized.encode(pixels, 1) == data
 
@@ -263,11 +263,11 @@ def crash(name: str, path: Path) -> None:
 
 
 @learned
-def test_bytes_that_nobody_wrote_do_no_harm(factorized, pixels):
-    """compressai's decoder reads past the end of its string: it makes things up, or crashes."""
+def test_damaged_strings_do_no_harm(factorized, pixels):
+    """compressai's decoder reads past the end of its string: it returns arbitrary pixels or crashes."""
     data = factorized.encode(pixels, 1)
     huge = pack(FACTORIZED, 1, 4000, 4000, [b"\xff" * 8])
-    for damaged in (huge, data[: HEAD + 4], data[:HEAD] + b"\xff" * 9):
+    for damaged in (huge, data[: HEADER + 4], data[:HEADER] + b"\xff" * 9):
         try:
             assert factorized.decode(damaged).shape[2] == 3
         except CodecMissingError as error:
@@ -277,22 +277,22 @@ def test_bytes_that_nobody_wrote_do_no_harm(factorized, pixels):
 
 @learned
 @pytest.mark.parametrize("content", [b"no weights", b""])
-def test_files_that_are_no_weights_are_refused_by_name(tmp_path, content):
+def test_files_that_are_not_weights_are_refused_by_name(tmp_path, content):
     (tmp_path / "mbt2018-mean-1.pth.tar").write_bytes(content)
-    with pytest.raises(CodecMissingError, match=r"mbt2018-mean failed with the weights mbt2018-mean-1.pth.tar \(\w+: "):
-        make_coder("mbt2018-mean", CoderOptions(learned_weights=str(tmp_path)))
+    with pytest.raises(CodecMissingError, match=r"mbt2018-mean-1\.pth\.tar"):
+        open_codec("mbt2018-mean", BenchCodecOptions(compressai_weights=str(tmp_path)))
 
 
 @learned
 def test_weights_of_another_codec_are_refused(tmp_path, folder):
     (tmp_path / "cheng2020-attn-1.pth.tar").write_bytes((folder / "mbt2018-mean-1.pth.tar").read_bytes())
-    with pytest.raises(CodecMissingError, match=r"cheng2020-attn failed with the weights cheng2020-attn-1.pth.tar \(KeyError"):
-        make_coder("cheng2020-attn", CoderOptions(learned_weights=str(tmp_path)))
+    with pytest.raises(CodecMissingError, match=r"cheng2020-attn-1\.pth\.tar"):
+        open_codec("cheng2020-attn", BenchCodecOptions(compressai_weights=str(tmp_path)))
 
 
 @learned
-def test_our_names_of_the_hubs_files_are_compressais(folder):
-    from benchmarks.codecs.compressai_codecs import HUB
+def test_names_of_files_at_the_hub_are_those_of_compressai(folder):
+    from benchmarks.codecs.compressai import HUB
 
     ours = [f"{name} {q} {HUB}/{zoo.hub_name(q)}" for name, zoo in ZOO.items() for q in zoo.qualities]
     assert (folder / "hub.txt").read_text().splitlines() == ours

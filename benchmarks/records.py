@@ -1,0 +1,121 @@
+"""The results of a benchmark as plain data: written by `benchmarks.study`, shown as tables, JSON, CSV, plot and page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]  # (H, W, 3), RGB
+
+TESSERA = "tessera"
+SCALED = "-scaled"  # suffix of a codec's name: at the best of several scales
+QUICK = "-quick"  # suffix of a codec's name: at its quick setting
+
+
+def base_name(name: str) -> str:
+    """The name of a codec without the suffix of a variant."""
+    return name.removesuffix(SCALED).removesuffix(QUICK)
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """An image of the benchmark."""
+
+    name: str  # unique in a study
+    path: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A file that a codec made of one image, and its quality."""
+
+    data: bytes  # the complete file
+    setting: str  # 'quality 31', '451 tokens per block'
+    scale: float  # by which the image was shrunk before coding; 1 is its own size
+    bpp: float  # bits of the file per pixel of the original
+    metrics: Mapping[str, float]  # by key of METRICS
+
+
+@dataclass(frozen=True)
+class Point:
+    """A codec at one rate or setting: means over images."""
+
+    label: str  # '0.0443 bpp' or 'quality 30'
+    images: int  # that could be coded at this point; the means are over these
+    bpp: float
+    metrics: Mapping[str, float]  # by key of METRICS
+
+
+@dataclass(frozen=True)
+class Series:
+    """A codec's curve, lowest rate first."""
+
+    name: str  # as in --codecs: 'webp-scaled'
+    title: str  # 'WebP, best scale'
+    description: str  # encoder, version and settings
+    points: tuple[Point, ...]
+    made_for: str = ""  # the objective that the codec was trained for or that its encoder minimises
+
+    def at(self, label: str) -> Point | None:
+        return next((point for point in self.points if point.label == label), None)
+
+
+@dataclass(frozen=True)
+class Delta:
+    """Bjontegaard's delta rate: the mean difference of rate from the anchor at equal quality."""
+
+    codec: str
+    metric: str
+    percent: float | None  # -30 is 30 % fewer bits than the anchor; None if the curves do not overlap
+    low: float | None  # interval of quality that both curves cover, in the metric's unit
+    high: float | None
+    note: str  # reason if there is no number, else ''
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Speed of a codec at one rate, without start-up."""
+
+    codec: str
+    encode: float  # megapixels per second, median
+    decode: float
+    startup: float  # seconds from the start of the process until the first image is coded and decoded
+    memory: float  # peak, MB
+    setting: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """All results of a benchmark."""
+
+    command: str
+    images: tuple[ImageInfo, ...]
+    metrics: tuple[str, ...]  # keys of METRICS
+    budgets: tuple[float, ...]  # bits per pixel; empty if each codec ran at settings of its own
+    series: tuple[Series, ...]
+    missing: Mapping[str, str]  # codec or metric -> why it is missing
+    failed: Mapping[str, str]  # image -> why it could not be read
+    anchor: str  # codec that rates are compared with
+    deltas: tuple[Delta, ...]
+    speeds: tuple[Speed, ...]
+    speed_note: str  # threads, processor, image size, runs
+    versions: Mapping[str, str]  # of Tessera, Python, the system and libraries
+    settings: Mapping[str, str]  # how each codec and metric was run, for readers
+    samples: Mapping[tuple[str, str, str], Sample]  # by image, codec and label of the point
+
+    def titles(self) -> dict[str, str]:
+        return {series.name: series.title for series in self.series}
+
+    def labels(self) -> list[str]:
+        """Labels of the points that codecs have in common, lowest rate first; none if each ran at its own settings."""
+        return [rate_label(budget) for budget in self.budgets]
+
+
+def rate_label(bpp: float) -> str:
+    """The label of the points at a common rate."""
+    return f"{bpp:g} bpp"
