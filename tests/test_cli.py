@@ -1,347 +1,449 @@
+"""The command on one image: its outputs, pipes and records, and the effect of every option. Exact words are in transcripts/."""
+
 from __future__ import annotations
 
 import io
-import json
 import os
-import pty
 import re
-import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
+import codec as library
 from bitstream.container import File, read_file, write_file
+from bitstream.pyramid_tokens import QUALITY_STOPS
 from cli.main import main
+from cli.progress import Bar
+from codec.metrics import psnr
+from codec.models.registry import open_model
+from tests.helpers.commands import encoded, finish, records, run
 
-TESSERA = [sys.executable, "-m", "cli"]
+CODING = ("encode", "decode", "bench run")
+IMAGES = ("encode", "decode")
+ALL = ("encode", "decode", "info", "tokens", "bench run", "models list", "models path", "models check", "train")
+FLAGS = {
+    "--output": ("encode", "decode", "tokens", "train"),
+    "--output-dir": IMAGES,
+    "--quality": ("encode",),
+    "--tokens": IMAGES,
+    "--target-size": ("encode",),
+    "--target-bpp": ("encode",),
+    "--target-psnr": ("encode",),
+    "--target-lpips": ("encode",),
+    "--strict": ("encode",),
+    "--effort": ("encode",),
+    "--jobs": CODING,
+    "--batch": IMAGES,
+    "--device": (*CODING, "train"),
+    "--model": ("encode", "decode", "bench run"),
+    "--ray": CODING,
+    "--recursive": CODING,
+    "--files-from": CODING,
+    "--force": (*CODING, "tokens"),
+    "--keep-extension": ("encode",),
+    "--skip-existing": ("encode", "decode", "tokens"),
+    "--dry-run": IMAGES,
+    "--strip": ("encode",),
+    "--keep-exif": ("encode",),
+    "--background": IMAGES,
+    "--output-quality": ("decode",),
+    "--alpha-quality": ("encode",),
+    "--max-pixels": (*CODING, "info", "tokens"),
+    "--allow-partial": ("decode", "info"),
+    "--format": ("decode",),
+    "--json": ALL,
+    "--quiet": ALL,
+    "--verbose": ALL,
+}
+SHORT = {
+    "--output": "-o", "--quality": "-q", "--effort": "-e", "--jobs": "-j", "--recursive": "-r", "--force": "-f",
+    "--dry-run": "-n", "--verbose": "-v",
+}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, photo) -> Path:
-    """A photo and its file."""
-    folder = tmp_path_factory.mktemp("cli")
-    photo.crop((100, 100, 300, 250)).save(folder / "a.png")
-    assert run("encode", folder / "a.png").exit_code == 0
-    return folder
+@pytest.fixture
+def image(tmp_path, photo) -> Path:
+    photo.crop((100, 100, 228, 196)).save(tmp_path / "a.png")
+    return tmp_path / "a.png"
 
 
-def run(*arguments, data: bytes | None = None):
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=data)
+@pytest.fixture
+def clear(tmp_path, photo) -> Path:
+    """An image with transparency and EXIF."""
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    clear = photo.crop((0, 0, 64, 48))
+    clear.putalpha(Image.linear_gradient("L").resize(clear.size))
+    clear.save(tmp_path / "clear.png", exif=exif)
+    return tmp_path / "clear.png"
 
 
-def shell(*arguments, data: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([*TESSERA, *map(str, arguments)], input=data, capture_output=True, check=False)
+@pytest.fixture
+def file(image) -> Path:
+    """The .tsr file of the image."""
+    image.with_suffix(".tsr").write_bytes(library.encode(image))
+    return image.with_suffix(".tsr")
 
 
-def test_encode_and_decode_report_one_line(folder, tmp_path):
-    made = run("encode", folder / "a.png", "-o", tmp_path / "a.tsr", "--target-size", "400", "--device", "cpu")
-    assert re.fullmatch(
-        rf"{folder}/a.png -> {tmp_path}/a.tsr  [\d.]+ kB -> \d+ B  0\.\d{{4}} bpp  \d+ tokens per block  \d+\.\d\d s\n",
-        made.stderr,
+def pixels(path: Path | str | io.BytesIO) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def decode(file: Path, output: Path, *options: object) -> np.ndarray:
+    outcome = run("decode", file, "-o", output, "-f", *options)
+    assert outcome.exit_code == 0, outcome.stderr
+    return pixels(output)
+
+
+# Options
+
+
+def command(path: str) -> click.Command:
+    command: click.Command = main
+    for name in path.split():
+        assert isinstance(command, click.Group)
+        command = command.commands[name]
+    return command
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_an_option_has_one_name_and_letter_in_all_its_commands(flag):
+    for path in FLAGS[flag]:
+        (option,) = (option for option in command(path).params if flag in option.opts)
+        assert [name for name in option.opts if not name.startswith("--")] == ([SHORT[flag]] if flag in SHORT else [])
+
+
+# Encoding
+
+
+def test_encode_writes_what_the_library_encodes(image):
+    assert run("encode", image).exit_code == 0
+    assert image.with_suffix(".tsr").read_bytes() == library.encode(image)
+
+
+def test_quality_is_50_by_default_and_higher_is_larger(image):
+    default = encoded(image)
+    assert default["quality"] == 50
+    assert encoded(image, "-q", "50")["bytes"] == default["bytes"]
+    qualities = [encoded(image, "--quality", quality) for quality in (0, 25, 50, 75, 100)]
+    assert [record["tokens"] for record in qualities] == [tokens for _, tokens in QUALITY_STOPS]
+    sizes = [record["bytes"] for record in qualities]
+    assert sizes == sorted(set(sizes))
+    assert default["bpp"] == pytest.approx(default["bytes"] * 8 / (128 * 96), abs=1e-5)
+
+
+def test_tokens_are_counted_per_block_in_both_directions(image, tmp_path):
+    file = image.with_suffix(".tsr")
+    encoded(image, "--tokens", "100")
+    short = file.read_bytes()
+    (tmp_path / "short.tsr").write_bytes(short)
+    long = encoded(image, "--tokens", "300")
+    assert 300 <= long["tokens"] < 300 + 256 / 48  # 48 of the block's 256 cells
+    assert len(short) < long["bytes"]
+    assert read_file(short).length < read_file(file.read_bytes()).length
+    complete, more, fewer = (
+        decode(file, tmp_path / "b.png", *options) for options in ((), ("--tokens", 1365), ("--tokens", 100))
     )
-    assert made.stdout == ""
-    assert (tmp_path / "a.tsr").stat().st_size <= 400
-    drawn = run("decode", tmp_path / "a.tsr", "-o", tmp_path / "a.webp")
-    assert re.fullmatch(rf"{tmp_path}/a.tsr -> {tmp_path}/a.webp  200x150  \d+\.\d\d s\n", drawn.stderr)
-    with Image.open(tmp_path / "a.webp") as drawn:
-        assert drawn.format == "WEBP"
-
-
-def test_default_names_lie_beside_the_input(folder):
-    assert (folder / "a.tsr").exists()
-    assert run("decode", folder / "a.tsr", "--format", "ppm").exit_code == 0
-    with Image.open(folder / "a.ppm") as drawn:
-        assert drawn.size == (200, 150)
-
-
-def test_pipes_equal_files_byte_for_byte(folder, tmp_path):
-    encoded = shell("encode", "-", "-o", "-", data=(folder / "a.png").read_bytes())
-    assert encoded.stdout == (folder / "a.tsr").read_bytes()
-    assert b"standard input -> standard output" in encoded.stderr
-    decoded = shell("decode", "-", "-o", "-", "--quiet", data=encoded.stdout)
-    assert decoded.stderr == b""
-    assert run("decode", folder / "a.tsr", "-o", tmp_path / "a.png").exit_code == 0
-    assert decoded.stdout == (tmp_path / "a.png").read_bytes()
-    bmp = shell("decode", "-", "--format", "bmp", data=encoded.stdout)
-    with Image.open(io.BytesIO(bmp.stdout)) as a, Image.open(tmp_path / "a.png") as b:
-        assert np.array_equal(np.asarray(a), np.asarray(b))
-
-
-def test_json_has_all_fields(folder, tmp_path):
-    made = json.loads(run("encode", folder / "a.png", "-o", tmp_path / "a.tsr", "-q", "75", "--json").stdout)
-    data = (tmp_path / "a.tsr").read_bytes()
-    assert made == made | {
-        "input": f"{folder}/a.png", "output": f"{tmp_path}/a.tsr", "status": "done", "width": 200, "height": 150,
-        "bytes": len(data), "bpp": round(8 * len(data) / 30000, 5), "quality": pytest.approx(75, abs=1), "model": "standard",
-        "error": None,
-    }  # fmt: skip
-    failed = run("decode", tmp_path / "none.tsr", "--json")
-    assert failed.exit_code == 1
-    assert json.loads(failed.stdout)["status"] == "failed"
-    assert json.loads(failed.stdout)["error"] == "no such file: check the name"
-
-
-def test_tokens_there_and_back(folder, tmp_path):
-    assert run("tokens", folder / "a.tsr", "-o", tmp_path / "a.npz").exit_code == 0
-    with np.load(tmp_path / "a.npz") as arrays:
-        assert arrays["digits_0"].shape == (8, 1, 1)
-        assert arrays["size"].tolist() == [200, 150]
-    assert run("tokens", tmp_path / "a.npz", "--back", "-o", tmp_path / "a.tsr").exit_code == 0
-    assert (tmp_path / "a.tsr").read_bytes() == (folder / "a.tsr").read_bytes()
-    wrong = run("tokens", folder / "a.png", "--back", "-o", tmp_path / "b.tsr")
-    assert wrong.exit_code == 1
-    assert "not an .npz of tokens" in wrong.stderr
-
-
-def test_info_reads_headers(folder):
-    file = read_file((folder / "a.tsr").read_bytes())
-    said = run("info", folder / "a.tsr")
-    assert said.exit_code == 0
-    assert f"200x150, {file.length} tokens, " in said.stdout
-    assert f"stream id {file.stream_id.hex()}, whole" in said.stdout
-    told = json.loads(run("info", folder / "a.tsr", "--json").stdout)
-    assert told["header_bytes"] + told["section_bytes"] + told["payload_bytes"] == told["bytes"]
-    assert told["whole"] is True
-
-
-def test_info_shows_every_section_by_type_and_size(folder, tmp_path):
-    file = read_file((folder / "a.tsr").read_bytes())
-    sections = ((2, b"profile"), (9, b"of a later release"), (1, bytes(1000)))
-    (tmp_path / "b.tsr").write_bytes(write_file(replace(file, sections=sections)))
-    told = json.loads(run("info", tmp_path / "b.tsr", "--json").stdout)
-    assert told["sections"] == [
-        {"type": 2, "name": "icc", "bytes": 7},
-        {"type": 9, "name": "unknown 9", "bytes": 18},
-        {"type": 1, "name": "alpha", "bytes": 1000},
-    ]
-    assert told["header_bytes"] + told["section_bytes"] + told["payload_bytes"] == told["bytes"]
-    assert told["quality"] == pytest.approx(50, abs=1)
-    assert ", icc 7 B, unknown 9 18 B, alpha 1.0 kB), " in run("info", tmp_path / "b.tsr").stdout
-
-
-def test_info_of_several_files_goes_on_after_a_bad_one(folder, tmp_path):
-    alien = tmp_path / "alien.tsr"
-    alien.write_bytes(write_file(File(20, 10, b"\x00\x01", 3, b"abc")))
-    said = run("info", tmp_path / "none.tsr", folder / "a.png", alien, folder / "a.tsr", "--json")
-    assert said.exit_code == 1
-    told = [json.loads(line) for line in said.stdout.splitlines()]
-    assert [line["status"] for line in told] == ["failed", "failed", "done", "done"]
-    assert [told[2][name] for name in ("width", "height", "stream_id", "model", "tokens")] == [20, 10, "0001", None, None]
-    assert run("info", alien, folder / "a.tsr").exit_code == 0
-
-
-def test_larger_images_than_allowed_are_refused_by_every_command(folder, tmp_path):
-    assert run("tokens", folder / "a.tsr", "-o", tmp_path / "a.npz", "--max-pixels", "30k").exit_code == 0
-    for command, source, output in (
-        ("encode", folder / "a.png", "x.tsr"),
-        ("decode", folder / "a.tsr", "x.png"),
-        ("tokens", folder / "a.tsr", "x.npz"),
-        ("tokens", tmp_path / "a.npz", "x.tsr"),
-        ("info", folder / "a.tsr", None),
-    ):
-        flags = [*(["-o", tmp_path / output] if output else []), *(["--back"] if source.suffix == ".npz" else [])]
-        said = run(command, source, "--max-pixels", "29999", *flags)
-        assert said.exit_code == 1
-        assert "200x150 is 30,000 pixels, more than 29,999: raise --max-pixels to allow it" in said.stderr
-        assert not output or not (tmp_path / output).exists()
-
-
-def test_tokens_are_skipped_where_they_are_whole(folder, tmp_path):
-    def tokens(*flags: object) -> dict:
-        said = run("tokens", *flags, "--skip-existing", "--json")
-        assert said.exit_code == 0
-        return json.loads(said.stdout)
-
-    arrays, again = tmp_path / "a.npz", tmp_path / "a.tsr"
-    assert tokens(folder / "a.tsr", "-o", arrays)["status"] == "done"
-    assert tokens(folder / "a.tsr", "-o", arrays)["status"] == "skipped"
-    whole = arrays.read_bytes()
-    arrays.write_bytes(whole[:-30])
-    assert tokens(folder / "a.tsr", "-o", arrays)["status"] == "done"
-    assert arrays.read_bytes() == whole
-    assert tokens(arrays, "--back", "-o", again)["status"] == "done"
-    assert tokens(arrays, "--back", "-o", again)["status"] == "skipped"
-    assert run("tokens", folder / "a.tsr", "-o", arrays).exit_code == 1
-
-
-def test_quiet_says_nothing_but_errors(folder, tmp_path):
-    for arguments in (
-        ("encode", folder / "a.png", "-o", tmp_path / "a.tsr"),
-        ("encode", folder / "a.png", folder / "a.png", "--output-dir", tmp_path / "out"),
-        ("decode", folder / "a.tsr", "-o", tmp_path / "b.png"),
-        ("info", folder / "a.tsr"),
-        ("tokens", folder / "a.tsr", "-o", tmp_path / "a.npz"),
-    ):
-        said = run(*arguments, "--quiet")
-        assert (said.exit_code, said.output) == (0, "")
-    assert run("info", tmp_path / "none.tsr", "--quiet").stderr == f"Error: {tmp_path}/none.tsr: no such file: check the name\n"
-
-
-def test_cut_files(folder, tmp_path):
-    cut = tmp_path / "cut.tsr"
-    cut.write_bytes((folder / "a.tsr").read_bytes()[:100])
-    refused = run("decode", cut)
-    assert refused.exit_code == 1
-    assert re.fullmatch(
-        rf"Error: {cut}: the file is cut short: \d+ of \d+ tokens are there: decode what there is with --allow-partial\n",
-        refused.stderr,
-    )
-    drawn = run("decode", cut, "--allow-partial")
-    assert drawn.exit_code == 0
-    assert re.search(r"200x150, cut: [\d.]+ tokens per block", drawn.stderr)
-    said = run("info", cut)
-    assert said.exit_code == 1
-    assert "cut or damaged" in said.stdout
-    assert run("info", cut, "--allow-partial").exit_code == 0
+    assert np.array_equal(complete, more)
+    assert np.array_equal(fewer, decode(tmp_path / "short.tsr", tmp_path / "b.png"))
+    assert not np.array_equal(fewer, complete)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (("encode", "{none}.png"), 1, "Error: {none}.png: no such file: check the name\n"),
-        (("encode", "{dir}", "-o", "{none}"), 1, "Error: {dir}: is a folder: name a file in it\n"),
-        (("encode", "{text}"), 1, "Error: {text}: not an image of a format that Pillow knows: convert it to PNG first\n"),
-        (("encode", "{empty}"), 1, "Error: {empty}: is empty\n"),
-        (("encode", "{half}"), 1, "cut or damaged"),
-        (("encode", "{a}.png", "-o", "{a}.png"), 1, "is the input: name another file"),
-        (("encode", "{a}.png"), 1, "Error: {a}.png: the output {a}.tsr exists: use -f to replace it\n"),
-        (("encode", "{a}.png", "-o", "{none}/x/y.tsr"), 1, "does not exist: make it first"),
-        (("encode", "{a}.png", "-f", "--target-size", "9"), 1, "does not fit 9 bytes: the smallest file has"),
-        (("encode", "{a}.png", "-f", "--max-pixels", "29k"), 1, "200x150 is 30,000 pixels, more than 29,000"),
-        (("encode", "{a}.png", "-f", "--model", "nosuch"), 1, "nosuch: no such model: known are standard"),
-        (("encode", "{a}.png", "-f", "--model", "{text}"), 1, "not a model file"),
-        (("encode", "{a}.png", "-f", "--device", "cuda:7"), 2, "device 'cuda:7' does not exist"),
-        (("encode", "{a}.png", "-f", "--device", "tpu"), 2, "unknown device 'tpu': use auto, cpu, cuda or cuda:N"),
-        (("encode", "{a}.png", "-f", "-q", "50", "--tokens", "9"), 2, "--quality and --tokens contradict each other"),
-        (("encode", "{a}.png", "-f", "-q", "101"), 2, "101.0 is not in the range"),
-        (("encode", "{a}.png", "-f", "--target-size", "4 parsecs"), 2, "'4 parsecs' is not a size"),
-        (("encode", "{a}.png", "-o", "-", "--json"), 1, "--json and -o - both need standard output"),
-        (("decode", "{a}.png", "-o", "{none}.png"), 1, "Error: {a}.png: an image, not a .tsr file: did you mean"),
-        (("decode", "{later}", "-o", "{none}.png"), 1, "version 9, and this release reads version 1: update tessera"),
-        (("decode", "{alien}", "-o", "{none}.png"), 1, "made by a model that is not installed (stream id 0001"),
-        (("decode", "{former}", "-o", "{none}.png"), 1, "made by a standard model from before the first release"),
-        (("decode", "{damaged}", "-o", "{none}.png"), 1, "Error: {damaged}: "),
-        (("decode", "{a}.tsr", "-o", "{none}.nonsense"), 2, "no image format is called 'nonsense'"),
-        (("decode", "{a}.tsr", "--format", "nonsense"), 2, "no image format is called 'nonsense'"),
-        (("decode", "{text}", "-o", "{none}.png"), 1, "Error: {text}: not a .tsr file\n"),
-        (("decode", "{empty}", "-o", "{none}.png"), 1, "Error: {empty}: is empty\n"),
-        (("tokens", "{a}.png", "-o", "{none}.npz"), 1, "not a .tsr file"),
-        (("info", "{a}.png"), 1, "Error: {a}.png: an image, not a .tsr file: did you mean `tessera encode`?\n"),
-        (("frobnicate",), 2, "No such command"),
-    ],
+    ("flag", "value", "limit"), [("--target-size", "0.3k", 300), ("--target-size", "400", 400), ("--target-bpp", "0.2", 307)]
 )
-def test_wrong_input_gets_one_line_and_a_code(folder, tmp_path, arguments, code, message):
-    data = bytearray((folder / "a.tsr").read_bytes())
-    (tmp_path / "later").write_bytes(bytes([*data[:2], 0x90, *data[3:]]))
-    (tmp_path / "alien").write_bytes(write_file(File(20, 20, b"\x00\x01", 3, b"abc")))
-    (tmp_path / "former").write_bytes(write_file(File(20, 20, b"\x44\xef", 3, b"abc")))
-    data[-1] ^= 1
-    (tmp_path / "damaged").write_bytes(data)
-    (tmp_path / "text").write_text("no image")
-    (tmp_path / "empty").write_bytes(b"")
-    (tmp_path / "half").write_bytes((folder / "a.png").read_bytes()[:20000])
-    Image.new("RGBA", (9, 9)).save(tmp_path / "clear", "png")
-    files = "later", "alien", "former", "damaged", "text", "empty", "half", "clear", "none"
-    names = {name: tmp_path / name for name in files}
-    names |= {"a": folder / "a", "dir": tmp_path}
-    before = {path: path.read_bytes() for place in (folder, tmp_path) for path in place.iterdir()}
-    said = run(*(argument.format(**names) for argument in arguments))
-    assert said.exit_code == code, said.output
-    assert message.format(**names) in said.stderr
-    assert said.stderr.count("\n") == 1 or code == 2
-    assert "Traceback" not in said.stderr
-    assert {path: path.read_bytes() for place in (folder, tmp_path) for path in place.iterdir()} == before
+def test_a_size_is_never_exceeded_and_used(image, flag, value, limit):
+    assert limit - 16 < encoded(image, flag, value)["bytes"] <= limit
 
 
-def test_binary_is_not_written_to_a_terminal(folder):
-    ours, theirs = pty.openpty()
-    said = subprocess.run([*TESSERA, "encode", folder / "a.png", "-o", "-"], stdout=theirs, stderr=subprocess.PIPE, check=False)
-    os.close(theirs)
-    os.close(ours)
-    assert said.returncode == 1
-    assert b"standard output is a terminal" in said.stderr
-    assert said.stderr.count(b"\n") == 1
+def test_the_error_of_an_impossible_size_names_the_smallest(image):
+    outcome = run("encode", image, "--target-size", "5", "--json")
+    assert outcome.exit_code == 1
+    smallest = max(map(int, re.findall(r"\b\d+\b", records(outcome)[0]["error"])))
+    assert encoded(image, "--target-size", smallest)["bytes"] <= smallest
+    assert run("encode", image, "-f", "--target-size", smallest - 1).exit_code == 1
 
 
-def test_an_interrupt_ends_at_once(tmp_path):
-    with subprocess.Popen(
-        [*TESSERA, "encode", "-", "-o", tmp_path / "a.tsr"], stdin=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as running:
-        with pytest.raises(subprocess.TimeoutExpired):  # it waits for its input
-            running.wait(3)
-        running.send_signal(signal.SIGINT)
-        assert running.wait(5) == 130
-        assert running.stderr.read() == b""
-    assert list(tmp_path.iterdir()) == []
+def test_a_psnr_is_reached_by_the_smallest_file(image):
+    record = encoded(image, "--target-psnr", "25")
+    measured = psnr(
+        decode(image.with_suffix(".tsr"), image.with_name("b.png")).astype(np.uint8), pixels(image).astype(np.uint8)
+    )
+    assert record["reached"] is True
+    assert record["measured"] == pytest.approx(measured)
+    assert 25 <= measured < 25.5
+    assert encoded(image, "--target-psnr", "24")["bytes"] < record["bytes"] < encoded(image, "-q", "100")["bytes"]
 
 
-def test_a_reader_that_leaves_is_no_traceback(folder):
-    command = [*TESSERA, "decode", folder / "a.tsr", "-o", "-"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
-        running.stdout.close()
-        said = running.stderr.read()
-    assert running.returncode == 1
-    assert said.count(b"\n") == 1
-    assert b"standard output was closed before all was written" in said
+def test_a_psnr_out_of_reach_gives_the_best_file_and_fails_only_with_strict(image):
+    best = encoded(image, "-q", "100")["bytes"]
+    for options, code, lines in (((), 0, 2), (("--strict",), 1, 2), (("--strict", "--quiet"), 1, 1), (("--quiet",), 0, 1)):
+        outcome = run("encode", image, "-f", "--target-psnr", "90", *options)
+        assert (outcome.exit_code, outcome.stderr.count("\n")) == (code, lines)
+        assert image.with_suffix(".tsr").stat().st_size == best
+    assert encoded(image, "--target-psnr", "90")["reached"] is False
+    assert run("encode", image, "-f", "--strict", "--target-psnr", "20").exit_code == 0
 
 
-def test_a_link_is_followed_not_replaced(folder, tmp_path):
-    (tmp_path / "real.tsr").write_bytes(b"old")
-    (tmp_path / "link.tsr").symlink_to(tmp_path / "real.tsr")
-    assert run("encode", folder / "a.png", "-o", tmp_path / "link.tsr", "-f").exit_code == 0
-    assert (tmp_path / "link.tsr").is_symlink()
-    assert (tmp_path / "real.tsr").read_bytes() == (folder / "a.tsr").read_bytes()
+def test_an_lpips_is_reached(image, lpips_weights):
+    record = encoded(image, "--target-lpips", "0.3", "--lpips-weights", lpips_weights)
+    assert record["reached"] is True
+    assert 0.25 < record["measured"] <= 0.3
+    strict = ("--target-lpips", "0", "--lpips-weights", lpips_weights, "--strict")
+    assert run("encode", image, "-f", *strict).exit_code == 1
 
 
-def test_a_failed_write_leaves_nothing(folder, tmp_path, monkeypatch):
-    (tmp_path / "a.tsr").write_bytes(b"old")
+def test_effort_changes_the_file_only_above_its_default(image):
+    assert encoded(image, "-q", "40", "--effort", "3")["bytes"] == encoded(image, "-q", "40")["bytes"]
+    assert encoded(image, "--target-psnr", "25", "-e", "5")["bytes"] < encoded(image, "--target-psnr", "25")["bytes"]
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.replace", full)
-    said = run("encode", folder / "a.png", "-o", tmp_path / "a.tsr", "-f")
-    assert said.exit_code == 1
-    assert "No space left on device" in said.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["a.tsr"]
-    assert (tmp_path / "a.tsr").read_bytes() == b"old"
+def test_a_model_by_name_or_path_writes_the_same_file(image, tmp_path):
+    encoded(image)
+    expected = image.with_suffix(".tsr").read_bytes()
+    standard = open_model()
+    (tmp_path / "mine.safetensors").write_bytes(standard.path.read_bytes())
+    for name in ("standard", tmp_path / "mine.safetensors"):
+        encoded(image, "--model", name)
+        assert image.with_suffix(".tsr").read_bytes() == expected
+    assert read_file(expected).stream_id == standard.stream_id
+
+
+def test_metadata_and_transparency_are_kept_as_asked(clear, tmp_path):
+    def sections(*options: str) -> set[str]:
+        encoded(clear, *options)
+        (record,) = records(run("info", clear.with_suffix(".tsr"), "--json"))
+        assert sum(section["bytes"] for section in record["sections"]) < record["section_bytes"] or not record["sections"]
+        return {section["name"] for section in record["sections"]}
+
+    assert sections() == {"alpha"}
+    assert sections("--keep-exif") == {"alpha", "exif"}
+    assert sections("--background", "white") == set()
+    assert sections("--background", "#204060", "--keep-exif") == {"exif"}
+    assert sections("--background", "#204060", "--strip") == set()
+    for options, mode in ((("--background", "white"), "RGB"), ((), "RGBA")):
+        encoded(clear, "--keep-exif", *options)
+        decode(clear.with_suffix(".tsr"), tmp_path / "b.png")
+        with Image.open(tmp_path / "b.png") as decoded, Image.open(clear) as original:
+            assert decoded.mode == mode
+            assert decoded.getexif()[0x010E] == "a description"
+            if mode == "RGBA":
+                assert np.array_equal(decoded.getchannel("A"), original.getchannel("A"))
+
+
+# Decoding
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP"), ("ppm", "PPM"), ("tiff", "TIFF")]
+)
+def test_a_format_by_ending_or_option(file, tmp_path, name, kind):
+    decode(file, tmp_path / f"b.{name}")
+    decode(file, tmp_path / "b", "--format", name)
+    assert (tmp_path / "b").read_bytes() == (tmp_path / f"b.{name}").read_bytes()
+    with Image.open(tmp_path / "b") as decoded:
+        assert (decoded.format, decoded.size) == (kind, (128, 96))
+
+
+@pytest.mark.parametrize("ending", ["jpg", "webp", "avif", "jxl"])
+def test_lossy_formats_have_a_quality(file, tmp_path, ending):
+    if ending == "jxl":
+        pytest.importorskip("pillow_jxl")
+    lossless = decode(file, tmp_path / "b.png")
+    sizes = {}
+    for quality in (None, 30, 100):
+        output = tmp_path / f"{quality}.{ending}"
+        image = decode(file, output, *([] if quality is None else ["--output-quality", quality]))
+        sizes[quality] = output.stat().st_size
+        if quality is None:
+            assert psnr(image.astype(np.uint8), lossless.astype(np.uint8)) > 35
+    assert sizes[30] < sizes[None] < sizes[100]
+    assert sizes[None] < (tmp_path / "b.png").stat().st_size / 2
+    if ending in ("webp", "jxl"):
+        assert np.array_equal(pixels(tmp_path / f"100.{ending}"), lossless)
+
+
+@pytest.mark.parametrize("ending", ["png", "ppm", "bmp"])
+def test_a_quality_for_a_lossless_format_is_refused(file, tmp_path, ending):
+    assert run("decode", file, tmp_path / f"b.{ending}", "--output-quality", "80").exit_code == 2
+    assert not (tmp_path / f"b.{ending}").exists()
+
+
+@pytest.mark.parametrize("ending", ["jpg", "ppm"])
+def test_transparency_needs_a_background_if_the_format_has_none(clear, tmp_path, ending):
+    encoded(clear)
+    file, output = clear.with_suffix(".tsr"), tmp_path / f"b.{ending}"
+    assert run("decode", file, output).exit_code == 1
+    assert not output.exists()
+    flat, expected = (decode(file, path, "--background", "#00ff00") for path in (output, tmp_path / "b.png"))
+    assert np.allclose(flat[0].mean(0), (0, 255, 0), atol=3)
+    assert np.abs(flat - expected).mean() < (4 if ending == "jpg" else 0.1)
+    with Image.open(tmp_path / "b.png") as image:
+        assert image.mode == "RGB"
+
+
+def test_a_cut_file_is_refused_unless_allowed(file, tmp_path):
+    (tmp_path / "cut.tsr").write_bytes(file.read_bytes()[:100])
+    decode = ("decode", tmp_path / "cut.tsr", tmp_path / "b.png")
+    assert run(*decode).exit_code == run("info", tmp_path / "cut.tsr").exit_code == 1
+    assert not (tmp_path / "b.png").exists()
+    assert run(*decode, "--allow-partial").exit_code == run("info", tmp_path / "cut.tsr", "--allow-partial").exit_code == 0
+    assert pixels(tmp_path / "b.png").shape == (96, 128, 3)
+    (record,) = records(run(*decode, "-f", "--allow-partial", "--json"))
+    assert record["partial"] is True
+    assert record["tokens"] < 500
+
+
+# Tokens
+
+
+def test_tokens_there_and_back(file, tmp_path):
+    assert run("tokens", file, "-o", tmp_path / "a.npz").exit_code == 0
+    with np.load(tmp_path / "a.npz") as arrays:
+        assert arrays["digits_0"].shape == (8, 1, 1)
+        assert arrays["size"].tolist() == [128, 96]
+    assert run("tokens", tmp_path / "a.npz", "--back", "-o", tmp_path / "b.tsr").exit_code == 0
+    assert (tmp_path / "b.tsr").read_bytes() == file.read_bytes()
+
+
+def test_tokens_are_skipped_if_they_are_complete(file, tmp_path):
+    def status(*arguments: object) -> str:
+        outcome = run("tokens", *arguments, "--skip-existing", "--json")
+        assert outcome.exit_code == 0
+        return records(outcome)[0]["status"]
+
+    arrays, again = tmp_path / "a.npz", tmp_path / "b.tsr"
+    assert status(file, "-o", arrays) == "done"
+    assert status(file, "-o", arrays) == "skipped"
+    complete = arrays.read_bytes()
+    arrays.write_bytes(complete[:-30])
+    assert status(file, "-o", arrays) == "done"
+    assert arrays.read_bytes() == complete
+    assert status(arrays, "--back", "-o", again) == "done"
+    assert status(arrays, "--back", "-o", again) == "skipped"
+    assert run("tokens", file, "-o", arrays).exit_code == 1
+
+
+# Information
+
+
+def test_info_counts_every_byte_and_names_every_section(file, tmp_path):
+    stored = read_file(file.read_bytes())
+    sections = ((2, b"profile"), (9, b"of a later release"), (1, bytes(1000)))
+    (tmp_path / "b.tsr").write_bytes(write_file(replace(stored, sections=sections)))
+    for path, names in ((file, []), (tmp_path / "b.tsr", [(2, "icc", 7), (9, "unknown 9", 18), (1, "alpha", 1000)])):
+        (record,) = records(run("info", path, "--json"))
+        assert record["header_bytes"] + record["section_bytes"] + record["payload_bytes"] == record["bytes"]
+        assert [(section["type"], section["name"], section["bytes"]) for section in record["sections"]] == names
+        assert (record["quality"], record["length"]) == (50, stored.length)
+        assert record["whole"] is True
+
+
+def test_info_of_several_files_continues_after_a_bad_one(file, image, tmp_path):
+    unknown = tmp_path / "unknown.tsr"
+    unknown.write_bytes(write_file(File(20, 10, b"\x00\x01", 3, b"abc")))
+    outcome = run("info", tmp_path / "none.tsr", image, unknown, file, "--json")
+    assert outcome.exit_code == 1
+    assert [record["status"] for record in records(outcome)] == ["failed", "failed", "done", "done"]
+    names = ("width", "height", "stream_id", "model", "tokens")
+    assert [records(outcome)[2][name] for name in names] == [20, 10, "0001", None, None]
+    assert run("info", unknown, file).exit_code == 0
+
+
+# All commands
+
+
+def test_pipes_equal_files_byte_for_byte(file, image, tmp_path):
+    piped = finish("encode", "-", "-o", "-", input=image.read_bytes(), text=False)
+    assert piped.stdout == file.read_bytes()
+    decode(file, tmp_path / "b.png")
+    assert finish("decode", "-", "-o", "-", input=piped.stdout, text=False).stdout == (tmp_path / "b.png").read_bytes()
+    bmp = finish("decode", "-", "--format", "bmp", input=piped.stdout, text=False)
+    assert np.array_equal(pixels(io.BytesIO(bmp.stdout)), pixels(tmp_path / "b.png"))
+
+
+def test_larger_images_than_allowed_are_refused_by_every_command(image, file, tmp_path):
+    assert run("tokens", file, "-o", tmp_path / "a.npz", "--max-pixels", "12288").exit_code == 0
+    for command, source, output in (
+        ("encode", image, "x.tsr"),
+        ("decode", file, "x.png"),
+        ("tokens", file, "x.npz"),
+        ("tokens", tmp_path / "a.npz", "x.tsr"),
+        ("info", file, None),
+    ):
+        options = [*(["-o", tmp_path / output] if output else []), *(["--back"] if source.suffix == ".npz" else [])]
+        outcome = run(command, source, "--max-pixels", "12287", *options)
+        assert outcome.exit_code == 1
+        assert "--max-pixels" in outcome.stderr
+        assert not output or not (tmp_path / output).exists()
+
+
+def test_quiet_prints_errors_alone(image, file, tmp_path):
+    for arguments in (
+        ("encode", image, "-o", tmp_path / "b.tsr"),
+        ("encode", image, image, "--output-dir", tmp_path / "out"),
+        ("decode", file, "-o", tmp_path / "b.png"),
+        ("info", file),
+        ("tokens", file, "-o", tmp_path / "a.npz"),
+        ("models", "check"),
+    ):
+        outcome = run(*arguments, "--quiet")
+        assert (outcome.exit_code, outcome.output) == (0, "")
+    assert run("info", tmp_path / "none.tsr", "--quiet").stderr.count("\n") == 1
 
 
 def test_verbose_shows_where_an_error_came_from(tmp_path):
     assert "Traceback" in run("encode", tmp_path / "none.png", "-v").stderr
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in main.commands)])
-def test_every_command_has_help_with_examples(command):
-    for flag in ("-h", "--help"):
-        said = run(*command, flag)
-        assert said.exit_code == 0
-        assert f"tessera {' '.join(command)}" in said.stdout
-        assert said.stdout.count("\n  tessera ") >= 2
+# Imports
 
 
-def test_version_names_tool_format_and_model():
-    assert re.fullmatch(r"tessera \d+\.\d+\.\d+, format 1, model standard \(stream id [0-9a-f]{4}\)\n", run("-V").stdout)
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["-V"], ["info", "{a}.tsr"], ["tokens", "{a}.tsr", "-o", "{a}.npz", "-f"]])
-def test_torch_is_not_imported_where_nothing_is_drawn(folder, arguments):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"], ["-V"], ["completion", "zsh"], ["models", "check"], ["info", "{a}.tsr"], ["encode", "-n", "{a}.png"],
+        ["decode", "{a}.png"], ["tokens", "{a}.tsr", "-o", "{a}.npz"],
+    ],
+    ids=lambda arguments: " ".join(arguments),
+)  # fmt: skip
+def test_commands_without_a_network_do_not_import_torch(file, arguments):
     code = (
-        "import sys; from cli.main import main; main(sys.argv[1:], standalone_mode=False); "
+        "import sys; from contextlib import suppress; from cli.main import main\n"
+        "with suppress(SystemExit): main(sys.argv[1:], prog_name='tessera')\n"
         "sys.exit(3 if 'torch' in sys.modules else 0)"
     )
-    said = subprocess.run(
-        [sys.executable, "-c", code, *(a.format(a=folder / "a") for a in arguments)], capture_output=True, check=False
-    )
-    assert said.returncode == 0, said.stderr.decode()
+    arguments = [argument.format(a=file.with_suffix("")) for argument in arguments]
+    outcome = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr
 
 
 def test_importing_the_library_does_not_import_torch():
     code = "import sys, codec; codec.Codec; sys.exit(3 if 'torch' in sys.modules else 0)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Progress and threads
+
+
+def test_the_bar_moves_within_an_image(image, monkeypatch):
+    moves: list[float] = []
+    monkeypatch.setattr(Bar, "advance", lambda self, steps=1, note=None: moves.append(steps))
+    assert run("encode", image, "--tokens", "9").exit_code == 0
+    assert 0 < moves[0] < 1
+    assert sum(moves) == pytest.approx(1)
+
+
+def test_numpy_leaves_the_cores_to_jobs(image, monkeypatch):
+    for jobs in ("1", "3"):
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", "")  # restored at the end
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+        assert run("encode", image, "-f", "--tokens", "9", "-j", jobs).exit_code == 0
+        assert os.environ["OPENBLAS_NUM_THREADS"] == jobs

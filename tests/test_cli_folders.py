@@ -1,0 +1,416 @@
+"""The command on many files: which it takes, where it writes, and that one bad file stops no other."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import codec as library
+from bitstream.container import read_file
+from tests.helpers.commands import files_below, records, run
+
+ODD_NAMES = (
+    b"a b.png",
+    b"new\nline.png",
+    "é日.png".encode(),
+    b"-n.png",
+    b"bad\xff.png",
+    b"\x1b[31mred.png",
+    b"%s{x}[bold].png",
+)
+
+
+@pytest.fixture(scope="module")
+def small(photo) -> list[Image.Image]:
+    return [photo.crop((40 * number, 60, 40 * number + 48, 92)) for number in range(8)]
+
+
+@pytest.fixture
+def tree(tmp_path, small) -> Path:
+    """in/: two images, one in a folder of it, two in a folder of that, hidden images, and files that are not images."""
+    folder = tmp_path / "in"
+    (folder / "sub" / "deep").mkdir(parents=True)
+    (folder / ".hidden").mkdir()
+    names = ("a.png", "b.webp", "sub/a.png", "sub/deep/c.PNG", "sub/deep/d.ppm", ".hidden/e.png", ".f.png")
+    for image, name in zip(small, names, strict=False):
+        image.save(folder / name)
+    (folder / "notes.txt").write_text("no image")
+    (folder / "a.tsr").write_bytes(b"encoded already")
+    return folder
+
+
+@pytest.fixture
+def encoded(tree, tmp_path) -> Path:
+    """out/: the .tsr files of all images in the tree."""
+    assert run("encode", "-r", tree, "--output-dir", tmp_path / "out").exit_code == 0
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def folder(tmp_path, photo, monkeypatch) -> Path:
+    """The current folder, with a photo."""
+    photo.crop((40, 60, 88, 92)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def statuses(outcome) -> dict[str, str]:
+    """The status of each file, by its name."""
+    return {os.path.basename(record["input"]): record["status"] for record in records(outcome)}
+
+
+# Folders and lists
+
+
+def test_a_folder_is_mirrored(tree, tmp_path):
+    outcome = run("encode", "-r", tree, "--output-dir", tmp_path / "out")
+    assert (outcome.exit_code, outcome.stdout) == (0, "")
+    assert files_below(tmp_path / "out") == {"a.tsr", "b.tsr", "sub/a.tsr", "sub/deep/c.tsr", "sub/deep/d.tsr"}
+    assert len(outcome.stderr.splitlines()) == 6
+    assert (tmp_path / "out" / "sub" / "a.tsr").read_bytes() == library.encode(tree / "sub" / "a.png")
+
+
+def test_without_r_only_images_directly_in_a_folder_are_taken(tree, tmp_path):
+    assert run("encode", tree, "--output-dir", tmp_path / "out").exit_code == 0
+    assert files_below(tmp_path / "out") == {"a.tsr", "b.tsr"}
+
+
+def test_decoding_takes_tsr_files_and_writes_one_format(encoded, tmp_path):
+    (encoded / "notes.png").write_text("passed over")
+    options = ("--output-dir", tmp_path / "decoded", "--format", "jpg", "-j", "2", "--batch", "3")
+    assert run("decode", "-r", encoded, *options).exit_code == 0
+    assert files_below(tmp_path / "decoded") == {"a.jpg", "b.jpg", "sub/a.jpg", "sub/deep/c.jpg", "sub/deep/d.jpg"}
+    with Image.open(tmp_path / "decoded" / "sub" / "a.jpg") as decoded:
+        assert (decoded.format, decoded.size) == ("JPEG", (48, 32))
+
+
+def test_outputs_are_beside_inputs_unless_a_folder_is_named(tree):
+    assert run("encode", tree / "b.webp", tree / "sub").exit_code == 0
+    assert {"b.tsr", "sub/a.tsr"} <= files_below(tree)
+    assert not (tree / "sub" / "deep" / "c.tsr").exists()
+
+
+def test_batch_and_jobs_change_no_file(encoded, tree, tmp_path):
+    assert run("encode", "-r", tree, "--output-dir", tmp_path / "again", "--batch", "4", "-j", "3").exit_code == 0
+    for name in files_below(encoded):
+        assert (tmp_path / "again" / name).read_bytes() == (encoded / name).read_bytes()
+
+
+def test_sizes_hold_for_every_file_of_a_folder(tmp_path, photo):
+    for number, side in enumerate((40, 100, 200)):
+        photo.crop((number, 0, number + side, side)).save(tmp_path / f"{number}.png")
+    assert run("encode", tmp_path, "--target-size", "200", "--output-dir", tmp_path / "out").exit_code == 0
+    sizes = [path.stat().st_size for path in (tmp_path / "out").iterdir()]
+    assert len(sizes) == 3
+    assert max(sizes) <= 200
+    outcome = run("encode", tmp_path, "--target-bpp", "0.3", "--output-dir", tmp_path / "small", "--json")
+    done = [record for record in records(outcome) if record["status"] == "done"]
+    assert {100, 200} <= {record["width"] for record in done}
+    assert all(record["bpp"] <= 0.3 for record in done)
+
+
+def test_targets_of_quality_are_met_in_a_batch_as_alone(tmp_path, photo):
+    for number in range(4):
+        photo.crop((20 * number, 0, 20 * number + 64, 64)).save(tmp_path / f"{number}.png")
+    outcome = run("encode", tmp_path, "--target-psnr", "24", "--json", "--batch", "2", "-j", "2")
+    assert outcome.exit_code == 0
+    for record in records(outcome):
+        assert record["bytes"] == len(library.encode(record["input"], target_psnr=24))
+
+
+@pytest.mark.parametrize("end", ["\n", "\0"])
+def test_names_from_a_list(tree, tmp_path, end, monkeypatch):
+    monkeypatch.chdir(tree)
+    (tree / "new\nline.png").write_bytes((tree / "a.png").read_bytes())
+    listed = ["a.png", *(["new\nline.png"] if end == "\0" else [""])]
+    expected = {"a.tsr", "b.tsr"} | ({"new\nline.tsr"} if end == "\0" else set())
+    data = (end.join(listed) + end).encode()
+    (tmp_path / "list").write_bytes(data)
+    for name, source in (("1", tmp_path / "list"), ("2", "-")):
+        outcome = run("encode", "b.webp", "--files-from", source, "--output-dir", tmp_path / name, data=data)
+        assert outcome.exit_code == 0, outcome.stderr
+        assert files_below(tmp_path / name) == expected
+
+
+def test_names_of_all_kinds(tmp_path, small):
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for image, name in zip(small, ODD_NAMES, strict=False):
+        image.save(source / os.fsdecode(name), "png")
+    outcome = run("encode", source, "--output-dir", output)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert {os.fsencode(path.name) for path in output.iterdir()} == {name.replace(b".png", b".tsr") for name in ODD_NAMES}
+    lines = outcome.stderr.splitlines()
+    assert len(lines) == len(ODD_NAMES) + 1
+    assert all(line.isprintable() for line in lines)
+    for shown in (r"/new\nline.png", r"/bad\xff.png", r"/\x1b[31mred.png", "/é日.png"):
+        assert sum(shown in line for line in lines) == 1
+    paths = sorted(map(str, output.iterdir()))
+    assert [record["input"] for record in records(run("info", *paths, "--json"))] == paths
+
+
+def test_names_that_begin_with_a_dash(tmp_path, small, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small[0].save("-n.png")
+    assert run("encode", "-n.png").exit_code == 2
+    assert run("encode", "--", "-n.png").exit_code == 0
+    assert run("decode", "./-n.tsr", "-o", "./-.png").exit_code == 0
+    assert files_below(tmp_path) == {"-n.png", "-n.tsr", "-.png"}
+
+
+def test_links_are_followed_and_each_folder_entered_once(tree, tmp_path):
+    (tree / "sub" / "loop").symlink_to(tree)
+    (tree / "sub" / "broken.png").symlink_to(tmp_path / "none")
+    (tree / "link.png").symlink_to(tree / "a.png")
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "kept.tsr").write_bytes(b"old")
+    (out / "a.tsr").symlink_to(tmp_path / "kept.tsr")
+    assert run("encode", "-r", tree, "--output-dir", out, "-f").exit_code == 0
+    assert files_below(out) == {"a.tsr", "b.tsr", "link.tsr", "sub/a.tsr", "sub/deep/c.tsr", "sub/deep/d.tsr"}
+    assert (out / "a.tsr").is_symlink()
+    assert read_file((tmp_path / "kept.tsr").read_bytes()).complete
+    assert (out / "link.tsr").read_bytes() == (out / "a.tsr").read_bytes()
+
+
+# Names of outputs
+
+
+def test_a_second_name_is_the_output(folder):
+    assert run("encode", "photo.jpg", "out.tsr").exit_code == 0
+    assert run("decode", "out.tsr", "again.webp").exit_code == 0
+    assert run("decode", "-", "piped.png", data=Path("out.tsr").read_bytes()).exit_code == 0
+    assert files_below(folder) == {"photo.jpg", "out.tsr", "again.webp", "piped.png"}
+    with Image.open("again.webp") as decoded:
+        assert (decoded.format, decoded.size) == ("WEBP", (48, 32))
+
+
+def test_two_images_are_two_inputs(folder, photo):
+    photo.crop((0, 0, 20, 20)).save("b.png")
+    assert run("encode", "photo.jpg", "b.png").exit_code == 0
+    assert files_below(folder) == {"photo.jpg", "b.png", "photo.tsr", "b.tsr"}
+
+
+@pytest.mark.parametrize("output", ["out/", "out/deeper/", "there"])
+def test_an_output_that_is_a_folder_gets_the_file(folder, output):
+    Path("there").mkdir()
+    name = output.rstrip("/")
+    assert run("encode", "photo.jpg", "-o", output).exit_code == 0
+    assert run("decode", f"{name}/photo.tsr", "--output", f"{name}/").exit_code == 0
+    Path(output).mkdir(exist_ok=True)
+    assert run("tokens", f"{name}/photo.tsr", "-o", output).exit_code == 0
+    assert files_below(folder) == {"photo.jpg", *(f"{name}/photo.{ending}" for ending in ("tsr", "png", "npz"))}
+
+
+def test_an_output_with_the_ending_of_an_input_needs_f(folder):
+    assert run("encode", "photo.jpg", "-o", "x.webp").exit_code == 2
+    assert files_below(folder) == {"photo.jpg"}
+    assert run("encode", "photo.jpg", "-o", "x.webp", "-f").exit_code == 0
+    assert read_file(Path("x.webp").read_bytes()).complete
+    assert run("decode", "x.webp", "-o", "y.tsr", "--format", "png").exit_code == 2
+
+
+def test_devices_are_written_to_and_not_replaced(folder):
+    assert run("encode", "photo.jpg", "-o", "/dev/full").exit_code == 1
+    assert run("encode", "photo.jpg", "-o", "/dev/null").exit_code == 0
+    assert Path("/dev/null").is_char_device()
+
+
+# Outputs that exist, or are wanted twice
+
+
+def test_existing_outputs_are_refused_replaced_or_skipped(encoded, tree):
+    complete = (encoded / "b.tsr").read_bytes()
+    (encoded / "b.tsr").write_bytes(complete[:-1])
+    (encoded / "sub" / "a.tsr").unlink()
+    before = {name: (encoded / name).stat() for name in files_below(encoded)}
+    refused = run("encode", "-r", tree, "--output-dir", encoded, "--json")
+    assert refused.exit_code == 1
+    assert Counter(record["status"] for record in records(refused)) == {"failed": 4, "done": 1}
+    skipped = run("encode", "-r", tree, "--output-dir", encoded, "--skip-existing", "--json")
+    assert skipped.exit_code == 0
+    assert Counter(record["status"] for record in records(skipped)) == {"skipped": 4, "done": 1}
+    assert (encoded / "b.tsr").read_bytes() == complete
+    assert (encoded / "a.tsr").stat().st_mtime_ns == before["a.tsr"].st_mtime_ns
+    assert run("encode", "-r", tree, "--output-dir", encoded, "-f", "-q", "0").exit_code == 0
+    assert all((encoded / name).stat().st_size < state.st_size for name, state in before.items())
+
+
+def test_decoding_skips_images_that_can_be_read(encoded, tmp_path):
+    decoded = tmp_path / "decoded"
+    assert run("decode", encoded, "--output-dir", decoded).exit_code == 0
+    complete = (decoded / "b.png").read_bytes()
+    (decoded / "b.png").write_bytes(complete[: len(complete) // 2])
+    outcome = run("decode", encoded, "--output-dir", decoded, "--skip-existing", "--json")
+    assert outcome.exit_code == 0
+    assert statuses(outcome) == {"a.tsr": "skipped", "b.tsr": "done"}
+    assert (decoded / "b.png").read_bytes() == complete
+
+
+def test_a_dry_run_plans_and_does_nothing(encoded, tree, tmp_path):
+    (encoded / "a.tsr").unlink()
+    before = files_below(tmp_path)
+    for command, source, expected in (
+        ("encode", tree, {"a.png": "planned", "b.webp": "skipped", "none.png": "failed"}),
+        ("decode", encoded, {"b.tsr": "planned", "none.png": "failed"}),
+    ):
+        outcome = run(command, source, tree / "none.png", "--output-dir", encoded, "--skip-existing", "-n", "--json")
+        assert (outcome.exit_code, statuses(outcome)) == (1, expected)
+    assert run("encode", tree, "--output-dir", tmp_path / "new", "--dry-run").exit_code == 0
+    assert files_below(tmp_path) == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_inputs_of_one_output_fail_and_the_others_go_on(folder, photo):
+    for name in ("grey.jpg", "grey.png"):
+        photo.convert("L").crop((0, 0, 20, 20)).save(name)
+    outcome = run("encode", ".", "--json")
+    assert outcome.exit_code == 1
+    assert statuses(outcome) == {"photo.jpg": "done", "grey.jpg": "failed", "grey.png": "failed"}
+    assert files_below(folder) == {"photo.jpg", "grey.jpg", "grey.png", "photo.tsr"}
+    assert run("encode", ".", "--keep-extension").exit_code == 0
+    assert {"photo.jpg.tsr", "grey.jpg.tsr", "grey.png.tsr"} <= files_below(folder)
+    Path("sub").mkdir()
+    photo.crop((0, 0, 20, 20)).save("sub/grey.png")
+    assert run("encode", "grey.png", "sub/grey.png", "--output-dir", "out").exit_code == 1
+    assert not Path("out/grey.tsr").exists()
+
+
+def test_an_output_that_is_another_input_fails_alone(folder):
+    data = library.encode("photo.jpg")
+    for name in ("a.tsr", "a.png", "b.tsr"):
+        Path(name).write_bytes(data)
+    outcome = run("decode", "a.tsr", "./a.png", "b.tsr", "-f", "--json")
+    assert outcome.exit_code == 1
+    assert statuses(outcome)["a.tsr"] == "failed"
+    assert Path("a.png").read_bytes() == data
+    assert Path("b.png").exists()
+
+
+def test_outputs_that_are_one_file_through_a_link_are_refused(tree, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "b.tsr").symlink_to(out / "a.tsr")
+    outcome = run("encode", tree, "--output-dir", out, "-f", "--json")
+    assert (outcome.exit_code, statuses(outcome)) == (1, {"a.png": "failed", "b.webp": "failed"})
+    assert files_below(out) == {"b.tsr"}
+
+
+def test_links_are_followed_with_f_and_refused_without(folder):
+    Path("link.tsr").symlink_to("target.tsr")
+    assert run("encode", "photo.jpg", "link.tsr").exit_code == 1
+    assert not Path("target.tsr").exists()
+    assert run("encode", "photo.jpg", "link.tsr", "-f").exit_code == 0
+    assert Path("link.tsr").is_symlink()
+    assert read_file(Path("target.tsr").read_bytes()).complete
+
+
+# What happens meanwhile
+
+
+@contextmanager
+def read_after(action: Callable[[], object]) -> Iterator[None]:
+    """`photo.fifo` is a photo that a reader gets after the action: by then, the command has planned all its work."""
+    data = Path("photo.jpg").read_bytes()
+    os.mkfifo("photo.fifo")
+
+    def feed() -> None:
+        with Path("photo.fifo").open("wb") as stream:  # opens when the other end is opened
+            action()
+            stream.write(data)
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    yield
+    feeder.join(20)
+    assert not feeder.is_alive()
+
+
+def refuse_links(*_: object) -> None:
+    raise OSError(errno.EPERM, "no hard links here")
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+def test_an_output_that_appears_meanwhile_is_not_replaced(folder, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr("os.link", refuse_links)
+    with read_after(lambda: Path("out.tsr").write_bytes(b"theirs")):
+        assert run("encode", "photo.fifo", "out.tsr").exit_code == 1
+    assert Path("out.tsr").read_bytes() == b"theirs"
+    assert files_below(folder) == {"photo.jpg", "photo.fifo", "out.tsr"}
+
+
+def test_a_link_that_appears_meanwhile_is_not_followed(folder):
+    with read_after(lambda: Path("late.tsr").symlink_to("elsewhere")):
+        assert run("encode", "photo.fifo", "late.tsr").exit_code == 1
+    assert not Path("elsewhere").exists()
+
+
+def test_an_input_that_vanishes_meanwhile_is_one_error(folder):
+    Path("b.jpg").write_bytes(Path("photo.jpg").read_bytes())
+    with read_after(Path("b.jpg").unlink):
+        outcome = run("encode", "photo.fifo", "b.jpg", "--output-dir", "out", "-j", "1", "--json")
+    assert outcome.exit_code == 1
+    assert statuses(outcome) == {"photo.fifo": "done", "b.jpg": "failed"}
+    assert files_below(folder / "out") == {"photo.tsr"}
+
+
+# Errors
+
+
+def test_one_bad_file_stops_no_other(tree, tmp_path):
+    (tree / "bad.jpg").write_bytes((tree / "b.webp").read_bytes()[:40])
+    outcome = run("encode", tree, tree / "notes.txt", tree / "none.png", "--output-dir", tmp_path / "out", "--json", "--quiet")
+    assert outcome.exit_code == 1
+    assert statuses(outcome) == {
+        "a.png": "done", "b.webp": "done", "bad.jpg": "failed", "notes.txt": "failed", "none.png": "failed",
+    }  # fmt: skip
+    assert outcome.stderr.count("\n") == 3  # errors alone
+    assert files_below(tmp_path / "out") == {"a.tsr", "b.tsr"}
+
+
+def test_an_error_that_stops_all_is_printed_once(tree, tmp_path):
+    for options in (("--model", "nosuch"), ("--target-lpips", "0.4", "--lpips-weights", tmp_path / "none.npz")):
+        outcome = run("encode", tree, "--output-dir", tmp_path / "out", *options)
+        assert outcome.exit_code == 1
+        assert outcome.stderr.count("Error: ") == 1
+        assert not (tmp_path / "out").exists() or files_below(tmp_path / "out") == set()
+
+
+def test_a_full_disk_leaves_nothing(tree, tmp_path):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limit[1]))
+    try:
+        outcome = run("encode", tree, "--output-dir", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert outcome.exit_code == 1
+    assert outcome.stderr.count("\n") == 3
+    assert files_below(tmp_path / "out") == set()
+
+
+def test_a_failed_replacement_leaves_the_old_file(folder, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    Path("photo.tsr").write_bytes(b"old")
+    monkeypatch.setattr("os.replace", full)
+    assert run("encode", "photo.jpg", "-f").exit_code == 1
+    assert files_below(folder) == {"photo.jpg", "photo.tsr"}
+    assert Path("photo.tsr").read_bytes() == b"old"
+
+
+@pytest.mark.skipif(not os.path.isdir("/sys"), reason="no folder that even root cannot write to")
+def test_a_folder_that_cannot_be_written_to_is_an_error_per_file(tree):
+    outcome = run("encode", tree / "a.png", tree / "b.webp", "--output-dir", "/sys")
+    assert outcome.exit_code == 1
+    assert outcome.stderr.count("\n") == 3
