@@ -1,4 +1,4 @@
-"""Profiles that cost a number: recognised by what they do, and given back as equivalents."""
+"""Colour profiles that a file names by a number: recognised by their effect, and replaced by equivalent ones."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import io
 
 import numpy as np
 import pytest
-from codec.image.reading import prepare
 from PIL import Image, ImageCms
 
 from codec.image.profiles import GREYS, SPACES, SRGB, make_profile, profile_of, recognise
-from codec.results import ImageOptions
+from codec.image.source import read_source
 from tests.helpers import profiles
 
 D65 = np.array([0.3127, 0.3290])
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 D50 = np.array([0.9642, 1, 0.8249])
-# As the standards have them: IEC 61966-2-1, SMPTE EG 432-1, Adobe RGB (1998), ISO 22028-2
+# From the standards: IEC 61966-2-1, SMPTE EG 432-1, Adobe RGB (1998), ISO 22028-2
 CHROMATICITIES = {
     0: ([[0.64, 0.33], [0.30, 0.60], [0.15, 0.06]], D65),
     1: ([[0.680, 0.320], [0.265, 0.690], [0.150, 0.060]], D65),
@@ -25,15 +24,15 @@ CHROMATICITIES = {
 }
 
 
-def xyz(place: np.ndarray | list[float]) -> np.ndarray:
-    x, y = place
+def xyz(chromaticity: np.ndarray | list[float]) -> np.ndarray:
+    x, y = chromaticity
     return np.array([x / y, 1, (1 - x - y) / y])
 
 
 @pytest.mark.parametrize("number", CHROMATICITIES)
 def test_primaries_are_those_of_the_standards(number):
     primaries, white = CHROMATICITIES[number]
-    columns = np.stack([xyz(place) for place in primaries], 1)
+    columns = np.stack([xyz(chromaticity) for chromaticity in primaries], 1)
     columns = columns * np.linalg.solve(columns, xyz(white))
     adapted = np.linalg.inv(BRADFORD) @ np.diag((BRADFORD @ D50) / (BRADFORD @ xyz(white))) @ BRADFORD @ columns
     assert np.abs(adapted.T - SPACES[number].primaries).max() < 0.0008
@@ -44,7 +43,7 @@ def test_a_space_is_recognised_by_its_own_profile(number):
     assert recognise(make_profile(SPACES[number]), SPACES[number].mode) == number
 
 
-def test_profiles_of_the_same_effect_are_recognised():
+def test_profiles_with_the_same_effect_are_recognised():
     for profile in (profiles.srgb(), profiles.matrix(SPACES[SRGB].primaries, profiles.srgb_curve(), b"any name")):
         assert recognise(profile, "RGB") == SRGB
     assert recognise(profiles.matrix(SPACES[1].primaries, profiles.srgb_curve()), "RGB") == 1
@@ -65,14 +64,13 @@ def test_profiles_of_the_same_effect_are_recognised():
         (b"no profile", "RGB"),
     ],
 )
-def test_others_are_not(profile, mode):
+def test_other_profiles_have_no_number(profile, mode):
     assert recognise(profile, mode) is None
 
 
-def spread(image: Image.Image, profile: bytes | None) -> np.ndarray:
-    """What an image with a profile looks like: sRGB."""
-    given = ImageCms.ImageCmsProfile(io.BytesIO(profile)) if profile else ImageCms.createProfile("sRGB")
-    transform = ImageCms.buildTransform(given, ImageCms.createProfile("sRGB"), image.mode, "RGB")
+def in_srgb(image: Image.Image, profile: bytes | None) -> np.ndarray:
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile)) if profile else ImageCms.createProfile("sRGB")
+    transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), image.mode, "RGB")
     return np.asarray(ImageCms.applyTransform(image, transform)).astype(int)
 
 
@@ -85,45 +83,44 @@ def spread(image: Image.Image, profile: bytes | None) -> np.ndarray:
         (profiles.matrix(SPACES[3].primaries, profiles.gamma(1.8)), 3, 1),
     ],
 )
-def test_a_file_keeps_a_common_profile_for_a_byte(codec, photo, profile, space, extra):
+def test_a_common_profile_takes_at_most_a_byte(codec, photo, profile, space, extra):
     small = photo.crop((200, 100, 264, 148))
-    plain = codec.encode(small, quality=50)
+    plain = codec.encode(small, quality=50).data
     small.info["icc_profile"] = profile
-    data = codec.encode(small, quality=50)
+    data = codec.encode(small, quality=50).data
     assert len(data) == len(plain) + extra
-    again = codec.decode(data)
+    again = codec.decode(data).image
     assert again.info.get("icc_profile") == profile_of(space)
-    assert np.array_equal(np.asarray(again), np.asarray(codec.decode(plain)))
-    assert np.abs(spread(small, again.info.get("icc_profile")) - spread(small, profile)).max() <= 1
+    assert np.array_equal(np.asarray(again), np.asarray(codec.decode(plain).image))
+    assert np.abs(in_srgb(small, again.info.get("icc_profile")) - in_srgb(small, profile)).max() <= 1
 
 
 def test_greyscale_keeps_its_curve(codec, photo):
     grey = photo.crop((200, 100, 264, 148)).convert("L")
-    plain = codec.encode(grey, quality=50)
+    plain = codec.encode(grey, quality=50).data
     for profile, space in ((make_profile(GREYS[SRGB]), 0), (profiles.matrix((), profiles.gamma(2.2)), 4)):
         grey.info["icc_profile"] = profile
-        data = codec.encode(grey, quality=50)
+        data = codec.encode(grey, quality=50).data
         assert len(data) == len(plain)
-        assert codec.decode(data).info.get("icc_profile") == profile_of(space)
+        assert codec.decode(data).image.info.get("icc_profile") == profile_of(space)
     grey.info["icc_profile"] = profiles.linear_grey()
-    assert "icc_profile" not in codec.decode(codec.encode(grey, quality=50)).info
-    light = prepare(grey)
-    assert np.abs(light.pixels - spread(grey, profiles.linear_grey())).max() <= 2
+    assert "icc_profile" not in codec.decode(codec.encode(grey, quality=50).data).image.info
+    assert np.abs(read_source(grey).pixels - in_srgb(grey, profiles.linear_grey())).max() <= 2
 
 
-def test_strip_converts_what_has_a_number_too(photo):
+def test_strip_converts_profiles_with_a_number(photo):
     small = photo.crop((200, 100, 264, 148))
     small.info["icc_profile"] = profile_of(1)
-    made = prepare(small, ImageOptions(strip=True))
-    assert (made.space, made.sections) == (SRGB, ())
-    assert np.abs(made.pixels - spread(small, profile_of(1))).max() <= 2
+    source = read_source(small, {"strip": True})
+    assert (source.space, source.sections) == (SRGB, ())
+    assert np.abs(source.pixels - in_srgb(small, profile_of(1))).max() <= 2
     small.info["icc_profile"] = profiles.srgb()
-    assert np.array_equal(prepare(small, ImageOptions(strip=True)).pixels, np.asarray(small))
+    assert np.array_equal(read_source(small, {"strip": True}).pixels, np.asarray(small))
 
 
-def test_a_stock_profile_is_no_obstacle_to_a_small_target(codec, photo):
-    stock = profiles.matrix(SPACES[SRGB].primaries, profiles.srgb_curve(), b"sRGB IEC61966-2.1")
+def test_a_common_profile_fits_into_a_small_file(codec, photo):
+    profile = profiles.matrix(SPACES[SRGB].primaries, profiles.srgb_curve(), b"sRGB IEC61966-2.1")
+    assert len(profile) > 2000
     photo = photo.resize((250, 160))
-    photo.info["icc_profile"] = stock
-    assert 380 < len(codec.encode(photo, target_size=400)) <= 400
-    assert len(stock) > 2000
+    photo.info["icc_profile"] = profile
+    assert 380 < len(codec.encode(photo, target_size=400).data) <= 400
