@@ -169,7 +169,11 @@ def check_options(options: type, values: Mapping[str, Any]) -> Any:
             msg = f"unexpected option {name!r}: known are {', '.join(known)}"
             raise TypeError(msg)
         if value is not None:
-            known[name][1].check(name, value)
+            kind, option = known[name]
+            option.check(name, value)
+            if kind in (int, int | None) and value % 1:
+                msg = f"{name.replace('_', ' ')} {value:g} is not a whole number"
+                raise UsageError(msg)
     for group in EXCLUSIVE:
         names = [name.replace("_", " ") for name in group if name in known and values.get(name) not in (None, False)]
         if len(names) > 1:
