@@ -29,11 +29,10 @@ from codec.pyramid.config import NetworkConfig
 from codec.pyramid.integer_model import measure_tables
 from codec.pyramid.model import as_pyramid, save_pyramid
 from codec.pyramid.network import Network
-from codec.pyramid.residual_decoder import pad_to_canvas
 from codec.pyramid.runtime import onnx_export
 from codec.pyramid.runtime.torch_backend import TorchBackend
 from codec.pyramid.tiles import decode_pixels, encode_pixels
-from codec.pyramid.tokenizer import dequantize
+from codec.pyramid.tokenizer import dequantize, pad_to_canvas
 from tests.helpers.browser import browser, opened, served
 from tests.helpers.tokens import random_digits
 from tests.helpers.viewer import alike, drawn, make_site
@@ -231,6 +230,6 @@ def test_graph_templates_code_as_torch_does(model, photo, tmp_path):
     digits = [np.concatenate([level.ravel() for level in sequence.symbols]) for sequence in sequences]
     assert np.any(digits[0])
     assert (digits[0] != digits[1]).sum() <= 2
-    data = both[1].encode(image, tokens=20)
+    data = both[1].encode(image, tokens=20).data
     drawn = [np.asarray(codec.decode(data).image).astype(int) for codec in both]
     assert np.abs(drawn[0] - drawn[1]).max() <= 1

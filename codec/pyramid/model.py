@@ -1,6 +1,5 @@
-"""Model files of the pyramid: the network in fp16 under the names of `codec.pyramid.network`, and the integer prior under
-`prior.LEVEL.*`. The fingerprint covers levels, integer prior, tables, and the layers that turn digits into latents. No torch
-until a network is asked for.
+"""Model files of the pyramid: the network in fp16 under the names of `codec.pyramid.network`, and the integer entropy model
+under `prior.LEVEL.*`. Imports torch only for `network` and the torch runtime.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from bitstream.pyramid_tokens import PyramidCode, fingerprint
 from codec.errors import ModelError
 from codec.models.base import Model, read_metadata, write_model
 from codec.pyramid.config import NetworkConfig
-from codec.pyramid.runtime.graph_templates import MAKE, graph_templates_path, read_graph_templates
+from codec.pyramid.runtime.graph_templates import COMMAND, graph_templates_path, read_graph_templates
 from codec.system.device import ONNX, TORCH
 
 if TYPE_CHECKING:
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
     from codec.pyramid.network import Network
     from codec.pyramid.tokenizer import PyramidTokenizer
 
-MEANING = (".predict.", ".expand.", ".smooth.")  # layers that turn digits into latents: part of the stream's meaning
+PREFIX = "prior."  # of the entropy model's arrays
+DEQUANTIZER = (".predict.", ".expand.", ".smooth.")  # the layers of a level that turn digits into latents
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class PyramidModel(Model):
         return (ONNX, TORCH) if graph_templates_path(self.path).is_file() else (TORCH,)
 
     @property
-    def needs_torch(self) -> str:
-        return f"{self.path} has no graphs for ONNX Runtime beside it (`{MAKE} {self.path}` makes them, where torch is)"
+    def why_only_torch(self) -> str:
+        return f"{self.path} has no graphs for ONNX Runtime beside it (`{COMMAND} {self.path}` makes them, where torch is)"
 
     @cached_property
     def config(self) -> NetworkConfig:
@@ -56,93 +56,99 @@ class PyramidModel(Model):
         self.verify()
         with self.arrays() as file:
             try:
-                priors = tuple(_read_level(file, index) for index in range(len(self.config.levels)))
+                levels = tuple(_level_from_arrays(file, index) for index in range(len(self.config.levels)))
             except (SafetensorError, ValueError) as error:
-                msg = f"{self.path}: the prior is incomplete ({error})"
+                msg = f"{self.path}: the entropy model is incomplete ({error})"
                 raise ModelError(msg) from error
-        return PyramidCode(self.config.levels, priors)
+        return PyramidCode(self.config.levels, levels)
 
     def compute_fingerprint(self) -> str:
-        with self.arrays() as file:
-            blobs = [_blob(name, file.get_tensor(name)) for name in sorted(file.keys()) if _is_meaning(name)]
-        return fingerprint(self.code, blobs).hex()
+        return _fingerprint(self.code, self._weights())
 
     def tokenizer(self, runtime: str, device: str, tile: int | None = None) -> PyramidTokenizer:
-        if runtime == ONNX:
-            return self._onnx_tokenizer(tile)
-        from codec.pyramid.refinement import PyramidRefiner
+        if runtime == TORCH:
+            from codec.pyramid.refinement import PyramidRefiner
+            from codec.pyramid.runtime.torch_backend import TorchBackend
 
-        return PyramidRefiner(self.network(device), self.code, tile)
-
-    def _onnx_tokenizer(self, tile: int | None) -> PyramidTokenizer:
+            return PyramidRefiner(TorchBackend(self.network(device)), self.code, tile)
         from codec.pyramid.runtime.onnx_backend import OnnxBackend
         from codec.pyramid.tokenizer import PyramidTokenizer
 
-        self.verify()
-        skeletons = read_graph_templates(graph_templates_path(self.path), self.config)
-        with self.arrays() as file:
-            weights = {name: file.get_tensor(name) for name in file.keys() if not name.startswith("prior.")}  # noqa: SIM118
-        return PyramidTokenizer(OnnxBackend(self.config, weights, skeletons), self.code, tile)
+        weights, templates = self._weights(), read_graph_templates(graph_templates_path(self.path), self.config)
+        return PyramidTokenizer(OnnxBackend(self.config, weights, templates), self.code, tile)
 
     def network(self, device: str | torch.device) -> Network:
-        """The network in float32 on `device`. Raises ModelError as `code` does."""
+        """The network in float32 on `device`. Raises ModelError if the file is damaged, or does not fit its configuration."""
         import torch
 
         from codec.pyramid.network import Network
 
-        self.verify()
-        with self.arrays() as file:
-            names = [name for name in file.keys() if not name.startswith("prior.")]  # noqa: SIM118 (not a dict)
-            state = {name: torch.from_numpy(file.get_tensor(name)).float() for name in names}
         network = Network(self.config)
         try:
-            network.load_state_dict(state)
+            network.load_state_dict({name: torch.from_numpy(array).float() for name, array in self._weights().items()})
         except RuntimeError as error:
             msg = f"{self.path}: the weights do not fit the configuration ({str(error).splitlines()[-1].strip()[:120]})"
             raise ModelError(msg) from error
         network.requires_grad_(False).eval()
         return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def _weights(self) -> dict[str, NDArray[np.float16]]:
+        """The network's arrays by name."""
+        self.verify()
+        with self.arrays() as file:
+            return {name: file.get_tensor(name) for name in file.keys() if not name.startswith(PREFIX)}  # noqa: SIM118
 
-def save_pyramid(path: Path, network: Network, code: PyramidCode, card: dict[str, Any]) -> PyramidModel:
-    """Writes a model file, whole or not at all. `card` is plain data on how the model was made.
 
-    The network's weights should already be rounded to fp16, since the prior's tables were measured with them."""
-    arrays = {name: value.half().cpu().contiguous().numpy() for name, value in network.state_dict().items()}
-    blobs = [_blob(name, arrays[name]) for name in sorted(arrays) if _is_meaning(name)]
-    for index, level in enumerate(code.priors):
-        arrays |= _level_arrays(index, level)
-    plain = {
+def save_pyramid(path: Path, network: Network, code: PyramidCode, provenance: dict[str, Any]) -> PyramidModel:
+    """Writes a model file, in full or not at all. `provenance` is plain data on how the model was made.
+
+    The network's weights should already be rounded to fp16, since the code's tables were measured with them."""
+    weights = {name: value.half().cpu().contiguous().numpy() for name, value in network.state_dict().items()}
+    arrays: dict[str, NDArray] = dict(weights)
+    for index, level in enumerate(code.entropy_models):
+        arrays |= _arrays_of_level(level, index)
+    metadata = {
         "kind": PyramidModel.kind,
-        "fingerprint": fingerprint(code, blobs).hex(),
+        "fingerprint": _fingerprint(code, weights),
         "network": network.config.to_dict(),
-        "card": card,
+        "card": provenance,
     }
-    write_model(path, arrays, plain)
+    write_model(path, arrays, metadata)
     return PyramidModel(path, read_metadata(path))
 
 
-def _is_meaning(name: str) -> bool:
-    return name.startswith("levels.") and any(part in name for part in MEANING)
+def as_pyramid(model: Model) -> PyramidModel:
+    """Raises ModelError for a model of another family."""
+    if not isinstance(model, PyramidModel):
+        msg = f"{model.name}: a model of kind {model.kind}: this needs one of kind {PyramidModel.kind}"
+        raise ModelError(msg)
+    return model
 
 
-def _blob(name: str, array: NDArray) -> bytes:
-    return name.encode() + b"\0" + str(array.shape).encode() + array.astype("<f2").tobytes()
+def _fingerprint(code: PyramidCode, weights: dict[str, NDArray[np.float16]]) -> str:
+    """Identifies the meaning of tokens: levels, entropy model, and the weights that turn digits into latents."""
+    blobs = [
+        name.encode() + b"\0" + str(weights[name].shape).encode() + weights[name].astype("<f2").tobytes()
+        for name in sorted(weights)
+        if name.startswith("levels.") and any(layer in name for layer in DEQUANTIZER)
+    ]
+    return fingerprint(code, blobs).hex()
 
 
-def _read_level(file: Any, index: int) -> LevelEntropyModel:
-    def get(name: str) -> NDArray:
-        return file.get_tensor(f"prior.{index}.{name}")
+def _level_from_arrays(file: Any, index: int) -> LevelEntropyModel:
+    names = ["shifts", "frequencies", "costs"]
+    shifts, frequencies, costs = (file.get_tensor(f"{PREFIX}{index}.{name}") for name in names)
+    layers = []
+    for i, shift in enumerate(shifts):
+        weight, bias = (file.get_tensor(f"{PREFIX}{index}.{i}.{name}") for name in ("weight", "bias"))
+        layers.append(IntegerLayer(weight, bias, int(shift)))
+    return LevelEntropyModel(tuple(layers), frequencies, costs)
 
-    shifts = get("shifts")
-    layers = tuple(IntegerLayer(get(f"{i}.weight"), get(f"{i}.bias"), int(shift)) for i, shift in enumerate(shifts))
-    return LevelEntropyModel(layers, get("frequencies"), get("costs"))
 
-
-def _level_arrays(index: int, prior: LevelEntropyModel) -> dict[str, NDArray]:
-    """The inverse of `_read_level`."""
-    arrays: dict[str, NDArray] = {"shifts": np.array([layer.shift for layer in prior.layers], np.int32)}
-    for i, layer in enumerate(prior.layers):
+def _arrays_of_level(level: LevelEntropyModel, index: int) -> dict[str, NDArray]:
+    """The inverse of `_level_from_arrays`."""
+    shifts = np.array([layer.shift for layer in level.layers], np.int32)
+    arrays: dict[str, NDArray] = {"shifts": shifts, "frequencies": level.frequencies, "costs": level.costs}
+    for i, layer in enumerate(level.layers):
         arrays |= {f"{i}.weight": layer.weight, f"{i}.bias": layer.bias}
-    arrays |= {"frequencies": prior.frequencies, "costs": prior.costs}
-    return {f"prior.{index}.{name}": array for name, array in arrays.items()}
+    return {f"{PREFIX}{index}.{name}": array for name, array in arrays.items()}

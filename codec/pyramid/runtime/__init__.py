@@ -1,1 +1,1 @@
-"""The pyramid's network on ONNX Runtime and on torch, behind one interface."""
+"""The pyramid's network with ONNX Runtime and with torch, behind one interface (`backend.py`)."""

@@ -1,38 +1,37 @@
-"""Graphs of a pyramid's network without its weights, for ONNX Runtime: a zip file beside the model file. No torch.
+"""Graph templates: the graphs of a pyramid's network without its weights, in a zip file beside the model file. No torch.
 
-    encoder.onnx                pixels (B, 3 x 8 x 8, 2h, 2w) uint8, as `in_places` has them -> latents (B, C, h, w)
+    encoder.onnx                pixels (B, 3 x 8 x 8, 2h, 2w) uint8, as `space_to_depth` gives them -> latents (B, C, h, w)
     predict.onnx                latents, known -> predicted
     analyse-SIDE-DIGITS.onnx    residual -> raw
     update-SIDE-DIGITS.onnx     latents, known, predicted, digits, keep -> latents, known
     decoder.features.onnx       latents, known -> features (B, F, h, w)
     decoder.pixels.onnx         latents, features -> pixels (B, 3, 16h, 16w) uint8
 
-and `index.json`: the configuration that they were made for, how far their parts reach in cells, and for each graph the
-arrays of a model file that it takes, in float32, as external initializers. Those of a level go without their `levels.I.`, so
-that levels of one shape share a graph. Weights exist once, in the model file, and graphs depend on the configuration alone.
-Made by `codec.pyramid.runtime.template_writer.write_graph_templates`.
+`index.json` holds the part of the configuration that the graphs depend on, and for each graph the names of the arrays of a
+model file that it takes, in float32, as external initializers. Names of a level's arrays lack the prefix `levels.I.`, so levels
+of one shape share a graph. The weights themselves are in the model file alone. These files are written by
+`codec.pyramid.runtime.onnx_export.write_graph_templates`.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
-import numpy as np
 from numpy.typing import NDArray
 
 from bitstream.pyramid_tokens import Level
 from codec.errors import ModelError
 from codec.pyramid.config import NetworkConfig
 
-ENDING = ".graphs.zip"
+SUFFIX = ".graphs.zip"
 INDEX = "index.json"
-SIDE = 8  # pixels that the encoder's graph takes as channels
-MAKE = "tessera models graphs"
-SHAPING = ("steps", "bit_worth", "prior_width", "prior_kernels")  # in the configuration, and not in any graph
+PATCH = 8  # side in pixels of the patches whose pixels are the channels of the encoder graph's input
+COMMAND = "tessera models graphs"  # writes graph templates
+NOT_IN_GRAPHS = ("steps", "bit_worth", "prior_width", "prior_kernels")  # fields of the configuration that change no graph
 
 
 @dataclass(frozen=True)
@@ -40,56 +39,46 @@ class GraphTemplates:
     """The graphs of one configuration."""
 
     graphs: dict[str, bytes]  # by name
-    weights: dict[str, tuple[str, ...]]  # names of the arrays that each takes
-    encoder_reach: int
-    decoder_reach: int
-    pixel_reach: int
-
-
-def in_places(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pixels (B, H, W, 3) -> (B, 3 x 8 x 8, H/8, W/8), those of 8x8 as channels: NumPy moves bytes into that order far faster
-    than ONNX Runtime moves floats."""
-    count, height, width, _ = pixels.shape
-    split = pixels.reshape(count, height // SIDE, SIDE, width // SIDE, SIDE, 3).transpose(0, 5, 2, 4, 1, 3)
-    return split.reshape(count, 3 * SIDE**2, height // SIDE, width // SIDE)
-
-
-def over_places(weight: NDArray[Any]) -> NDArray[Any]:
-    """The encoder's linear transform of 16x16 pixels (C, 3, 16, 16) -> of 2x2 such places (C, 3 x 8 x 8, 2, 2)."""
-    channels, _, height, width = weight.shape
-    split = weight.reshape(channels, 3, height // SIDE, SIDE, width // SIDE, SIDE).transpose(0, 1, 3, 5, 2, 4)
-    return split.reshape(channels, 3 * SIDE**2, height // SIDE, width // SIDE)
+    weights: dict[str, tuple[str, ...]]  # names of the arrays that each graph takes
 
 
 def graph_templates_path(model: Path) -> Path:
-    """Where the graphs of a model file are."""
-    return model.with_suffix(ENDING)
+    return model.with_suffix(SUFFIX)
 
 
-def name_of(part: str, level: Level) -> str:
-    """The graph of 'predict', 'analyse' or 'update' at a level."""
+def graph_name(part: str, level: Level) -> str:
+    """The graph of a level's part: 'predict', 'analyse' or 'update'."""
     return part if part == "predict" else f"{part}-{level.side}-{level.digits}"
 
 
-def shape_of(config: NetworkConfig) -> dict:
-    """What graphs depend on, as plain data."""
-    plain = config.to_dict()
-    levels = [[level.side, level.digits] for level in config.levels]
-    return {name: value for name, value in plain.items() if name not in SHAPING} | {"levels": levels, "side": SIDE}
+def graph_shape(config: NetworkConfig) -> dict:
+    """The part of the configuration that the graphs depend on, as plain data."""
+    fields = {name: value for name, value in asdict(config).items() if name not in NOT_IN_GRAPHS}
+    return fields | {"levels": [[level.side, level.digits] for level in config.levels], "side": PATCH}
+
+
+def space_to_depth(array: NDArray[Any]) -> NDArray[Any]:
+    """(B, 3, H, W) -> (B, 3 x 8 x 8, H/8, W/8): the pixels of a patch become channels.
+
+    NumPy reorders bytes far faster than ONNX Runtime reorders floats. With its kernel (C, 3, 16, 16) reordered alike, the
+    encoder's linear transform becomes one of 2x2 patches."""
+    count, channels, height, width = array.shape
+    split = array.reshape(count, channels, height // PATCH, PATCH, width // PATCH, PATCH).transpose(0, 1, 3, 5, 2, 4)
+    return split.reshape(count, channels * PATCH**2, height // PATCH, width // PATCH)
 
 
 def read_graph_templates(path: Path, config: NetworkConfig) -> GraphTemplates:
-    """Raises ModelError where they cannot be read, or are of a network of another shape."""
+    """Raises ModelError if the file cannot be read, or if its graphs are those of another configuration."""
     try:
         with ZipFile(path) as file:
             index = json.loads(file.read(INDEX))
-            graphs = {name: file.read(f"{name}.onnx") for name in index["weights"]}
-            made = GraphTemplates(graphs, {name: tuple(names) for name, names in index["weights"].items()}, **index["reach"])
+            weights = {name: tuple(names) for name, names in index["weights"].items()}
+            templates = GraphTemplates({name: file.read(f"{name}.onnx") for name in weights}, weights)
             shape = index["network"]
     except (BadZipFile, OSError, KeyError, TypeError, ValueError) as error:
-        msg = f"{path}: not the graphs of a model ({type(error).__name__}: {error}): make them with `{MAKE}`"
+        msg = f"{path}: not graphs of a model ({type(error).__name__}: {error}): write them with `{COMMAND}`"
         raise ModelError(msg) from error
-    if shape != json.loads(json.dumps(shape_of(config))):
-        msg = f"{path}: graphs of another network than that of its model file: make them again with `{MAKE}`"
+    if shape != json.loads(json.dumps(graph_shape(config))):
+        msg = f"{path}: its graphs do not fit the model file's network: write them again with `{COMMAND}`"
         raise ModelError(msg)
-    return made
+    return templates

@@ -1,6 +1,6 @@
-"""The network as ONNX graphs, for runtimes without torch: ONNX Runtime in Python, and in a web page.
+"""The network as ONNX graphs: with weights for web pages and other runtimes (`export`), or without (`write_graph_templates`).
 
-A folder holds, for every level I, what `PyramidLevel` computes
+`export` writes a folder with, for every level I of `PyramidLevel`,
 
     encoder.onnx             pixels (B, 3, 16h, 16w) in [-1, 1] -> latents (B, C, h, w)
     level-I.predict.onnx     latents, known -> predicted (B, C, h, w)
@@ -9,10 +9,10 @@ A folder holds, for every level I, what `PyramidLevel` computes
     decoder.features.onnx    latents, known (B, 1, h, w) -> features (B, F, h, w)
     decoder.pixels.onnx      latents, features -> pixels
 
-and `model.safetensors`: the integer prior, under the names of a model file, and the model's metadata, with the SHA-256 of each
-graph, the reach in cells of the encoder, of the decoder and of its second graph, and as `exported` the digest of the model
-file. All axes but the channels are free; canvases are whole blocks, as everywhere. Weights are stored in fp16, as in the model
-file, and computed with in float32. Each graph is checked against torch.
+and `model.safetensors`: the integer entropy model under the names of a model file, and the model's metadata with the SHA-256 of
+each graph, the receptive-field radii in cells (`reach`) and the digest of the model file (`exported`). All axes but the
+channels are free; canvases are whole blocks. Weights are stored in fp16, as in the model file, and used in float32. Each graph
+is compared with torch.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import numpy as np
 import torch
@@ -33,61 +35,122 @@ from safetensors.numpy import load_file, save
 from torch import Tensor, nn
 from torch.export import Dim
 
-from bitstream.block_order import BLOCK_CELLS, CELL
+from bitstream.block_order import BLOCK, BLOCK_CELLS, CELL
 from codec.errors import ModelError
-from codec.models.base import Model, digest_of
+from codec.models.base import digest_of
 from codec.models.pixels import HALF
+from codec.pyramid.config import NetworkConfig
 from codec.pyramid.model import PyramidModel
-from codec.pyramid.network import Network, PyramidLevel
+from codec.pyramid.network import Decoder, Encoder, Network, PyramidLevel
+from codec.pyramid.runtime.graph_templates import (
+    INDEX,
+    PATCH,
+    graph_name,
+    graph_shape,
+    graph_templates_path,
+    space_to_depth,
+)
+from codec.system.files import atomic_write
 
 OPSET = 20
-TOLERANCE = 1e-4  # of the largest value: what float32 gives in another order of addition. Half a step of 255 is 4e-3
+TOLERANCE = 1e-4  # of the largest value: float32 sums in another order differ by that. Half a step of 255 is 4e-3
 MODEL_FILE = "model.safetensors"
-TRACED, CHECKED = (2, 3), (1, 2)  # blocks of the canvases that graphs are made and checked with
+TRACED_BLOCKS, CHECKED_BLOCKS = (2, 3), (1, 2)  # canvases that graphs are traced and checked with
 IMAGES, ROWS, COLUMNS = (Dim(name) for name in ("pictures", "rows", "columns"))
-
-
-MADE: dict[str, Callable[[Tensor], Tensor]] = {  # how made-up inputs differ from normally distributed numbers
+SMALL = 4  # numbers of a constant that stays in its graph as it is: the scales of a Resize
+EXAMPLES: dict[str, Callable[[Tensor], Tensor]] = {  # from normally distributed numbers to those of an input
     "keep": lambda value: (value > 0).float(),
     "pixels": lambda value: value.clamp(-1, 1),
     "bytes": lambda value: (value.clamp(-1, 1) * HALF + HALF).to(torch.uint8),
 }
 
 
-class Method(nn.Module):
-    """A method of a module as a module of its own."""
+def export(model: PyramidModel, folder: Path, *, encodes: bool = True, step: Callable[[], None] = lambda: None) -> list[Path]:
+    """Writes the graphs of a model and its `model.safetensors` into a new or empty folder, and returns their paths. Without
+    `encodes`, leaves out the graphs that only encoding needs. Calls `step` after each graph: 3 per level, and 3 more.
 
-    def __init__(self, module: nn.Module, name: str) -> None:
-        super().__init__()
-        self.module, self.name = module, name
+    Raises ModelError if a package is missing, if the folder is not empty, or if ONNX Runtime and torch disagree."""
+    onnxruntime = import_onnxruntime()
+    if folder.exists() and any(folder.iterdir()):
+        msg = f"{folder} is not empty: name a new folder"
+        raise ModelError(msg)
+    folder.mkdir(parents=True, exist_ok=True)
+    network = model.network("cpu").to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    paths = []
+    for graph in graphs_of(network):
+        if encodes or graph.decodes:
+            content = _with_half_weights(trace(graph)).SerializeToString()
+            _check(graph, onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]))
+            paths.append(folder / f"{graph.name}.onnx")
+            paths[-1].write_bytes(content)
+        step()
+    _write_entropy_model(model, folder / MODEL_FILE, paths)
+    return [*paths, folder / MODEL_FILE]
 
-    def forward(self, *inputs: Tensor) -> Any:
-        return getattr(self.module, self.name)(*inputs)
+
+def write_graph_templates(model: PyramidModel, step: Callable[[], None] = lambda: None) -> Path:
+    """Writes the graph templates of a model beside its file, replaces those that exist, and returns their path. Calls `step`
+    after each graph, as `export` does. `codec.pyramid.runtime.graph_templates.read_graph_templates` reads them.
+
+    Raises ModelError if a package is missing, and FileError if the file cannot be written."""
+    import_onnxruntime()
+    network = model.network("cpu").to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    templates: dict[str, tuple[bytes, list[str]]] = {}
+    for graph in graphs_of(network):
+        name, prefix = _template_of(graph, model.config)
+        if name == "encoder":
+            inputs = {"bytes": (3 * PATCH**2, BLOCK // PATCH)}
+            graph = replace(graph, module=EncoderFromBytes(network.encoder), inputs=inputs)
+        elif name == "decoder.pixels":
+            graph = replace(graph, module=PixelsToBytes(network.decoder))
+        if name not in templates:
+            parameters = dict(graph.module.named_parameters(remove_duplicate=False))
+            templates[name] = _without_weights(trace(graph), parameters, prefix)
+        step()
+    index = {"network": graph_shape(model.config), "weights": {name: names for name, (_, names) in templates.items()}}
+    path = graph_templates_path(model.path)
+    with atomic_write(path) as temporary, ZipFile(temporary, "w") as file:
+        file.writestr(ZipInfo(INDEX), json.dumps(index), ZIP_DEFLATED)  # without times: the same graphs give the same file
+        for name, (content, _) in templates.items():
+            file.writestr(ZipInfo(f"{name}.onnx"), content, ZIP_DEFLATED)
+    return path
+
+
+def import_onnxruntime() -> Any:
+    """Raises ModelError if it is missing, or a package that torch's exporter needs."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401 (torch's own error comes late and does not name it)
+    except ModuleNotFoundError as error:
+        msg = f"export needs {error.name}, which is not installed: pip install onnx onnxruntime onnxscript"
+        raise ModelError(msg) from error
+    return onnxruntime
 
 
 @dataclass(frozen=True)
 class Graph:
-    """One part of the network that becomes a file."""
+    """A part of the network that becomes a graph."""
 
     name: str
     module: nn.Module
-    inputs: dict[str, tuple[int, int]]  # channels, and places along the side of a block
+    inputs: dict[str, tuple[int, int]]  # channels, and positions along the side of a block
     outputs: tuple[str, ...]
-    level: int | None = None  # whose part it is
-    unit: int = BLOCK_CELLS  # places along the side of a block of which the inputs' are multiples
+    level: int | None = None
+    unit: int = BLOCK_CELLS  # positions along the side of a block that the sizes of inputs are multiples of
     decodes: bool = True  # whether decoding needs it
 
-    def arguments(self, images: int, blocks: tuple[int, int]) -> tuple[Tensor, ...]:
-        """Made-up inputs, the same in every run."""
+    def examples(self, images: int, blocks: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Random inputs, the same in every run."""
         random = torch.Generator().manual_seed(0)
-        made = []
+        values = []
         for name, (channels, side) in self.inputs.items():
             value = torch.randn(images, channels, blocks[0] * side, blocks[1] * side, generator=random)
-            made.append(MADE[name](value) if name in MADE else value)
-        return tuple(made)
+            values.append(EXAMPLES[name](value) if name in EXAMPLES else value)
+        return tuple(values)
 
-    def axes(self) -> tuple[dict[int, Any], ...]:
-        """Which axes of the inputs are free, and how their sizes hang together."""
+    def free_axes(self) -> tuple[dict[int, Any], ...]:
+        """The axes of the inputs whose sizes are free, as torch's exporter takes them."""
         factors = [side // self.unit for _, side in self.inputs.values()]
         return tuple({0: IMAGES, 2: _times(ROWS, factor), 3: _times(COLUMNS, factor)} for factor in factors)
 
@@ -97,78 +160,81 @@ def _times(axis: Any, factor: int) -> Any:
 
 
 def graphs_of(network: Network) -> Iterator[Graph]:
-    """All parts, in the order in which coding comes to them."""
+    """All graphs, in the order in which coding runs them."""
     channels, cells = network.config.channels, BLOCK_CELLS
     state = {"latents": (channels, cells), "known": (1, cells)}
     yield Graph("encoder", network.encoder, {"pixels": (3, cells * CELL)}, ("latents",), decodes=False)
     for index, level in enumerate(network.levels):
         assert isinstance(level, PyramidLevel)
         name, side = f"level-{index}", level.level.side
-        sent = {"predicted": (channels, cells), "digits": (level.level.digits, side), "keep": (1, side)}
+        tokens = {"predicted": (channels, cells), "digits": (level.level.digits, side), "keep": (1, side)}
         residual = {"residual": (channels, cells)}
         yield Graph(f"{name}.predict", level.predict, state, ("predicted",), index)
         yield Graph(f"{name}.analyse", Method(level, "analyse"), residual, ("raw",), index, side, decodes=False)
-        yield Graph(f"{name}.update", Method(level, "update"), state | sent, ("refined", "more_known"), index, side)
+        yield Graph(f"{name}.update", Method(level, "update"), state | tokens, ("refined", "more_known"), index, side)
     features = {"latents": (channels, cells), "features": (network.config.decoder_width16, cells)}
     yield Graph("decoder.features", Method(network.decoder, "features"), state, ("features",), unit=cells // 2)  # even: 1/32
     yield Graph("decoder.pixels", Method(network.decoder, "pixels"), features, ("pixels",))
 
 
-def exported(model: Model) -> PyramidModel:
-    """A model that has graphs. Raises ModelError for those of other families."""
-    if not isinstance(model, PyramidModel):
-        msg = f"{model.name}: only models of kind {PyramidModel.kind} are exported, not {model.kind}"
-        raise ModelError(msg)
-    return model
+class Method(nn.Module):
+    """A method of a module as a module."""
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        super().__init__()
+        self.module, self.name = module, name
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return getattr(self.module, self.name)(*inputs)
 
 
-def export(model: PyramidModel, folder: Path, *, encodes: bool = True, step: Callable[[], None] = lambda: None) -> list[Path]:
-    """Writes the graphs of a model and its `model.safetensors` into a folder that is not there yet, or is empty, and says which
-    files they are. Without `encodes` those that only encoding needs are left out. Calls `step` after each graph; there are
-    3 for each level, and 3.
+class EncoderFromBytes(nn.Module):
+    """The encoder from uint8 (B, 3 x 8 x 8, H/8, W/8), as `space_to_depth` gives them."""
 
-    Raises ModelError where a package is missing, the folder holds something, or ONNX Runtime and torch disagree."""
-    onnxruntime = packages()
-    if folder.exists() and any(folder.iterdir()):
-        msg = f"{folder} is not empty: name a new folder"
-        raise ModelError(msg)
-    folder.mkdir(parents=True, exist_ok=True)
-    network = model.network(torch.device("cpu")).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    written = []
-    for graph in graphs_of(network):
-        if encodes or graph.decodes:
-            content = _halved(traced(graph)).SerializeToString()
-            _check(graph, onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]))
-            written.append(folder / f"{graph.name}.onnx")
-            written[-1].write_bytes(content)
-        step()
-    decoder = network.decoder
-    reach = {"encoder": network.encoder.reach, "decoder": decoder.reach, "pixels": decoder.pixel_reach}
-    return [*written, _write_integers(model, folder / MODEL_FILE, written, reach)]
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        side = CELL // PATCH
+        self.linear = nn.Conv2d(3 * PATCH**2, len(encoder.linear.weight), side, side)
+        self.linear.weight.data = torch.from_numpy(space_to_depth(encoder.linear.weight.detach().numpy()))
+        self.linear.bias = encoder.linear.bias
+        self.requires_grad_(False)
+        self.module = encoder
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = pixels.float() * (1 / HALF) - 1
+        return self.linear(x) + self.module.correction[1:](x)
 
 
-def packages() -> Any:
-    """onnxruntime. Raises ModelError where that, or what torch's exporter needs, is missing."""
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime
-        import onnxscript  # noqa: F401 (torch's exporter asks for it, late and in other words)
-    except ModuleNotFoundError as error:
-        msg = f"export needs {error.name}, which is not installed: pip install onnx onnxruntime onnxscript"
-        raise ModelError(msg) from error
-    return onnxruntime
+class PixelsToBytes(nn.Module):
+    """`Decoder.pixels` as uint8 (B, 3, H, W)."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.module = decoder
+
+    def forward(self, latents: Tensor, features: Tensor) -> Tensor:
+        x = self.module.pixels(latents, features)
+        return (x * HALF + HALF).round().clamp(0, 255).to(torch.uint8)
+
+
+def _template_of(graph: Graph, config: NetworkConfig) -> tuple[str, str]:
+    """The name of a graph's template, and the prefix of the names of its weights before those of the module's parameters."""
+    module, _, part = graph.name.partition(".")
+    if graph.level is None:
+        return graph.name, f"{module}."
+    return graph_name(part, config.levels[graph.level]), "" if isinstance(graph.module, Method) else f"{part}."
 
 
 @torch.inference_mode()
-def traced(graph: Graph) -> Any:
+def trace(graph: Graph) -> Any:
     """The ModelProto of a graph, with weights in float32."""
     with _quiet():
         program = torch.onnx.export(
             graph.module.eval(),
-            graph.arguments(2, TRACED),
+            graph.examples(2, TRACED_BLOCKS),
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes=graph.axes() if not isinstance(graph.module, Method) else (graph.axes(),),
+            dynamic_shapes=(graph.free_axes(),) if isinstance(graph.module, Method) else graph.free_axes(),
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
             verbose=False,
@@ -177,61 +243,9 @@ def traced(graph: Graph) -> Any:
     return program.model_proto
 
 
-def _halved(proto: Any) -> Any:
-    """The same graph with its weights in fp16, where that changes none, and a Cast behind each, which runtimes compute once;
-    without the exporter's notes on the program that made it. The scales of a Resize, at most 4 numbers, stay as they are."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    graph, casts = proto.graph, []
-    for weight in graph.initializer:
-        values = numpy_helper.to_array(weight)
-        if values.dtype == np.float32 and values.size > 4 and np.array_equal(half := values.astype(np.float16), values):
-            casts.append(helper.make_node("Cast", [f"{weight.name}.half"], [weight.name], to=TensorProto.FLOAT))
-            weight.CopyFrom(numpy_helper.from_array(half, f"{weight.name}.half"))
-    nodes = list(graph.node)
-    del graph.node[:]
-    graph.node.extend([*casts, *nodes])
-    return plain(proto)
-
-
-def plain(proto: Any) -> Any:
-    """The same graph without the exporter's notes on the program that made it."""
-    graph = proto.graph
-    del graph.value_info[:], proto.metadata_props[:], graph.metadata_props[:]
-    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
-        part.doc_string = ""
-        del part.metadata_props[:]
-    return proto
-
-
-def _check(graph: Graph, session: Any) -> None:
-    """Raises ModelError unless a runtime computes what torch does, on a canvas of another size than the graph was made with."""
-    arguments = graph.arguments(1, CHECKED)
-    with torch.inference_mode():
-        expected = graph.module(*arguments)
-    given = dict(zip(graph.inputs, (argument.numpy() for argument in arguments), strict=True))
-    expected = expected if isinstance(expected, tuple) else (expected,)
-    for name, mine, theirs in zip(graph.outputs, expected, session.run(list(graph.outputs), given), strict=True):
-        error = float(np.abs(mine.numpy() - theirs).max()) / max(1.0, float(mine.abs().max()))
-        if not error <= TOLERANCE:
-            msg = f"{graph.name}: {name} differs by {error:.1e} of its largest value between torch and ONNX Runtime"
-            raise ModelError(msg)
-
-
-def _write_integers(model: Model, path: Path, graphs: list[Path], reach: dict[str, int]) -> Path:
-    """The prior, which is no graph, and all that is said of the model."""
-    model.verify()
-    arrays = {name: array for name, array in load_file(model.path).items() if name.startswith("prior.")}
-    digests = {graph.name: hashlib.sha256(graph.read_bytes()).hexdigest() for graph in graphs}
-    plain = model.metadata | {"exported": model.digest, "graphs": digests, "reach": reach}
-    plain["digest"] = digest_of(arrays, arrays.__getitem__)
-    path.write_bytes(save(arrays, {"tessera": json.dumps(plain)}))
-    return path
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter notes on every graph that torchvision is not there, and warns of its own imports."""
+    """Silences the exporter, which notes for every graph that torchvision is missing, and warns of its own imports."""
     log = logging.getLogger("torch.onnx")
     before = log.level
     log.setLevel(logging.ERROR)
@@ -241,3 +255,82 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         log.setLevel(before)
+
+
+def _with_half_weights(proto: Any) -> Any:
+    """The graph with its weights in fp16, if that is exact, and a Cast behind each, which runtimes compute once."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph, casts = proto.graph, []
+    for weight in graph.initializer:
+        values = numpy_helper.to_array(weight)
+        if values.dtype == np.float32 and values.size > SMALL and np.array_equal(half := values.astype(np.float16), values):
+            casts.append(helper.make_node("Cast", [f"{weight.name}.half"], [weight.name], to=TensorProto.FLOAT))
+            weight.CopyFrom(numpy_helper.from_array(half, f"{weight.name}.half"))
+    nodes = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*casts, *nodes])
+    return _without_notes(proto)
+
+
+def _without_weights(proto: Any, parameters: Mapping[str, Tensor], prefix: str) -> tuple[bytes, list[str]]:
+    """The graph with its weights as external initializers, and their names in the model file: `prefix` and the names of the
+    module's parameters, less those that the wrapper modules add."""
+    from onnx import TensorProto, numpy_helper
+
+    names = []
+    for weight in proto.graph.initializer:
+        values = numpy_helper.to_array(weight)
+        if weight.name not in parameters:
+            if values.size > SMALL:  # a weight that the exporter changed: the graph would store it
+                msg = f"graph: {weight.name} of shape {values.shape} is no array of the model file"
+                raise ModelError(msg)
+            continue
+        assert np.array_equal(values, parameters[weight.name].numpy())
+        names.append(prefix + re.sub(r"^(module\.)+", "", weight.name))
+        for node in proto.graph.node:
+            for i, name in enumerate(node.input):
+                if name == weight.name:
+                    node.input[i] = names[-1]
+        empty = TensorProto(name=names[-1], data_type=weight.data_type, dims=weight.dims, data_location=TensorProto.EXTERNAL)
+        empty.external_data.add(key="location", value="model")
+        weight.CopyFrom(empty)
+    return _without_notes(proto).SerializeToString(), names
+
+
+def _without_notes(proto: Any) -> Any:
+    """The graph without the exporter's notes on the program that traced it."""
+    graph = proto.graph
+    del graph.value_info[:], proto.metadata_props[:], graph.metadata_props[:]
+    for entry in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        entry.doc_string = ""
+        del entry.metadata_props[:]
+    return proto
+
+
+def _check(graph: Graph, session: Any) -> None:
+    """Raises ModelError unless ONNX Runtime computes the same as torch, on a canvas of another size than the traced one."""
+    inputs = graph.examples(1, CHECKED_BLOCKS)
+    with torch.inference_mode():
+        expected = graph.module(*inputs)
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    outputs = session.run(list(graph.outputs), dict(zip(graph.inputs, (value.numpy() for value in inputs), strict=True)))
+    for name, wanted, output in zip(graph.outputs, expected, outputs, strict=True):
+        error = float(np.abs(wanted.numpy() - output).max()) / max(1.0, float(wanted.abs().max()))
+        if not error <= TOLERANCE:
+            msg = f"{graph.name}: {name} differs by {error:.1e} of its largest value between torch and ONNX Runtime"
+            raise ModelError(msg)
+
+
+def _write_entropy_model(model: PyramidModel, path: Path, graphs: list[Path]) -> None:
+    """Writes the entropy model, which has no graph, and all metadata."""
+    model.verify()
+    arrays = {name: array for name, array in load_file(model.path).items() if name.startswith("prior.")}
+    config = model.config
+    metadata = model.metadata | {
+        "exported": model.digest,
+        "graphs": {graph.name: hashlib.sha256(graph.read_bytes()).hexdigest() for graph in graphs},
+        "reach": {"encoder": config.encoder_radius, "decoder": config.decoder_radius, "pixels": config.pixel_radius},
+        "digest": digest_of(arrays, arrays.__getitem__),
+    }
+    path.write_bytes(save(arrays, {"tessera": json.dumps(metadata)}))

@@ -1,8 +1,6 @@
-"""The parts of a pyramid's network in torch, on any of its devices."""
+"""The pyramid's network in torch, on any of its devices."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,45 +8,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.models.pixels import from_network, to_network
-from codec.pyramid.config import NetworkConfig
-from codec.pyramid.network import Network, PyramidLevel
+from codec.pyramid.network import Network, PyramidLevel, choose_digits
+from codec.pyramid.runtime.backend import TRIM_CELLS
+from codec.system.process import trim_heap
 
 
 class TorchBackend:
-    """`codec.pyramid.runtime.backend.Backend` of a network; gradients pass through where the network has them."""
+    """`codec.pyramid.runtime.backend.Backend` of a network. Gradients pass through `predict`, `analyse` and `update`."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self._device = next(network.parameters()).device
-
-    @property
-    def config(self) -> NetworkConfig:
-        return self.network.config
-
-    @property
-    def encoder_reach(self) -> int:
-        return self.network.encoder.reach
-
-    @property
-    def decoder_reach(self) -> int:
-        return self.network.decoder.reach
-
-    @property
-    def pixel_reach(self) -> int:
-        return self.network.decoder.pixel_reach
+        self.config = network.config
+        self.device = next(network.parameters()).device
 
     def zeros(self, *shape: int) -> Tensor:
-        return torch.zeros(shape, device=self._device)
-
-    def array(self, values: NDArray[np.float32]) -> Tensor:
-        return torch.from_numpy(values).to(self._device)
-
-    def join(self, arrays: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(arrays))
+        return torch.zeros(shape, device=self.device)
 
     @torch.inference_mode()
     def encode(self, pixels: NDArray[np.uint8]) -> Tensor:
-        return self.network.encoder(to_network(torch.from_numpy(pixels).to(self._device)))
+        return self.network.encoder(to_network(torch.from_numpy(pixels).to(self.device)))
 
     def predict(self, index: int, latents: Tensor, known: Tensor) -> Tensor:
         return self._level(index).predict(latents, known)
@@ -56,14 +34,27 @@ class TorchBackend:
     def analyse(self, index: int, residual: Tensor) -> Tensor:
         return self._level(index).analyse(residual)
 
-    def choose(self, index: int, raw: Tensor, classes: NDArray[np.uint8], bits: NDArray[np.float32]) -> NDArray[np.int8]:
-        under = torch.from_numpy(classes).to(self._device).long()
-        return self._level(index).round(raw, under, self.array(bits)).to(torch.int8).cpu().numpy()
+    def choose(
+        self, raw: Tensor, contexts: NDArray[np.uint8], bits: NDArray[np.float32], limit: int, rdo_lambda: float
+    ) -> NDArray[np.int8]:
+        tables = torch.from_numpy(contexts).to(self.device).long()
+        digits = choose_digits(raw, tables, torch.from_numpy(bits).to(self.device), limit, rdo_lambda)
+        return digits.to(torch.int8).cpu().numpy()
 
     def update(
-        self, index: int, latents: Tensor, known: Tensor, predicted: Tensor, digits: Tensor, keep: Tensor
+        self,
+        index: int,
+        latents: Tensor,
+        known: Tensor,
+        predicted: Tensor,
+        digits: Tensor | NDArray[np.float32],
+        keep: Tensor | NDArray[np.float32],
     ) -> tuple[Tensor, Tensor]:
-        return self._level(index).update(latents, known, predicted, digits, keep)
+        digits, keep = (torch.as_tensor(array, device=self.device) for array in (digits, keep))
+        result = self._level(index).update(latents, known, predicted, digits, keep)
+        if known.numel() > TRIM_CELLS:
+            trim_heap()
+        return result
 
     @torch.inference_mode()
     def features(self, latents: Tensor, known: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Averages of models."""
+"""`codec.pyramid.weight_averaging`: averages of models."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 from codec.codec import Codec
 from codec.errors import ModelError
 from codec.models.registry import open_model
-from codec.pyramid import weight_averaging as soup
+from codec.pyramid import weight_averaging
 from codec.pyramid.model import save_pyramid
+from codec.pyramid.network import Network
 
 
 @pytest.fixture(scope="module")
@@ -22,40 +23,36 @@ def doubled(tmp_path_factory):
     network = model.network(torch.device("cpu"))
     for weight in network.decoder.parameters():
         weight.mul_(2)
-    path = tmp_path_factory.mktemp("soup") / "doubled.safetensors"
+    path = tmp_path_factory.mktemp("models") / "doubled.safetensors"
     save_pyramid(path, network, model.code, model.metadata["card"])
     return path
 
 
-def test_weights_are_means_by_share(doubled):
+def test_weights_are_weighted_means(doubled):
     standard = open_model().network(torch.device("cpu")).state_dict()
-    mixed = soup.average({"standard": 1, str(doubled): 3}).state_dict()
+    averaged = weight_averaging.average({"standard": 1, str(doubled): 3}).state_dict()
     for name, weight in standard.items():
         expected = 1.75 * weight if name.startswith("decoder.") else weight
-        assert torch.allclose(mixed[name], expected.half().float(), rtol=2**-9, atol=1e-6), name
+        assert torch.allclose(averaged[name], expected.half().float(), rtol=2**-9, atol=1e-6), name
 
 
-def test_models_of_other_configurations_are_refused(monkeypatch, doubled):
-    real = open_model(doubled).network(torch.device("cpu"))
-    real.config = replace(real.config, channels=64)
-    monkeypatch.setattr(soup, "open_pyramid", lambda name: open_model() if name == "standard" else Other())
-
-    class Other:
-        def network(self, _):
-            return real
-
-    with pytest.raises(ModelError, match="doubled has another configuration than standard"):
-        soup.average({"standard": 0.5, "doubled": 0.5})
+def test_models_of_other_configurations_are_refused(tmp_path):
+    standard = open_model()
+    network = Network(replace(standard.config, encoder_depth=1))
+    path = tmp_path / "shallow.safetensors"
+    save_pyramid(path, network, standard.code, {})
+    with pytest.raises(ModelError, match="shallow"):
+        weight_averaging.average({"standard": 0.5, str(path): 0.5})
 
 
-def test_the_file_is_a_model(tmp_path, monkeypatch, photo, doubled):
+def test_the_command_writes_a_model(tmp_path, monkeypatch, photo, doubled):
     photo.save(tmp_path / "photo.png")
-    out = tmp_path / "mixed.safetensors"
+    out = tmp_path / "averaged.safetensors"
     levels = len(open_model().code.levels)
-    worth = ",".join(["0.1"] * levels)
-    arguments = [str(out), "standard=99", f"{doubled}=1", "--photos", str(tmp_path / "photo.png"), "--bit-worth", worth]
-    monkeypatch.setattr("sys.argv", ["soup", *arguments])
-    soup.main()
+    rdo_lambda = ",".join(["0.1"] * levels)
+    arguments = [str(out), "standard=99", f"{doubled}=1", "--photos", str(tmp_path / "photo.png"), "--rdo-lambda", rdo_lambda]
+    monkeypatch.setattr("sys.argv", ["weight_averaging", *arguments])
+    weight_averaging.main()
     model = open_model(out)
     model.check()
     assert model.network(torch.device("cpu")).config.bit_worth == (0.1,) * levels
@@ -64,5 +61,5 @@ def test_the_file_is_a_model(tmp_path, monkeypatch, photo, doubled):
     assert model.metadata["card"]["table_photos"] == 1
     image = photo.crop((0, 0, 100, 80))
     with Codec(model=str(out), device="cpu") as codec:
-        drawn = codec.decode(codec.encode(image, tokens=1365))
+        drawn = codec.decode(codec.encode(image, tokens=1365).data).image
     assert np.abs(np.asarray(drawn).astype(int) - np.asarray(image)).mean() < 10
