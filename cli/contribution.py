@@ -1,4 +1,4 @@
-"""`tessera bench contribution`: which pixels tokens change."""
+"""`tessera bench contribution`: which pixels change when a token changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cli.outputs import STANDARD, check_output, human, write_output
 from cli.progress import Bar
 from cli.report import put_record, say
 
-LONGEST = 4096  # pixels per side of an image whose contributions are shown: each map decodes it several times
+MAX_SIDE = 4096  # pixels: each map decodes the image several times
 
 
 @click.command()
@@ -27,7 +27,7 @@ LONGEST = 4096  # pixels per side of an image whose contributions are shown: eac
     help="The image to write.  [default: FILE's name with -contribution.png, in the current folder]",
 )
 @click.option(
-    "--places", type=Numbers(), metavar="LIST", help="Places in the sequence, 0 is sent first.  [default: some of each level]"
+    "--places", "tokens", type=Numbers(), metavar="LIST", help="Indexes in the sequence, from 0.  [default: some of each level]"
 )
 @click.option(
     "--tokens",
@@ -36,20 +36,21 @@ LONGEST = 4096  # pixels per side of an image whose contributions are shown: eac
     default=469,
     show_default=True,
     metavar="N",
-    help="Length of the sequence, tokens per block of 256x256 pixels.",
+    help="Length of the sequence, in tokens per block of 256x256 pixels.",
 )
 @click.option(
-    "--draws", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="How many other values a token is given."
+    "--draws", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Number of replacements for each token."
 )
 @options.force
 @options.coding
 @options.reporting
-def contribution(source: str, output: str | None, places: tuple[float, ...] | None, length: float, draws: int, force: bool,
+def contribution(source: str, output: str | None, tokens: tuple[float, ...] | None, length: float, draws: int, force: bool,
                  model: str | None, device: str, runtime: str, max_pixels: int, as_json: str | None, quiet: bool,
                  verbose: bool) -> None:  # fmt: skip
     """Show which pixels change when a token changes.
 
-    A token is replaced by others that the prior holds possible, and the image is decoded again, as in One-D-Piece's maps.
+    A token is replaced by others that the entropy model considers possible, and the image is decoded again, as in
+    One-D-Piece's maps.
 
     \b
     tessera bench contribution photo.png
@@ -58,23 +59,23 @@ def contribution(source: str, output: str | None, places: tuple[float, ...] | No
     target = output or f"{'standard-input' if source == STANDARD else Path(source).stem}-contribution.png"
     with failing(verbose):
         check_output(target, force, source)
-        from benchmarks.contribution import contribution as maps
-        from benchmarks.contribution import sheet
+        from benchmarks.contribution import contribution, sheet
         from codec.codec import Codec
         from codec.image.source import read_source
         from codec.inputs import open_input
 
-        most = min(max_pixels, LONGEST**2)
-        pixels = read_source(open_input(input_of(source), most), {"background": "white"}, most).pixels
-        whole = None if places is None else [int(place) for place in places]
+        limit = min(max_pixels, MAX_SIDE**2)
+        pixels = read_source(open_input(input_of(source), limit), {"background": "white"}, limit).pixels
+        indexes = None if tokens is None else [int(token) for token in tokens]
+        codec = Codec(model, device, runtime=runtime)
         with Bar(0, "changing tokens", hidden=quiet) as bar:
-            made = maps(Codec(model, device, runtime=runtime), pixels, whole, length, draws, progress=bar.advance)
+            maps = contribution(codec, pixels, indexes, length, draws, progress=bar.advance)
         stream = io.BytesIO()
-        sheet(pixels, made).save(stream, "PNG", optimize=True)
+        sheet(pixels, maps).save(stream, "PNG", optimize=True)
         write_output(target, stream.getvalue(), force)
         if as_json:
-            for one in made:
-                row = {"place": one.place, "level": one.level, "row": one.row, "column": one.column, "share": one.share}
+            for one in maps:
+                row = {"place": one.index, "level": one.level, "row": one.row, "column": one.column, "share": one.share}
                 put_record(json.dumps(row | {"mean": float(one.change.mean()), "largest": float(one.change.max())}))
         elif not quiet:
-            say(f"{source} -> {target}  {len(made)} tokens  {human(len(stream.getvalue()))}")
+            say(f"{source} -> {target}  {len(maps)} tokens  {human(len(stream.getvalue()))}")
