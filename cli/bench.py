@@ -65,21 +65,21 @@ class Numbers(click.ParamType):
 
 
 _weights = click.option(
-    "--classifier-weights", metavar="FILE", help="Weights of the classifier.  [default: the package's, or the torch cache's]"
+    "--classifier-weights", metavar="FILE", help="Weights of the classifier.  [default: from its package, or torch's cache]"
 )
 _classifier = click.option(
-    "--classifier", metavar="NAME", help="For top1 and top5: a classifier of torchvision.  [default: efficientnet-lite0]"
+    "--classifier", metavar="NAME", help="Classifier of top1 and top5, from torchvision.  [default: efficientnet-lite0]"
 )
 _csv = click.option("--csv", "csv_path", metavar="PATH", help="Write all numbers as CSV; '-' is standard output.")
 _plot = click.option("--plot", "plot_path", metavar="PATH", help="Plot the curves: .png, .svg or .pdf.")
-_cache = click.option("--cache", metavar="DIR", help="Where results are kept for later runs.  [default: the user's cache]")
-_no_cache = click.option("--no-cache", is_flag=True, help="Keep no results.")
+_cache = click.option("--cache", metavar="DIR", help="Folder of cached results.  [default: in the user's cache]")
+_no_cache = click.option("--no-cache", is_flag=True, help="Do not cache results.")
 _running = options.together(_cache, _no_cache, options.jobs, options.ray, options.force, options.coding, options.reporting)
 
 
 @click.group(cls=BenchGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def bench() -> None:
-    """Rate, quality and speed, against other codecs."""
+    """Compare rate, quality and speed with other codecs."""
 
 
 @bench.command(RUN)
@@ -99,10 +99,10 @@ def bench() -> None:
     "budgets",
     type=Numbers(),
     metavar="LIST",
-    help="Rates that no file exceeds, bits per pixel.  [default: 0.0147,0.0244,0.0443,0.0806,0.153,0.25,0.4,0.7]",
+    help="Rates in bits per pixel, which no file exceeds.  [default: 0.0147,0.0244,0.0443,0.0806,0.153,0.25,0.4,0.7]",
 )
 @click.option(
-    "--own-settings", is_flag=True, help="Fixed settings of each codec instead of common rates, as in published curves."
+    "--own-settings", is_flag=True, help="Run codecs at fixed settings instead of common rates, as in published curves."
 )
 @click.option(
     "--metrics",
@@ -113,18 +113,18 @@ def bench() -> None:
 )
 @_classifier
 @_weights
-@click.option("--lpips-weights", metavar="NPZ", help="Weights of AlexNet and LPIPS.  [default: what models fetch downloaded]")
-@click.option("--compressai-weights", metavar="DIR", help="Weights of compressai's models; default: compressai's own hub.")
-@click.option("--anchor", metavar="CODEC", help="Codec that BD-rates compare with.  [default: webp-scaled]")
+@click.option("--lpips-weights", metavar="NPZ", help="Weights of LPIPS.  [default: those that `models fetch lpips` downloaded]")
+@click.option("--compressai-weights", metavar="DIR", help="Weights of compressai's codecs.  [default: from compressai's hub]")
+@click.option("--anchor", metavar="CODEC", help="Codec to which BD-rates refer.  [default: webp-scaled]")
 @_csv
-@click.option("--json-dir", metavar="DIR", help="Write a JSON file per codec, as compressai's plot tool takes them.")
+@click.option("--json-dir", metavar="DIR", help="Write a JSON file per codec, which compressai's plot tool reads.")
 @_plot
 @click.option(
     "--overlay",
     "overlays",
     metavar="JSON",
     multiple=True,
-    help="Plot a published curve too, from compressai's JSON.",
+    help="Also plot a published curve, from compressai's JSON.",
 )
 @click.option("--report", "page_path", metavar="HTML", help="Write a self-contained page: curves, tables, images side by side.")
 @click.option("--no-speed", is_flag=True, help="Do not measure speed.")
@@ -135,8 +135,8 @@ def bench() -> None:
 def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **arguments: Any) -> None:
     """Measure rate, quality and speed of Tessera and other codecs on images.
 
-    Every file is counted whole. At each rate a codec makes its best file that is no larger. Results are kept, so that
-    an interrupted run continues where it stopped.
+    Rates count complete files. At each rate, a codec makes its best file that is no larger. Results are cached, so an
+    interrupted run continues where it stopped.
 
     \b
     tessera bench photos/
@@ -156,7 +156,7 @@ def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **argu
     metavar="LIST",
     default=RECOGNITION_CODECS,
     show_default=True,
-    help="Which to run, as for `tessera bench`.",
+    help="Codecs to run, as in `tessera bench`.",
 )
 @click.option(
     "--bpp",
@@ -165,15 +165,15 @@ def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **argu
     metavar="LIST",
     default="0.0147,0.0244,0.0443,0.0806,0.153",
     show_default=True,
-    help="Rates that no file exceeds, bits per pixel.",
+    help="Rates in bits per pixel, which no file exceeds.",
 )
 @_csv
 @_plot
 @_running
 def recognition(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **arguments: Any) -> None:
-    """Measure how often a classifier sees in decoded images what it sees in the originals, at equal bytes.
+    """Measure how often a classifier recognises the same class in the decoded image as in the original, at equal bytes.
 
-    For a codec with -scaled, it is enough that the class is recognised at one of its scales.
+    For a codec with -scaled, it is enough that the class is recognised at one of the scales.
 
     \b
     tessera bench recognition photos/
