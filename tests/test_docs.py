@@ -16,6 +16,7 @@ import sys
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from codec.pyramid.config import NetworkConfig
 from codec.pyramid.network import Network
 from codec.pyramid.runtime.torch_backend import TorchBackend
 from codec.pyramid.tokenizer import dequantize, quantize
+from codec.pyramid.training import PyramidTraining
 from codec.rate_control import block_tokens_of_quality
 from tests.helpers import PHOTO, ROOT
 
@@ -180,6 +182,21 @@ def test_commands_and_options_in_the_text_exist(page):
             assert flags <= known | OTHER_OPTIONS, span
 
 
+@pytest.mark.parametrize("page", PAGES, ids=by_name)
+def test_files_in_the_text_exist(page):
+    rooms = "bitstream|codec|benchmarks|cli|docs|tests|tessera"
+    for name in re.findall(rf"`((?:{rooms})/[^`\s]*)`", prose(page)):
+        assert "NAME" in name or (ROOT / name).exists(), name
+
+
+def test_training_values_exist():
+    names = {field.name for field in fields(PyramidTraining)}
+    for page in (ROOT / "docs" / "training.md", ROOT / "benchmarks" / "training-log.md"):
+        values = re.findall(r"--set\s+([a-z_]+)=", page.read_text())
+        assert values
+        assert names.issuperset(values), page
+
+
 def test_changed_names_are_the_new_ones():
     """The right column of docs/changes.md exists, and the left one does not."""
     rows = re.findall(r"^\| (.+) \| (.+) \|$", (ROOT / "docs" / "changes.md").read_text(), re.MULTILINE)
@@ -189,6 +206,9 @@ def test_changed_names_are_the_new_ones():
     assert former and current
     assert [name for name in former if hasattr(tessera.Codec, name)] == []
     assert [name for name in current if not hasattr(tessera.Codec, name)] == []
+    for _, now in rows:
+        for module in re.findall(r"`((?:bitstream|codec|benchmarks)\.[\w.]+)`", now):
+            assert find_spec(module), module
     known = option_names(main)
     for before, now in rows:
         assert not known.intersection(re.findall(r"--[a-z-]+", before))
