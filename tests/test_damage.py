@@ -1,117 +1,111 @@
-"""Every truncation and every single-bit flip of a small file: an error, or a prefix that counts as partial."""
+"""Every truncation of a small file and every flip of one of its bits is an error, or leaves a prefix that counts as partial."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from bitstream.container import CRC_BYTES, File, checksum, read_file, write_file
-from cli.main import main
+from codec.codec import Codec
 from codec.errors import FormatError, ImageError, ModelError, TruncatedError
-from codec.image.opening import check_size
-from codec.results import read_tokens
+from tests.helpers.commands import run
 
 pytestmark = pytest.mark.light
 
 
 @pytest.fixture(scope="module")
-def encoded(codec, photo):
-    """Bytes and tokens of a small file."""
-    data = codec.encode(photo.crop((200, 80, 300, 160)), quality=50)
-    return data, read_tokens(read_file(data), codec.model.code)
+def codec() -> Codec:
+    """It refuses large images, as which damaged headers may describe small ones."""
+    return Codec(device="cpu", max_pixels=10_000_000)
 
 
-def tokens_of(data: bytes, codec, **options):
-    """Decoding without the network."""
-    file = read_file(data)
-    check_size(file.width, file.height, 10_000_000)
-    return read_tokens(file, codec._model_of(file).code, **options)
+@pytest.fixture(scope="module")
+def data(codec, photo) -> bytes:
+    return codec.encode(photo.crop((200, 80, 300, 160)), quality=50).data
 
 
-def test_every_truncation_is_reported(encoded, codec):
-    data, complete = encoded
-    header = read_file(data).header_bytes
+def test_every_truncation_is_reported(data, codec):
+    complete = codec.read(data).prefix
+    header_bytes = read_file(data).header_bytes
     lengths = []
     for size in range(len(data)):
-        if size < header:
+        if size < header_bytes:
             with pytest.raises(FormatError):
-                tokens_of(data[:size], codec, allow_partial=True)
+                codec.read(data[:size], allow_partial=True)
             continue
         with pytest.raises(TruncatedError) as caught:
-            tokens_of(data[:size], codec)
+            codec.read(data[:size])
         assert caught.value.advice == ("allow_partial",)
-        part = tokens_of(data[:size], codec, allow_partial=True)
-        lengths.append(part.length)
-        for digits, known, sent in zip(part.digits, part.known, complete.digits, strict=True):
-            assert np.array_equal(digits, sent * known)
+        stored = codec.read(data[:size], allow_partial=True)
+        assert stored.partial
+        prefix = stored.prefix
+        lengths.append(prefix.length)
+        for digits, known, original in zip(prefix.digits, prefix.known, complete.digits, strict=True):
+            assert np.array_equal(digits, original * known)
     assert lengths == sorted(lengths)
     assert lengths[0] == 0
     assert 0 < lengths[len(lengths) // 2] < lengths[-1] < complete.length
 
 
-def test_every_bit_flip_is_reported(encoded, codec):
-    data, _ = encoded
+def test_every_bit_flip_is_reported(data, codec):
     partial = 0
     for bit in range(8 * len(data)):
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
         with pytest.raises((FormatError, ModelError, ImageError)):
-            tokens_of(bytes(flipped), codec)
+            codec.read(bytes(flipped))
         try:
-            part = tokens_of(bytes(flipped), codec, allow_partial=True)
+            stored = codec.read(bytes(flipped), allow_partial=True)
         except (FormatError, ModelError, ImageError):
             continue
-        assert part.length < read_file(bytes(flipped)).length  # tokens are missing, so the result counts as partial
+        assert stored.partial
+        assert stored.prefix.length < stored.file.length
         partial += 1
-    assert partial  # some flips cannot be told from a cut
+    assert partial  # some flips look like a cut
 
 
-@pytest.mark.parametrize("more", [b"\0", b"\n", b"\xff", b"\r\n", bytes(512), b"more than a coder reads ahead"])
-def test_bytes_after_the_end_are_told_from_a_cut(encoded, codec, more, tmp_path):
-    for partial in (False, True):
-        with pytest.raises(FormatError, match=rf"\b{len(more)} byte") as caught:
-            tokens_of(encoded[0] + more, codec, allow_partial=partial)
+@pytest.mark.parametrize("surplus", [b"\0", b"\n", b"\xff", b"\r\n", bytes(512), b"more than a coder reads ahead"])
+def test_bytes_after_the_end_are_damage_and_not_a_cut(data, codec, surplus, tmp_path):
+    for allow_partial in (False, True):
+        with pytest.raises(FormatError, match=rf"\b{len(surplus)} byte") as caught:
+            codec.read(data + surplus, allow_partial=allow_partial)
         assert type(caught.value) is FormatError
-    result = CliRunner().invoke(main, ["decode", "-", "-o", str(tmp_path / "a.png")], input=encoded[0] + more)
-    assert result.exit_code == 1
+    assert run("decode", "-", "-o", tmp_path / "a.png", data=data + surplus).exit_code == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_a_cut_file_whosechecksum_holds_by_chance_is_still_a_cut_one(encoded, codec):
-    data = encoded[0]
-    file = read_file(data)
-    head = data[: file.header_bytes - CRC_BYTES]
-    cut = data[file.header_bytes : len(data) // 2]
-    chance = head + checksum(head, cut[:-9]) + cut
-    assert read_file(chance).surplus == 9
+def test_a_cut_file_whose_checksum_is_right_by_chance_is_a_cut_file(data, codec):
+    header_bytes = read_file(data).header_bytes
+    head, payload = data[: header_bytes - CRC_BYTES], data[header_bytes : len(data) // 2]
+    by_chance = head + checksum(head, payload[:-9]) + payload
+    assert read_file(by_chance).surplus == 9
     with pytest.raises(TruncatedError):
-        tokens_of(chance, codec)
+        codec.read(by_chance)
 
 
-def test_random_bytes_after_a_header_are_refused(encoded, codec):
-    header = encoded[0][: read_file(encoded[0]).header_bytes]
+def test_random_bytes_after_a_header_are_refused(data, codec):
+    header = data[: read_file(data).header_bytes]
     rng = np.random.default_rng(0)
     for size in (0, 1, 50, 500):
         with pytest.raises(FormatError):
-            tokens_of(header + rng.bytes(size), codec)
+            codec.read(header + rng.bytes(size))
 
 
 def test_more_tokens_than_the_image_has_are_refused(codec):
-    data = write_file(File(16, 16, codec.model.stream_id, 10, b"abc"))
+    file = write_file(File(16, 16, codec.model.stream_id, 10, b"abc"))
     with pytest.raises(FormatError, match=r"\b10 tokens .*\b9\b"):
-        codec.decode(data)
+        codec.decode(file)
 
 
 def test_sizes_are_checked_before_anything_is_allocated(codec):
-    data = write_file(File(1 << 24, 1 << 24, codec.model.stream_id, 1, b""))
+    file = write_file(File(1 << 24, 1 << 24, codec.model.stream_id, 1, b""))
     with pytest.raises(ImageError) as caught:
-        codec.decode(data)
+        codec.decode(file)
     assert caught.value.advice == ("max_pixels",)
 
 
 def test_an_unknown_model_is_named(codec):
-    data = write_file(File(16, 16, b"\x00\x01", 1, b""))
+    file = write_file(File(16, 16, b"\x00\x01", 1, b""))
     with pytest.raises(ModelError, match=r"\b0001\b.*\bstandard\b") as caught:
-        codec.decode(data)
+        codec.decode(file)
     assert caught.value.advice == ("model",)
