@@ -1,21 +1,17 @@
-"""Makes the golden files again: only for a new format version or a new standard model, never to silence a test.
+"""Makes the golden files, for a new format version or a new standard model; never to silence a test:
 
 python -m tests.make_golden
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from PIL import ExifTags, Image, ImageDraw
 
 from codec.codec import Codec
 from codec.token_arrays import file_to_npz
-from tests.helpers import profiles
+from tests.helpers import GOLDEN, PHOTO, profiles
 
-FOLDER = Path(__file__).parent / "golden"
-PHOTO = Path(__file__).parent.parent / "docs" / "photo.webp"
-UNNAMED = ((0.6, 0.3, 0.05), (0.25, 0.65, 0.1), (0.11, 0.05, 0.68))  # primaries of a profile that no file names by a byte
+PRIMARIES = ((0.6, 0.3, 0.05), (0.25, 0.65, 0.1), (0.11, 0.05, 0.68))  # of no colour space that a file can name by a byte
 CASES = {  # name: (box of the photo, options)
     "block-tiny": ((200, 80, 456, 336), {"tokens": 40}),
     "block-preview": ((200, 80, 456, 336), {"quality": 25}),
@@ -27,30 +23,29 @@ CASES = {  # name: (box of the photo, options)
 
 def main() -> None:
     photo = Image.open(PHOTO).convert("RGB")
-    FOLDER.mkdir(exist_ok=True)
     codec = Codec(device="cpu")
     for name, (box, options) in CASES.items():
-        data = codec.encode(photo.crop(box), **options)
-        (FOLDER / f"{name}.tsr").write_bytes(data)
-        (FOLDER / f"{name}.npz").write_bytes(file_to_npz(data)[0])
-        codec.decode(data).save(FOLDER / f"{name}.png", optimize=True)
-    data = codec.encode(cut_out(photo), tokens=200, keep_exif=True)
-    (FOLDER / "sections").mkdir(exist_ok=True)
-    (FOLDER / "sections" / "cut-out.tsr").write_bytes(data)
-    decoded = codec.decode(data)
-    kept = {"icc_profile": decoded.info["icc_profile"], "exif": decoded.info["exif"]}
-    decoded.save(FOLDER / "sections" / "cut-out.png", optimize=True, **kept)
+        data = codec.encode(photo.crop(box), **options).data
+        (GOLDEN / f"{name}.tsr").write_bytes(data)
+        (GOLDEN / f"{name}.npz").write_bytes(file_to_npz(data)[0])
+        codec.decode(data).image.save(GOLDEN / f"{name}.png", optimize=True)
+    data = codec.encode(cut_out(photo), tokens=200, keep_exif=True).data
+    (GOLDEN / "sections").mkdir(exist_ok=True)
+    (GOLDEN / "sections" / "cut-out.tsr").write_bytes(data)
+    decoded = codec.decode(data).image
+    metadata = {"icc_profile": decoded.info["icc_profile"], "exif": decoded.info["exif"]}
+    decoded.save(GOLDEN / "sections" / "cut-out.png", optimize=True, **metadata)
 
 
 def cut_out(photo: Image.Image) -> Image.Image:
-    """An image with transparency, a profile of its own, EXIF and XMP: all that a file can hold."""
+    """An image with transparency, an unusual profile, EXIF and XMP: everything that a file can hold."""
     image = photo.crop((200, 100, 280, 160)).convert("RGBA")
     mask = Image.new("L", image.size)
     ImageDraw.Draw(mask).ellipse((10, 5, 70, 55), fill=200)
     image.putalpha(mask)
     exif = Image.Exif()
     exif[ExifTags.Base.ImageDescription] = "a cut-out"
-    profile = profiles.matrix(UNNAMED, profiles.gamma(1.6))
+    profile = profiles.matrix(PRIMARIES, profiles.gamma(1.6))
     image.info |= {"icc_profile": profile, "exif": exif.tobytes(), "xmp": b"<x:xmpmeta/>"}
     return image
 

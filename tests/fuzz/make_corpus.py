@@ -1,13 +1,13 @@
-"""Makes the files that mutations start from: small images of every kind of file; and gives what was found before the new
-model's stream id, without which it would be refused at once. Only for a new standard model.
+"""Makes the files that mutations start from, one of each kind, for a new standard model:
 
-python -m tests.fuzz.make_corpus
+    python -m tests.fuzz.make_corpus
+
+Findings of the past get the model's stream id: without it, they would be refused at once.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -15,9 +15,7 @@ from PIL import Image
 from bitstream.container import read_file, write_file
 from codec.codec import Codec
 from tests.fuzz.check import CORPUS, FINDINGS
-from tests.helpers import profiles
-
-PHOTO = Path(__file__).parent.parent.parent / "docs" / "photo.webp"
+from tests.helpers import PHOTO, profiles
 
 
 def main() -> None:
@@ -28,24 +26,24 @@ def main() -> None:
     carrying = photo.crop((300, 200, 320, 216))
     carrying.putalpha(Image.fromarray((np.arange(320).reshape(16, 20) % 256).astype(np.uint8)))
     carrying.info |= {"icc_profile": profiles.linear_grey().replace(b"GRAY", b"RGB "), "exif": exif.tobytes(), "xmp": b"<x/>"}
-    made = {
-        "pixel": codec.compress(photo.crop((300, 200, 301, 201)), quality=100),
-        "cell": codec.compress(photo.crop((300, 200, 316, 216)), quality=100),
-        "one-token": codec.compress(photo.crop((300, 200, 330, 220)), tokens=1),
-        "wide": codec.compress(photo.crop((100, 160, 400, 170)), quality=50),
-        "large-side": codec.compress(photo.resize((600, 4)), quality=25),
-        "patch": codec.compress(photo.crop((280, 180, 330, 220)), quality=100),
-        "block": codec.compress(photo.crop((200, 80, 300, 170)), tokens=60),
-        "carrying": codec.compress(carrying, keep_exif=True, quality=60),
-        "clear": codec.compress(Image.new("RGBA", (30, 20), (200, 100, 50, 77)), quality=30),
+    encoded = {
+        "pixel": codec.encode(photo.crop((300, 200, 301, 201)), quality=100),
+        "cell": codec.encode(photo.crop((300, 200, 316, 216)), quality=100),
+        "one-token": codec.encode(photo.crop((300, 200, 330, 220)), tokens=1),
+        "wide": codec.encode(photo.crop((100, 160, 400, 170)), quality=50),
+        "large-side": codec.encode(photo.resize((600, 4)), quality=25),
+        "patch": codec.encode(photo.crop((280, 180, 330, 220)), quality=100),
+        "block": codec.encode(photo.crop((200, 80, 300, 170)), tokens=60),
+        "carrying": codec.encode(carrying, keep_exif=True, quality=60),
+        "clear": codec.encode(Image.new("RGBA", (30, 20), (200, 100, 50, 77)), quality=30),
     }
-    files = {name: encoded.data for name, encoded in made.items()}
-    files["later"] = write_file(replace(made["cell"].file, sections=((99, b"news"), (200, b""))))
+    files = {name: file.data for name, file in encoded.items()}
+    files["later"] = write_file(replace(encoded["cell"].file, sections=((99, b"news"), (200, b""))))
     CORPUS.mkdir(exist_ok=True)
     for name, data in files.items():
         (CORPUS / f"{name}.tsr").write_bytes(data)
     for path in FINDINGS.glob("*.bin"):
-        path.write_bytes(write_file(replace(read_file(path.read_bytes()), stream_id=made["cell"].file.stream_id)))
+        path.write_bytes(write_file(replace(read_file(path.read_bytes()), stream_id=encoded["cell"].file.stream_id)))
 
 
 if __name__ == "__main__":

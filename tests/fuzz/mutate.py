@@ -1,4 +1,4 @@
-"""Seeded damage to .tsr files: mutation number i of a seed is the same in every run and on every machine."""
+"""Seeded damage to .tsr files: mutation i of a seed is the same in every run and on every machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NUMBERS = (0, 1, 9, 127, 128, 1365, 16383, 16384, (1 << 28) - 1)
 
 
 def mutation(corpus: list[bytes], seed: int, index: int) -> tuple[bytes, bool]:
-    """Damaged bytes, and whether their checksum was made right again: such bytes are a valid file that says something else."""
+    """Damaged bytes, and whether their checksum was corrected: then they are a valid file with another meaning."""
     rng = np.random.default_rng([seed, index])
     data = corpus[int(rng.integers(len(corpus)))]
     if rng.random() < 0.5:
@@ -87,7 +87,8 @@ PLAIN: tuple[Callable[[bytes, list[bytes], Rng], bytes], ...] = (
 def forge(
     width: int, height: int, stream_id: bytes, length: int, body: bytes, kind: int = 0, sizes: tuple[int, ...] = ()
 ) -> bytes:
-    """A file with a right checksum and anything in it: `body` follows the checksum, `sizes` is what the header says of it."""
+    """A file with any content and a valid checksum. `body` follows the checksum; `sizes` are the sizes of its parts as the
+    header states them."""
     size = next((i for i, count in enumerate(SIDE_BYTES) if max(width, height) <= 1 << 8 * count), len(SIDE_BYTES) - 1)
     head = MAGIC + bytes([VERSION << 4 | size | (HAS_KIND if kind else 0)]) + stream_id
     head += b"".join((side - 1).to_bytes(SIDE_BYTES[size], "big") for side in (width, height)) + write_number(length)
@@ -96,7 +97,7 @@ def forge(
 
 
 def _sizes(data: bytes, rng: Rng) -> bytes:
-    """Sides of any size, up to 2^24 x 2^24."""
+    """Sides of up to 2^24 pixels."""
     file = read_file(data)
     sides = [int(rng.choice(SIDES)) if rng.random() < 0.8 else int(rng.integers(1, 400)) for _ in range(2)]
     return forge(*sides, file.stream_id, file.length, file.payload)
@@ -109,7 +110,7 @@ def _length(data: bytes, rng: Rng) -> bytes:
 
 
 def _payload(data: bytes, rng: Rng) -> bytes:
-    """Tokens that no encoder wrote."""
+    """A payload that no encoder wrote."""
     file = read_file(data)
     payload = rng.bytes(int(rng.integers(200))) if rng.random() < 0.5 else _flip(file.payload, [], rng)
     return forge(file.width, file.height, file.stream_id, file.length, payload)
@@ -121,7 +122,7 @@ def _model(data: bytes, rng: Rng) -> bytes:
 
 
 def _any_header(data: bytes, rng: Rng) -> bytes:
-    """Random bytes before the checksum, which holds."""
+    """Random bytes in the header, and a checksum that matches them."""
     file = read_file(data)
     head = bytearray(data[: file.header_bytes - CRC_BYTES])
     for _ in range(int(rng.integers(1, 4))):
@@ -131,7 +132,7 @@ def _any_header(data: bytes, rng: Rng) -> bytes:
 
 
 def _sections(data: bytes, rng: Rng) -> bytes:
-    """Sections of any kind, number, size and content."""
+    """Sections of any type, number, size and content."""
     file = read_file(data)
     body = b""
     for _ in range(int(rng.integers(1, 4)) if rng.random() < 0.95 else 600):
@@ -139,9 +140,9 @@ def _sections(data: bytes, rng: Rng) -> bytes:
         size = len(content) if rng.random() < 0.8 else int(rng.choice(NUMBERS))
         body += bytes([int(rng.choice([1, 2, 3, 4, int(rng.integers(256))]))]) + write_number(size) + content
     sizes = [len(file.payload), len(body)]
-    for place in range(2):
+    for index in range(2):
         if rng.random() < 0.1:
-            sizes[place] = int(rng.choice(NUMBERS)) if rng.random() < 0.5 else max(0, sizes[place] + int(rng.integers(-2, 3)))
+            sizes[index] = int(rng.choice(NUMBERS)) if rng.random() < 0.5 else max(0, sizes[index] + int(rng.integers(-2, 3)))
     kind = HAS_SECTIONS | (TRANSPARENT if (body[0] == ALPHA) != (rng.random() < 0.1) else 0)
     return forge(file.width, file.height, file.stream_id, file.length, file.payload + body, kind, tuple(sizes))
 
@@ -153,13 +154,13 @@ def _content(pixels: int, rng: Rng) -> bytes:
     if kind == 1:
         return _bomb(int(rng.choice([24, 26, 28])))
     good = pack(bytes(max(0, pixels + int(rng.integers(-1, 2))))) if kind < 4 else pack(rng.bytes(int(rng.integers(200))))
-    good = bytes([int(rng.integers(5))]) * int(rng.integers(2)) + good  # what an alpha plane begins with
+    good = bytes([int(rng.integers(5))]) * int(rng.integers(2)) + good  # an alpha plane begins with a byte like this
     return good if kind != 5 else _flip(good, [], rng)
 
 
 @cache
 def _bomb(bits: int) -> bytes:
-    """A few kB that unpack to 16 MB, 64 MB or 256 MB."""
+    """A few kB that unpack to 2^bits bytes."""
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 20}]
     packer = lzma.LZMACompressor(lzma.FORMAT_RAW, filters=filters)
     return b"".join(packer.compress(bytes(1 << 20)) for _ in range(1 << bits - 20)) + packer.flush()

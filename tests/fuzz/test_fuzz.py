@@ -1,4 +1,4 @@
-"""A short run of the fuzzer, all inputs that ever found something, and proof that it would notice."""
+"""A short run of the fuzzer, all its findings of the past, and proof that it notices each kind of fault."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from bitstream import container
 from bitstream.container import read_file
 from codec.codec import Codec
-from codec.results import Read
+from codec.results import Stored
 from tests.fuzz.check import FINDINGS, Checker, Finding, corpus
 from tests.fuzz.mutate import FORGED, PLAIN, mutation
 from tests.fuzz.run import run
@@ -36,21 +36,21 @@ def test_mutations_are_the_same_in_every_run():
     assert len({data for data, _ in first}) > 150
 
 
-def test_forged_files_have_a_right_checksum():
+def test_forged_files_have_a_valid_checksum():
     rng = np.random.default_rng(0)
-    whole = 0
+    complete = 0
     for data in corpus() * 5:
         for forge in FORGED:
             forged = forge(data, rng)
             try:
-                whole += read_file(forged).complete
+                complete += read_file(forged).complete
             except container.FormatError:
                 continue
-    assert whole > 0.6 * 5 * len(corpus()) * len(FORGED)
+    assert complete > 0.6 * 5 * len(corpus()) * len(FORGED)
     assert len(set(PLAIN)) == 8
 
 
-def test_nothing_but_our_errors_leaves(checker):
+def test_damaged_files_raise_our_errors_alone(checker):
     files = corpus()
     findings = []
     for index in range(COUNT):
@@ -60,7 +60,7 @@ def test_nothing_but_our_errors_leaves(checker):
 
 
 @pytest.mark.parametrize("path", sorted(FINDINGS.glob("*.bin")), ids=lambda path: path.stem)
-def test_what_was_found_stays_mended(checker, path):
+def test_past_findings_stay_fixed(checker, path):
     assert checker.check(path.read_bytes(), forged=True, decode=True) == []
 
 
@@ -69,7 +69,7 @@ def kinds(findings: list[Finding]) -> set[str]:
 
 
 def test_an_error_of_another_kind_is_noticed(checker, monkeypatch):
-    def broken(*_: object, **__: object) -> Read:
+    def broken(*_: object, **__: object) -> Stored:
         msg = "planted"
         raise KeyError(msg)
 
@@ -91,26 +91,26 @@ def test_a_silent_wrong_decode_is_noticed(checker, monkeypatch):
     data = next(data for data in corpus() if len(data) > 60)
     changed = data[:-3] + bytes([data[-3] ^ 4]) + data[-2:]
     assert checker.check(changed, forged=False, decode=False) == []
-    stands = read_file(changed).header_bytes
-    monkeypatch.setattr(container, "checksum", lambda head, body: changed[stands - container.CRC_BYTES : stands])
+    end = read_file(changed).header_bytes
+    monkeypatch.setattr(container, "checksum", lambda head, body: changed[end - container.CRC_BYTES : end])
     assert kinds(checker.check(changed, forged=False, decode=False)) == {"silent"}
 
 
-def test_slowness_and_hunger_are_noticed(checker, monkeypatch):
+def test_slow_and_memory_hungry_decoding_is_noticed(checker, monkeypatch):
     read = Codec.read
-    held = []
+    blocks = []
 
-    def slow(self: Codec, *given: object, **options: object) -> Read:
+    def slow(self: Codec, *arguments: object, **options: object) -> Stored:
         end = time.process_time() + 1.1
         while time.process_time() < end:
             pass
-        return read(self, *given, **options)
+        return read(self, *arguments, **options)
 
-    def hungry(self: Codec, *given: object, **options: object) -> Read:
-        unused = max(0, checker.base - psutil.Process().memory_info().rss)  # what the process had before and gave back
-        held.append(np.ones(unused + (300 << 20), np.uint8))
-        held.clear()
-        return read(self, *given, **options)
+    def hungry(self: Codec, *arguments: object, **options: object) -> Stored:
+        unused = max(0, checker.base - psutil.Process().memory_info().rss)  # that the process had before and returned
+        blocks.append(np.ones(unused + (300 << 20), np.uint8))
+        blocks.clear()
+        return read(self, *arguments, **options)
 
     monkeypatch.setattr(Codec, "read", slow)
     assert kinds(checker.check(corpus()[0], forged=False, decode=False)) == {"hang"}
@@ -119,4 +119,4 @@ def test_slowness_and_hunger_are_noticed(checker, monkeypatch):
 
 
 def test_the_runner_counts_from_another_process():
-    assert run(0, 20, say=False) == []
+    assert run(0, 20, verbose=False) == []
