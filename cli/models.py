@@ -239,10 +239,10 @@ def fetch(name: str, **values: Any) -> None:
     report_options = options.gather(ReportOptions, values)
     with _reporting(name, None, report_options) as report:
         require_torch("LPIPS")
-        from codec.metrics.download import ALEXNET, LINEAR, fetch_lpips
+        from codec.metrics.download import ALEXNET, LINEAR, download_lpips
 
         with Bar(ALEXNET.size + LINEAR.size, "fetching", hidden=report_options.quiet) as bar:
-            path = fetch_lpips(ALEXNET, LINEAR, bar.advance)
+            path = download_lpips(bar.advance)
         report.values = {"output": str(path), "bytes": path.stat().st_size}
         report.line = f"{path}: weights of LPIPS"
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from bitstream.codebook_tokens import CodebookLayout, CodebookPrefix, complete_prefix, uniform_code
 from bitstream.range_coder import encode_tokens
-from codec.titok import mosaic as blocks
+from codec.titok import tokenizer
 from codec.titok.config import TitokConfig
-from codec.titok.mosaic import Mosaic, cut, detokenize_image, starts, tokenize_image
+from codec.titok.mosaic import Mosaic, block_starts, cut
 from codec.titok.network import Titok
+from codec.titok.tokenizer import detokenize_image, tokenize_image
 
 TINY = TitokConfig(6, True, 16, 1, 2, side=64, codebook=64, pixel_codebook=20, pixel_code=8, pixel_width=32)
 
@@ -38,7 +39,7 @@ def joined(parts, height, width, side):
 
 @given(st.integers(1, 5000))
 def test_blocks_are_as_few_as_cover_the_image(length):
-    begin = starts(length, 256)
+    begin = block_starts(length, 256)
     assert len(begin) == max(1, -(-length // 256))
     assert begin[0] == 0
     assert max(length, 256) == begin[-1] + 256
@@ -49,7 +50,7 @@ def test_blocks_are_as_few_as_cover_the_image(length):
 @given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 2**32))
 def test_flat_blocks_blend_between_their_values(height, width, seed):
     """All shares add up to 1: equal blocks give an even image, others nothing beyond their values."""
-    count = len(starts(height, 64)) * len(starts(width, 64))
+    count = len(block_starts(height, 64)) * len(block_starts(width, 64))
     even = joined([np.full((3, 64, 64), 0.3, np.float32)] * count, height, width, 64)
     assert even.shape == (3, height, width)
     assert np.abs(even - 0.3).max() < 1e-6
@@ -68,7 +69,7 @@ def test_cut_and_put_together_again(height, width):
     again = joined(parts, height, width, 64)
     exact = np.abs(again - image).max(0) < 1e-5
     for axis, length in enumerate((height, width)):
-        begin = starts(length, 64)
+        begin = block_starts(length, 64)
         for a, b in pairwise(begin):
             if a + 64 - b < 4:  # two pixels to each side
                 assert not exact.take(range(b - 2, b + 2), axis).all()
@@ -97,7 +98,7 @@ def test_blocks_go_on_as_their_mirror_image():
 
 @pytest.mark.parametrize(("height", "width", "grid"), [(64, 64, (1, 1)), (30, 65, (1, 2)), (200, 130, (4, 3))])
 def test_a_image_through_tokens_and_bytes(height, width, grid, monkeypatch):
-    monkeypatch.setattr(blocks, "PIXELS", 5 * TINY.side**2)
+    monkeypatch.setattr(tokenizer, "CALL_PIXELS", 5 * TINY.side**2)
     net = network()
     image = np.random.default_rng(1).random((3, height, width)).astype(np.float32)
     indices = tokenize_image(net, image)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from codec.titok.importing import calibrate
 from safetensors import safe_open
 
 from bitstream.codebook_tokens import complete_prefix, uniform_code
@@ -95,7 +94,7 @@ def test_a_model_is_written_again_with_its_tables(tmp_path):
     state = {name: value.half().numpy() for name, value in Titok(config).state_dict().items()}
     before = save_titok(tmp_path / "m.safetensors", config, state, uniform_code(6, VALUES, 32), {"source": "x"})
     images = [np.random.default_rng(i).integers(0, 256, (40, 100, 3)).astype(np.uint8) for i in range(8)]
-    calibrated = calibrate(before, images, torch.device("cpu"))
+    calibrated = before.calibrate(images, "cpu")
     after = calibrated.model
     assert calibrated.bits < 4 < calibrated.bits_before == 6
     assert cost(after.code, np.zeros((1, 6), np.int32)) > 0

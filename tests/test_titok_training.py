@@ -17,7 +17,7 @@ from codec.errors import ModelError, UsageError
 from codec.models.registry import open_model, trainer_of
 from codec.pyramid.training import PyramidTrainer
 from codec.titok import config as titok_config
-from codec.titok.config import SIZES, TINY, TRAINED, TitokConfig, trained
+from codec.titok.config import NEW_SIZES, SIZES, TINY, TitokConfig, new_config
 from codec.titok.initialization import cosines
 from codec.titok.training import TitokTrainer, TitokTraining, k_means, quantize, reconstruct, spread_lengths
 from codec.training.photos import random_crops
@@ -46,7 +46,7 @@ def photos(photo) -> torch.Tensor:
 
 
 def fresh(photos: torch.Tensor, **recipe) -> TitokTrainer:
-    return TitokTrainer.fresh(photos, TitokTraining(**recipe), CPU)
+    return TitokTrainer.from_scratch(photos, TitokTraining(**recipe), CPU)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def grown(blocks) -> TitokTrainer:
     """After some seconds with four blocks alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(titok_config, "TINY", TINIER)
-        trainer = fresh(blocks, steps=300, batch=8, rate=2e-3, average=0.98, wait=400)
+        trainer = fresh(blocks, steps=300, batch=8, rate=2e-3, average=0.98, frozen_encoder_crops=400)
     losses = [trainer.train_step(blocks, None) for _ in range(300)]
     assert np.mean(losses[-40:]) < 0.7 * np.mean(losses[:40])
     return trainer
@@ -133,7 +133,7 @@ def test_every_doubling_of_the_length_is_trained_as_often():
 
 def test_gradients_pass_the_quantizer(photos):
     """The error moves encoder and decoder; the distance moves the codebook; the commitment moves the encoder alone."""
-    trainer = fresh(photos, wait=0)
+    trainer = fresh(photos, frozen_encoder_crops=0)
     network = trainer.network
     vectors = torch.randn(2, 8, TINIER.code, requires_grad=True)
     coded = quantize(network.quantize, vectors)
@@ -141,7 +141,7 @@ def test_gradients_pass_the_quantizer(photos):
     (passed,) = torch.autograd.grad(coded.codes[..., 0].sum(), vectors, retain_graph=True)
     assert passed.abs().sum() > 0
     book = network.quantize.embedding.weight
-    for part, (encoder, codebook) in ((coded.distance, (False, True)), (coded.commitment, (True, False))):
+    for part, (encoder, codebook) in ((coded.codebook_loss, (False, True)), (coded.commitment_loss, (True, False))):
         found = torch.autograd.grad(part, [vectors, book], retain_graph=True, allow_unused=True)
         assert [grad is not None and bool(grad.abs().sum() > 0) for grad in found] == [encoder, codebook]
     for _ in range(2):  # some layers start at zero, which those before them wait for
@@ -155,15 +155,15 @@ def test_unused_vectors_of_the_codebook_are_moved(photos):
     vectors = torch.nn.functional.normalize(torch.randn(2, 8, TINIER.code), dim=-1)
     before = trainer.network.quantize.embedding.weight.detach().clone()
     trainer.usage.counts[:60] = 1
-    trainer.restart(vectors)
+    trainer.replace_unused_codes(vectors)
     after = trainer.network.quantize.embedding.weight.detach()
     assert torch.equal(after[:60], before[:60])
     nearest = (after[60:] @ vectors.flatten(0, 1).t()).max(1)[0]
     assert (nearest > 0.98).all()
-    assert torch.equal(after[60:], trainer.average.quantize.embedding.weight[60:])
+    assert torch.equal(after[60:], trainer.ema.quantize.embedding.weight[60:])
     assert trainer.usage.counts.sum() == 0
     trainer.step = 9  # while the rate falls, all stay
-    trainer.restart(vectors)
+    trainer.replace_unused_codes(vectors)
     assert torch.equal(after, trainer.network.quantize.embedding.weight)
 
 
@@ -172,11 +172,11 @@ def test_training_beats_one_colour_and_more_tokens_are_closer(grown, blocks):
     found = [metrics[f"psnr@{length}"] for length in (1, 2, 4, 8)]
     assert found[-1] > metrics["psnr of one colour"] + 1  # 1.6 to 2.6 with other seeds
     assert found[-1] > found[0] + 0.7  # 1.3 to 1.8
-    assert "PSNR by tokens: 1: " in grown.describe(metrics)
+    assert "PSNR by tokens: 1: " in grown.format_metrics(metrics)
 
 
 def test_the_encoder_waits_for_the_decoder(photos):
-    trainer = fresh(photos, steps=9, batch=2, wait=4)
+    trainer = fresh(photos, steps=9, batch=2, frozen_encoder_crops=4)
     before = trainer.network.encoder.patch_embed.weight.detach().clone()
     moved = []
     for _ in range(3):
@@ -197,7 +197,7 @@ def test_tiny_itself_learns(photos, monkeypatch):
 def test_a_resumed_run_is_the_same_run(photos, tmp_path, monkeypatch):
     """Over a restart of the codebook too."""
     monkeypatch.setattr("codec.titok.training.RESTART_STEPS", 4)
-    config = {"steps": 20, "batch": 2, "wait": 8}
+    config = {"steps": 20, "batch": 2, "frozen_encoder_crops": 8}
     straight, broken = fresh(photos, **config), fresh(photos, **config)
     for trainer in (straight, broken):
         for _ in range(3):
@@ -209,8 +209,8 @@ def test_a_resumed_run_is_the_same_run(photos, tmp_path, monkeypatch):
         for _ in range(3):
             trainer.train_step(photos, None)
     assert (resumed.step, resumed.config) == (straight.step, straight.config)
-    for name, part in resumed.parts().items():
-        theirs = straight.parts()[name].state_dict()
+    for name, part in resumed.modules().items():
+        theirs = straight.modules()[name].state_dict()
         assert all(torch.equal(tensor, theirs[key]) for key, tensor in part.state_dict().items()), name
     with pytest.raises(ModelError, match="checkpoint of the family one-d-piece, not pyramid"):
         PyramidTrainer.resume(tmp_path / "checkpoint.safetensors", CPU)
@@ -228,15 +228,15 @@ def test_the_perceptual_loss_counts(photos):
 
 
 def test_sizes_have_names_and_are_those_published(monkeypatch):
-    assert trained(block_tokens=5) == replace(TINIER, block_tokens=5)
+    assert new_config(block_tokens=5) == replace(TINIER, block_tokens=5)
     monkeypatch.setattr(titok_config, "TINY", TINY)
-    assert {size: trained(size).name for size in SIZES} == {size: f"one-d-piece-{size[0]}-256" for size in SIZES}
-    assert trained("small", 64).name == "one-d-piece-s-64"
-    assert trained() == TINY
+    assert {size: new_config(size).name for size in SIZES} == {size: f"one-d-piece-{size[0]}-256" for size in SIZES}
+    assert new_config("small", 64).name == "one-d-piece-s-64"
+    assert new_config() == TINY
     assert TINY.name == "one-d-piece-t-16"
     assert TitokConfig.from_dict(TINY.to_dict()) == TINY
     with pytest.raises(ModelError, match="huge"):
-        trained("huge")
+        new_config("huge")
 
 
 @pytest.fixture
@@ -284,21 +284,25 @@ def test_the_command_offers_what_there_is():
     offered = {option.name: option.type for option in main.commands["train"].params}
     for family in offered["family"].choices:
         assert trainer_of(family).family == family
-    assert tuple(offered["size"].choices) == TRAINED
+    assert tuple(offered["size"].choices) == NEW_SIZES
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--family", "one-d-piece", "--slope", 1), 2, "--slope: not for --family one-d-piece"),
+        (("--family", "one-d-piece", "--lambda-scale", 1), 2, "--lambda-scale: not for --family one-d-piece"),
         (("--size", "tiny", "--block-tokens", 9), 2, "--block-tokens and --size: not for --family pyramid"),
         (("--family", "one-d-piece", "--size", "huge"), 2, "'huge' is not one of"),
         (("--set", "pattern"), 2, "pattern: pattern takes a number of at least 0"),
         (("--set", "pattern=nan"), 2, "pattern=nan: pattern takes a number of at least 0"),
         (("--set", "perceptual_every=0"), 2, "perceptual_every takes a whole number of at least 1"),
-        (("--set", "stops=1,2"), 2, "stops=1,2: stops takes 14 numbers, separated by commas, of at least 0"),
-        (("--set", "slopes=" + ",".join("0" * 14)), 2, "slopes (0.0, 0.0,"),
-        (("--set", "rate=1"), 2, "rate=1: no such value of the recipe; there are linear_rate, perceptuals,"),
+        (
+            ("--set", "truncation_weights=1,2"),
+            2,
+            "truncation_weights=1,2: truncation_weights takes 14 numbers, separated by commas, of at least 0",
+        ),
+        (("--set", "lambdas=" + ",".join("0" * 14)), 2, "lambdas (0.0, 0.0,"),
+        (("--set", "rate=1"), 2, "rate=1: no such value of the recipe; there are linear_rate, perceptual_weights,"),
         (("-o", "-"), 2, "a model cannot be written to standard output: use -o FILE"),
         (("-o", "."), 1, "the output . is a folder: name a file"),
         (("--family", "one-d-piece", "--init", "standard"), 1, "a model of kind 'tessera-pyramid-1', not a One-D-Piece"),
@@ -322,14 +326,14 @@ def test_a_run_is_not_mixed_up_with_another(tmp_path, folder, photos):
     other = run(*train, "--family", "one-d-piece", "--block-tokens", 4)
     expected = "checkpoint.safetensors holds one-d-piece-t-8, which cannot become one-d-piece-t-4: leave out --size"
     assert (other.exit_code, expected in other.stderr) == (2, True), other.output
-    trainer.check_shape({"size": "tiny"}, "here")
+    trainer.check_network({"size": "tiny"}, "here")
     with pytest.raises(UsageError):
-        trainer.check_shape({"size": "small"}, "here")
+        trainer.check_network({"size": "small"}, "here")
 
 
 def test_networks_without_tail_drop_are_not_trained_on(tmp_path, photos):
     whole = fresh(photos)
-    whole.network.config = whole.average.config = replace(TINIER, tail_drop=False)
+    whole.network.config = whole.ema.config = replace(TINIER, tail_drop=False)
     whole.write_model(tmp_path / "m.safetensors", photos, {})
     with pytest.raises(ModelError, match="titok-t-8, not a One-D-Piece"):
-        TitokTrainer.continued(str(tmp_path / "m.safetensors"), TitokTraining(), CPU)
+        TitokTrainer.from_model(str(tmp_path / "m.safetensors"), TitokTraining(), CPU)

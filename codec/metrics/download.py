@@ -1,4 +1,4 @@
-"""Fetches the weights of LPIPS from where they are published, checks them, and keeps the part that is needed."""
+"""Download of the weights of LPIPS from their publishers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from codec.errors import ModelError
-from codec.metrics.lpips import combined, read_weights, user_weights
+from codec.metrics.lpips import combine_weights, installed_weights, read_weights
 from codec.system.files import atomic_write
 
-PIECE = 1 << 20  # bytes read at a time
-PATIENCE = 60  # seconds without a byte before a fetch is given up
+CHUNK = 1 << 20  # bytes per read
+STALL_TIMEOUT = 60  # seconds without a byte
 
 
 @dataclass(frozen=True)
@@ -43,36 +43,36 @@ LINEAR = Source(
 )
 
 
-def fetch_lpips(alexnet: Source = ALEXNET, linear: Source = LINEAR, progress: Callable[[int], object] = lambda _: None) -> Path:
-    """Writes the 10 MB that LPIPS needs into the user's data folder, whole or not at all, unless they are there -> their path.
+def download_lpips(progress: Callable[[int], object]) -> Path:
+    """The file of LPIPS weights in the user's data folder, downloaded if it is missing or damaged.
 
-    `progress` is called with the number of bytes that have just arrived. Raises ModelError where a file cannot be fetched, is
-    not the one that was published, and FileError where it cannot be written."""
-    path = user_weights()
+    `progress` is called with the number of bytes of each chunk. Raises ModelError if a file cannot be downloaded or is not the
+    published one, FileError if the weights cannot be written."""
+    path = installed_weights()
     with suppress(ModelError):
         if path.exists() and read_weights(path):
             return path
-    weights = combined(_read(alexnet, progress), _read(linear, progress))
+    weights = combine_weights(_download(ALEXNET, progress), _download(LINEAR, progress))
     with atomic_write(path) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **{name: value.numpy() for name, value in weights.items()})  # type: ignore[arg-type]
     return path
 
 
-def _read(source: Source, progress: Callable[[int], object]) -> dict[str, torch.Tensor]:
-    """The tensors in a file of PyTorch's, which is checked before it is looked into."""
-    received = bytearray()
+def _download(source: Source, progress: Callable[[int], object]) -> dict[str, torch.Tensor]:
+    """The tensors of a file of PyTorch, which is verified before it is parsed."""
+    content = bytearray()
     try:
-        with urllib.request.urlopen(source.url, timeout=PATIENCE) as stream:
-            while len(received) <= source.size and (piece := stream.read(PIECE)):
-                received += piece
-                progress(len(piece))
+        with urllib.request.urlopen(source.url, timeout=STALL_TIMEOUT) as stream:
+            while len(content) <= source.size and (chunk := stream.read(CHUNK)):
+                content += chunk
+                progress(len(chunk))
     except (OSError, ValueError) as error:  # URLError is an OSError
         cause = getattr(error, "reason", error)
         reason = getattr(cause, "strerror", None) or cause
-        msg = f"{source.url} cannot be fetched ({reason}): try again, or give the weights as a file (README.md says which)"
+        msg = f"{source.url} cannot be downloaded ({reason}): try again, or give the weights as a file"
         raise ModelError(msg) from error
-    found = hashlib.sha256(received).hexdigest()
-    if found != source.sha256:
-        msg = f"{source.url} has SHA-256 {found[:16]}, not {source.sha256[:16]}: it was cut or altered on its way, try again"
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != source.sha256:
+        msg = f"{source.url} has SHA-256 {digest[:16]}, not {source.sha256[:16]}: it was cut or altered on its way, try again"
         raise ModelError(msg)
-    return torch.load(io.BytesIO(received), "cpu", weights_only=True)
+    return torch.load(io.BytesIO(content), "cpu", weights_only=True)

@@ -1,7 +1,7 @@
 """Trains a pyramid: straight-through rounding, with digits priced as files code them.
 
-Recipe: mean squared error + perceptual distance + sum over levels of lambda x bits per pixel, sequences cut at random (tail
-token drop, One-D-Piece 2501.10064).
+Loss: mean squared error + perceptual distance + sum over levels of lambda x bits per pixel. Sequences are truncated at random
+(tail token drop, One-D-Piece, arXiv 2501.10064).
 """
 
 from __future__ import annotations
@@ -40,38 +40,37 @@ from codec.training.photos import karhunen_loeve
 from codec.training.trainer import Trainer, TrainingConfig
 
 COUNT_DECAY = 0.998  # of counts, per step
-STANDARD = NetworkConfig()  # what a run from nothing trains
-BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits per pixel that validation looks at
+STANDARD = NetworkConfig()  # of a network trained from scratch
+BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits per pixel of validation
 
 
 @dataclass(frozen=True)
 class PyramidTraining(TrainingConfig):
-    """The recipe. Lists with an entry per level run coarse to fine, for the levels of `NetworkConfig`."""
+    """The recipe. Tuples have one value per level of `NetworkConfig`, coarse to fine."""
 
     patch: int = 96
-    linear_rate: float = 0.1  # of `rate`, for the layers that started from the KLT
-    # Multiplies `perceptual`, by the level that a sequence ends in. Short sequences want much of it; at long ones
-    # 0.8 cost 1.3 dB and gained nothing, and 0.25 at the ninth level was ten times the squared error
+    linear_rate: float = 0.1  # learning rate of the linear layers, which start as a KLT, relative to `rate`
+    # Factor of `perceptual` for sequences that are truncated within each level. Short sequences gain from large factors. For
+    # long ones 0.8 cost 1.3 dB and gained nothing, and 0.25 at the ninth level made the term ten times the squared error
     # (benchmarks/training-log.md).
     perceptual_weights: tuple[float, ...] = (*(0.8,) * 6, 0.7, 0.5, 0.08, 0.05, 0.03, 0.03, 0.02, 0.02)
-    # What the perceptual distance is made of: features place by place, and their means and deviations over some pixels. The
-    # latter alone was not tried; with both LPIPS fell by 5 % at every rate in 24 minutes.
+    # Weights within the perceptual distance: of features compared position by position, and of their local means and
+    # deviations. With both, LPIPS fell by 5 % at every rate in 24 minutes; local statistics alone were not tried.
     aligned: float = 0.5
     local: float = 1.0
-    # Crops of a batch per one that the perceptual loss is measured on. VGG costs more than the network, but brings LPIPS.
-    perceptual_every: int = 1
-    colour: float = 120.0  # weight of the distance of mean colours; 6 left PSNR .3 dB and a fifth of the colour error behind
-    pattern: float = 20.0  # weight of the error that repeats every 8 pixels; without it twice as much of that is left
+    perceptual_every: int = 1  # the perceptual distance is computed for one crop in this many; VGG costs more than the network
+    colour: float = 120.0  # weight of the distance of mean colours; with 6, PSNR was 0.3 dB lower
+    pattern: float = 20.0  # weight of the error that repeats every 8 pixels; without it, that error is twice as large
     lambda_scale: float = 1.0  # multiplies `lambdas`
-    # Loss that a bit per pixel is worth. A quarter from one refinement to the next, as steps halve: a bit then buys as much at
-    # the end of each level as its step is made for (0.12 squared steps). Values twice as high for their steps cost 0.2-0.4 dB.
+    # Loss per bit per pixel. It falls to a quarter from one refinement to the next as steps halve, so a bit is worth 0.12
+    # squared steps in each of them. Values twice as high relative to the steps cost 0.2-0.4 dB.
     lambdas: tuple[float, ...] = (1.2, 1.2, 1.2, 1.0, 0.55, 0.55, 0.14, 0.14, 0.035, 0.035, 0.009, 0.009, 0.0024, 0.0024)
-    # Relative frequency of sequences that are truncated within each level.
+    # Relative frequency of truncation within each level.
     truncation_weights: tuple[float, ...] = (0.01, 0.02, 0.04, 0.12, 0.13, 0.11, 0.1, 0.1, 0.12, 0.12, 0.05, 0.04, 0.02, 0.02)
-    level_end_probability: float = 0.4  # of a truncation at the level's end; otherwise it is anywhere inside
+    level_end_probability: float = 0.4  # of truncation at the end of a level and not inside it
 
     def __post_init__(self) -> None:
-        """Raises UsageError for values that nothing can be learned with."""
+        """Raises UsageError for values that training cannot use."""
         if min(self.lambdas) <= 0 or sum(self.truncation_weights) <= 0 or self.level_end_probability > 1:
             msg = (
                 f"lambdas {self.lambdas} and the sum of truncation_weights {self.truncation_weights} must be above 0, "
@@ -263,10 +262,11 @@ class PyramidTrainer(Trainer):
         return BLOCK
 
     def parameter_groups(self) -> list[tuple[float, list[nn.Parameter]]]:
-        slow = ("encoder.linear", "decoder.linear", "project", "expand", "smooth")
-        named = list(self.network.named_parameters())
-        linear = [p for name, p in named if any(part in name for part in slow)]
-        others = [p for name, p in named if not any(part in name for part in slow)]
+        linear: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for name, parameter in self.network.named_parameters():
+            is_linear = any(layer in name for layer in ("encoder.linear", "decoder.linear", "project", "expand", "smooth"))
+            (linear if is_linear else others).append(parameter)
         return [(1.0, others), (self.config.linear_rate, linear)]
 
     def modules(self) -> dict[str, nn.Module]:
@@ -288,12 +288,11 @@ class PyramidTrainer(Trainer):
         return save_pyramid(path, network, measure_tables(network, photos), provenance)
 
     def loss(self, x: Tensor, perceptual: PerceptualLoss | None) -> Tensor:
-        """One batch (B, 3, 256, 256) of crops in [-1, 1] -> the loss to descend."""
         c = self.config
         probabilities = np.divide(c.truncation_weights, sum(c.truncation_weights))
         level = np.sort(self.rng.choice(len(probabilities), len(x), p=probabilities))[::-1].copy()
-        part = np.where(self.rng.random(len(x)) < c.level_end_probability, 1.0, self.rng.random(len(x)))
-        stop = torch.from_numpy(np.sort(level + part)[::-1].copy()).float().to(x.device)
+        share = np.where(self.rng.random(len(x)) < c.level_end_probability, 1.0, self.rng.random(len(x)))
+        stop = torch.from_numpy(np.sort(level + share)[::-1].copy()).float().to(x.device)
         lambdas = torch.tensor(c.lambdas, device=x.device) * c.lambda_scale
         with torch.autocast(x.device.type, torch.bfloat16, enabled=trains_in_bf16(x.device)):
             coded = code_for_training(self.network, self.prices, self.network.encoder(x).float(), stop)
@@ -305,13 +304,12 @@ class PyramidTrainer(Trainer):
                 error = error + c.pattern * pattern_distance(y, x)
             if perceptual:
                 rows, columns = self.perceptual_window()
-                some = slice(
-                    int(self.rng.integers(c.perceptual_every)), None, c.perceptual_every
-                )  # sorted by length: some of each
+                # The crops are in order of length, so a stride takes all lengths.
+                some = slice(int(self.rng.integers(c.perceptual_every)), None, c.perceptual_every)
                 window = (some, slice(None), rows, columns)
-                share = torch.tensor(c.perceptual_weights, device=x.device)[torch.from_numpy(level)][some] * c.perceptual
-                distance = share * perceptual(y[window], x[window], c.aligned, c.local)
+                weight = torch.tensor(c.perceptual_weights, device=x.device)[torch.from_numpy(level)][some] * c.perceptual
+                distance = weight * perceptual(y[window], x[window], c.aligned, c.local)
                 error = error.index_add(0, torch.arange(len(x), device=x.device)[some], distance * c.perceptual_every)
-        rate = torch.stack([bits * scale for bits, scale in zip(coded.bits, lambdas, strict=False)]).sum(0) / BLOCK**2
-        weight = lambdas[torch.from_numpy(level)].rsqrt() * math.sqrt(0.25 * c.lambda_scale)  # long and short pull equally
-        return ((error + rate) * weight).mean()
+        rate = torch.stack([bits * value for bits, value in zip(coded.bits, lambdas, strict=False)]).sum(0) / BLOCK**2
+        balance = lambdas[torch.from_numpy(level)].rsqrt() * math.sqrt(0.25 * c.lambda_scale)  # of long and short sequences
+        return ((error + rate) * balance).mean()

@@ -1,1 +1,1 @@
-"""The second family of models: the tokenizers of TiTok (arXiv 2406.07550) and One-D-Piece (2501.10064)."""
+"""The tokenizers of TiTok (arXiv 2406.07550) and One-D-Piece (2501.10064)."""

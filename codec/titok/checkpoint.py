@@ -1,6 +1,6 @@
-"""From a published checkpoint of TiTok or One-D-Piece to a model file of ours: read, check every tensor, write.
+"""Published checkpoints of TiTok and One-D-Piece: finding, reading and checking them.
 
-Only data is read: safetensors, or what PyTorch unpickles with `weights_only`. Nothing is written unless all of it fits.
+Only data is read: safetensors, or files that PyTorch unpickles with `weights_only`. Every tensor must fit the network.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from codec.errors import ModelError
-from codec.titok.config import SIZES, TitokConfig, sized
+from codec.titok.config import SIZES, TitokConfig, published_config
 from codec.titok.network import Titok
 
-FAMILIES = {"one-d-piece": True, "titok": False}  # whether trained with tail token drop
-STATED = {"one_d_piece": "one-d-piece", "titok": "titok"}  # what configurations call them
-BY_TOKENS = {32: "titok", 64: "titok", 128: "titok", 256: "one-d-piece"}  # of the published checkpoints
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # as published
-ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
-SHOWN = 3  # names of tensors that a message lists in full
+VARIANTS = {"one-d-piece": True, "titok": False}  # whether trained with tail token drop
+CONFIG_TYPES = {"one_d_piece": "one-d-piece", "titok": "titok"}  # variants as configurations name them
+VARIANT_OF_TOKENS = {32: "titok", 64: "titok", 128: "titok", 256: "one-d-piece"}  # of the published checkpoints
+WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")  # as published
+WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+MAX_NAMES = 3  # of tensors that a message lists
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint, opened; tensors are read when they are asked for."""
+    """An open checkpoint, whose tensors are read one by one."""
 
     path: Path  # of the weights
     shapes: Mapping[str, Shape]
     read: Callable[[str], Tensor]
-    stated: dict[str, Any] | None  # its configuration, where there is one
+    config: dict[str, Any] | None  # of config.json, if there is one
 
 
 def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
-    """A folder (weights, and perhaps config.json), a file of weights, or the name of a repository on Hugging Face.
+    """Opens a folder (weights, perhaps config.json), a file of weights, or a repository on Hugging Face by its name.
 
-    Raises ModelError where there is none, it is damaged, or it holds anything but tensors."""
+    Raises ModelError if there is no such checkpoint, or if it is damaged or contains anything but tensors."""
     path = Path(source)
     if not path.exists():
         if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)):
@@ -53,20 +53,21 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
         path = fetch_repository(str(source))
     if path.is_file():
         return _open_weights(path, None)
-    weights = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
+    weights = next((path / name for name in WEIGHTS_FILES if (path / name).is_file()), None)
     if weights is None:
-        found = sorted(file for file in path.iterdir() if file.suffix in ENDINGS)
-        if len(found) != 1:
-            names = ", ".join(file.name for file in found) or "none"
+        candidates = sorted(file for file in path.iterdir() if file.suffix in WEIGHTS_SUFFIXES)
+        if len(candidates) != 1:
+            names = ", ".join(file.name for file in candidates) or "none"
             msg = f"{source}: one file of weights is expected in the folder, found: {names}; give its path"
             raise ModelError(msg)
-        weights = found[0]
+        weights = candidates[0]
     return _open_weights(weights, _read_config(path))
 
 
 def fetch_repository(name: str) -> Path:
-    """Fetches a repository from Hugging Face, or finds it in its cache -> its folder. Raises ModelError without
-    huggingface_hub, without a network, or where there is no such repository."""
+    """The folder of a Hugging Face repository, downloaded unless it is in the cache.
+
+    Raises ModelError if huggingface_hub is not installed, or if there is no network or no such repository."""
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
@@ -74,13 +75,13 @@ def fetch_repository(name: str) -> Path:
         raise ModelError(msg) from error
     try:
         return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors"]))
-    except Exception as error:  # its own errors, and those of requests or httpx: they share no base
+    except Exception as error:  # errors of huggingface_hub, requests or httpx, which have no common base class
         cause = (str(error) or type(error).__name__).splitlines()[0][:120]
         msg = f"{name}: cannot be fetched ({cause}): check the name and the network; or get its files and give their folder"
         raise ModelError(msg) from error
 
 
-def _open_weights(path: Path, stated: dict[str, Any] | None) -> Checkpoint:
+def _open_weights(path: Path, config: dict[str, Any] | None) -> Checkpoint:
     if path.suffix == ".safetensors":
         try:
             file = safe_open(path, "pt")
@@ -88,19 +89,19 @@ def _open_weights(path: Path, stated: dict[str, Any] | None) -> Checkpoint:
         except (SafetensorError, OSError) as error:
             msg = f"{path}: not a safetensors file ({error}): get it again"
             raise ModelError(msg) from error
-        return Checkpoint(path, shapes, file.get_tensor, stated)
+        return Checkpoint(path, shapes, file.get_tensor, config)
     try:
         tensors = torch.load(path, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         msg = f"{path}: holds more than tensors, or is damaged: refused, since unpickling it could run code; use safetensors"
         raise ModelError(msg) from error
-    except Exception as error:  # damaged bytes make it raise almost anything
+    except Exception as error:  # torch.load raises almost anything for damaged bytes
         msg = f"{path}: not a file of weights ({type(error).__name__})"
         raise ModelError(msg) from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         msg = f"{path}: holds something other than tensors by name"
         raise ModelError(msg)
-    return Checkpoint(path, {name: tuple(value.shape) for name, value in tensors.items()}, tensors.__getitem__, stated)
+    return Checkpoint(path, {name: tuple(value.shape) for name, value in tensors.items()}, tensors.__getitem__, config)
 
 
 def _read_config(folder: Path) -> dict[str, Any] | None:
@@ -108,52 +109,51 @@ def _read_config(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        plain = json.loads(path.read_text())
-        plain = plain.get("config", plain)
-        plain["model"]["vq_model"].keys()
+        config = json.loads(path.read_text())
+        config = config.get("config", config)
+        config["model"]["vq_model"].keys()
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         msg = f"{path}: not the configuration of a TiTok or One-D-Piece tokenizer ({type(error).__name__}: {error})"
         raise ModelError(msg) from error
-    return plain
+    return config
 
 
-def config_of(checkpoint: Checkpoint, family: str | None = None) -> TitokConfig:
-    """The configuration that the checkpoint states, or else the one that follows from the shapes of its tensors.
+def network_config(checkpoint: Checkpoint, variant: str | None = None) -> TitokConfig:
+    """The network's configuration, from config.json or else from the shapes of the tensors.
 
-    `family` ("one-d-piece" or "titok") says how it was trained where nothing else does. Raises ModelError for an unknown size
-    or family, and for kinds of networks that are not supported."""
-    stated = checkpoint.stated
-    if stated is None:
-        size, tokens, found = *_size_and_tokens(checkpoint), None
+    `variant` ("one-d-piece" or "titok") is how the network was trained, if neither says so. Raises ModelError for an unknown
+    size or variant, and for networks that are not supported."""
+    if checkpoint.config is None:
+        size, tokens, declared = *_size_and_tokens(checkpoint), None
     else:
-        _check_supported(checkpoint.path, stated)
-        vq = stated["model"]["vq_model"]
+        _check_supported(checkpoint.path, checkpoint.config)
+        vq = checkpoint.config["model"]["vq_model"]
         size, tokens = vq.get("vit_enc_model_size"), vq.get("num_latent_tokens")
-        found = stated["model"].get("type")
-        if found not in (None, *STATED):
-            msg = f"{checkpoint.path}: unknown type {found!r} in its configuration: known are {', '.join(STATED)}"
+        config_type = checkpoint.config["model"].get("type")
+        if config_type not in (None, *CONFIG_TYPES):
+            msg = f"{checkpoint.path}: unknown type {config_type!r} in its configuration: known are {', '.join(CONFIG_TYPES)}"
             raise ModelError(msg)
-        found = STATED.get(found)
+        declared = CONFIG_TYPES.get(config_type)
         if not isinstance(size, str) or type(tokens) is not int:
             msg = f"{checkpoint.path}: size {size!r} and {tokens!r} tokens in its configuration"
             raise ModelError(msg)
-    if found and family and found != family:
-        msg = f"{checkpoint.path}: its configuration says {found}, not {family}"
+    if declared and variant and declared != variant:
+        msg = f"{checkpoint.path}: its configuration says {declared}, not {variant}"
         raise ModelError(msg)
-    family = family or found or BY_TOKENS.get(tokens)
-    if family not in FAMILIES:
-        kinds = " or ".join(FAMILIES)
-        msg = f"{checkpoint.path}: {family or f'{tokens} tokens, a number of no published model'}: say whether it is {kinds}"
+    variant = variant or declared or VARIANT_OF_TOKENS.get(tokens)
+    if variant not in VARIANTS:
+        reason = variant or f"{tokens} tokens, a number of no published model"
+        msg = f"{checkpoint.path}: {reason}: say whether it is {' or '.join(VARIANTS)}"
         raise ModelError(msg)
     try:
-        return sized(size, tokens, FAMILIES[family])
+        return published_config(size, tokens, VARIANTS[variant])
     except ModelError as error:
         msg = f"{checkpoint.path}: {error}"
         raise ModelError(msg) from error
 
 
 def _size_and_tokens(checkpoint: Checkpoint) -> tuple[str, int]:
-    """What the shape of the latent tokens (N, W) says: each size has its own width."""
+    """Size and number of tokens, from the shape of the latent tokens (N, W): each size has another width."""
     shape = checkpoint.shapes.get("latent_tokens", ())
     for size, (width, _, _) in SIZES.items():
         if len(shape) == 2 and shape[1] == width:
@@ -163,9 +163,9 @@ def _size_and_tokens(checkpoint: Checkpoint) -> tuple[str, int]:
     raise ModelError(msg)
 
 
-def _check_supported(path: Path, stated: dict[str, Any]) -> None:
-    """Raises ModelError for networks that other members of the family have, under other names or with another meaning."""
-    vq = stated["model"]["vq_model"]
+def _check_supported(path: Path, config: dict[str, Any]) -> None:
+    """Raises ModelError for variants of the network that other checkpoints of these authors have."""
+    vq = config["model"]["vq_model"]
     expected = {
         "vit_dec_model_size": vq.get("vit_enc_model_size"),
         "vit_enc_patch_size": 16,
@@ -173,7 +173,7 @@ def _check_supported(path: Path, stated: dict[str, Any]) -> None:
         "codebook_size": 4096,
         "token_size": 12,
         "use_l2_norm": True,
-        "finetune_decoder": True,  # false: a first stage, without the pixel decoder
+        "finetune_decoder": True,  # false for first-stage checkpoints, which have no pixel decoder
         "quantize_mode": "vq",
         "is_legacy": True,
     }
@@ -183,37 +183,10 @@ def _check_supported(path: Path, stated: dict[str, Any]) -> None:
             raise ModelError(msg)
 
 
-def expected_shapes(config: TitokConfig) -> dict[str, Shape]:
-    """The names and shapes of all tensors of a network, without the memory that they would take."""
-    with torch.device("meta"):
-        return {name: tuple(value.shape) for name, value in Titok(config).state_dict().items()}
-
-
-def check_shapes(path: Path, shapes: Mapping[str, Shape], config: TitokConfig) -> None:
-    """Raises ModelError that lists what is missing, unexpected, or of another shape than the network has."""
-    expected = expected_shapes(config)
-    problems = {
-        "missing": sorted(expected.keys() - shapes.keys()),
-        "unexpected": sorted(shapes.keys() - expected.keys()),
-        "of another shape": [
-            f"{name} {shapes[name]} for {shape}" for name, shape in expected.items() if shapes.get(name, shape) != shape
-        ],
-    }
-    if any(problems.values()):
-        parts = [f"{what}: {_some(names)}" for what, names in problems.items() if names]
-        msg = f"{path}: not the tensors of {config.name}; {'; '.join(parts)}"
-        raise ModelError(msg)
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
 def read_checkpoint(checkpoint: Checkpoint, config: TitokConfig) -> dict[str, Tensor]:
-    """All tensors, in float16 or float32 as they are stored. Raises ModelError unless every one fits the network."""
+    """All tensors, in float16 or float32 as they are stored. Raises ModelError unless all fit the network and are finite."""
     check_shapes(checkpoint.path, checkpoint.shapes, config)
-    state = {}
+    tensors = {}
     for name in checkpoint.shapes:
         try:
             tensor = checkpoint.read(name)
@@ -223,5 +196,27 @@ def read_checkpoint(checkpoint: Checkpoint, config: TitokConfig) -> dict[str, Te
         if not tensor.is_floating_point() or not tensor.isfinite().all():
             msg = f"{checkpoint.path}: {name} holds {tensor.dtype} or numbers that are not finite"
             raise ModelError(msg)
-        state[name] = (tensor if tensor.dtype in (torch.float16, torch.float32) else tensor.float()).contiguous()
-    return state
+        tensors[name] = (tensor if tensor.dtype in (torch.float16, torch.float32) else tensor.float()).contiguous()
+    return tensors
+
+
+def check_shapes(path: Path, shapes: Mapping[str, Shape], config: TitokConfig) -> None:
+    """Raises ModelError unless the tensors have exactly the names and shapes of the network's."""
+    with torch.device("meta"):  # takes no memory
+        expected = {name: tuple(value.shape) for name, value in Titok(config).state_dict().items()}
+    problems = {
+        "missing": sorted(expected.keys() - shapes.keys()),
+        "unexpected": sorted(shapes.keys() - expected.keys()),
+        "of another shape": [
+            f"{name} {shapes[name]} for {shape}" for name, shape in expected.items() if shapes.get(name, shape) != shape
+        ],
+    }
+    if any(problems.values()):
+        lists = [f"{problem}: {_join_names(names)}" for problem, names in problems.items() if names]
+        msg = f"{path}: not the tensors of {config.name}; {'; '.join(lists)}"
+        raise ModelError(msg)
+
+
+def _join_names(names: list[str]) -> str:
+    more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")

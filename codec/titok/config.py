@@ -1,4 +1,4 @@
-"""The configuration of a TiTok or One-D-Piece network, as plain data. Free of torch, so that tokens can be read without it."""
+"""The configuration of a TiTok or One-D-Piece network, as plain data. No torch."""
 
 from __future__ import annotations
 
@@ -8,31 +8,29 @@ from typing import Any
 from codec.errors import ModelError, TesseraError
 
 SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}  # width, layers, heads
-TOP = 1 << 16  # no number of a configuration is larger: keeps a damaged file from asking for a huge network
+MAX_NUMBER = (1 << 16) - 1  # in a configuration, so that a damaged file does not ask for a huge network
 
 
 @dataclass(frozen=True)
 class TitokConfig:
-    """Everything needed to build the network; stored as plain data beside its weights. The defaults are those of all published
-    networks of this family."""
+    """All that is needed to build the network; stored beside its weights. The defaults are those of all published networks."""
 
     block_tokens: int  # N: 256 for One-D-Piece; 32, 64 or 128 for TiTok
-    tail_drop: bool  # trained with tail token drop, so that the first 1..N tokens decode; otherwise only all of them do
+    tail_drop: bool  # whether it was trained with tail token drop: then any first tokens of a block decode, otherwise only all
     width: int
     layers: int
     heads: int
     side: int = 256  # pixels of a block
     patch: int = 16  # pixels of a patch
     codebook: int = 4096
-    code: int = 12  # numbers of a vector in the codebook
+    code: int = 12  # length of a vector in the codebook
     pixel_codebook: int = 1024
     pixel_code: int = 256
     pixel_width: int = 128
-    # Of the width, fine to coarse; each step between them doubles the size
-    pixel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    pixel_depth: int = 2  # residual blocks per step
+    pixel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # of the width per resolution, from fine to coarse by factors of 2
+    pixel_depth: int = 2  # residual blocks per resolution
     pixel_groups: int = 32  # of every group norm
-    mixed: bool = True  # whether the encoder's last layer mixes numbers of several tokens, as in all published networks
+    mixed: bool = True  # whether the encoder's last layer mixes the channels of several tokens
 
     def __post_init__(self) -> None:
         numbers = [value for name, value in asdict(self).items() if name not in ("tail_drop", "mixed", "pixel_multipliers")]
@@ -41,8 +39,8 @@ class TitokConfig:
             problem = f"tail_drop {self.tail_drop!r}"
         elif type(self.mixed) is not bool:
             problem = f"mixed {self.mixed!r}"
-        elif not all(type(number) is int and 0 < number < TOP for number in (*numbers, *self.pixel_multipliers)):
-            problem = f"a number outside 1..{TOP - 1}"
+        elif not all(type(number) is int and 0 < number <= MAX_NUMBER for number in (*numbers, *self.pixel_multipliers)):
+            problem = f"a number outside 1..{MAX_NUMBER}"
         elif self.side % self.patch or self.patch != 2 ** (len(self.pixel_multipliers) - 1):
             problem = f"patches of {self.patch} pixels for blocks of {self.side} and {len(self.pixel_multipliers)} resolutions"
         elif self.width % self.heads or self.pixel_width % self.pixel_groups:
@@ -53,18 +51,18 @@ class TitokConfig:
 
     @property
     def grid(self) -> int:
-        """Patches along the side of a block."""
+        """Patches along the side of a block, g."""
         return self.side // self.patch
 
     @property
     def name(self) -> str:
-        """What the model is called, for instance one-d-piece-s-256."""
+        """Name of the model, such as one-d-piece-s-256."""
         letters = {numbers: size[0] for size, numbers in SIZES.items()} | {(TINY.width, TINY.layers, TINY.heads): "t"}
         size = letters.get((self.width, self.layers, self.heads), f"{self.width}x{self.layers}")
         return f"{'one-d-piece' if self.tail_drop else 'titok'}-{size}-{self.block_tokens}"
 
     def check_length(self, block_tokens: int) -> None:
-        """Raises TesseraError where the first `block_tokens` tokens of a block are not an image."""
+        """Raises TesseraError if the network cannot decode the first `block_tokens` tokens of a block."""
         if not self.tail_drop and block_tokens != self.block_tokens:
             msg = f"{self.name} decodes all {self.block_tokens} tokens of a block or none, not the first {block_tokens}"
             raise TesseraError(msg)
@@ -74,9 +72,7 @@ class TitokConfig:
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> TitokConfig:
-        """The inverse of `to_dict`; an unknown or missing key is a TypeError that names it."""
-        # Files did not say `mixed` at first
-        plain = {"mixed": True} | plain
+        """The inverse of `to_dict`. Raises TypeError for an unknown or missing key."""
         if wrong := plain.keys() ^ {field.name for field in fields(cls)}:
             msg = f"unknown or missing in the network's configuration: {', '.join(sorted(wrong))}"
             raise TypeError(msg)
@@ -87,25 +83,25 @@ class TitokConfig:
         return asdict(self)
 
 
-def sized(size: str, block_tokens: int, tail_drop: bool) -> TitokConfig:
-    """The configuration of a published size. Raises ModelError for a size that is none."""
+def published_config(size: str, block_tokens: int, tail_drop: bool) -> TitokConfig:
+    """The configuration of a published size, one of SIZES. Raises ModelError for another size."""
     if size not in SIZES:
         msg = f"unknown size {size!r}: known are {', '.join(SIZES)}"
         raise ModelError(msg)
     return TitokConfig(block_tokens, tail_drop, *SIZES[size])
 
 
-# One-D-Piece in small, for tests and quick trials: 0.16 bits per pixel at most
+# A small One-D-Piece for tests and quick trials, with at most 0.16 bits per pixel
 TINY = TitokConfig(
     16, True, 128, 2, 4, side=32, patch=8, codebook=1024, pixel_codebook=256, pixel_code=64,
     pixel_width=16, pixel_multipliers=(1, 1, 2, 4), pixel_depth=1, pixel_groups=4, mixed=False,
 )  # fmt: skip
-TRAINED = ("tiny", *SIZES)
-PUBLISHED_TOKENS = 256  # per block, of the published One-D-Pieces
+NEW_SIZES = ("tiny", *SIZES)  # that can be trained
+PUBLISHED_BLOCK_TOKENS = 256  # of the published One-D-Pieces
 
 
-def trained(size: str = "tiny", block_tokens: int | None = None) -> TitokConfig:
-    """The configuration of a new One-D-Piece, tiny or of a published size. Raises ModelError for a size that is none."""
+def new_config(size: str = "tiny", block_tokens: int | None = None) -> TitokConfig:
+    """The configuration of a new One-D-Piece, of one of NEW_SIZES. Raises ModelError for another size."""
     if size == "tiny":
         return replace(TINY, block_tokens=block_tokens or TINY.block_tokens)
-    return replace(sized(size, block_tokens or PUBLISHED_TOKENS, tail_drop=True), mixed=False)
+    return replace(published_config(size, block_tokens or PUBLISHED_BLOCK_TOKENS, tail_drop=True), mixed=False)

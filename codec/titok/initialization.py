@@ -1,13 +1,14 @@
-"""Where training of a One-D-Piece starts: at step 0 its transformers are a cosine transform, and learn the rest.
+"""Initialisation of a One-D-Piece: at step 0 its transformers are a cosine transform.
 
-From random weights a network of this kind spends most of a short run on finding out that images have places and colours.
-Here the patch embedding starts as the principal components of patches, and attention in the first layers looks by position
-alone: token n sums the patches weighted by the n-th pattern of a two-dimensional cosine transform, low frequencies first, and
-patch p sums the tokens with the same weights. Softmax has positive weights only, so two heads are subtracted: one sees a
-pattern, the other its negative, and the class embedding takes what is left over.
+From random weights, such a network spends most of a short run on learning that images have positions and colours. Here the
+patch embedding starts as the principal components of patches, and the first layers attend by position alone. Token n sums the
+patches weighted by the n-th pattern of a two-dimensional cosine transform, low frequencies first; patch p sums the tokens with
+the same weights. A softmax has positive weights only, so two heads are subtracted: one sees a pattern, the other its negative,
+and the class embedding takes the remaining attention.
 
-Channels of a vector: [0, K) content, K = D - 1; [K, K + F) which pattern, F as many as a head has room for; then `spare`, which
-fills vectors up to equal length, and `flag`, which tells what attention may look at. Further tokens and heads start at random.
+Channels of a vector: [0, K) content, K = D - 1; [K, K + F) position, F as many patterns as a head has room for; then `spare`,
+which makes the position vectors equally long, and `flag`, which hides vectors from attention. Further tokens and heads start at
+random.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ from torch import Tensor, nn
 from codec.titok.config import TitokConfig
 from codec.titok.network import AttentionBlock, ResidualBlock, Resolution, Titok, Transformer
 
-SLOPE = 1.0  # of attention's logits in the patterns: with more, softmax is no longer about linear
-SINK = 0.2  # what shows the class embedding to attention, against the -1 that hides a vector
-CONTENT = 0.3  # length of the content of a vector against that of its place: norms are about linear in a small one
-TANGENT = 0.5  # the same for the numbers of a code but the last, which starts constant, against that
-SCORES = 1.5  # length of what the second codebook is asked for: its softmax is then neither flat nor one vector alone
-FAINT = 0.03  # of colours against the constant beside which they are carried
-PIXELS = 1 << 18  # of blocks to measure on, 16 at least; the pixel decoder, which is slow, sees no more
-RIDGE = 1e-4  # of fits, against the mean variance of what they read
+LOGIT_SCALE = 1.0  # of attention per unit of a pattern; with more, softmax is no longer close to linear
+SINK = 0.2  # flag of the class embedding, which shows it to attention; -1 hides a vector
+CONTENT_NORM = 0.3  # of the content relative to the position: layer norms are close to linear in a small content
+CODE_NORM = 0.5  # of a code without its last channel, which starts constant, relative to that channel
+SCORE_NORM = 1.5  # of the query to the second codebook: its softmax is then neither flat nor a single vector
+COLOUR_SCALE = 0.03  # of colours relative to the constant on which the pixel decoder carries them
+MEASURED_PIXELS = 1 << 18  # of blocks on which scales are measured, at least 16; the slow pixel decoder sees no more than these
+RIDGE = 1e-4  # regularisation of fits, relative to the mean variance of their inputs
 
 
 @dataclass(frozen=True)
 class Channels:
-    """Which channels of a vector are what."""
+    """The use of a vector's channels."""
 
-    content: int
-    patterns: int
+    content: int  # K
+    patterns: int  # F
 
     @classmethod
     def of(cls, c: TitokConfig) -> Channels:
@@ -46,7 +47,7 @@ class Channels:
         return cls(content, min(c.block_tokens, c.grid**2, c.width // c.heads - 1, c.width - content - 2))
 
     @property
-    def place(self) -> slice:
+    def position(self) -> slice:
         return slice(self.content, self.content + self.patterns)
 
     @property
@@ -58,41 +59,43 @@ class Channels:
         return self.spare + 1
 
 
+@torch.no_grad()
+def initialize(network: Titok, x: Tensor) -> None:
+    """Sets all weights but the codebook; scales are measured on the first of the blocks x (B, 3, side, side) in [0, 1]."""
+    c = network.config
+    pixel_blocks = max(1, MEASURED_PIXELS // c.side**2)
+    x = x[: max(16, pixel_blocks)]
+    ch = Channels.of(c)
+    patterns = cosines(c.grid)[: ch.patterns]
+    for half in (network.encoder, network.decoder):
+        _reset_layers(half, ch)
+        half.class_embedding.zero_()[0, [ch.flag, ch.spare]] = torch.tensor([SINK, 1.0])
+        patch_positions = half.positional_embedding.zero_()[1:]
+        patch_positions[:, ch.position] = patterns.t()
+        patch_positions[:, ch.spare] = (1 - patterns.square().sum(0)).clamp(min=0).sqrt()
+        _set_token_positions(half, torch.full((ch.patterns,), 0.3), ch)
+        # Tokens are computed from patches in the encoder, and patches from tokens in the decoder.
+        outputs = half.latent_token_positional_embedding if half is network.encoder else patch_positions
+        outputs[:, ch.flag] = -1
+        _set_cosine_heads(half, ch, c)
+    network.latent_tokens[: ch.patterns] = 0
+    network.decoder.mask_token.zero_()
+    _set_patch_embedding(network.encoder.patch_embed, x, ch)
+    _balance_tokens(network, x, ch)
+    _set_pixel_decoder(network, x[:pixel_blocks], ch)
+
+
 def cosines(grid: int) -> Tensor:
-    """The cosine transform of a square grid (grid^2, grid^2): a row is a pattern, of length 1, low frequencies first."""
-    place = torch.arange(grid) + 0.5
-    rows = torch.stack([torch.cos(math.pi / grid * k * place) for k in range(grid)])
+    """The cosine transform of a square grid (grid^2, grid^2): each row is a pattern of length 1, low frequencies first."""
+    positions = torch.arange(grid) + 0.5
+    rows = torch.stack([torch.cos(math.pi / grid * k * positions) for k in range(grid)])
     rows = F.normalize(rows, dim=1)
-    order = sorted(((i, j) for i in range(grid) for j in range(grid)), key=lambda at: (sum(at), at))
+    order = sorted(((i, j) for i in range(grid) for j in range(grid)), key=lambda index: (sum(index), index))
     return torch.stack([torch.outer(rows[i], rows[j]).flatten() for i, j in order])
 
 
-@torch.no_grad()
-def start(network: Titok, x: Tensor) -> None:
-    """Sets all weights but the codebook, from the first of the blocks x (B, 3, side, side) in [0, 1]."""
-    c = network.config
-    few = max(1, PIXELS // c.side**2)
-    x = x[: max(16, few)]
-    ch = Channels.of(c)
-    patterns = cosines(c.grid)[: ch.patterns]
-    for half, hidden in ((network.encoder, "latents"), (network.decoder, "patches")):
-        _calm(half, ch)
-        half.class_embedding.zero_()[0, [ch.flag, ch.spare]] = torch.tensor([SINK, 1.0])
-        places = half.positional_embedding.zero_()[1:]
-        places[:, ch.place] = patterns.t()
-        places[:, ch.spare] = (1 - patterns.square().sum(0)).clamp(min=0).sqrt()
-        _say_places(half, torch.full((ch.patterns,), 0.3), ch)
-        (half.latent_token_positional_embedding if hidden == "latents" else places)[:, ch.flag] = -1
-        _look(half, ch, c)
-    network.latent_tokens[: ch.patterns] = 0
-    network.decoder.mask_token.zero_()
-    _embed(network.encoder.patch_embed, x, ch)
-    _scale(network, x, ch)
-    _pixels(network, x[:few], ch)
-
-
-def _calm(half: Transformer, ch: Channels) -> None:
-    """Attention sharper than PyTorch starts it, which is almost even; but layers add little, and nothing to content."""
+def _reset_layers(half: Transformer, ch: Channels) -> None:
+    """Makes attention sharper than PyTorch's almost uniform default. Layers add little, and nothing to the content."""
     for block in cast("list[AttentionBlock]", half.transformer):
         nn.init.normal_(block.attn.in_proj_weight, std=1.5 * block.attn.embed_dim**-0.5)
         for layer in (block.attn.out_proj, cast(nn.Linear, block.mlp.c_proj)):
@@ -101,50 +104,51 @@ def _calm(half: Transformer, ch: Channels) -> None:
     half.latent_token_positional_embedding[: ch.patterns] = 0
 
 
-def _say_places(half: Transformer, weights: Tensor, ch: Channels) -> None:
-    """Token n looks, or is looked at, with the n-th of the weights (F,), 0..1."""
-    places = half.latent_token_positional_embedding[: ch.patterns]
-    flag = places[:, ch.flag].clone()
-    places.zero_()[:, ch.place] = torch.diag(weights)
-    places[:, ch.spare] = (1 - weights.square()).sqrt()
-    places[:, ch.flag] = flag
+def _set_token_positions(half: Transformer, weights: Tensor, ch: Channels) -> None:
+    """Gives token n the n-th pattern, with the n-th of the weights (F,) in 0..1."""
+    positions = half.latent_token_positional_embedding[: ch.patterns]
+    flag = positions[:, ch.flag].clone()
+    positions.zero_()[:, ch.position] = torch.diag(weights)
+    positions[:, ch.spare] = (1 - weights.square()).sqrt()
+    positions[:, ch.flag] = flag
 
 
-def _look(half: Transformer, ch: Channels, c: TitokConfig) -> None:
-    """The first two heads of the first layer sum content by place, the one minus the other."""
+def _set_cosine_heads(half: Transformer, ch: Channels, c: TitokConfig) -> None:
+    """Makes the first two heads of the first layer sum content by position; the second is subtracted from the first."""
     attention = cast(AttentionBlock, half.transformer[0]).attn
     query, key, value = attention.in_proj_weight.chunk(3)
     bias = attention.in_proj_bias.zero_()
     out = attention.out_proj.weight
     size = c.width // c.heads
-    sharpness = (SLOPE * size**0.5 / (c.width / 1.6)) ** 0.5  # 1.6: lengths of queries and keys before the norm, 1.4 and 1.1
+    # 1.6: product of the lengths of queries and keys before the layer norm, 1.4 and 1.1
+    sharpness = (LOGIT_SCALE * size**0.5 / (c.width / 1.6)) ** 0.5
     sink = math.log(min(c.grid**2, c.block_tokens)) * size**0.5 / (SINK * c.width**0.5)
     for head, sign in enumerate((1, -1)):
         rows = slice(head * size, (head + 1) * size)
-        for part in (query[rows], key[rows], value[rows], out[:, rows].t()):
-            part.zero_()
-        query[rows][: ch.patterns, ch.place] = sharpness * torch.eye(ch.patterns)
-        key[rows][: ch.patterns, ch.place] = sign * sharpness * torch.eye(ch.patterns)
+        for matrix in (query[rows], key[rows], value[rows], out[:, rows].t()):
+            matrix.zero_()
+        query[rows][: ch.patterns, ch.position] = sharpness * torch.eye(ch.patterns)
+        key[rows][: ch.patterns, ch.position] = sign * sharpness * torch.eye(ch.patterns)
         bias[rows][ch.patterns] = 1
         key[rows][ch.patterns, ch.flag] = sink
         value[rows][: ch.content, : ch.content] = torch.eye(ch.content)
         out[: ch.content, rows][:, : ch.content] = sign * torch.eye(ch.content)
 
 
-def _embed(embed: nn.Conv2d, x: Tensor, ch: Channels) -> None:
-    """Principal components of patches: the first become the content, others go where there is room."""
+def _set_patch_embedding(embed: nn.Conv2d, x: Tensor, ch: Channels) -> None:
+    """Sets principal components of patches: the first become the content, others go to free channels."""
     patches = F.unfold(x, embed.stride, stride=embed.stride).transpose(1, 2).flatten(0, 1)  # type: ignore[arg-type]
     mean = patches.mean(0)
     _, components = torch.linalg.eigh(torch.cov(patches.t()))
     free = [*range(ch.content), *range(ch.flag + 1, len(embed.weight))][: components.shape[1]]
     rows = components.flip(1).t()[: len(free)]
-    rows = rows * CONTENT / ((patches - mean) @ rows[: ch.content].t()).square().sum(1).mean().sqrt()
+    rows = rows * CONTENT_NORM / ((patches - mean) @ rows[: ch.content].t()).square().sum(1).mean().sqrt()
     embed.weight.zero_()[free] = rows.unflatten(1, embed.weight.shape[1:])
     embed.bias.zero_()[free] = -rows @ mean  # type: ignore[union-attr]
 
 
-def _scale(network: Titok, x: Tensor, ch: Channels) -> None:
-    """Makes tokens equally strong, low frequencies having much more to say, and has the decoder undo it."""
+def _balance_tokens(network: Titok, x: Tensor, ch: Channels) -> None:
+    """Makes the content of all tokens equally long, although low frequencies are stronger; the decoder inverts this."""
     c = network.config
     encoder, decoder = network.encoder, network.decoder
     convolution, embed = encoder.conv_out, decoder.decoder_embed
@@ -153,80 +157,83 @@ def _scale(network: Titok, x: Tensor, ch: Channels) -> None:
     channels = torch.arange(ch.content)
     convolution.weight[channels, channels] = 1
 
-    def vectors() -> Tensor:
+    def token_contents() -> Tensor:
         return encoder(x, network.latent_tokens)[:, : ch.patterns, : ch.content]
 
-    _amplify(encoder, vectors(), ch)
-    strength = vectors().std(0).norm(dim=1)
+    _scale_attention(encoder, token_contents(), ch)
+    strength = token_contents().std(0).norm(dim=1)
     weights = (strength.min() / strength).clamp(0.03)
-    _say_places(encoder, weights, ch)
-    _amplify(encoder, vectors(), ch)
-    convolution.weight[channels, channels] = TANGENT / vectors().square().sum(-1).mean().sqrt()
-    _say_places(decoder, weights.min() / weights, ch)
-    embed.weight.zero_()[channels, channels] = CONTENT / TANGENT
+    _set_token_positions(encoder, weights, ch)
+    _scale_attention(encoder, token_contents(), ch)
+    convolution.weight[channels, channels] = CODE_NORM / token_contents().square().sum(-1).mean().sqrt()
+    _set_token_positions(decoder, weights.min() / weights, ch)
+    embed.weight.zero_()[channels, channels] = CONTENT_NORM / CODE_NORM
     embed.bias.zero_()
     codes = F.normalize(encoder(x, network.latent_tokens), dim=-1)
     masks = decoder.mask_token.expand(len(x), c.grid**2, -1)
     patches, _ = decoder.attend(masks, embed(codes))
-    _amplify(decoder, patches[..., : ch.content], ch)
+    _scale_attention(decoder, patches[..., : ch.content], ch)
 
 
-def _amplify(half: Transformer, content: Tensor, ch: Channels) -> None:
-    """Multiplies what attention adds, so that content (..., K), in units of a norm's output, has the length that it should."""
+def _scale_attention(half: Transformer, content: Tensor, ch: Channels) -> None:
+    """Scales the output of attention such that the content, now (..., K) after a layer norm, gets the length CONTENT_NORM."""
     out = cast(AttentionBlock, half.transformer[0]).attn.out_proj.weight
-    out[: ch.content].mul_(CONTENT * len(out) ** 0.5 / content.square().sum(-1).mean().sqrt())
+    out[: ch.content].mul_(CONTENT_NORM * len(out) ** 0.5 / content.square().sum(-1).mean().sqrt())
 
 
-def _pixels(network: Titok, x: Tensor, ch: Channels) -> None:
-    """Scores are products with the second codebook itself, so that its softmax passes on what is asked for. The pixel decoder
-    passes on the mean colour of each patch: even channels carry it, small against a constant that is positive in these and
-    negative in the others, so that norms and SiLU are about linear in it; every second one of these carries its negative, so
-    that norms do not remove it. Both ends are fitted."""
+def _set_pixel_decoder(network: Titok, x: Tensor, ch: Channels) -> None:
+    """Makes the pixel decoder return the mean colour of each patch.
+
+    Scores are products with the second codebook itself, so that its softmax passes on a linear function of the patch. Even
+    channels of the pixel decoder carry the colours, small against a constant that is positive in these channels and negative in
+    the others, so that norms and SiLU are close to linear in them. Every second one carries its colour negated, so that norms
+    do not remove it. The first and last layers are fitted."""
     c, pixels = network.config, network.pixel_decoder
     wide, _, scores = network.decoder.ffn
     vectors = network.pixel_quantize.embedding.weight
     wide.weight[:, : ch.content].mul_(6)  # type: ignore[operator,union-attr,index]
     inputs = 2 * c.width
-    asked = torch.randn(c.pixel_code, inputs).to(x) * SCORES / (0.6 * inputs**0.5 * c.pixel_code**0.5)  # 0.6: of tanh
-    scores.weight.copy_((vectors @ asked)[:, :, None, None])  # type: ignore[operator,union-attr]
+    # 0.6: deviation of the outputs of tanh
+    projection = torch.randn(c.pixel_code, inputs).to(x) * SCORE_NORM / (0.6 * inputs**0.5 * c.pixel_code**0.5)
+    scores.weight.copy_((vectors @ projection)[:, :, None, None])  # type: ignore[operator,union-attr]
     for module in pixels.modules():
         if isinstance(module, ResidualBlock):
             if hasattr(module, "nin_shortcut"):
-                _pass_on(module.conv1)
-                _pass_on(module.conv2)
+                _set_identity(module.conv1)
+                _set_identity(module.conv2)
                 module.nin_shortcut.weight.zero_()
             else:
                 module.conv2.weight.zero_()
         elif isinstance(module, Resolution) and not module.finest:
-            _pass_on(module.upsample_conv)
-    asked_for = network.pixel_quantize.mean(network.decoder(F.normalize(network.encoder(x, network.latent_tokens), dim=-1)))
+            _set_identity(module.upsample_conv)
+    means = network.pixel_quantize.mean(network.decoder(F.normalize(network.encoder(x, network.latent_tokens), dim=-1)))
     colours = F.avg_pool2d(x, c.patch)
-    weight, bias = _fit(asked_for, (colours - colours.mean((0, 2, 3), keepdim=True)) / colours.std())
+    weight, bias = _fit(means, (colours - colours.mean((0, 2, 3), keepdim=True)) / colours.std())
     pixels.conv_in.weight.zero_()
     pixels.conv_in.bias.fill_(-1)  # type: ignore[union-attr]
-    for first, faint in ((0, FAINT), (2, -FAINT)):
+    for first, scale in ((0, COLOUR_SCALE), (2, -COLOUR_SCALE)):
         channels = torch.arange(first, len(pixels.conv_in.weight), 4)
-        pixels.conv_in.weight[channels, :, 1, 1] = faint * weight[channels // 4 % 3]
-        pixels.conv_in.bias[channels] = 1 + faint * bias[channels // 4 % 3]  # type: ignore[index]
-    carried: list[Tensor] = []
-    hook = pixels.conv_out.register_forward_pre_hook(lambda _, inputs: carried.append(inputs[0]))
-    pixels(asked_for)
+        pixels.conv_in.weight[channels, :, 1, 1] = scale * weight[channels // 4 % 3]
+        pixels.conv_in.bias[channels] = 1 + scale * bias[channels // 4 % 3]  # type: ignore[index]
+    last_inputs: list[Tensor] = []
+    hook = pixels.conv_out.register_forward_pre_hook(lambda _, inputs: last_inputs.append(inputs[0]))
+    pixels(means)
     hook.remove()
-    weight, bias = _fit(carried[0], x)
+    weight, bias = _fit(last_inputs[0], x)
     pixels.conv_out.weight.zero_()[:, :, 1, 1] = weight
     pixels.conv_out.bias.copy_(bias)  # type: ignore[union-attr]
 
 
-def _pass_on(convolution: nn.Conv2d) -> None:
-    """Channels (the first, where there are fewer after it) stay as they are."""
+def _set_identity(convolution: nn.Conv2d) -> None:
+    """Passes channels on unchanged; if there are fewer outputs than inputs, the first ones."""
     nn.init.dirac_(convolution.weight)
     if convolution.bias is not None:
         convolution.bias.zero_()
 
 
-def _fit(inputs: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight (O, I) and bias (O,) of the linear map from (B, I, h, w) that is nearest to (B, O, h, w)."""
-    a, b = (t.transpose(0, 1).flatten(1).double() for t in (inputs, wanted))
+def _fit(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight (O, I) and bias (O,) of the ridge regression from inputs (B, I, h, w) to targets (B, O, h, w)."""
+    a, b = (t.transpose(0, 1).flatten(1).double() for t in (inputs, targets))
     a_mean, b_mean = a.mean(1, keepdim=True), b.mean(1, keepdim=True)
     covariance = (a - a_mean) @ (a - a_mean).t()
     covariance += RIDGE * covariance.trace() / len(a) * torch.eye(len(a)).to(a)

@@ -1,8 +1,7 @@
-"""Model files of TiTok and One-D-Piece: the network under its published names, and the arrays of its code under `code.*`. No
-torch until a network is asked for.
+"""Model files of TiTok and One-D-Piece: the network under its published names, and the arrays of its code under `code.*`.
 
-The fingerprint covers what turns the bytes of a file into vectors: tables, codebook and geometry. Networks whose decoder was
-trained on with a frozen codebook, as the second stage of training does, decode each other's files.
+The fingerprint covers what gives tokens their meaning: tables, codebook and geometry. Two networks with the same encoder and
+codebook, whose decoders differ, decode each other's files. No torch until a network is needed.
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from bitstream.codebook_tokens import CodebookCode
+from bitstream.codebook_tokens import CodebookCode, complete_prefix, uniform_code
 from codec.errors import ModelError
-from codec.models.base import Calibrated, Model, read_metadata, write_model
+from codec.models.base import Calibration, Model, read_metadata, write_model
+from codec.titok.coding_tables import measure_code
 from codec.titok.config import TitokConfig
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from codec.titok.network import Titok
     from codec.titok.tokenizer import TitokTokenizer
 
-CODE = ("tables", "table_of", "classes")
+CODE_ARRAYS = ("tables", "table_of", "classes")
 CODEBOOK = "quantize.embedding.weight"
 
 
 @dataclass(frozen=True)
 class TitokModel(Model):
-    """A model file, opened."""
+    """A model file of this family."""
 
     kind = "tessera-titok-1"
 
@@ -47,7 +47,7 @@ class TitokModel(Model):
     def code(self) -> CodebookCode:
         with self.arrays() as file:
             try:
-                tables, table_of, classes = (file.get_tensor(f"code.{name}") for name in CODE)
+                tables, table_of, classes = (file.get_tensor(f"code.{name}") for name in CODE_ARRAYS)
             except SafetensorError as error:
                 msg = f"{self.path}: the code is incomplete ({error})"
                 raise ModelError(msg) from error
@@ -56,17 +56,6 @@ class TitokModel(Model):
             msg = f"{self.path}: its code is for {code.block_tokens} tokens of {code.values} values, its network is not"
             raise ModelError(msg)
         return code
-
-    @classmethod
-    def import_checkpoint(cls, source: str, path: Path, variant: str | None = None) -> TitokModel:
-        from codec.titok.importing import import_checkpoint
-
-        return import_checkpoint(source, path, variant)
-
-    def calibrated(self, images: Iterable[NDArray[np.uint8]], device: str) -> Calibrated:
-        from codec.titok.importing import calibrate
-
-        return calibrate(self, images, device)
 
     def compute_fingerprint(self) -> str:
         with self.arrays() as file:
@@ -78,41 +67,68 @@ class TitokModel(Model):
         return TitokTokenizer(self.network(device), self.code)
 
     def network(self, device: str | torch.device) -> Titok:
-        """The network in float32 on `device`. Raises ModelError where the file is damaged or does not fit."""
+        """The network in float32 on `device`. Raises ModelError if the file is damaged or does not fit its configuration."""
         import torch
 
         from codec.titok.checkpoint import check_shapes
         from codec.titok.network import Titok
 
         self.verify()
-        with self.arrays() as file:
-            names = [name for name in file.keys() if not name.startswith("code.")]  # noqa: SIM118 (not a dict)
-            check_shapes(self.path, {name: tuple(file.get_slice(name).get_shape()) for name in names}, self.config)
-            state = {name: torch.from_numpy(file.get_tensor(name)).float() for name in names}
+        weights = self._weights()
+        check_shapes(self.path, {name: array.shape for name, array in weights.items()}, self.config)
         with torch.device("meta"):
             network = Titok(self.config)
-        network.load_state_dict(state, assign=True)
+        network.load_state_dict({name: torch.from_numpy(array).float() for name, array in weights.items()}, assign=True)
         return network.requires_grad_(False).eval().to(device)
+
+    def _weights(self) -> dict[str, NDArray[Any]]:
+        """The network's arrays, as they are stored."""
+        with self.arrays() as file:
+            return {name: file.get_tensor(name) for name in file.keys() if not name.startswith("code.")}  # noqa: SIM118
+
+    @classmethod
+    def import_checkpoint(cls, source: str, path: Path, variant: str | None = None) -> TitokModel:
+        """See `Model`; `variant` is one-d-piece or titok. All indices cost the same until `calibrate` has measured tables."""
+        from codec.titok.checkpoint import network_config, open_checkpoint, read_checkpoint
+
+        checkpoint = open_checkpoint(source)
+        config = network_config(checkpoint, variant)
+        weights = {name: tensor.numpy() for name, tensor in read_checkpoint(checkpoint, config).items()}
+        code = uniform_code(config.block_tokens, config.codebook, config.side, config.tail_drop)
+        provenance = {"source": Path(source).name if Path(source).exists() else str(source)}  # without folders of this machine
+        return save_titok(path if path.suffix else path / f"{config.name}.safetensors", config, weights, code, provenance)
+
+    def calibrate(self, images: Iterable[NDArray[np.uint8]], device: str) -> Calibration:
+        """See `Model`. The new tables change the stream id: files that were made before need the model as it was."""
+        from codec.titok.tokenizer import tokenize_blocks
+
+        blocks = tokenize_blocks(self.network(device), images)
+        weights = self._weights()
+        measurement = measure_code(self.code, blocks, weights[CODEBOOK].astype(np.float32))
+        layout = self.code.layout(len(blocks) * self.config.side, self.config.side)  # one image, a row of blocks
+        bits_before = self.code.sequence(complete_prefix(layout, blocks.T[:, None, :])).bits().mean()
+        provenance = self.metadata["card"] | {"calibrated_on_blocks": len(blocks)}
+        model = save_titok(self.path, self.config, weights, measurement.code, provenance)
+        return Calibration(model, measurement.bits, float(bits_before))
+
+
+def save_titok(
+    path: Path, config: TitokConfig, weights: Mapping[str, NDArray[Any]], code: CodebookCode, provenance: dict[str, Any]
+) -> TitokModel:
+    """Writes a model file atomically. `provenance` is plain data on how the model was made."""
+    metadata = {
+        "kind": TitokModel.kind,
+        "fingerprint": fingerprint(config, weights[CODEBOOK], code).hex(),
+        "network": config.to_dict(),
+        "card": provenance,
+    }
+    write_model(path, {**weights, **{f"code.{name}": getattr(code, name) for name in CODE_ARRAYS}}, metadata)
+    return TitokModel(path, read_metadata(path))
 
 
 def fingerprint(config: TitokConfig, codebook: NDArray[Any], code: CodebookCode) -> bytes:
-    """32 bytes that identify the meaning of tokens: SHA-256 over tables, the size of a block and the codebook (V, D)."""
+    """SHA-256 of tables, block size and codebook (V, D): 32 bytes that identify the meaning of tokens."""
     digest = hashlib.sha256(code.fingerprint)
     digest.update(np.array([config.side, config.tail_drop, *codebook.shape], ">i4").tobytes())
     digest.update(codebook.astype("<f4").tobytes())
     return digest.digest()
-
-
-def save_titok(
-    path: Path, config: TitokConfig, state: Mapping[str, NDArray[Any]], code: CodebookCode, card: dict[str, Any]
-) -> TitokModel:
-    """Writes a model file, whole or not at all. `state` is the network's arrays, and `card` plain data on where the model comes
-    from."""
-    plain = {
-        "kind": TitokModel.kind,
-        "fingerprint": fingerprint(config, state[CODEBOOK], code).hex(),
-        "network": config.to_dict(),
-        "card": card,
-    }
-    write_model(path, {**state, **{f"code.{name}": getattr(code, name) for name in CODE}}, plain)
-    return TitokModel(path, read_metadata(path))

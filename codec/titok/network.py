@@ -1,11 +1,12 @@
 """The network of TiTok (arXiv 2406.07550) and One-D-Piece (2501.10064), with the tensors of the published checkpoints.
 
-A transformer reads the patches of a block and N learned latent tokens; each latent token then becomes the nearest vector of a
-codebook, and its index is what is sent. A second transformer reads these vectors and a mask token per patch, and says how much
-of each vector of a second codebook a patch takes. The pixel decoder of MaskGIT's VQGAN (2202.04200) turns the weighted means of
-those into pixels. Tensors have the published names and shapes; what looks odd and is kept because weights expect it says so.
+    pixels -> patches + N latent tokens -> transformer -> N vectors -> nearest in the codebook -> N indices
+    n indices -> vectors + mask tokens -> transformer -> means of a second codebook -> pixel decoder -> pixels
 
-Axes: B blocks, N latent tokens (n of them when decoding), P patches in g rows and columns, W width, D numbers of a code, V
+The file holds the indices. The pixel decoder is that of MaskGIT's VQGAN (2202.04200). Tensors have the published names and
+shapes. Oddities that the published weights depend on are marked by comments.
+
+Axes: B blocks, N latent tokens (n of them when decoding), P patches in g rows and columns, W width, D length of a code, V
 indices, H x W pixels. Pixels are RGB in [0, 1].
 """
 
@@ -23,7 +24,7 @@ MLP_RATIO = 4
 
 
 class AttentionBlock(nn.Module):
-    """x + attention(norm(x)), then the same with a perceptron, on (B, tokens, W)."""
+    """A pre-norm transformer block on (B, tokens, W): attention, then a perceptron, each with a residual connection."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -33,7 +34,7 @@ class AttentionBlock(nn.Module):
         self.mlp = nn.Sequential(
             OrderedDict(
                 c_fc=nn.Linear(width, MLP_RATIO * width),
-                gelu=nn.GELU(),  # the exact one, not the approximation by tanh
+                gelu=nn.GELU(),  # exact, not the tanh approximation
                 c_proj=nn.Linear(MLP_RATIO * width, width),
             )
         )
@@ -45,7 +46,8 @@ class AttentionBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """What encoder and decoder share: a class embedding in front, then patches, then latent tokens, all with positions."""
+    """The common part of encoder and decoder. Its input is a class embedding, the patches and the latent tokens, in this order,
+    with positional embeddings."""
 
     def __init__(self, c: TitokConfig) -> None:
         super().__init__()
@@ -57,7 +59,7 @@ class Transformer(nn.Module):
         self.ln_post = nn.LayerNorm(c.width)
 
     def attend(self, patches: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Patches (B, P, W) and the first n latent tokens (B, n, W) -> the same after all layers."""
+        """The outputs of all layers for patches (B, P, W) and the first n latent tokens (B, n, W)."""
         leading = self.class_embedding.expand(len(patches), 1, -1)
         patches = torch.cat([leading, patches], 1) + self.positional_embedding
         latents = latents + self.latent_token_positional_embedding[: latents.shape[1]]
@@ -81,14 +83,14 @@ class Encoder(Transformer):
         _, latents = self.attend(patches, latent_tokens.expand(len(pixels), -1, -1))
         latents = self.ln_post(latents)
         # The published networks reinterpret (N, W) as (W, N) here without transposing it, and were trained so: the
-        # convolution mixes numbers of several tokens.
+        # convolution mixes channels of several tokens.
         batch, count, width = latents.shape
         columns = latents.reshape(batch, width, count) if self.mixed else latents.transpose(1, 2)
         return self.conv_out(columns[..., None]).squeeze(3).transpose(1, 2)
 
 
 class Decoder(Transformer):
-    """Vectors of the codebook (B, n, D) -> a score for each vector of the second codebook, per patch (B, V, g, g)."""
+    """Vectors of the codebook (B, n, D) -> scores of all vectors of the second codebook, per patch (B, V, g, g)."""
 
     def __init__(self, c: TitokConfig) -> None:
         super().__init__(c)
@@ -111,17 +113,17 @@ class Codebook(nn.Module):
         self.embedding = nn.Embedding(size, width)
 
     def nearest(self, vectors: Tensor) -> Tensor:
-        """Vectors (..., D) -> indices (...) of the nearest, all scaled to length 1 (for the published networks, always)."""
+        """Indices (...) of the nearest code of vectors (..., D), with vectors and codes normalised to length 1."""
         vectors, codes = F.normalize(vectors, dim=-1), F.normalize(self.embedding.weight, dim=-1)
         distances = vectors.square().sum(-1, keepdim=True) + codes.square().sum(-1) - 2 * vectors @ codes.t()
         return distances.argmin(-1)
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """The inverse of `nearest`: indices (...) -> vectors of length 1 (..., D)."""
+        """The codes (..., D) of indices (...), normalised to length 1."""
         return F.normalize(self.embedding(indices), dim=-1)
 
     def mean(self, scores: Tensor) -> Tensor:
-        """Scores (B, V, g, g) -> the mean of all vectors as they are, weighted by the scores' softmax (B, D, g, g)."""
+        """The mean (B, D, g, g) of all codes, not normalised, weighted by the softmax of scores (B, V, g, g)."""
         return torch.einsum("bvhw,vd->bdhw", scores.softmax(1), self.embedding.weight)
 
 
@@ -139,12 +141,12 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
-        # Where the width changes, the published networks take the shortcut from what it should go around.
+        # If the width changes, the published networks compute the shortcut from the output of the convolutions.
         return y + (self.nin_shortcut(y) if x.shape[1] != y.shape[1] else x)
 
 
 class Resolution(nn.Module):
-    """The residual blocks of one resolution; all but the finest then double it."""
+    """The residual blocks of one resolution, followed by upsampling unless it is the finest."""
 
     def __init__(self, inputs: int, outputs: int, c: TitokConfig, finest: bool) -> None:
         super().__init__()
@@ -160,7 +162,7 @@ class Resolution(nn.Module):
 
 
 class PixelDecoder(nn.Module):
-    """Vectors of the second codebook (B, D, g, g) -> pixels (B, 3, H, W), not clipped."""
+    """Means of the second codebook (B, D, g, g) -> pixels (B, 3, H, W), not clipped."""
 
     def __init__(self, c: TitokConfig) -> None:
         super().__init__()
@@ -183,7 +185,7 @@ class PixelDecoder(nn.Module):
 
 
 class Titok(nn.Module):
-    """Blocks to token indices and back."""
+    """The tokenizer of a block."""
 
     def __init__(self, config: TitokConfig) -> None:
         super().__init__()
@@ -197,7 +199,7 @@ class Titok(nn.Module):
 
     @torch.inference_mode()
     def tokenize(self, pixels: Tensor) -> Tensor:
-        """Blocks (B, 3, side, side) in [0, 1] -> token indices (B, N). Raises ValueError for another shape."""
+        """Indices (B, N) of blocks (B, 3, side, side) in [0, 1]. Raises ValueError for another shape."""
         if pixels.shape[1:] != (3, self.config.side, self.config.side):
             msg = f"blocks of {tuple(pixels.shape[1:])}, not (3, {self.config.side}, {self.config.side})"
             raise ValueError(msg)
@@ -205,8 +207,9 @@ class Titok(nn.Module):
 
     @torch.inference_mode()
     def detokenize(self, indices: Tensor) -> Tensor:
-        """The inverse of `tokenize`, up to what tokens cannot carry: the first n indices of each block (B, n) -> blocks
-        (B, 3, side, side) in [0, 1]. Raises TesseraError for an n that the network was not trained to decode."""
+        """Blocks (B, 3, side, side) in [0, 1] from the first n indices of each (B, n).
+
+        Raises TesseraError for an n that the network was not trained to decode."""
         self.config.check_length(indices.shape[1])
         scores = self.decoder(self.quantize.lookup(indices))
         return self.pixel_decoder(self.pixel_quantize.mean(scores)).clamp(0, 1)

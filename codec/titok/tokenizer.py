@@ -1,48 +1,92 @@
-"""Images and tokens of TiTok and One-D-Piece."""
+"""Images to tokens of TiTok and One-D-Piece, and back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bitstream.codebook_tokens import CodebookCode, CodebookPrefix, CodebookSequence, complete_prefix
 from codec.rate_control import Enough
-from codec.titok.mosaic import detokenize_image, tokenize_image
+from codec.titok.mosaic import Mosaic, block_starts, cut
 from codec.titok.network import Titok
+
+CALL_PIXELS = 8 * 256**2  # per call of the network
+GREY = 0.5  # colour of an image of which no token is known
 
 
 class TitokTokenizer:
-    """A network and its code."""
+    """A network and its code, as the protocol `codec.models.base.Tokenizer`."""
 
     def __init__(self, network: Titok, code: CodebookCode) -> None:
         self.network = network
         self.code = code
 
     def tokenize(self, images: Sequence[NDArray[np.uint8]], enough: Sequence[Enough] | None = None) -> list[CodebookSequence]:
-        """Images (H, W, 3) -> all their tokens: the network makes those of a block at once. The blocks of an image share
-        network calls."""
-        return [self._tokenize(image) for image in images]
-
-    def _tokenize(self, image: NDArray[np.uint8]) -> CodebookSequence:
-        indices = tokenize_image(self.network, to_unit(image))
-        return self.code.sequence(complete_prefix(self.code.layout(image.shape[1], image.shape[0]), indices))
+        """All tokens of images (H, W, 3): the network produces those of a block at once, so that `enough` saves nothing."""
+        sequences = []
+        for image in images:
+            height, width, _ = image.shape
+            indices = tokenize_image(self.network, to_unit(image))
+            sequences.append(self.code.sequence(complete_prefix(self.code.layout(width, height), indices)))
+        return sequences
 
     def detokenize(self, prefixes: Sequence[CodebookPrefix]) -> list[NDArray[np.uint8]]:
-        """The inverse of `tokenize`, for the tokens that are known -> pixels (H, W, 3)."""
+        """Pixels (H, W, 3) of images, from the known tokens of each."""
         return [from_unit(detokenize_image(self.network, prefix)) for prefix in prefixes]
 
 
-def indices_of(network: Titok, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.int32]:
-    """Images (H, W, 3) -> the indices of all their blocks (blocks, N)."""
-    none = np.empty((0, network.config.block_tokens), np.int32)
-    found = (tokenize_image(network, to_unit(image)) for image in images)
-    return np.concatenate([none, *(indices.reshape(len(indices), -1).T for indices in found)])
+def tokenize_blocks(network: Titok, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.int32]:
+    """The indices (blocks, N) of all blocks of images (H, W, 3)."""
+    indices = [tokenize_image(network, to_unit(image)) for image in images]
+    empty = np.empty((0, network.config.block_tokens), np.int32)
+    return np.concatenate([empty, *(grid.reshape(len(grid), -1).T for grid in indices)])
+
+
+def tokenize_image(network: Titok, pixels: NDArray[np.float32]) -> NDArray[np.int32]:
+    """The indices (N, rows, columns) of the blocks of an image (3, H, W) in [0, 1]."""
+    side = network.config.side
+    blocks = cut(pixels, side)
+    device = network.latent_tokens.device
+    indices = []
+    while batch := list(islice(blocks, _call_blocks(side))):
+        indices.append(network.tokenize(torch.from_numpy(np.stack(batch)).to(device)).cpu().numpy())
+    grid = [len(block_starts(length, side)) for length in pixels.shape[1:]]
+    return np.concatenate(indices).T.reshape(-1, *grid).astype(np.int32)
+
+
+def detokenize_image(network: Titok, prefix: CodebookPrefix) -> NDArray[np.float32]:
+    """An image (3, H, W) in [0, 1] from its known tokens. Blocks with too few of them get the mean colour of the others."""
+    config = network.config
+    lengths = prefix.block_lengths.ravel()
+    indices = prefix.indices.reshape(len(prefix.indices), -1)
+    mosaic = Mosaic(prefix.layout.height, prefix.layout.width, config.side)
+    colours = []
+    decodable = [length for length in np.unique(lengths) if length and (config.tail_drop or length == config.block_tokens)]
+    for length in decodable:
+        blocks = np.flatnonzero(lengths == length)
+        step = _call_blocks(config.side)
+        for batch in np.split(blocks, range(step, len(blocks), step)):
+            known = torch.from_numpy(indices[:length, batch].T.astype(np.int64)).to(network.latent_tokens.device)
+            for block, pixels in zip(batch, network.detokenize(known).cpu().numpy(), strict=True):
+                mosaic.add(int(block), pixels)
+                colours.append(pixels.mean((1, 2)))
+    colour = np.mean(colours, 0) if colours else np.full(3, GREY)
+    blank = np.broadcast_to(colour.astype(np.float32)[:, None, None], (3, config.side, config.side))
+    for block in np.flatnonzero(~np.isin(lengths, decodable)):
+        mosaic.add(int(block), blank)
+    return mosaic.pixels
+
+
+def _call_blocks(side: int) -> int:
+    return max(1, CALL_PIXELS // side**2)
 
 
 def to_unit(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(H, W, 3) in 0..255 -> (3, H, W) in [0, 1], as the published networks expect it."""
+    """Pixels (H, W, 3) in 0..255 as (3, H, W) in [0, 1], the input of the published networks."""
     return np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
 
 

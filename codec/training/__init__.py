@@ -1,1 +1,1 @@
-"""Learning models from photographs: what all families share, and the integer prior that the pyramid's files are coded with."""
+"""Training from photographs: the parts that all families of models share."""

@@ -1,8 +1,8 @@
-"""Processes that learn together: each takes steps by itself on crops of its own, and every few steps all go on from the mean of
-what they have learned (local SGD, Stich, arXiv 1805.09767).
+"""Training in several processes by local SGD (Stich, arXiv 1805.09767): each process takes steps on crops of its own, and every
+SYNC_STEPS steps all processes continue from the mean of their states.
 
-On a processor, two processes of one thread are half as fast again as one process of two threads: the many small layers of a
-pyramid do not divide well. They are forked, so that the photos lie in memory once.
+On a CPU, two processes of one thread each are 1.5 times as fast as one process of two threads, since the many small layers of
+a pyramid parallelise badly. The processes are forked, so that the photos are in memory once.
 """
 
 from __future__ import annotations
@@ -20,67 +20,72 @@ from torch import Tensor
 
 from codec.errors import UsageError
 
-ROUND = 16  # steps from one mean to the next
-PATIENCE = timedelta(days=7)  # that a process waits for the others: one of them may validate, or be suspended
+SYNC_STEPS = 16  # from one mean to the next
+PEER_TIMEOUT = timedelta(days=7)  # long, since another process may be validating or suspended
 
 
-class Team:
-    """The processes of a training, seen from one of them. In a team of one there is nothing to exchange."""
+class ProcessGroup:
+    """The processes of a training run, seen from the one of this rank. A group of one process exchanges nothing."""
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
-        self.rank, self.size = rank, size
-        self.round = ROUND if size > 1 else 1
+    def __init__(self, rank: int = 0, world_size: int = 1) -> None:
+        self.rank, self.world_size = rank, world_size
+        self.sync_steps = SYNC_STEPS if world_size > 1 else 1
 
     @property
-    def leads(self) -> bool:
-        """Whether this process logs, validates and writes for all."""
+    def is_leader(self) -> bool:
+        """Whether this process logs, validates and writes checkpoints for all."""
         return self.rank == 0
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Makes float tensors, the same in number and shape in each process, their mean over the processes."""
+        """Replaces float tensors, the same in number and shape in each process, by their mean over the processes."""
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         dist.all_reduce(flat)
-        for tensor, part in zip(tensors, flat.div_(self.size).split([tensor.numel() for tensor in tensors]), strict=True):
-            tensor.copy_(part.view(tensor.shape))
+        means = flat.div_(self.world_size).split([tensor.numel() for tensor in tensors])
+        for tensor, mean in zip(tensors, means, strict=True):
+            tensor.copy_(mean.view(tensor.shape))
 
-    def follow(self, *values: float) -> list[float]:
-        """The numbers that the leading process gives."""
-        told = torch.tensor(values, dtype=torch.float64)
-        if self.size > 1:
-            dist.broadcast(told, 0)
-        return told.tolist()
+    def broadcast(self, *values: float) -> list[float]:
+        """The numbers that the leader passes to this call, in every process."""
+        numbers = torch.tensor(values, dtype=torch.float64)
+        if self.world_size > 1:
+            dist.broadcast(numbers, 0)
+        return numbers.tolist()
 
 
-def together(size: int, work: Callable[[Team], None]) -> None:
-    """Calls `work` in `size` processes: this one, which leads, and forks of it. Before, torch must have computed in one thread
-    alone, and without gradients. Raises UsageError where processes cannot be forked."""
-    if size == 1:
-        work(Team())
+def run_distributed(world_size: int, work: Callable[[ProcessGroup], None]) -> None:
+    """Calls `work` in `world_size` processes: in this one, the leader, and in forks of it.
+
+    Until then, torch must have run in a single thread and without gradients. Raises UsageError if the system cannot fork."""
+    if world_size == 1:
+        work(ProcessGroup())
         return
     if "fork" not in multiprocessing.get_all_start_methods():
-        msg = "this system cannot fork processes, so they cannot learn together"
+        msg = "this system cannot fork, so that a model cannot be trained in several processes: leave out --processes"
         raise UsageError(msg)
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        others = [context.Process(target=_member, args=(rank, size, place, work), daemon=True) for rank in range(1, size)]
-        for process in others:
+        rendezvous = Path(folder) / "rendezvous"
+        forks = [
+            context.Process(target=_run_rank, args=(rank, world_size, rendezvous, work), daemon=True)
+            for rank in range(1, world_size)
+        ]
+        for process in forks:
             process.start()
         try:
-            _member(0, size, place, work)
-            for process in others:
+            _run_rank(0, world_size, rendezvous, work)
+            for process in forks:
                 process.join()
         finally:
-            for process in others:
+            for process in forks:
                 process.kill()
 
 
-def _member(rank: int, size: int, folder: Path, work: Callable[[Team], None]) -> None:
-    if rank:  # the first one is asked to end, and tells the others
+def _run_rank(rank: int, world_size: int, rendezvous: Path, work: Callable[[ProcessGroup], None]) -> None:
+    if rank:  # signals stop the leader, which stops the others
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-    dist.init_process_group("gloo", init_method=(folder / "meeting").as_uri(), rank=rank, world_size=size, timeout=PATIENCE)
+    dist.init_process_group("gloo", init_method=rendezvous.as_uri(), rank=rank, world_size=world_size, timeout=PEER_TIMEOUT)
     try:
-        work(Team(rank, size))
+        work(ProcessGroup(rank, world_size))
     finally:
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Training photographs: read once into memory, cropped at random from there."""
+"""Training photographs: all are read into memory once; crops are drawn from there."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ from bitstream.block_order import BLOCK, CELL
 from codec.errors import ImageError
 from codec.models.pixels import to_network
 
-SIDE = 320  # stored side of a photo, pixels: room for random crops of 256
-SMALLEST = 288  # a photo with a shorter side is enlarged to this
-ENLARGED, ENLARGED_MOST = 0.3, 1.7  # share of crops that are enlarged, and how much at most
-GREY, STRONG, FLAT = 0.03, 0.04, 0.06  # share of crops that lose their colours; that get stronger ones; of one or two colours
-STRONGER = 6.0  # how many times as far from grey the colours of strong crops are at most
-HELD_OUT = 64  # one photo in so many, chosen by its name, is never trained on
+SIDE = 320  # pixels along the side of a stored photo, with room for random crops of 256
+MIN_SIDE = 288  # pixels; a photo with a shorter side is enlarged
+ENLARGED_SHARE, MAX_ENLARGEMENT = 0.3, 1.7  # of crops
+GREY_SHARE, SATURATED_SHARE, FLAT_SHARE = (
+    0.03,
+    0.04,
+    0.06,
+)  # of crops: without colour, with stronger colours, of one or two colours
+MAX_SATURATION = 6.0  # factor on the distance from grey in saturated crops
+HELD_OUT_ONE_IN = 64  # photos, chosen by a hash of the file name, are never trained on
 
 
 def find_photos(sources: Iterable[Path]) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of each file in folders (searched through), tar files and single files, in a fixed order."""
+    """Name and bytes of each file in folders (with their subfolders), tar files and single files, in a fixed order."""
     for source in sources:
         if source.is_dir():
             files = sorted(path for path in source.rglob("*") if path.is_file())
@@ -44,19 +48,21 @@ def find_photos(sources: Iterable[Path]) -> Iterator[tuple[str, bytes]]:
 
 
 def is_held_out(name: str) -> bool:
-    return zlib.crc32(os.path.basename(name).encode()) % HELD_OUT == 0
+    return zlib.crc32(os.path.basename(name).encode()) % HELD_OUT_ONE_IN == 0
 
 
 def read_square(blob: bytes) -> NDArray[np.uint8] | None:
-    """A SIDE x SIDE cut (SIDE, SIDE, 3) of an image, enlarged or mirrored at the edge where it is smaller; None for what
-    is no image. Where the cut lies is derived from the bytes, so that it is the same in every run."""
+    """A square (SIDE, SIDE, 3) from an image; None if the bytes are not an image.
+
+    Small images are enlarged, then padded by reflection. The position depends on the bytes alone, so that every run sees the
+    same squares."""
     try:
         image = Image.open(io.BytesIO(blob)).convert("RGB")
     except (UnidentifiedImageError, OSError):
         return None
-    scale = SMALLEST / min(image.size)
+    scale = MIN_SIDE / min(image.size)
     if scale > 1:
-        width, height = (max(SMALLEST, round(side * scale)) for side in image.size)
+        width, height = (max(MIN_SIDE, round(side * scale)) for side in image.size)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     side = min(*image.size, SIDE)
     rng = np.random.default_rng(zlib.crc32(blob))
@@ -66,64 +72,65 @@ def read_square(blob: bytes) -> NDArray[np.uint8] | None:
 
 
 def load_photos(sources: Iterable[Path], threads: int | None = None) -> tuple[Tensor, Tensor]:
-    """All photos as uint8 tensors (N, SIDE, SIDE, 3): those to train on, and those held out.
+    """All photos as uint8 tensors (N, SIDE, SIDE, 3): those to train on, and those held out, of which there is at least one.
 
-    Raises ImageError if no image to train on is found."""
-    found = list(find_photos(sources := list(sources)))
-    train = np.empty((len(found), SIDE, SIDE, 3), np.uint8)  # takes memory only where a photo is written
-    held: list[NDArray[np.uint8]] = []
+    Raises ImageError if there is no image to train on."""
+    files = list(find_photos(sources := list(sources)))
+    train = np.empty((len(files), SIDE, SIDE, 3), np.uint8)  # pages take memory once they are written
+    held_out: list[NDArray[np.uint8]] = []
     count = 0
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        for (name, _), square in zip(found, pool.map(read_square, (blob for _, blob in found)), strict=True):
+        for (name, _), square in zip(files, pool.map(read_square, (blob for _, blob in files)), strict=True):
             if square is None:
                 continue
             if is_held_out(name):
-                held.append(square)
+                held_out.append(square)
             else:
                 train[count] = square
                 count += 1
     if not count:
         msg = f"no photographs found in {', '.join(map(str, sources))}: give folders, tar files or images"
         raise ImageError(msg)
-    return torch.from_numpy(train[:count]), torch.from_numpy(np.stack(held or [train[0]]))
+    return torch.from_numpy(train[:count]), torch.from_numpy(np.stack(held_out or [train[0]]))
 
 
 def random_crops(photos: Tensor, count: int, rng: np.random.Generator, side: int = BLOCK) -> Tensor:
-    """`count` random crops, mirrored half of the time: (count, 3, side, side) in [-1, 1], on the photos' device.
+    """Random crops (count, 3, side, side) in [-1, 1] on the photos' device, half of them mirrored.
 
-    Some are enlarged, since photographs at their full size are smoother than the small ones that are trained on; some are
-    grey, of strong colours or of one or two flat ones, so that these stay what they are: photographs hardly ever hold pure
-    blue, and a network that has never seen it may return yellow."""
+    Some are enlarged, since photographs at full size are smoother than the small ones in the training set. Some are grey,
+    saturated, or of one or two flat colours: photographs hardly ever contain pure blue, and a network that has never seen it
+    may return yellow."""
     crops = []
     for _ in range(count):
-        seen = round(side / rng.uniform(1, ENLARGED_MOST)) if rng.random() < ENLARGED else side
-        index, top, left = rng.integers(len(photos)), *rng.integers(photos.shape[1] - seen + 1, size=2)
-        crop = photos[index, top : top + seen, left : left + seen]
-        if rng.random() < GREY:
+        source_side = round(side / rng.uniform(1, MAX_ENLARGEMENT)) if rng.random() < ENLARGED_SHARE else side
+        index, top, left = rng.integers(len(photos)), *rng.integers(photos.shape[1] - source_side + 1, size=2)
+        crop = photos[index, top : top + source_side, left : left + source_side]
+        if rng.random() < GREY_SHARE:
             crop = crop.float().mean(2, keepdim=True).round().to(torch.uint8).expand(-1, -1, 3)
-        if rng.random() < STRONG:
+        if rng.random() < SATURATED_SHARE:
             grey = crop.float().mean(2, keepdim=True)
-            crop = (grey + (crop - grey) * rng.uniform(1, STRONGER)).clamp(0, 255).round().to(torch.uint8)
-        if rng.random() < FLAT:
+            crop = (grey + (crop - grey) * rng.uniform(1, MAX_SATURATION)).clamp(0, 255).round().to(torch.uint8)
+        if rng.random() < FLAT_SHARE:
             crop = _in_two_colours(crop, rng)
         x = to_network((crop.flip(1) if rng.random() < 0.5 else crop)[None])
-        if seen != side:
+        if source_side != side:
             x = torch.nn.functional.interpolate(x, (side, side), mode="bicubic", align_corners=False).clamp(-1, 1)
         crops.append(x)
     return torch.cat(crops).contiguous(memory_format=torch.channels_last)
 
 
 def _in_two_colours(crop: Tensor, rng: np.random.Generator) -> Tensor:
-    """A crop (H, W, 3) that keeps only its shapes: all above a random brightness in one colour, the rest in another; one colour
-    alone half of the time. A colour is that of a pixel, or any, with every channel at an end of its range half of the time."""
-    first, second = _any_colour(crop, rng), _any_colour(crop, rng)
+    """A crop (H, W, 3) with the pixels below a random brightness in one colour and the others in another; half of the time all
+    pixels have one colour."""
+    first, second = _random_colour(crop, rng), _random_colour(crop, rng)
     if rng.random() < 0.5:
         return first.expand_as(crop)
     grey = crop.float().mean(2, keepdim=True)
     return torch.where(grey > grey.flatten()[int(rng.integers(grey.numel()))], first, second)
 
 
-def _any_colour(crop: Tensor, rng: np.random.Generator) -> Tensor:
+def _random_colour(crop: Tensor, rng: np.random.Generator) -> Tensor:
+    """The colour of a pixel of the crop, or an arbitrary one, in which each channel is an end of its range half of the time."""
     if rng.random() < 0.3:
         return crop[tuple(rng.integers(len(crop), size=2))]
     channels = np.where(rng.random(3) < 0.5, rng.choice((0, 255), 3), rng.integers(256, size=3))
@@ -133,8 +140,8 @@ def _any_colour(crop: Tensor, rng: np.random.Generator) -> Tensor:
 def karhunen_loeve(photos: Tensor, components: int, rng: np.random.Generator, crops: int = 600) -> tuple[Tensor, Tensor]:
     """Mean (768,) and first principal components (components, 768) of 16x16 patches, in (3, 16, 16) order.
 
-    The first three are flat colours, in which the others have no part. Components of whole patches are flat only almost: a flat
-    area then comes back with a pattern of dots, since the small coefficients that would mend it are not sent."""
+    The first three components are flat colours, to which the others are orthogonal. Plain components would only be nearly flat:
+    a flat area would then decode to a pattern of dots, since the small coefficients that correct it are not sent."""
     sample = random_crops(photos, crops, rng)
     patches = torch.nn.functional.pixel_unshuffle(sample, CELL).permute(0, 2, 3, 1).reshape(-1, 3, CELL**2).double()
     colours = patches.mean(2, keepdim=True)
