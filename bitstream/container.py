@@ -79,7 +79,7 @@ class File:
     payload_complete: bool = True  # no payload byte is missing, as far as the header tells
     missing: int | None = 0  # bytes cut off; None if the header does not tell
     surplus: int = 0  # trailing bytes without which the checksum is right; by chance for one cut file in thousands
-    header_bytes: int = 0
+    header_bytes: int = 0  # 0 unless the file was read
 
     @property
     def section_bytes(self) -> int:

@@ -177,7 +177,6 @@ class PyramidSequence:
 
     def chunks(self, first: int, last: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float64]]]:
         """See `bitstream.sequence.TokenSequence`. Raises ValueError if the sequence has fewer than `last` tokens."""
-        self._check_length(last)
         start = 0
         for model, symbols, contexts in zip(self.code.entropy_models, self.symbols, self.contexts, strict=False):
             limit = model.frequencies.shape[1] // 2
@@ -187,21 +186,21 @@ class PyramidSequence:
                 chunk = slice(begin, min(high, begin + step))
                 yield symbols[chunk].ravel().astype(np.int32) + limit, model.weights[contexts[chunk].ravel()]
             start += len(symbols)
+        if last > start:
+            msg = f"{last} tokens of a sequence that has {start}"
+            raise ValueError(msg)
 
     def first(self, length: int) -> PyramidPrefix:
         """The first `length` tokens. Raises ValueError if the sequence has fewer."""
-        self._check_length(length)
         prefix = _unknown(self.layout)
-        for index, (kept, symbols, order) in enumerate(zip(self.layout.split(length), self.symbols, self.orders, strict=False)):
-            digits = prefix.digits[index]
+        levels = zip(prefix.digits, prefix.known, self.layout.split(length), self.symbols, self.orders, strict=False)
+        for digits, known, kept, symbols, order in levels:
             digits.reshape(len(digits), -1)[:, order[:kept]] = symbols[:kept].T
-            prefix.known[index].ravel()[order[:kept]] = True
-        return prefix
-
-    def _check_length(self, length: int) -> None:
-        if length > (available := sum(map(len, self.symbols))):
-            msg = f"{length} tokens of a sequence that has {available}"
+            known.ravel()[order[:kept]] = True
+        if length > prefix.length:
+            msg = f"{length} tokens of a sequence that has {prefix.length}"
             raise ValueError(msg)
+        return prefix
 
 
 @dataclass(frozen=True)
