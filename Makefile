@@ -1,18 +1,22 @@
-# Two commands on a machine with Python 3.11 or later: `make demo` and `make test`. `make test-light` tests an installation without
-# torch, and `make test-ray` what several machines do, on a cluster of one. Contributors to the benchmarks also run
-# `make test-learned`, which needs several gigabytes: compressai, torchvision and the build of torch that they pin. `make viewer`
-# needs npm, and makes a folder for a web host.
+# `make demo` and `make test` need Python 3.11 or later. `make test-light` tests an installation without torch, and `make viewer`,
+# which needs npm, makes a folder for a web host.
+#
+# `make test` leaves out what needs more packages: learned codecs and classifiers (several gigabytes: torchvision needs a build of
+# torch with CUDA), and Ray. In a fresh checkout, this tests everything in one environment:
+#
+#     make test TORCH="torch torchvision" EXTRAS=train,dev,bench,ray MARKERS=
 PYTHON ?= python3
-BIN := .venv/bin
-# The small CPU build of torch is enough for the tests; set TORCH=torch for the newest build with CUDA.
 TORCH ?= torch==2.13.0
+EXTRAS ?= train,dev
+MARKERS ?= not learned and not ray
+BIN := .venv/bin
 
-.PHONY: demo test test-light test-learned test-ray viewer clean
+.PHONY: demo test test-light viewer clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet "$(TORCH)"
-	$(BIN)/pip install --quiet --editable ".[train,dev]"
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --editable ".[$(EXTRAS)]"
 	touch $@
 
 demo: .venv/installed
@@ -28,7 +32,7 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "$(MARKERS)"
 
 .venv-light/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-light
@@ -38,15 +42,6 @@ test: .venv/installed
 test-light: .venv-light/installed
 	.venv-light/bin/python -m pytest -m light
 
-.venv-learned/installed: pyproject.toml
-	$(PYTHON) -m venv .venv-learned
-	.venv-learned/bin/pip install --quiet torch torchvision
-	.venv-learned/bin/pip install --quiet --editable ".[bench,dev]"
-	touch $@
-
-test-learned: .venv-learned/installed
-	.venv-learned/bin/python -m pytest -m learned
-
 docs/viewer/node_modules/installed: docs/viewer/package-lock.json
 	@command -v npm >/dev/null || { echo "make viewer needs npm, which is not installed (Debian: apt-get install npm)"; exit 1; }
 	npm ci --prefix docs/viewer --ignore-scripts --no-audit --no-fund
@@ -55,12 +50,5 @@ docs/viewer/node_modules/installed: docs/viewer/package-lock.json
 viewer: .venv/installed docs/viewer/node_modules/installed
 	$(BIN)/python docs/viewer/build.py viewer docs/viewer/node_modules/onnxruntime-web
 
-.venv/with-ray: .venv/installed
-	$(BIN)/pip install --quiet --editable ".[ray]"
-	touch $@
-
-test-ray: .venv/with-ray
-	$(BIN)/python -m pytest -m ray
-
 clean:
-	rm -rf .venv .venv-light .venv-learned demo viewer docs/viewer/node_modules
+	rm -rf .venv .venv-light demo viewer docs/viewer/node_modules
