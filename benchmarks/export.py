@@ -103,7 +103,7 @@ def tables(results: Results) -> Iterator[tuple[str, Table, str]]:
     objectives.columns[1].justify = "left"
     for series in results.series:
         objectives.add_row(series.title, series.made_for)
-    yield "What each codec was made for: it does well in measures that are close to that", objectives, ""
+    yield "What each codec was made for (it does well in similar metrics)", objectives, ""
 
 
 def _metric_tables(results: Results) -> Iterator[tuple[str, Table, str]]:
@@ -163,7 +163,7 @@ def _delta_table(results: Results) -> tuple[str, Table, str]:
                 notes += [f"{series.title}, {METRICS[key].title}: {delta.note}"] if delta else []
         if series.name != results.anchor:
             table.add_row(series.title, *cells)
-    title = f"BD-rate against {results.titles()[results.anchor]} (negative is fewer bits), and the interval it holds for"
+    title = f"BD-rate against {results.titles()[results.anchor]} (negative is fewer bits), and its interval of quality"
     return title, table, "\n".join(notes)
 
 

@@ -1,31 +1,31 @@
 "use strict";
-// The images of the page, in three modes: two under a divider, up to four in a grid, and a blind test of two against the
-// original. Uses what report.js defines.
+// The images of the page in three modes: two with a divider, up to four in a grid, and a blind test of two against the original.
+// Uses the functions of report.js.
 
-const BLIND_ROUNDS = 24; // at most: about ten minutes of looking
-const ZOOM_MAX = 16;
+const MAX_ROUNDS = 24; // of the blind test: about ten minutes
+const MAX_ZOOM = 16;
 
 const state = { mode: "divider", image: 0, ...data.start };
-let block; // of the image that is shown: its images, and what is known of each file
+let block; // of the shown image: its images, and the facts about each file
 
-function readBlock(place) {
-  if (block?.place !== place) block = { place, ...JSON.parse(document.getElementById(`image-${place}`).textContent) };
+function readBlock(index) {
+  if (block?.index !== index) block = { index, ...JSON.parse(document.getElementById(`image-${index}`).textContent) };
 }
 
-function chooseImage(place) {
-  state.image = place;
-  readBlock(place);
-  press(all("[data-image]"), (button) => Number(button.dataset.image) === place);
-  shape(place);
+function chooseImage(index) {
+  state.image = index;
+  readBlock(index);
+  press(all("[data-image]"), (button) => Number(button.dataset.image) === index);
+  setShape(index);
   show();
 }
 
-// The box that images are shown in
-function shape(place) {
-  const { width, height } = data.images[place];
+// Sets the size of the box of an image
+function setShape(index) {
+  const { width, height } = data.images[index];
   const compare = find(".compare");
   compare.style.setProperty("--shape", `${width} / ${height}`);
-  // as wide as its pixels, so that none is blurred; small ones may grow, and none is higher than the window
+  // at most one pixel of the image per pixel of the screen, unless it is small, and not higher than the window
   compare.style.setProperty("--widest", `min(${Math.max(width, 560)}px, ${Math.round(85 * width / height)}vh)`);
 }
 
@@ -52,16 +52,16 @@ function chooseMode(mode) {
 function magnify(zoom) {
   find(".stage").style.setProperty("--zoom", zoom);
   find(".view").classList.toggle("magnified", zoom > 1);
-  all(".panels").forEach((panels) => look(panels, 0.5, 0.5, zoom));
+  all(".panels").forEach((panels) => setView(panels, 0.5, 0.5, zoom));
   press(all("[data-zoom]"), (one) => Number(one.dataset.zoom) === zoom);
 }
 
-// Shows a codec's image in an image, or hides it where there is none: whether there is one
+// Shows a codec's image in an element, or hides the element if there is none. Returns whether there is one.
 function showImage(image, codec, name) {
-  const place = codec === "original" ? 0 : block.files[state.rate][codec]?.image;
-  image.hidden = place === undefined;
-  if (place === undefined) return false;
-  image.src = `data:image/webp;base64,${block.images[place]}`;
+  const index = codec === "original" ? 0 : block.files[state.rate][codec]?.image;
+  image.hidden = index === undefined;
+  if (index === undefined) return false;
+  image.src = `data:image/webp;base64,${block.images[index]}`;
   image.alt = name;
   return true;
 }
@@ -69,15 +69,15 @@ function showImage(image, codec, name) {
 function fillSelect(select, codec, names) {
   const files = block.files[state.rate];
   select.replaceChildren(...names.map((name) => {
-    const none = name === "" || name === "original" || files[name] ? "" : " (no file)";
-    return make("option", { value: name, textContent: (titles[name] ?? "Nothing") + none });
+    const note = name === "" || name === "original" || files[name] ? "" : " (no file)";
+    return make("option", { value: name, textContent: (titles[name] ?? "Nothing") + note });
   }));
   select.value = codec;
 }
 
 const noFile = (codec) => `${titles[codec]} has no file at this rate for this image`;
 
-// What is said about a file; a metric is marked where it is better than those of all the other files
+// The facts about a file. A metric is marked if it is better than those of all other files.
 function facts(codec, file, others) {
   const { width, height } = data.images[state.image];
   const row = (name, value, className = "") => [make("dt", { textContent: name }), make("dd", { textContent: value, className })];
@@ -87,7 +87,7 @@ function facts(codec, file, others) {
     row("Size", `${file.bytes.toLocaleString("en")} bytes`),
     row("Rate", `${file.bpp.toFixed(4)} bpp`),
   ];
-  const valueOf = (one, key) => one.metrics[key] ?? Infinity; // JSON has no infinity, which is the PSNR of an exact copy
+  const valueOf = (one, key) => one.metrics[key] ?? Infinity; // null: the PSNR of an exact copy, since JSON has no infinity
   for (const { key, title, unit, digits, high } of data.metrics) {
     if (!(key in file.metrics)) continue;
     const value = valueOf(file, key);
@@ -99,7 +99,7 @@ function facts(codec, file, others) {
   return rows.flat();
 }
 
-// Two under a divider
+// Two images with a divider
 
 function showSides() {
   showSide("left", "right");
@@ -107,16 +107,16 @@ function showSides() {
   nameSplit();
 }
 
-function showSide(here, there) {
+function showSide(side, otherSide) {
   const files = block.files[state.rate];
-  const codec = state[here];
+  const codec = state[side];
   const name = `${data.images[state.image].name}, ${titles[codec]}`;
-  const remark = find(`.none.${here}`);
-  remark.hidden = showImage(find(`.side.${here} img`), codec, name);
+  const remark = find(`.none.${side}`);
+  remark.hidden = showImage(find(`.side.${side} img`), codec, name);
   remark.textContent = noFile(codec);
-  find(`.tag.${here}`).textContent = titles[codec];
-  find(`.facts.${here}`).replaceChildren(...facts(codec, files[codec], [files[state[there]]]));
-  fillSelect(find(`#${here}`), codec, ["original", ...data.shown]);
+  find(`.tag.${side}`).textContent = titles[codec];
+  find(`.facts.${side}`).replaceChildren(...facts(codec, files[codec], [files[state[otherSide]]]));
+  fillSelect(find(`#${side}`), codec, ["original", ...data.shown]);
 }
 
 function setSplit(value) {
@@ -152,7 +152,7 @@ function startDivider() {
   const split = find("#split");
   view.addEventListener("pointerdown", (event) => {
     if (event.button) return;
-    event.preventDefault(); // no selecting of text
+    event.preventDefault(); // do not select text
     view.setPointerCapture(event.pointerId);
     split.focus({ preventScroll: true });
     drag(event);
@@ -165,45 +165,45 @@ function startDivider() {
     event.preventDefault();
     setHeight(Number(find(".stage").style.getPropertyValue("--height") || 0.5) + step);
   });
-  for (const here of ["left", "right"]) {
-    find(`#${here}`).addEventListener("change", (event) => { state[here] = event.target.value; showSides(); });
+  for (const side of ["left", "right"]) {
+    find(`#${side}`).addEventListener("change", (event) => { state[side] = event.target.value; showSides(); });
   }
   find("#swap").addEventListener("click", () => { [state.left, state.right] = [state.right, state.left]; showSides(); });
 }
 
-// Panels that are magnified and moved in step. x and y are the middle of what is seen, as shares of the image.
+// Panels that are magnified and moved together. x and y are the centre of the view, relative to the image's size.
 
-function look(panels, x, y, zoom) {
-  const inside = (middle) => Math.min(1 - 0.5 / zoom, Math.max(0.5 / zoom, middle));
-  panels.seen = { x: inside(x), y: inside(y), zoom };
+function setView(panels, x, y, zoom) {
+  const inside = (centre) => Math.min(1 - 0.5 / zoom, Math.max(0.5 / zoom, centre));
+  panels.view = { x: inside(x), y: inside(y), zoom };
   panels.style.setProperty("--zoom", zoom);
-  panels.style.setProperty("--x", `${100 * (0.5 - panels.seen.x * zoom)}%`);
-  panels.style.setProperty("--y", `${100 * (0.5 - panels.seen.y * zoom)}%`);
+  panels.style.setProperty("--x", `${100 * (0.5 - panels.view.x * zoom)}%`);
+  panels.style.setProperty("--y", `${100 * (0.5 - panels.view.y * zoom)}%`);
   panels.classList.toggle("magnified", zoom > 1);
 }
 
-// Magnifies so that what is under a place of the window, in shares of it, stays there
+// Magnifies around a point of the window. left and top are relative to the window's size.
 function magnifyAt(panels, left, top, factor) {
-  const { x, y, zoom } = panels.seen;
-  const next = Math.min(ZOOM_MAX, Math.max(1, zoom * factor));
-  look(panels, x + (left - 0.5) * (1 / zoom - 1 / next), y + (top - 0.5) * (1 / zoom - 1 / next), next);
+  const { x, y, zoom } = panels.view;
+  const next = Math.min(MAX_ZOOM, Math.max(1, zoom * factor));
+  setView(panels, x + (left - 0.5) * (1 / zoom - 1 / next), y + (top - 0.5) * (1 / zoom - 1 / next), next);
   press(all("[data-zoom]"), (one) => Number(one.dataset.zoom) === next);
 }
 
 function moveBy(panels, right, down) {
-  const { x, y, zoom } = panels.seen;
-  look(panels, x - right / zoom, y - down / zoom, zoom);
+  const { x, y, zoom } = panels.view;
+  setView(panels, x - right / zoom, y - down / zoom, zoom);
 }
 
 function followPointers(panels) {
   const pointers = new Map();
-  const middle = () => {
+  const centre = () => {
     const points = [...pointers.values()];
     const x = points.reduce((sum, point) => sum + point.x, 0) / points.length;
     const y = points.reduce((sum, point) => sum + point.y, 0) / points.length;
-    return { x, y, spread: points.reduce((sum, point) => sum + Math.hypot(point.x - x, point.y - y), 0) / points.length };
+    return { x, y, radius: points.reduce((sum, point) => sum + Math.hypot(point.x - x, point.y - y), 0) / points.length };
   };
-  const shares = (window, point) => {
+  const relative = (window, point) => {
     const box = window.getBoundingClientRect();
     return [(point.x - box.left) / box.width, (point.y - box.top) / box.height];
   };
@@ -215,40 +215,40 @@ function followPointers(panels) {
     });
     window.addEventListener("pointermove", (event) => {
       if (!pointers.has(event.pointerId)) return;
-      const before = middle();
+      const before = centre();
       pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
-      const after = middle();
+      const after = centre();
       const box = window.getBoundingClientRect();
       moveBy(panels, (after.x - before.x) / box.width, (after.y - before.y) / box.height);
-      if (pointers.size > 1 && before.spread) magnifyAt(panels, ...shares(window, after), after.spread / before.spread);
+      if (pointers.size > 1 && before.radius) magnifyAt(panels, ...relative(window, after), after.radius / before.radius);
     });
     for (const end of ["pointerup", "pointercancel"]) window.addEventListener(end, (event) => pointers.delete(event.pointerId));
     window.addEventListener("dblclick", (event) => {
-      magnifyAt(panels, ...shares(window, { x: event.clientX, y: event.clientY }), panels.seen.zoom > 1 ? 1 / ZOOM_MAX : 2);
+      magnifyAt(panels, ...relative(window, { x: event.clientX, y: event.clientY }), panels.view.zoom > 1 ? 1 / MAX_ZOOM : 2);
     });
     window.addEventListener("wheel", (event) => {
-      if (!event.ctrlKey && !event.metaKey && panels.seen.zoom === 1) return; // the page scrolls
+      if (!event.ctrlKey && !event.metaKey && panels.view.zoom === 1) return; // scrolls the page
       event.preventDefault();
-      magnifyAt(panels, ...shares(window, { x: event.clientX, y: event.clientY }), 2 ** (-event.deltaY / 300));
+      magnifyAt(panels, ...relative(window, { x: event.clientX, y: event.clientY }), 2 ** (-event.deltaY / 300));
     }, { passive: false });
     window.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: [0.1, 0], ArrowRight: [-0.1, 0], ArrowUp: [0, 0.1], ArrowDown: [0, -0.1] }[event.key];
-      const factor = { "+": 2, "=": 2, "-": 0.5, 0: 1 / ZOOM_MAX }[event.key];
-      if (!factor && (!step || panels.seen.zoom === 1)) return;
+      const factor = { "+": 2, "=": 2, "-": 0.5, 0: 1 / MAX_ZOOM }[event.key];
+      if (!factor && (!step || panels.view.zoom === 1)) return;
       event.preventDefault();
       if (factor) magnifyAt(panels, 0.5, 0.5, factor);
       else moveBy(panels, ...step);
     });
   }
-  look(panels, 0.5, 0.5, 1);
+  setView(panels, 0.5, 0.5, 1);
 }
 
-// Up to four
+// Up to four images in a grid
 
 function showGrid() {
   const files = block.files[state.rate];
-  all("#grid .panel").forEach((panel, place) => {
-    const codec = state.grid[place] ?? "";
+  all("#grid .panel").forEach((panel, index) => {
+    const codec = state.grid[index] ?? "";
     const window = panel.querySelector(".window");
     panel.classList.toggle("empty", codec === "");
     window.hidden = codec === "";
@@ -266,25 +266,25 @@ function showGrid() {
 }
 
 function startGrid() {
-  all("#grid select").forEach((select, place) => {
+  all("#grid select").forEach((select, index) => {
     select.addEventListener("change", () => {
-      state.grid[place] = select.value;
+      state.grid[index] = select.value;
       showGrid();
     });
   });
 }
 
-// The blind test: which of two is closer to the original? Their names are shown at the end.
+// The blind test: which of two images is closer to the original? Names are shown at the end.
 
-let rounds = []; // { image, codecs: [a, b], won: 0, 1, or undefined where they look alike }
+let rounds = []; // { image, codecs: [a, b], winner: 0, 1, or undefined if there is no difference }
 let round = 0;
-let asked = 0; // how many rounds there were at the start
+let planned = 0; // number of rounds at the start
 
 function shuffled(list) {
   const mixed = [...list];
-  for (let place = mixed.length - 1; place > 0; place -= 1) {
-    const other = Math.floor(Math.random() * (place + 1));
-    [mixed[place], mixed[other]] = [mixed[other], mixed[place]];
+  for (let index = mixed.length - 1; index > 0; index -= 1) {
+    const other = Math.floor(Math.random() * (index + 1));
+    [mixed[index], mixed[other]] = [mixed[other], mixed[index]];
   }
   return mixed;
 }
@@ -296,13 +296,14 @@ function blindCodecs() {
 
 function startBlind() {
   const codecs = blindCodecs();
-  const pairs = codecs.flatMap((one, place) => codecs.slice(place + 1).map((other) => [one, other]));
+  const pairs = codecs.flatMap((one, index) => codecs.slice(index + 1).map((other) => [one, other]));
   const possible = data.images.flatMap(({ images }, image) => {
-    const [here, differ] = [images[state.rate], (one, other) => here[one] && here[other] && here[one] !== here[other]];
+    const indexes = images[state.rate];
+    const differ = (one, other) => indexes[one] && indexes[other] && indexes[one] !== indexes[other];
     return pairs.filter((pair) => differ(...pair)).map((pair) => ({ image, codecs: shuffled(pair) }));
   });
-  rounds = shuffled(possible).slice(0, BLIND_ROUNDS);
-  [round, asked] = [0, rounds.length];
+  rounds = shuffled(possible).slice(0, MAX_ROUNDS);
+  [round, planned] = [0, rounds.length];
   find("#among").textContent = `Among ${codecs.map((codec) => titles[codec]).join(", ")}: choose others in the grid.`;
   showRound();
 }
@@ -315,32 +316,32 @@ function showRound() {
   if (over) return showTally();
   const { image, codecs } = rounds[round];
   readBlock(image);
-  shape(image);
-  ["A", "B"].forEach((letter, place) => {
-    showImage(find(`#blind [data-side=${letter}] img`), codecs[place], `Image ${letter}`);
+  setShape(image);
+  ["A", "B"].forEach((letter, index) => {
+    showImage(find(`#blind [data-side=${letter}] img`), codecs[index], `Image ${letter}`);
   });
   showImage(find("#blind [data-side=original] img"), "original", "Original");
   find("#round").textContent = `${round + 1} of ${rounds.length}`;
   return undefined;
 }
 
-function answer(won) {
-  rounds[round].won = won;
+function answer(winner) {
+  rounds[round].winner = winner;
   round += 1;
   magnify(1);
   showRound();
 }
 
-// For each codec in how many of its rounds it was closer, and in how many there was no telling
+// For each codec, the number of its rounds, and of those in which it was closer or there was no difference
 function tally() {
-  const done = rounds.slice(0, round);
-  const codecs = [...new Set(done.flatMap((one) => one.codecs))];
+  const answered = rounds.slice(0, round);
+  const codecs = [...new Set(answered.flatMap((one) => one.codecs))];
   const rows = codecs.map((codec) => {
-    const own = done.filter((one) => one.codecs.includes(codec));
+    const own = answered.filter((one) => one.codecs.includes(codec));
     return {
       codec, shown: own.length,
-      closer: own.filter((one) => one.codecs[one.won] === codec).length,
-      alike: own.filter((one) => one.won === undefined).length,
+      closer: own.filter((one) => one.codecs[one.winner] === codec).length,
+      alike: own.filter((one) => one.winner === undefined).length,
     };
   });
   return rows.sort((a, b) => b.closer / b.shown - a.closer / a.shown);
@@ -350,7 +351,7 @@ function showTally() {
   const rows = tally();
   find("#tally p").textContent = rows.length
     ? `${round} answers at ${find(`[data-rate='${state.rate}']`).textContent} bits per pixel`
-    : asked ? "No answer was given." : "There is nothing to compare: choose two codecs in the grid that have files at this rate.";
+    : planned ? "No answer was given." : "There is nothing to compare: choose two codecs in the grid that have files at this rate.";
   find("#tally table").hidden = !rows.length;
   find("#tally tbody").replaceChildren(...rows.map(({ codec, shown, closer, alike }) => {
     const row = make("tr");

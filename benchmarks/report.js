@@ -1,6 +1,6 @@
 "use strict";
-// The page's script: curves with their legend, the metric that curves and tables show, and rate against time. The images are
-// in report.images.js.
+// The script of the page: curves and their legend, the choice of the metric, and rate against time. The images are in
+// report.images.js.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const find = (selector) => document.querySelector(selector);
@@ -12,13 +12,13 @@ titles.original = "Original";
 
 // Curves
 
-// as report.css has them
+// in the order of report.css
 const MARKS = ["circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "pentagon", "star", "hexagon", "x"];
 const chart = find("#chart");
 const hiddenSeries = new Set();
 let metric = data.metrics[0];
 
-const safe = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;"); // Plotly reads some tags
+const safe = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;"); // Plotly interprets some tags
 
 function curve(series, colours) {
   const points = series.points.filter((point) => point[metric.key] !== undefined && point[metric.key] !== null);
@@ -35,7 +35,7 @@ function curve(series, colours) {
   };
 }
 
-// From a little below the lowest rate to the next labelled one above the highest, so that all points stand between labels
+// From just below the lowest rate to the next label above the highest, so that all points are between labels
 function rateRange() {
   const rates = data.series.flatMap((series) => series.points.map((point) => point.bpp));
   if (!rates.length) return undefined;
@@ -44,16 +44,16 @@ function rateRange() {
   return [Math.log10(Math.min(...rates) / 1.15), Math.log10(1.03 * next)];
 }
 
-// What both charts look like
-function looks(colours) {
+// The style of both charts
+function chartStyle(colours) {
   const get = (name) => colours.getPropertyValue(name).trim();
   return {
     axis: { gridcolor: get("--rule"), zeroline: false, ticks: "", automargin: true, title: { standoff: 12 } },
     font: { family: get("font-family"), size: 13, color: get("--ink") },
     hoverlabel: { bgcolor: get("--surface"), font: { color: get("--ink") }, align: "left" },
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 12, r: 20, t: 36, b: 12 }, // above: room for the toolbar
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 12, r: 20, t: 36, b: 12 }, // top: space for the toolbar
     showlegend: false, hovermode: "closest", hoverdistance: 30,
-    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", // a finger that drags wants to scroll
+    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", // dragging with a finger scrolls the page
   };
 }
 
@@ -61,7 +61,7 @@ const config = { responsive: true, displaylogo: false, modeBarButtons: [["toImag
 
 function drawCurves() {
   const colours = getComputedStyle(document.body);
-  const { axis, ...layout } = looks(colours);
+  const { axis, ...layout } = chartStyle(colours);
   const unit = metric.unit ? `${metric.unit}, ` : "";
   layout.xaxis = {
     ...axis, type: "log", dtick: "D2", tickformat: "~g", range: rateRange(), ticklabeloverflow: "allow",
@@ -74,12 +74,12 @@ function drawCurves() {
 
 function drawLegend() {
   find("#legend").replaceChildren(...data.series.map((series) => {
-    const look = `key c${series.colour}${series.dashed ? " dashed" : ""}${series.dotted ? " dotted" : ""}${series.bold ? " bold" : ""}`;
-    const key = make("span", { className: look });
+    const className = `key c${series.colour}${series.dashed ? " dashed" : ""}${series.dotted ? " dotted" : ""}${series.bold ? " bold" : ""}`;
+    const key = make("span", { className });
     key.append(make("i"), series.title);
     const button = make("button", { type: "button", disabled: !series.points.length });
     button.append(key);
-    if (!series.points.length) button.title = "No point at which every image could be coded";
+    if (!series.points.length) button.title = "At no rate could every image be coded";
     button.dataset.series = series.name;
     button.setAttribute("aria-pressed", String(series.points.length > 0));
     button.addEventListener("click", () => {
@@ -95,12 +95,12 @@ function chooseMetric(key) {
   metric = data.metrics.find((one) => one.key === key);
   press(all("[data-switch]"), (button) => button.dataset.switch === key);
   all("[data-metric]").forEach((table) => { table.hidden = table.dataset.metric !== key; });
-  hintAtMore();
+  updateHints();
   drawCurves();
   drawTimes();
 }
 
-// Rate against time, at a quality that most codecs reach; a codec at its usual and its quick setting is joined by a line
+// Rate against time, at a quality that most codecs reach. A line joins a codec's usual and its quick setting.
 
 const times = find("#times");
 let timeOf = "encode";
@@ -112,17 +112,19 @@ const pointsOf = (series, common) => {
     .filter((speed) => speed && common.rates[speed.name]);
 };
 
-// By a codec's name, where its title stands beside its mark: at the first place where it meets no title before it. `place` says
-// how many pixels from the left and from the top a mark is.
-function titlePlaces(bases, common, place) {
+// The position of each codec's title beside its mark, by name: the first position at which it overlaps no earlier title.
+// `positionOf` returns the pixels of a mark from the left and from the top.
+function titlePositions(bases, common, positionOf) {
   const taken = [];
-  const meets = (a, b) => Math.abs(a.x - b.x) < a.half + b.half && Math.abs(a.y - b.y) < 14;
+  const overlap = (a, b) => Math.abs(a.x - b.x) < a.half + b.half && Math.abs(a.y - b.y) < 14;
   return Object.fromEntries(bases.map((series) => {
-    const { x, y } = place(pointsOf(series, common).find((speed) => speed.name === series.name));
+    const { x, y } = positionOf(pointsOf(series, common).find((speed) => speed.name === series.name));
     const half = 3.5 * series.title.length; // half of its width
-    const places = [["top center", x, y - 14], ["bottom center", x, y + 14], ["middle right", x + half + 9, y], ["middle left", x - half - 9, y]]
-      .map(([name, centre, middle]) => ({ name, x: centre, y: middle, half }));
-    const chosen = places.find((one) => !taken.some((other) => meets(one, other))) ?? places[0];
+    const positions = [
+      { name: "top center", x, y: y - 14, half }, { name: "bottom center", x, y: y + 14, half },
+      { name: "middle right", x: x + half + 9, y, half }, { name: "middle left", x: x - half - 9, y, half },
+    ];
+    const chosen = positions.find((position) => !taken.some((other) => overlap(position, other))) ?? positions[0];
     taken.push(chosen);
     return [series.name, chosen.name];
   }));
@@ -147,31 +149,31 @@ function drawTimes() {
   times.hidden = !common;
   find("#times-note").textContent = common
     ? `Bits per pixel for ${metric.title} ${common.value.toFixed(metric.digits)} ${metric.unit}`.trim() +
-      ", the quality that most codecs reach at the image's own size; codecs that do not reach it have no mark." +
+      ", the quality that most codecs reach at the image's own size. Codecs that do not reach it have no mark." +
       (data.speeds.some((speed) => speed.name.endsWith("-quick")) ? " Open marks: quick settings." : "")
     : `No two codecs reach the same ${metric.title}, so rate is not drawn against time.`;
   if (!common) return;
   const colours = getComputedStyle(document.body);
-  const { axis, ...layout } = looks(colours);
+  const { axis, ...layout } = chartStyle(colours);
   const values = data.speeds.map((speed) => speed[timeOf]);
-  const ends = [Math.log10(Math.min(...values) / 2), Math.log10(Math.max(...values) * 2)]; // names are wider than marks
+  const ends = [Math.log10(Math.min(...values) / 2), Math.log10(Math.max(...values) * 2)]; // titles are wider than marks
   layout.xaxis = {
     ...axis, type: "log", dtick: 1, tickformat: "~g", range: ends, title: { ...axis.title, text: `${timeOf.replace(/e$/, "ing")}, seconds per megapixel` },
   };
   layout.yaxis = { ...axis, rangemode: "tozero", title: { ...axis.title, text: "bits per pixel (lower is better)" } };
-  const usual = (series) => common.rates[series.name.replace(/-quick$/, "")] && series.dotted; // joined to its usual setting
-  const bases = data.series.filter((series) => common.rates[series.name] && !usual(series));
+  const joined = (series) => common.rates[series.name.replace(/-quick$/, "")] && series.dotted; // to its usual setting
+  const bases = data.series.filter((series) => common.rates[series.name] && !joined(series));
   const highest = Math.max(...bases.flatMap((series) => pointsOf(series, common)).map((speed) => common.rates[speed.name]));
-  const places = titlePlaces(bases, common, (speed) => ({
+  const positions = titlePositions(bases, common, (speed) => ({
     x: (times.clientWidth - 80) * (Math.log10(speed[timeOf]) - ends[0]) / (ends[1] - ends[0]),
     y: (times.clientHeight - 100) * (1 - common.rates[speed.name] / highest),
   }));
-  Plotly.react(times, bases.map((series) => timesOf(series, common, colours, places[series.name])), layout, config);
+  Plotly.react(times, bases.map((series) => timesOf(series, common, colours, positions[series.name])), layout, config);
 }
 
-// Tables wider than their box say so until they are scrolled to their end
+// A table that is wider than its box shows a hint until it is scrolled to its end
 
-function hintAtMore() {
+function updateHints() {
   all(".wide").forEach((box) => {
     box.classList.toggle("more", box.scrollWidth - box.clientWidth - box.scrollLeft > 1);
   });
@@ -190,18 +192,18 @@ if (metric) {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawCurves(); drawTimes(); });
 }
 
-// The images come after this script, so that curves are drawn before they are all there
+// The blocks of images follow this script, so that curves are drawn before they are loaded
 document.addEventListener("DOMContentLoaded", () => {
-  all(".wide").forEach((box) => box.addEventListener("scroll", hintAtMore, { passive: true }));
-  addEventListener("resize", hintAtMore);
-  hintAtMore();
+  all(".wide").forEach((box) => box.addEventListener("scroll", updateHints, { passive: true }));
+  addEventListener("resize", updateHints);
+  updateHints();
   if (find("#images") && data.images.length) startImages();
   find("#copy").addEventListener("click", async () => {
     try {
       await navigator.clipboard.writeText(find("#how code").textContent);
       find("#copy").textContent = "Copied";
     } catch {
-      getSelection().selectAllChildren(find("#how code")); // where a page may not copy, a person can
+      getSelection().selectAllChildren(find("#how code")); // the page may not use the clipboard: the user can copy the selection
     }
   });
 });

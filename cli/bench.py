@@ -303,7 +303,7 @@ def _show(results: Results) -> None:
         console.print(part, soft_wrap=isinstance(part, str | Text), markup=False)  # a path may look like markup
 
     count = len(results.images)
-    show(f"{count} image{'s' if count > 1 else ''}, whole files, means; 'n of {count}' where not all images fit\n")
+    show(f"{count} image{'s' if count > 1 else ''}, whole files, means; 'n of {count}' if not all images fit\n")
     for title, table, remarks in tables(results):
         for part in (Text(title, "bold"), table, f"{remarks}\n" if remarks else ""):
             show(part)

@@ -1,4 +1,4 @@
-"""The page of `tessera bench --report`, as a reader meets it: opened from a file in a headless browser, without a network."""
+"""The page of `tessera bench --report`, opened from a file in a headless browser without a network."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.helpers.study import CODECS, NAMES, decoded, made_up, metrics_at, ori
 
 @pytest.fixture(scope="module")
 def still(chromium, report):
-    """The page for tests that only read it."""
+    """The page for tests that do not change it."""
     with opened(chromium, report, viewport={"width": 1280, "height": 900}) as page:
         yield page
 
 
 @pytest.fixture
 def page(chromium, report):
-    """The page for tests that use it."""
+    """The page for tests that change it."""
     with opened(chromium, report, viewport={"width": 1280, "height": 900}) as page:
         yield page
 
@@ -35,7 +35,7 @@ def curves(page) -> int:
     return page.locator("#chart .scatterlayer .trace path.js-line").count()
 
 
-def test_curves_are_drawn_from_whole_points_alone(still):
+def test_curves_have_only_complete_points(still):
     assert curves(still) == 3  # JPEG has no rate at which all images fit
     assert still.locator("#chart .scatterlayer .points path").count() == 3 + 2 + 3
     assert still.locator("#legend button:disabled").inner_text() == "JPEG"
@@ -43,7 +43,7 @@ def test_curves_are_drawn_from_whole_points_alone(still):
     assert [dash not in ("", "none", "0px") for dash in dashes].count(True) == 1
 
 
-def test_hovering_says_codec_rate_and_value(still):
+def test_hovering_shows_codec_rate_and_value(still):
     box = still.locator("#chart .scatterlayer .trace:last-child .points path").first.bounding_box()
     still.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     lines = still.locator("#chart .hoverlayer .hovertext .line").all_text_contents()
@@ -69,7 +69,7 @@ def test_the_legend_hides_and_shows_a_curve(page):
     assert curves(page) == 3
 
 
-def test_same_bytes_marks_the_best_and_says_what_did_not_fit(still):
+def test_the_table_marks_the_best_and_counts_images_that_fit(still):
     rows = still.locator("#table table:visible tbody tr")
     cells = [row.locator("td").all_inner_texts() for row in rows.all()]
     assert cells[1] == ["1 of 3 fit", "0.500", "0.400", "the <eye>"]
@@ -77,7 +77,7 @@ def test_same_bytes_marks_the_best_and_says_what_did_not_fit(still):
     assert still.locator("#table table:visible td.best").all_inner_texts() == ["0.450", "0.400", "0.300"]
 
 
-def test_bd_rates_and_speed_are_given(still):
+def test_bd_rates_and_speed_are_shown(still):
     assert still.locator("#bd h2").inner_text() == "BD-rate against WebP"
     texts = [re.sub(r"\s+", " ", text).strip() for text in still.locator("#bd tbody tr").all_inner_texts()]
     assert texts[0] == "Tessera \u221231.3 % over 0.300 to 0.550 +12.0 % over 25.00 to 27.50 dB none not measured"
@@ -86,18 +86,18 @@ def test_bd_rates_and_speed_are_given(still):
     assert rows.nth(0).locator("td").all_inner_texts() == ["3.14", "2.5", "1.25", "640", "400 tokens per block"]
 
 
-def test_rate_is_drawn_against_time_at_a_quality_that_both_reach(page):
-    """WebP's curve runs from 0.1 to 0.2 bpp at LPIPS 0.5 to 0.4, Tessera's from 0.05 to 0.2 at 0.45 to 0.3."""
+def test_rate_is_drawn_against_time_at_a_common_quality(page):
+    """WebP has LPIPS 0.5 to 0.4 at 0.1 to 0.2 bpp, Tessera has 0.45 to 0.3 at 0.05 to 0.2."""
     note = "Bits per pixel for LPIPS 0.450, the quality that most codecs reach at the image's own size"
     assert page.locator("#times-note").inner_text().startswith(note)
     assert page.locator("#times .points path").count() == 2
     assert set(page.locator("#times .textpoint text").all_text_contents()) == {"Tessera", "WebP"}
 
-    def places() -> dict[str, float]:
+    def positions() -> dict[str, float]:
         return {text.text_content(): text.bounding_box()["x"] for text in page.locator("#times .textpoint text").all()}
 
     assert page.locator("#times .xtitle").text_content() == "encoding, seconds per megapixel"
-    encoding = places()
+    encoding = positions()
     assert encoding["Tessera"] > encoding["WebP"]  # slower is to the right
     page.locator("#speed").get_by_role("button", name="Decoding").click()
     assert page.locator("#times .xtitle").text_content() == "decoding, seconds per megapixel"
@@ -105,7 +105,7 @@ def test_rate_is_drawn_against_time_at_a_quality_that_both_reach(page):
     assert page.locator("#times-note").inner_text().startswith("Bits per pixel for PSNR 2")
 
 
-def test_titles_of_marks_at_the_same_place_do_not_cover_each_other(chromium, tmp_path):
+def test_titles_of_marks_at_one_point_do_not_overlap(chromium, tmp_path):
     series = tuple(dataclasses.replace(made_up().series[0], name=name, title=title) for name, title in CODECS.items())
     speeds = tuple(Speed(name, 1.0, 1.0, 1.0, 1.0, "") for name in CODECS)
     write_report(made_up(series=series, speeds=speeds), tmp_path / "page.html", original, decoded)
@@ -113,11 +113,11 @@ def test_titles_of_marks_at_the_same_place_do_not_cover_each_other(chromium, tmp
         texts = page.locator("#times .textpoint text").all()
         assert {text.text_content() for text in texts} == set(CODECS.values())
         for one, other in combinations([text.bounding_box() for text in texts], 2):
-            apart = abs(one["y"] - other["y"]) > 12  # pixels, and as high are letters
+            apart = abs(one["y"] - other["y"]) > 12  # pixels, the height of letters
             assert apart or one["x"] + one["width"] <= other["x"] or other["x"] + other["width"] <= one["x"]
 
 
-def test_what_it_took_is_written_down(still):
+def test_settings_versions_and_failures_are_listed(still):
     text = still.locator("main").inner_text()
     for part in (
         "JPEG XL needs pillow-jxl-plugin",
@@ -157,7 +157,7 @@ def phone(chromium, report):
         yield page
 
 
-def test_a_table_that_is_cut_on_a_phone_says_so_until_its_end(phone):
+def test_a_cut_table_shows_a_hint_until_it_is_scrolled_to_its_end(phone):
     table = phone.get_by_role("region", name="BD-rate")
     hint = "box => getComputedStyle(box, '::before').display"
     assert table.evaluate("box => box.scrollWidth > box.clientWidth")
@@ -167,7 +167,7 @@ def test_a_table_that_is_cut_on_a_phone_says_so_until_its_end(phone):
     assert table.evaluate(hint) == "none"
 
 
-def test_no_hint_where_a_table_fits(still):
+def test_a_table_that_fits_shows_no_hint(still):
     assert still.locator(".wide.more").count() == 0
 
 
@@ -186,7 +186,7 @@ def test_every_point_on_a_phone_is_below_a_labelled_rate(phone):
     assert phone.locator("#chart .xgrid").count() == len(boxes)
 
 
-def test_light_and_dark_follow_the_reader(page):
+def test_colours_follow_the_readers_preference(page):
     from playwright.sync_api import expect
 
     def look() -> list[str]:
@@ -201,19 +201,17 @@ def test_light_and_dark_follow_the_reader(page):
     assert ink < paper
     page.emulate_media(color_scheme="dark")
     dark = page.evaluate("getComputedStyle(document.body).color")
-    expect(page.locator("#chart .ytitle")).to_have_css("fill", dark)  # the chart is drawn anew a little later
+    expect(page.locator("#chart .ytitle")).to_have_css("fill", dark)  # the chart is redrawn after a moment
     ink, paper = look()
     assert ink > paper
 
 
 def test_own_settings_show_points_and_near_files(chromium, tmp_path):
-    """Codecs at settings of their own share no rate: the table lists points, and files of nearly the same bytes meet."""
+    """Without common rates the table lists points, and images of nearly the same bytes are compared."""
     rates = {"tessera": (0.05, 0.1), "webp": (0.06, 0.19)}
-    points = {codec: tuple(Point(f"quality {r}", 3, r, metrics_at(codec, r)) for r in given) for codec, given in rates.items()}
+    points = {codec: tuple(Point(f"quality {r}", 3, r, metrics_at(codec, r)) for r in bpps) for codec, bpps in rates.items()}
     series = tuple(Series(codec, CODECS[codec], "", points[codec]) for codec in rates)
-    samples = {
-        (n, codec, f"quality {r}"): sample_at(codec, r, n) for n in NAMES for codec, given in rates.items() for r in given
-    }
+    samples = {(n, codec, f"quality {r}"): sample_at(codec, r, n) for n in NAMES for codec, bpps in rates.items() for r in bpps}
     results = made_up(budgets=(), series=series, samples=samples, deltas=(), speeds=())
     gallery = Gallery(results, original, decoded, 4)
     assert gallery.rates == [0.05, 0.06, 0.1, 0.19]
@@ -228,13 +226,13 @@ def test_own_settings_show_points_and_near_files(chromium, tmp_path):
         assert page.locator(".tag.right").inner_text() == "WebP"
 
 
-def test_nothing_coded_still_makes_a_page(chromium, tmp_path):
+def test_a_benchmark_without_files_has_a_page(chromium, tmp_path):
     write_report(made_up(series=(), samples={}, deltas=(), speeds=()), tmp_path / "page.html", original, decoded)
     with opened(chromium, tmp_path / "page.html") as page:
         assert page.locator("h1").inner_text() == "0 image codecs at the same bytes"
 
 
-def test_json_in_a_script_cannot_end_it():
+def test_json_cannot_end_its_script_element():
     plain = {"name": "</script><!--<script>"}
     assert "<" not in in_script(plain)
     assert json.loads(in_script(plain)) == plain
@@ -245,7 +243,7 @@ def test_colours_follow_codecs():
     assert [tables.colour(name) for name in ("tessera", "webp", "webp-scaled", "jpeg")] == [0, 1, 1, 2]
 
 
-def test_a_page_that_cannot_be_finished_leaves_the_old_one(tmp_path):
+def test_a_failure_keeps_the_old_page(tmp_path):
     (tmp_path / "page.html").write_text("old")
 
     def broken(image: str, codec: str, sample: Sample) -> Pixels:
@@ -257,8 +255,8 @@ def test_a_page_that_cannot_be_finished_leaves_the_old_one(tmp_path):
     assert (tmp_path / "page.html").read_text() == "old"
 
 
-def test_without_plotly_the_next_step_is_named(tmp_path, monkeypatch):
+def test_a_missing_library_is_named_with_the_extra_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    with pytest.raises(TesseraError, match=r"the page needs plotly.*: pip install '\.\[report\]'"):
+    with pytest.raises(TesseraError, match=r"pip install '\.\[report\]'"):
         write_report(made_up(), tmp_path / "page.html", original, decoded)
     assert not list(tmp_path.iterdir())

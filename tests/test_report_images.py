@@ -1,4 +1,4 @@
-"""The images of the page of `tessera bench --report`: the divider, the grid, the blind test."""
+"""The images on the page of `tessera bench --report`: divider, grid and blind test."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.helpers.study import EVIL, NAMES, decoded, made_up, original
 
 @pytest.fixture
 def page(chromium, report):
-    """The page for tests that use it."""
+    """The page for tests that change it."""
     with opened(chromium, report, viewport={"width": 1280, "height": 900}) as page:
         yield page
 
 
 def colour(page, side: str) -> list[int]:
-    """The middle pixel of the image that a side shows."""
+    """The central pixel of the image on one side of the divider."""
     return page.evaluate(
         """async (side) => {
             const image = document.querySelector(`.side.${side} img`);
@@ -39,9 +39,9 @@ def mode(page, name: str) -> None:
     page.locator("#images").get_by_role("button", name=name).click()
 
 
-def shown(page, place: str) -> list[int]:
-    """The middle pixel of the image in a panel."""
-    image = page.locator(f"{place} img")
+def panel_colour(page, selector: str) -> list[int]:
+    """The central pixel of the image in a panel."""
+    image = page.locator(f"{selector} img")
     image.evaluate("image => image.decode()")
     return image.evaluate(
         """image => {
@@ -52,13 +52,13 @@ def shown(page, place: str) -> list[int]:
     )
 
 
-def test_up_to_four_are_shown_with_their_numbers(page):
+def test_the_grid_shows_up_to_four_images_with_numbers(page):
     mode(page, "Grid")
     panels = page.locator("#grid .panel")
     assert [panels.nth(n).locator("select").input_value() for n in range(4)] == ["original", "tessera", "webp", "webp-scaled"]
-    assert shown(page, "#grid .panel:nth-child(2)") == pytest.approx([200, 40, 40], abs=6)
+    assert panel_colour(page, "#grid .panel:nth-child(2)") == pytest.approx([200, 40, 40], abs=6)
     assert "76 bytes" in panels.nth(1).locator(".facts").inner_text()
-    assert panels.nth(1).locator("dd.best").all_inner_texts() == ["0.400"]  # PSNR is WebP's, MS-SSIM is alike
+    assert panels.nth(1).locator("dd.best").all_inner_texts() == ["0.400"]  # WebP has the best PSNR, MS-SSIM is equal
     panels.nth(0).locator("select").select_option("jpeg")
     assert panels.nth(0).locator(".none").inner_text() == "JPEG has no file at this rate for this image"
     panels.nth(0).locator("select").select_option("")
@@ -67,44 +67,44 @@ def test_up_to_four_are_shown_with_their_numbers(page):
     assert "153 bytes" in panels.nth(1).locator(".facts").inner_text()
 
 
-def boxes(page) -> list[dict[str, float]]:
-    """Where the images of the panels lie, against their windows."""
+def views(page) -> list[dict[str, float]]:
+    """The position of each panel's image relative to its window, and its magnification."""
     out = []
     for window in page.locator("#grid .window").all():
         outer, inner = window.bounding_box(), window.locator("img").bounding_box()
-        out.append({"x": inner["x"] - outer["x"], "y": inner["y"] - outer["y"], "width": inner["width"] / outer["width"]})
+        out.append({"x": inner["x"] - outer["x"], "y": inner["y"] - outer["y"], "zoom": inner["width"] / outer["width"]})
     return out
 
 
-def test_panels_grow_and_move_in_step(page):
+def test_panels_are_magnified_and_moved_together(page):
     mode(page, "Grid")
     window = page.locator("#grid .window").nth(1)
     window.scroll_into_view_if_needed()
     box = window.bounding_box()
     page.mouse.dblclick(box["x"] + box["width"] * 0.25, box["y"] + box["height"] * 0.5)
-    for one in boxes(page):
-        assert one["width"] == pytest.approx(2, abs=0.01)
-        assert one["x"] == pytest.approx(-0.25 * box["width"], abs=1)  # what was under the pointer stays there
+    for one in views(page):
+        assert one["zoom"] == pytest.approx(2, abs=0.01)
+        assert one["x"] == pytest.approx(-0.25 * box["width"], abs=1)  # the point below the pointer stays
     page.mouse.move(box["x"] + 100, box["y"] + 100)
     page.mouse.down()
     page.mouse.move(box["x"] + 70, box["y"] + 90, steps=4)
     page.mouse.up()
-    for one in boxes(page):
+    for one in views(page):
         assert one["x"] == pytest.approx(-0.25 * box["width"] - 30, abs=1)
         assert one["y"] == pytest.approx(-0.5 * box["height"] - 10, abs=1)
     page.mouse.move(box["x"] + 2000, box["y"])
     window.press("ArrowRight")
-    assert boxes(page)[3]["x"] == pytest.approx(-0.35 * box["width"] - 30, abs=1)
+    assert views(page)[3]["x"] == pytest.approx(-0.35 * box["width"] - 30, abs=1)
     window.press("0")
-    assert [one["width"] for one in boxes(page)] == pytest.approx([1, 1, 1, 1], abs=0.01)
+    assert [one["zoom"] for one in views(page)] == pytest.approx([1, 1, 1, 1], abs=0.01)
     page.locator("[data-zoom='4']").click()
-    assert [one["width"] for one in boxes(page)] == pytest.approx([4, 4, 4, 4], abs=0.01)
+    assert [one["zoom"] for one in views(page)] == pytest.approx([4, 4, 4, 4], abs=0.01)
 
 
-RED = pytest.approx([200, 40, 40], abs=6)  # Tessera
+RED = pytest.approx([200, 40, 40], abs=6)  # the image of Tessera
 
 
-def test_the_blind_test_tells_names_at_its_end_alone(page):
+def test_the_blind_test_shows_names_only_at_its_end(page):
     mode(page, "Blind test")
     total = int(page.locator("#round").inner_text().split()[-1])
     assert total == 3 * 3  # images, and pairs of the codecs in the grid
@@ -113,9 +113,9 @@ def test_the_blind_test_tells_names_at_its_end_alone(page):
         assert page.locator("#round").inner_text() == f"{number + 1} of {total}"
         assert page.locator("#test .panels").inner_text().split() == ["A", "Original", "B"]
         assert not {"Tessera", "WebP"} & set(page.locator("#test .panels img").evaluate_all("all => all.map(i => i.alt)"))
-        left, right = (shown(page, f"[data-side={side}]") for side in "AB")
-        answer = "A is closer" if left == RED else "B is closer" if right == RED else "No telling"
-        wins += answer != "No telling"
+        left, right = (panel_colour(page, f"[data-side={side}]") for side in "AB")
+        answer = "A is closer" if left == RED else "B is closer" if right == RED else "No difference"
+        wins += answer != "No difference"
         page.get_by_role("button", name=answer).click()
     rows = [row.inner_text().split("\t") for row in page.locator("#tally tbody tr").all()]
     assert rows[0] == ["Tessera", str(wins), "0", "0", str(wins)]
@@ -131,7 +131,7 @@ def test_the_blind_test_tells_names_at_its_end_alone(page):
 
 
 def clip(page) -> float:
-    """Share of the width that the left image covers."""
+    """The share of the width that the left image covers."""
     return page.evaluate(
         """() => {
             const box = document.querySelector(".view").getBoundingClientRect();
@@ -190,7 +190,7 @@ def test_the_divider_follows_a_finger(chromium, report):
         assert clip(page) == pytest.approx(0.8, abs=0.01)
 
 
-def test_another_codec_changes_image_and_label(page):
+def test_choosing_a_codec_changes_image_and_label(page):
     assert colour(page, "left") == pytest.approx([200, 40, 40], abs=6)
     assert colour(page, "right") == pytest.approx([40, 200, 40], abs=6)
     page.locator("#right").select_option("webp-scaled")
@@ -206,7 +206,7 @@ def test_another_codec_changes_image_and_label(page):
     assert page.locator(".tag.right").inner_text() == "Original"
 
 
-def test_a_codec_without_a_file_says_so(page):
+def test_a_codec_without_a_file_shows_a_note(page):
     page.locator("#right").select_option("jpeg")
     assert page.locator(".none.right").inner_text() == "JPEG has no file at this rate for this image"
     assert page.locator(".side.right img").is_hidden()
@@ -215,7 +215,7 @@ def test_a_codec_without_a_file_says_so(page):
     assert page.locator(".facts.right dd").first.inner_text() == "153 bytes"
 
 
-def test_another_image_is_shown_whatever_its_name(page):
+def test_images_can_have_any_name(page):
     assert page.locator("#thumbnails button").all_inner_texts() == list(NAMES)
     page.locator("#thumbnails button").nth(1).click()
     page.locator("#left").select_option("original")
@@ -229,25 +229,25 @@ def test_shown_rates_are_few_and_low():
     assert Gallery(made_up(budgets=budgets[:4]), original, decoded, 4).rates == list(budgets[:4])
 
 
-def test_images_beyond_the_limit_are_left_out_and_counted(tmp_path):
-    seen = []
-    write_report(made_up(), tmp_path / "small.html", original, decoded, limit=1, progress=lambda: seen.append(1))
+def test_images_beyond_the_limit_are_counted_but_not_shown(tmp_path):
+    calls = []
+    write_report(made_up(), tmp_path / "small.html", original, decoded, limit=1, progress=lambda: calls.append(1))
     text = (tmp_path / "small.html").read_text()
-    assert seen == [1]
+    assert calls == [1]
     assert re.findall(r'id="image-(\d)"', text) == ["0"]
-    assert "2 more images are in the numbers" in text
+    assert "2 more images are in the numbers, but not shown" in text
 
 
 def test_equal_files_are_decoded_once(tmp_path):
     samples = {key: dataclasses.replace(sample, data=b"same") for key, sample in made_up().samples.items()}
-    asked = []
+    decoded_images = []
 
-    def counted(image: str, codec: str, sample: Sample) -> Pixels:
-        asked.append(image)
+    def counting(image: str, codec: str, sample: Sample) -> Pixels:
+        decoded_images.append(image)
         return decoded(image, codec, sample)
 
-    write_report(made_up(samples=samples), tmp_path / "page.html", original, counted)
-    assert asked == list(NAMES)
+    write_report(made_up(samples=samples), tmp_path / "page.html", original, counting)
+    assert decoded_images == list(NAMES)
 
 
 def test_an_exact_copy_has_an_infinite_psnr(chromium, tmp_path):

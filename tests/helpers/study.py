@@ -1,4 +1,4 @@
-"""A made-up study, for tests of the page that `tessera bench --report` writes."""
+"""A made-up study for tests of the page of `tessera bench --report`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def label(rate: float) -> str:
 
 
 def fits(codec: str, image: str, rate: float) -> bool:
-    """WebP cannot make the first file of two images, JPEG hardly any file at all."""
+    """WebP misses the lowest rate for two images, JPEG nearly all rates."""
     return {"webp": rate > 0.05 or image == NAMES[0], "jpeg": rate > 0.1 and image != NAMES[2]}.get(codec, True)
 
 
@@ -77,6 +77,6 @@ def original(name: str) -> Pixels:
 
 
 def decoded(image: str, codec: str, sample: Sample) -> Pixels:
-    """A flat colour that tells the codecs apart."""
+    """A flat colour that identifies the codec."""
     colours = {"tessera": (200, 40, 40), "webp": (40, 200, 40), "webp-scaled": (40, 40, 200), "jpeg": (200, 200, 40)}
     return np.full((SIZE[1], SIZE[0], 3), colours[codec], np.uint8)
