@@ -130,17 +130,19 @@ class Codec:
         self,
         files: Iterable[FileInput],
         *,
-        save_as: ImageFormat,
+        save_as: ImageFormat | str = ".png",
         background: str | None = None,
         resources: Resources | None = None,
         progress: ProgressListener | None = None,
         **options: Unpack[DecodeOptions],
     ) -> Iterator[Outcome[DecodedFile]]:
-        """Decodes many .tsr files to image files of the format `save_as`, as `encode_all` encodes; transparency is laid on
-        `background`, if one is given."""
+        """Decodes many .tsr files to image files, as `encode_all` encodes. `save_as` is their format, or its ending.
+        Transparency is laid on `background`, if one is given."""
+        from codec.image.writing import image_format
         from codec.parallel.pipeline import decode_all
 
         options = check_options(DecodeOptions, options)
+        save_as = image_format(save_as) if isinstance(save_as, str) else save_as
         return decode_all(self, files, options, save_as, background, resources, progress)
 
     # The steps
