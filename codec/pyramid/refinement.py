@@ -149,7 +149,7 @@ def quantize_with_gradient(
         budget -= float(spent[count - 1]) if count else 0.0
         keep = np.zeros((1, rows, columns), np.bool_)
         keep.ravel()[order[:count]] = True
-        digits.append(chosen.detach().to(torch.int8).cpu().numpy() * keep)
+        digits.append(np.where(keep, chosen.detach().to(torch.int8).cpu().numpy(), 0))
         bits = bits + (cost * torch.from_numpy(keep).to(cost.device)).sum()
         padded = torch.nn.functional.pad(chosen, (0, raw.shape[3] - columns, 0, raw.shape[2] - rows))[None]
         decoded, known = backend.update(index, decoded, known, predicted, padded, pad_to_canvas([keep], [layout], index))

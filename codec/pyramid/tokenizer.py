@@ -89,13 +89,16 @@ def quantize(
             tokens[i] += layout.counts[index]
             if enough and enough[i].bits < math.inf:
                 spent[i] += float(bits[tables, np.abs(digits[i][-1])].sum(0)[mask].sum())
-        if enough and all(enough[i].reached(tokens[i], spent[i]) for i in range(len(layouts))):
+        last = index == len(code.levels) - 1
+        if last or (enough and all(enough[i].reached(tokens[i], spent[i]) for i in range(len(layouts)))):
             break
-        sent = pad_to_canvas([levels[-1] for levels in digits], layouts, index)
-        keep = pad_to_canvas([layout.masks[index][None] for layout in layouts], layouts, index)
-        decoded, known = backend.update(index, decoded, known, predicted, sent, keep)
+        symbols = [levels[-1] for levels in digits]
+        masks = [layout.masks[index][None] for layout in layouts]
+        decoded, known = backend.update(
+            index, decoded, known, predicted, pad_to_canvas(symbols, layouts, index), pad_to_canvas(masks, layouts, index)
+        )
     images = zip(layouts, digits, contexts, strict=True)
-    return [code.sequence(complete_prefix(layout, symbols), indexes) for layout, symbols, indexes in images]
+    return [code.sequence(complete_prefix(layout, levels), tables) for layout, levels, tables in images]
 
 
 def dequantize(backend: Backend, prefixes: Sequence[PyramidPrefix]) -> tuple[Array, Array]:
@@ -108,9 +111,11 @@ def dequantize(backend: Backend, prefixes: Sequence[PyramidPrefix]) -> tuple[Arr
     levels = max((index + 1 for prefix in prefixes for index, mask in enumerate(prefix.known) if mask.any()), default=0)
     for index in range(levels):
         predicted = backend.predict(index, decoded, known)
-        sent = pad_to_canvas([prefix.digits[index] for prefix in prefixes], layouts, index)
-        keep = pad_to_canvas([prefix.known[index][None] for prefix in prefixes], layouts, index)
-        decoded, known = backend.update(index, decoded, known, predicted, sent, keep)
+        symbols = [prefix.digits[index] for prefix in prefixes]
+        masks = [prefix.known[index][None] for prefix in prefixes]
+        decoded, known = backend.update(
+            index, decoded, known, predicted, pad_to_canvas(symbols, layouts, index), pad_to_canvas(masks, layouts, index)
+        )
     return decoded, known
 
 
