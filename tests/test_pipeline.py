@@ -335,6 +335,14 @@ def test_larger_images_than_allowed_are_refused_before_their_pixels_are_read(pho
         assert outcome.error.advice == advice
 
 
+@pytest.mark.parametrize("value", [np.zeros(3, np.uint8), np.zeros((), np.uint8), np.zeros((4, 4)), 3])
+def test_errors_have_the_type_that_encode_raises(codec, value):
+    (outcome,) = codec.encode_all([value])
+    with pytest.raises(TesseraError) as caught:
+        codec.encode(value)
+    assert type(outcome.error) is caught.type
+
+
 def test_images_are_read_only_as_far_as_needed(codec, images):
     read = []
     endless = (read.append(1) or images[2] for _ in iter(int, 1))

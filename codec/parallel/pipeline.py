@@ -88,7 +88,7 @@ def encode_all(
 
     def process(image: ImageInput, item: Item) -> Encoded:
         opened = open_input(image, codec.max_pixels)
-        height, width = opened.shape[:2] if isinstance(opened, ndarray) else opened.size[::-1]
+        height, width = (*opened.shape, 1, 1)[:2] if isinstance(opened, ndarray) else opened.size[::-1]  # an array of any shape
         item.enter(factor * width * height)
         source = read_source(opened, options, codec.max_pixels)
         computed = item.compute(source, blocks_of(width, height))
