@@ -1,4 +1,4 @@
-"""The network of TiTok and One-D-Piece computes what a plain NumPy computation from the same tensors does, part by part."""
+"""Every part of the network of TiTok and One-D-Piece agrees with a computation in NumPy from the same tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TINY = TitokConfig(
 
 
 def seeded(config: TitokConfig) -> Titok:
-    """A network whose tensors are all random, norms and biases too, and whose pixels lie around mid-grey."""
+    """A network with random tensors, also in norms and biases, and pixels around mid-grey."""
     torch.manual_seed(7)
     network = Titok(config)
     for name, value in network.named_parameters():
@@ -50,30 +50,30 @@ def blocks():
     return np.random.default_rng(0).random((2, 3, 64, 64)).astype(np.float32)
 
 
-def close(ours: torch.Tensor, theirs: np.ndarray) -> bool:
-    assert ours.shape == theirs.shape
-    assert theirs.std() > 0.01
-    return np.abs(ours.numpy() - theirs).max() < 1e-4
+def close(output: torch.Tensor, expected: np.ndarray) -> bool:
+    assert output.shape == expected.shape
+    assert expected.std() > 0.01
+    return np.abs(output.numpy() - expected).max() < 1e-4
 
 
 def test_patch_embedding(network, reference, blocks):
-    ours = network.encoder.patch_embed(torch.from_numpy(blocks))[0].flatten(1).T
-    assert close(ours, reference.patches(blocks[0].astype(np.float64)))
+    output = network.encoder.patch_embed(torch.from_numpy(blocks))[0].flatten(1).T
+    assert close(output, reference.patches(blocks[0].astype(np.float64)))
 
 
 def test_attention_block(network, reference):
     x = np.random.default_rng(1).normal(size=(19, 32))
-    ours = network.decoder.transformer[1](torch.from_numpy(x).float()[None])[0]
-    assert close(ours, reference.attention_block("decoder.transformer.1", x))
+    output = network.decoder.transformer[1](torch.from_numpy(x).float()[None])[0]
+    assert close(output, reference.attention_block("decoder.transformer.1", x))
 
 
-def test_encoder_with_its_odd_reshape(network, reference, blocks):
-    ours = network.encoder(torch.from_numpy(blocks), network.latent_tokens)
-    for vectors, block in zip(ours, blocks, strict=True):
+def test_encoder_with_the_published_reshape(network, reference, blocks):
+    output = network.encoder(torch.from_numpy(blocks), network.latent_tokens)
+    for vectors, block in zip(output, blocks, strict=True):
         assert close(vectors, reference.vectors(block.astype(np.float64)))
 
 
-def test_quantizer_takes_the_nearest_by_angle(network, reference):
+def test_quantizer_chooses_the_code_of_the_smallest_angle(network, reference):
     vectors = np.random.default_rng(2).normal(size=(300, 12)) * np.linspace(0.1, 9, 300)[:, None]
     indices = network.quantize.nearest(torch.from_numpy(vectors).float()).numpy()
     assert np.array_equal(indices, reference.indices(vectors))
@@ -81,15 +81,15 @@ def test_quantizer_takes_the_nearest_by_angle(network, reference):
     assert close(network.quantize.lookup(torch.from_numpy(indices)), reference.codebook()[indices])
 
 
-def test_looked_up_vectors_are_nearest_to_themselves(network):
+def test_codes_are_nearest_to_themselves(network):
     indices = torch.arange(TINY.codebook)
     assert torch.equal(network.quantize.nearest(3 * network.quantize.lookup(indices)), indices)
 
 
 def test_soft_lookup(network, reference):
     scores = 3 * np.random.default_rng(3).normal(size=(16, 48))
-    ours = network.pixel_quantize.mean(torch.from_numpy(scores.T.copy()).float().reshape(1, 48, 4, 4))[0]
-    assert close(ours, reference.soft_lookup(scores))
+    output = network.pixel_quantize.mean(torch.from_numpy(scores.T.copy()).float().reshape(1, 48, 4, 4))[0]
+    assert close(output, reference.soft_lookup(scores))
 
 
 def test_pixel_decoder(network, reference):
@@ -98,76 +98,70 @@ def test_pixel_decoder(network, reference):
 
 
 def test_indices_are_identical(network, reference, blocks):
-    ours = network.tokenize(torch.from_numpy(blocks)).numpy()
-    for indices, block in zip(ours, blocks, strict=True):
+    output = network.tokenize(torch.from_numpy(blocks)).numpy()
+    for indices, block in zip(output, blocks, strict=True):
         assert np.array_equal(indices, reference.indices(reference.vectors(block.astype(np.float64))))
-    assert len(np.unique(ours)) > 100
+    assert len(np.unique(output)) > 100
 
 
 @pytest.mark.parametrize("length", [1, 2, 17, 128, 256])
 def test_pixels_agree_at_every_length(network, reference, length):
     indices = np.random.default_rng(length).integers(0, TINY.codebook, (2, length))
-    ours = network.detokenize(torch.from_numpy(indices))
-    assert ours.min() >= 0
-    assert ours.max() <= 1
-    for block, part in zip(ours, indices, strict=True):
-        theirs = reference.pixels(part)
-        assert ((theirs > 0) & (theirs < 1)).mean() > 0.5
-        assert close(block, theirs.clip(0, 1))
+    output = network.detokenize(torch.from_numpy(indices))
+    assert output.min() >= 0
+    assert output.max() <= 1
+    for block, part in zip(output, indices, strict=True):
+        expected = reference.pixels(part)
+        assert ((expected > 0) & (expected < 1)).mean() > 0.5
+        assert close(block, expected.clip(0, 1))
 
 
-def test_one_d_piece_decodes_any_length_and_titok_only_all():
+def test_one_d_piece_decodes_any_length_and_titok_only_all_tokens():
     titok = TitokConfig(block_tokens=32, tail_drop=False, width=512, layers=8, heads=8)
     titok.check_length(32)
-    with pytest.raises(TesseraError, match="titok-s-32 decodes all 32 tokens of a block or none, not the first 5"):
+    with pytest.raises(TesseraError):
         titok.check_length(5)
     piece = published_config("large", 256, tail_drop=True)
     piece.check_length(1)
     piece.check_length(256)
     for wrong in (0, 257):
-        with pytest.raises(TesseraError, match=rf"one-d-piece-l-256 has 1..256 tokens per block, not {wrong}"):
+        with pytest.raises(TesseraError):
             piece.check_length(wrong)
 
 
-def test_another_size_of_block_is_refused(network):
-    with pytest.raises(ValueError, match=r"blocks of \(3, 64, 32\), not \(3, 64, 64\)"):
+def test_blocks_of_another_size_are_refused(network):
+    with pytest.raises(ValueError, match=r"\(3, 64, 32\)"):
         network.tokenize(torch.zeros(1, 3, 64, 32))
 
 
-def test_a_configuration_survives_as_plain_data():
+def test_a_configuration_is_restored_from_plain_data():
     assert TitokConfig.from_dict({**TINY.to_dict(), "pixel_multipliers": [1, 1, 2, 2, 4]}) == TINY
     with pytest.raises(TypeError, match="side"):
         TitokConfig.from_dict({name: value for name, value in TINY.to_dict().items() if name != "side"})
 
 
 def test_an_encoder_that_does_not_mix_tokens(network, blocks):
-    """The last layer then sees the numbers of one token alone."""
-    plain = seeded(replace(TINY, mixed=False))
-    plain.load_state_dict(network.state_dict())
-    seen: list[torch.Tensor] = []
-    plain.encoder.ln_post.register_forward_hook(lambda _, inputs, output: seen.append(output))
-    ours = plain.encoder(torch.from_numpy(blocks), plain.latent_tokens)
-    weight, bias = plain.encoder.conv_out.weight[:, :, 0, 0], plain.encoder.conv_out.bias
-    assert close(ours, (seen[0] @ weight.t() + bias).numpy())
-    assert not torch.allclose(ours, network.encoder(torch.from_numpy(blocks), network.latent_tokens), atol=0.01)
+    """Its last layer is then linear in each token."""
+    unmixed = seeded(replace(TINY, mixed=False))
+    unmixed.load_state_dict(network.state_dict())
+    normed: list[torch.Tensor] = []
+    unmixed.encoder.ln_post.register_forward_hook(lambda _, inputs, output: normed.append(output))
+    output = unmixed.encoder(torch.from_numpy(blocks), unmixed.latent_tokens)
+    weight, bias = unmixed.encoder.conv_out.weight[:, :, 0, 0], unmixed.encoder.conv_out.bias
+    assert close(output, (normed[0] @ weight.t() + bias).numpy())
+    assert not torch.allclose(output, network.encoder(torch.from_numpy(blocks), network.latent_tokens), atol=0.01)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"layers": 10**9}, "a number outside"),
-        ({"width": "512"}, "a number outside"),
-        ({"tail_drop": 1}, "tail_drop 1"),
-        ({"mixed": None}, "mixed None"),
-        ({"side": 250}, "patches of 16 pixels for blocks of 250"),
-        ({"heads": 5}, "width 32 for 5 heads"),
-    ],
+    "change",
+    [{"layers": 10**9}, {"width": "512"}, {"tail_drop": 1}, {"mixed": None}, {"side": 250}, {"heads": 5}],
+    ids=lambda change: next(iter(change)),
 )
-def test_a_configuration_that_makes_no_network_is_refused(change, said):
-    with pytest.raises(ModelError, match=said):
+def test_an_impossible_configuration_is_refused(change):
+    with pytest.raises(ModelError):
         TitokConfig.from_dict(TINY.to_dict() | change)
 
 
 def test_an_unknown_size_is_refused():
-    with pytest.raises(ModelError, match="unknown size 'huge': known are small, base, large"):
+    with pytest.raises(ModelError, match="huge"):
         published_config("huge", 256, tail_drop=True)
