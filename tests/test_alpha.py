@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 from bitstream.container import ALPHA
-from cli.main import main
 from codec.errors import FormatError
 from codec.image.alpha import enlarge_plane, max_rms_error, shrink_plane
 from codec.image.metadata import pack_alpha, unpack_alpha
+from tests.helpers.commands import run
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +85,7 @@ def test_the_command_has_a_quality_of_alpha(photo, soft, tmp_path):
     sizes = []
     for quality in ("100", "75", "0"):
         encode = ["encode", str(tmp_path / "a.png"), "-f", "--tokens", "9", "-o", str(tmp_path / "a.tsr")]
-        assert CliRunner().invoke(main, [*encode, "--alpha-quality", quality]).exit_code == 0
+        assert run(*encode, "--alpha-quality", quality).exit_code == 0
         sizes.append((tmp_path / "a.tsr").stat().st_size)
     assert sizes[0] > sizes[1] > sizes[2]
 

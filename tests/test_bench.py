@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 from benchmarks.bench import Bench, BenchOptions
@@ -21,9 +20,9 @@ from benchmarks.codecs.pillow import PillowCodec
 from benchmarks.metrics import ms_ssim
 from benchmarks.records import Sample
 from cli.bench import find_images
-from cli.main import main
 from codec.metrics import psnr
 from tests.helpers import ROOT
+from tests.helpers.commands import run
 
 CODECS = "tessera,jpeg,webp,webp-scaled,jpeg2000,jxl-scaled"
 SIZES = {"a.png": (170, 180), "b.jpg": (64, 40), "sub/c.png": (200, 161)}  # the second is too small for MS-SSIM
@@ -46,7 +45,7 @@ def cache(tmp_path_factory) -> Path:
 
 
 def bench(*arguments):
-    return CliRunner().invoke(main, ["bench", *map(str, arguments)])
+    return run("bench", *arguments)
 
 
 def quick(images: Path, cache: Path, *arguments):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import codec as library
+import tessera
 from bitstream.container import File, read_file, write_file
 from bitstream.pyramid_tokens import QUALITY_STOPS
 from cli.main import main
@@ -87,7 +87,7 @@ def clear(tmp_path, photo) -> Path:
 @pytest.fixture
 def file(image) -> Path:
     """The .tsr file of the image."""
-    image.with_suffix(".tsr").write_bytes(library.encode(image))
+    image.with_suffix(".tsr").write_bytes(tessera.encode(image))
     return image.with_suffix(".tsr")
 
 
@@ -125,7 +125,7 @@ def test_an_option_has_one_name_and_letter_in_all_its_commands(flag):
 
 def test_encode_writes_what_the_library_encodes(image):
     assert run("encode", image).exit_code == 0
-    assert image.with_suffix(".tsr").read_bytes() == library.encode(image)
+    assert image.with_suffix(".tsr").read_bytes() == tessera.encode(image)
 
 
 def test_quality_is_50_by_default_and_higher_is_larger(image):

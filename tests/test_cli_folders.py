@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import codec as library
+import tessera
 from bitstream.container import read_file
 from tests.helpers.commands import files_below, records, run
 
@@ -76,7 +76,7 @@ def test_a_folder_is_mirrored(tree, tmp_path):
     assert (outcome.exit_code, outcome.stdout) == (0, "")
     assert files_below(tmp_path / "out") == {"a.tsr", "b.tsr", "sub/a.tsr", "sub/deep/c.tsr", "sub/deep/d.tsr"}
     assert len(outcome.stderr.splitlines()) == 6
-    assert (tmp_path / "out" / "sub" / "a.tsr").read_bytes() == library.encode(tree / "sub" / "a.png")
+    assert (tmp_path / "out" / "sub" / "a.tsr").read_bytes() == tessera.encode(tree / "sub" / "a.png")
 
 
 def test_without_r_only_images_directly_in_a_folder_are_taken(tree, tmp_path):
@@ -124,7 +124,7 @@ def test_targets_of_quality_are_met_in_a_batch_as_alone(tmp_path, photo):
     outcome = run("encode", tmp_path, "--target-psnr", "24", "--json", "--batch", "2", "-j", "2")
     assert outcome.exit_code == 0
     for record in records(outcome):
-        assert record["bytes"] == len(library.encode(record["input"], target_psnr=24))
+        assert record["bytes"] == len(tessera.encode(record["input"], target_psnr=24))
 
 
 @pytest.mark.parametrize("end", ["\n", "\0"])
@@ -286,7 +286,7 @@ def test_inputs_of_one_output_fail_and_the_others_go_on(folder, photo):
 
 
 def test_an_output_that_is_another_input_fails_alone(folder):
-    data = library.encode("photo.jpg")
+    data = tessera.encode("photo.jpg")
     for name in ("a.tsr", "a.png", "b.tsr"):
         Path(name).write_bytes(data)
     outcome = run("decode", "a.tsr", "./a.png", "b.tsr", "-f", "--json")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import codec as library
+import tessera
 from cli.report import FIELDS
 from tests.helpers.commands import records, run
 
@@ -26,7 +26,7 @@ def folder(tmp_path, photo, monkeypatch) -> Path:
     """The current folder: an image, its file, and files that are neither."""
     crop = photo.crop((100, 100, 164, 148))
     crop.save(tmp_path / "a.png")
-    (tmp_path / "a.tsr").write_bytes(library.encode(crop, tokens=30))
+    (tmp_path / "a.tsr").write_bytes(tessera.encode(crop, tokens=30))
     (tmp_path / "bad.tsr").write_bytes(b"no image")
     (tmp_path / "bad.png").write_bytes(b"no image")
     (tmp_path / "empty").write_text("")

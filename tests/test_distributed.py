@@ -27,7 +27,7 @@ from codec.pyramid.network import Network
 from codec.pyramid.training import PyramidTrainer, PyramidTraining
 from codec.training.distributed import ProcessGroup, run_distributed
 from codec.training.trainer import train
-from tests.test_training import CPU, TINY
+from tests.helpers.networks import CPU, TINY
 
 torch.manual_seed(0)
 photos = torch.randint(0, 256, (2, 320, 320, 3), dtype=torch.uint8)
@@ -73,7 +73,7 @@ for first, second, mean in zip(*(trainer.network.parameters() for trainer in (*s
 # The command, with a small network and a checkpoint after every synchronisation.
 TINY_COMMAND = """
 import sys
-from tests.test_training import TINY
+from tests.helpers.networks import TINY
 import codec.pyramid.training
 import codec.training.trainer
 codec.pyramid.training.STANDARD = TINY

@@ -23,7 +23,6 @@ from pathlib import Path
 import click
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image
 from torch import nn
 
@@ -41,6 +40,7 @@ from codec.pyramid.tokenizer import dequantize, quantize
 from codec.pyramid.training import PyramidTraining
 from codec.rate_control import block_tokens_of_quality
 from tests.helpers import PHOTO, ROOT
+from tests.helpers.commands import run
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 LOGS = sorted(ROOT.glob("benchmarks/*.md"))
@@ -138,7 +138,7 @@ def test_commands_that_are_not_run_are_valid(page, folder, monkeypatch):
 def check_command(words: list[str]) -> None:
     match words:
         case ["tessera", *arguments]:
-            result = CliRunner().invoke(main, arguments)
+            result = run(*arguments)
             assert result.exit_code == 0, f"{shlex.join(words)}\n{result.output}"
         case ["make", target, *_]:
             assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
@@ -329,7 +329,7 @@ def test_format_table_is_that_of_the_model():
 def test_records_have_the_keys_of_the_page(command, folder, codec):
     (folder / "photo.tsr").write_bytes(codec.encode("photo.png", tokens=9).data)
     name = "photo.png" if command == "encode" else "photo.tsr"
-    result = CliRunner().invoke(main, [command, name, "-f", "--json"] if command != "info" else [command, name, "--json"])
+    result = run(command, name, "--json", *(["-f"] if command != "info" else []))
     assert result.exit_code == 0, result.output
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| [^|]+ \|$", JSON.read_text(), re.MULTILINE)
     keys = {key for cell, users in rows if users == "all" or command in users for key in re.findall(r"`(\w+)`", cell)}

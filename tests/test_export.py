@@ -14,12 +14,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 from onnx import TensorProto
 
 from bitstream.block_order import BLOCK_CELLS
 from bitstream.pyramid_tokens import ANCHOR, NON_ANCHOR, Level, PyramidLayout, complete_prefix
-from cli.main import main
 from codec.codec import Codec
 from codec.errors import ModelError
 from codec.models.base import Model
@@ -34,6 +33,7 @@ from codec.pyramid.runtime.torch_backend import TorchBackend
 from codec.pyramid.tiles import decode_pixels, encode_pixels
 from codec.pyramid.tokenizer import dequantize, pad_to_canvas
 from tests.helpers.browser import browser, opened, served
+from tests.helpers.commands import run
 from tests.helpers.tokens import random_digits
 from tests.helpers.viewer import alike, drawn, make_site
 
@@ -61,7 +61,7 @@ def model(photo, tmp_path_factory) -> Model:
 
 
 def run_export(model: Model, folder: Path, *options: str) -> Result:
-    return CliRunner().invoke(main, ["models", "export", str(model.path), "-o", str(folder), *options])
+    return run("models", "export", model.path, "-o", folder, *options)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def graphs(model, tmp_path_factory) -> Path:
     return folder
 
 
-def run(folder: Path, name: str, *inputs: np.ndarray) -> list[np.ndarray]:
+def compute(folder: Path, name: str, *inputs: np.ndarray) -> list[np.ndarray]:
     session = onnxruntime.InferenceSession(folder / f"{name}.onnx", providers=["CPUExecutionProvider"])
     return session.run(None, {port.name: value for port, value in zip(session.get_inputs(), inputs, strict=True)})
 
@@ -95,11 +95,11 @@ def test_encoding_computes_the_same_as_torch(graphs, model, photo, width, height
     latents = encode_pixels(TorchBackend(model.network(CPU)), [layout], [pixels])
     rows, columns = (256 * count for count in layout.blocks)
     canvas = np.pad(pixels, ((0, rows - height), (0, columns - width), (0, 0)), "edge").transpose(2, 0, 1)[None]
-    assert same(run(graphs, "encoder", canvas.astype(np.float32) / 127.5 - 1)[0], latents)
+    assert same(compute(graphs, "encoder", canvas.astype(np.float32) / 127.5 - 1)[0], latents)
     network = model.network(CPU)
     for index, level in enumerate(network.levels):
         with torch.inference_mode():
-            assert same(run(graphs, f"level-{index}.analyse", latents.numpy())[0], level.analyse(latents))
+            assert same(compute(graphs, f"level-{index}.analyse", latents.numpy())[0], level.analyse(latents))
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (300, 520)])
@@ -114,10 +114,10 @@ def test_decoding_computes_the_same_as_torch(graphs, model, width, height):
     x, k = np.zeros((1, CONFIG.channels, rows, columns), np.float32), np.zeros((1, 1, rows, columns), np.float32)
     for index in range(len(layout.levels)):
         sent, keep = (pad_to_canvas([grid], [layout], index) for grid in (digits[index], known[index][None]))
-        x, k = run(graphs, f"level-{index}.update", x, k, run(graphs, f"level-{index}.predict", x, k)[0], sent, keep)
+        x, k = compute(graphs, f"level-{index}.update", x, k, compute(graphs, f"level-{index}.predict", x, k)[0], sent, keep)
     assert same(x, latents)
     assert same(k, seen)
-    pixels = run(graphs, "decoder.pixels", x, run(graphs, "decoder.features", x, k)[0])[0][0].transpose(1, 2, 0)[
+    pixels = compute(graphs, "decoder.pixels", x, compute(graphs, "decoder.features", x, k)[0])[0][0].transpose(1, 2, 0)[
         :height, :width
     ]
     assert len(np.unique(expected)) > 1 or width == 1
@@ -219,7 +219,7 @@ def test_graph_templates_code_as_torch_does(model, photo, tmp_path):
     """Also for the two levels of a checkerboard, which share graphs."""
     path = tmp_path / "small.safetensors"
     path.write_bytes(model.path.read_bytes())
-    result = CliRunner().invoke(main, ["models", "graphs", str(path), "--json"])
+    result = run("models", "graphs", path, "--json")
     assert result.exit_code == 0, result.stderr
     written = json.loads(result.stdout)
     assert written["output"] == str(tmp_path / "small.graphs.zip")

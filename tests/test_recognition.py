@@ -11,15 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks import classifiers
 from benchmarks.classifiers import DEFAULT, Classifier, load_classifier
 from benchmarks.metrics import ClassAgreement, MetricOptions, open_evaluator
-from cli.main import main
 from codec.errors import CodecMissingError, ModelError, UsageError
+from tests.helpers.commands import run
 
 WEIGHTS = "mobilenet_v3_small-047dcff4.pth"
 ESPRESSO = 967  # class of ImageNet
@@ -169,7 +168,7 @@ def test_the_command_prints_a_table(tmp_path, photo, monkeypatch):
     torch.save(models.get_model("squeezenet1_1", weights=None).state_dict(), cache / Path(url).name)
     photo.crop((0, 0, 100, 80)).save(tmp_path / "a.png")
     arguments = ["bench", "recognition", str(tmp_path / "a.png"), "--classifier", "squeezenet1_1", "--codecs", "tessera,webp"]
-    result = CliRunner().invoke(main, [*arguments, "--bpp", "0.5,9", "--no-cache", "--plot", str(tmp_path / "p.svg")])
+    result = run(*arguments, "--bpp", "0.5,9", "--no-cache", "--plot", str(tmp_path / "p.svg"))
     assert result.exit_code == 0, result.output
     tables = result.stdout.partition("What each codec was made for")[0]
     assert (

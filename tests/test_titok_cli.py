@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-import codec as library
+import tessera
 from bitstream.container import read_file
 from codec.errors import ModelError, UsageError
 from codec.models.registry import import_model, installed_folder, open_model
@@ -20,7 +20,7 @@ from codec.titok import checkpoint as checkpoint_module
 from codec.titok.config import TitokConfig
 from codec.titok.network import Titok
 from tests.helpers.commands import TESSERA, encoded, records, run
-from tests.test_titok_import import published_settings
+from tests.helpers.titok import published_settings
 
 TINY = {"side": 32, "codebook": 64, "pixel_codebook": 20, "pixel_code": 8, "pixel_width": 32}
 CONFIGS = {True: TitokConfig(8, True, 16, 1, 2, **TINY), False: TitokConfig(6, False, 16, 1, 2, **TINY)}  # by tail drop
@@ -158,20 +158,20 @@ def test_a_model_without_tail_drop_decodes_all_tokens_or_none(models, image, tmp
 
 
 def test_python_and_pillow(models, image, tmp_path):
-    import codec.pillow  # noqa: F401
+    import tessera.pillow
 
-    data = library.encode(image, model="piece", tokens=3)
-    assert library.decode(data).size == (80, 50)
+    data = tessera.encode(image, model="piece", tokens=3)
+    assert tessera.decode(data).size == (80, 50)
     with Image.open(image) as opened:
         opened.save(tmp_path / "b.tsr", model="piece", tokens=3)
     assert (tmp_path / "b.tsr").read_bytes() == data
     with Image.open(tmp_path / "b.tsr") as opened:
-        assert np.array_equal(np.asarray(opened), np.asarray(library.decode(data)))
+        assert np.array_equal(np.asarray(opened), np.asarray(tessera.decode(data)))
 
 
 def test_tiles_are_refused(models, image):
     with pytest.raises(UsageError):
-        library.Codec("piece", device="cpu", tile=64).encode(image)
+        tessera.Codec("piece", device="cpu", tile=64).encode(image)
 
 
 def test_bench_measures_a_model(models, image):

@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from click.testing import CliRunner
 from PIL import Image
 
-from cli.main import main
 from codec.codec import Codec
 from codec.errors import ImageError, ModelError, TesseraError
 from codec.models.registry import open_model
@@ -26,13 +24,9 @@ from codec.training.losses import Cosine, local_distance, pattern_distance
 from codec.training.photos import is_held_out, karhunen_loeve, load_photos, random_crops, read_square
 from codec.training.run import Run
 from codec.training.trainer import CHECKPOINT, train
+from tests.helpers.commands import run
+from tests.helpers.networks import CPU, TINY
 from tests.helpers.weights import write_vgg_weights
-
-TINY = NetworkConfig(
-    encoder_width8=8, encoder_width16=8, encoder_depth=1, decoder_width32=8, decoder_width16=8, decoder_width8=8,
-    decoder_width4=8, decoder_depth16=1, decoder_depth32=1, decoder_depth8=1, predictor_width=8, prior_width=8,
-)  # fmt: skip
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -322,38 +316,35 @@ def test_train_command_from_photos_to_a_decoded_image(tmp_path, photo, monkeypat
         "--tables",
         "2",
     ]
-    first = CliRunner().invoke(main, [*arguments, "--steps", "2", "--batch", "1"])
+    first = run(*arguments, "--steps", "2", "--batch", "1")
     assert first.exit_code == 0, first.output
     assert "2 crops in 0 minutes" in first.stderr
     assert "no VGG19, so training on squared error and colour alone" in first.stderr
     assert "vgg19-dcbb9e9d.pth cannot be downloaded (no network in tests), and is not in " in first.stderr
-    second = CliRunner().invoke(main, [*arguments, "--restart", "--steps", "3", "--vgg", "none"])
+    second = run(*arguments, "--restart", "--steps", "3", "--vgg", "none")
     assert second.exit_code == 0, second.output
     assert "no VGG19 wanted: training on squared error and colour alone" in second.stderr
     model = open_model(tmp_path / "m.safetensors")
     assert model.metadata["card"]["crops"] == 5
     codec = Codec(str(tmp_path / "m.safetensors"), device="cpu")
     assert codec.decode(codec.encode(photo, quality=50).data).image.size == photo.size
-    further = CliRunner().invoke(
-        main,
-        [
-            "train",
-            str(tmp_path / "photos"),
-            "--state",
-            str(tmp_path / "b"),
-            "--init",
-            str(tmp_path / "m.safetensors"),
-            "--steps",
-            "1",
-            "--batch",
-            "1",
-            "--set",
-            "perceptual_every=2",
-            "--set",
-            "truncation_weights=0,0,0,1" + ",0" * 10,
-            "--validate-minutes",
-            "1e-9",
-        ],
+    further = run(
+        "train",
+        str(tmp_path / "photos"),
+        "--state",
+        str(tmp_path / "b"),
+        "--init",
+        str(tmp_path / "m.safetensors"),
+        "--steps",
+        "1",
+        "--batch",
+        "1",
+        "--set",
+        "perceptual_every=2",
+        "--set",
+        "truncation_weights=0,0,0,1" + ",0" * 10,
+        "--validate-minutes",
+        "1e-9",
     )
     assert further.exit_code == 0, further.output
     assert "held out, PSNR/VGG" in further.stderr

@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
-from test_viewer_tokens import GOLDEN, NAMES, with_checksum
 
 from bitstream.container import read_file
 from codec.image.profiles import SPACES, make_profile, recognise
 from codec.models.registry import open_model
-from tests.helpers import PHOTO
+from tests.helpers import GOLDEN, PHOTO
 from tests.helpers.browser import PATIENCE, Handler, opened, served
-from tests.helpers.viewer import BUILT, alike, drawn, make_site
+from tests.helpers.viewer import BUILT, NAMES, alike, drawn, make_site, with_checksum
 
 WIDE = GOLDEN / "wide-bytes.tsr"
 TOKENS = read_file(WIDE.read_bytes()).length

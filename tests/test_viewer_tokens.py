@@ -14,19 +14,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from bitstream.container import CRC_BYTES, File, checksum, read_file, read_header, write_file
+from bitstream.container import File, read_file, write_file
 from bitstream.pyramid_tokens import PyramidCode, complete_prefix
 from bitstream.range_coder import encode_tokens
 from codec.errors import FormatError
 from codec.image.metadata import unpack
 from codec.models.registry import model_for, open_model
 from codec.results import read_tokens
-from tests.helpers import ROOT
+from tests.helpers import GOLDEN, ROOT
 from tests.helpers.browser import browser, opened, served
 from tests.helpers.tokens import random_digits
+from tests.helpers.viewer import NAMES, with_checksum
 
-GOLDEN = ROOT / "tests" / "golden"
-NAMES = sorted(path.relative_to(GOLDEN).with_suffix("").as_posix() for path in GOLDEN.rglob("*.tsr"))
 SEED = 7
 PAGE = '<!doctype html><link rel="icon" href="data:,"><script type="module" src="tests.js"></script>'
 
@@ -148,16 +147,6 @@ def mutations() -> list[bytes]:
         files += [data + bytes(rng.integers(0, 256, size, np.uint8)) for size in (1, 2, 5, 40)]
         files += [data[:size] for size in range(20)]
     return files
-
-
-def with_checksum(data: bytes) -> bytes:
-    """The file with a right checksum, or unchanged if its header cannot be read."""
-    try:
-        end = read_header(data).header_bytes
-    except FormatError:
-        return data
-    head, body = data[: end - CRC_BYTES], data[end:]
-    return head + checksum(head, body) + body
 
 
 def test_damage_is_reported_as_in_the_library(page):

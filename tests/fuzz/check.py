@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import codec.pillow  # registers .tsr
+import tessera.pillow  # registers .tsr
 from codec.codec import Codec
 from codec.errors import TesseraError
 from codec.image.source import restore_image
@@ -109,7 +109,7 @@ class Checker:
                     image.load()
         except (OSError, Image.DecompressionBombError):
             return None
-        changed = image.format == codec.pillow.FORMAT and not forged and data not in self.known
+        changed = image.format == tessera.pillow.FORMAT and not forged and data not in self.known
         return "changed bytes were decoded by Pillow" if changed and decode else None
 
     def _decode(self, data: bytes, forged: bool, decode: bool) -> str | None:

@@ -8,5 +8,4 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 PHOTO = ROOT / "docs" / "photo.webp"
 GOLDEN = ROOT / "tests" / "golden"
-FIXTURES = ROOT / "tests" / "fixtures"
 HAS_TORCH = find_spec("torch") is not None

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers import ROOT
+from bitstream.container import CRC_BYTES, checksum, read_header
+from codec.errors import FormatError
+from tests.helpers import GOLDEN, ROOT
 
 SOURCES = ROOT / "docs" / "viewer"
 BUILT = ROOT / "viewer"
+NAMES = sorted(path.relative_to(GOLDEN).with_suffix("").as_posix() for path in GOLDEN.rglob("*.tsr"))
 BLANK = '<!doctype html><link rel="icon" href="data:,"><script type="module" src="test.js"></script>'
 
 
@@ -45,3 +48,13 @@ def alike(image: Image.Image, expected: Image.Image) -> bool:
     assert (image.mode, image.size) == (expected.mode, expected.size)
     distance = np.abs(np.asarray(image).astype(int) - np.asarray(expected))
     return distance.max() <= 1 and (not image.mode.endswith("A") or distance[..., -1].max() == 0)
+
+
+def with_checksum(data: bytes) -> bytes:
+    """The file with a right checksum, or unchanged if its header cannot be read."""
+    try:
+        end = read_header(data).header_bytes
+    except FormatError:
+        return data
+    head, body = data[: end - CRC_BYTES], data[end:]
+    return head + checksum(head, body) + body
