@@ -80,6 +80,7 @@ class File:
     missing: int | None = 0  # bytes cut off; None if the header does not tell
     surplus: int = 0  # trailing bytes without which the checksum is right; by chance for one cut file in thousands
     header_bytes: int = 0  # 0 unless the file was read
+    file_bytes: int = 0  # of the file as read; set by reading
 
     @property
     def section_bytes(self) -> int:
@@ -107,12 +108,12 @@ def write_file(file: File) -> bytes:
     return head + checksum(head, body) + body
 
 
-def read_file(data: bytes) -> File:
+def read_file(data: bytes, header: Header | None = None) -> File:
     """The inverse of `write_file`. A wrong checksum is not an error: see `File.complete`. A cut file keeps the sections that
-    are complete.
+    are complete. `header` saves reading it again.
 
     Raises FormatError as `read_header` does, and for damaged sections and bytes after the end."""
-    header = read_header(data)
+    header = header or read_header(data)
     if (surplus := len(data) - header.max_file_bytes) > 0:
         at_least = "at least " if header.file_bytes is None else ""
         msg = f"the file is damaged: {at_least}{surplus} byte{'s' * (surplus > 1)} after its end; get it again"
@@ -139,6 +140,7 @@ def read_file(data: bytes) -> File:
         missing=missing,
         surplus=_surplus(head, body, header.checksum) if missing is None else 0,
         header_bytes=header.header_bytes,
+        file_bytes=len(data),
     )
 
 

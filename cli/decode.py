@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from cli import options
-from cli.inputs import TSR_FILES, check_tsr, is_complete_image
+from cli.inputs import TSR_FILES, is_complete_image, read_tsr
 from cli.outputs import STANDARD
 from cli.plan import Conversion, FileOptions, make_plan
 from cli.report import ReportOptions
@@ -111,7 +111,7 @@ class Decoding:
             TSR_FILES,
             output_endings,
             self.ending,
-            lambda path: check_tsr(path, max_pixels),
+            lambda path: read_tsr(path, max_pixels),
             lambda path: is_complete_image(path, max_pixels),
         )
 

@@ -46,17 +46,16 @@ def info(sources: tuple[str, ...], allow_partial: bool, max_pixels: int, **value
     raise SystemExit(code)
 
 
-def _inspect(report: Report, data: bytes, allow_partial: bool, show: bool) -> None:
-    from bitstream.container import SECTION_NAMES, VERSION, read_file
+def _inspect(report: Report, file: File, allow_partial: bool, show: bool) -> None:
+    from bitstream.container import SECTION_NAMES, VERSION
 
-    file = read_file(data)
-    bpp = 8 * len(data) / (file.width * file.height)
+    bpp = 8 * file.file_bytes / (file.width * file.height)
     sections = [
         {"type": kind, "name": SECTION_NAMES.get(kind, f"unknown {kind}"), "bytes": len(content)}
         for kind, content in file.sections
     ]
     report.values = {
-        "width": file.width, "height": file.height, "bytes": len(data), "bpp": round(bpp, 5), **_model_values(file),
+        "width": file.width, "height": file.height, "bytes": file.file_bytes, "bpp": round(bpp, 5), **_model_values(file),
         "format": VERSION, "stream_id": file.stream_id.hex(), "whole": file.complete, "length": file.length,
         "header_bytes": file.header_bytes, "section_bytes": file.section_bytes, "payload_bytes": len(file.payload),
         "sections": sections,
@@ -64,7 +63,7 @@ def _inspect(report: Report, data: bytes, allow_partial: bool, show: bool) -> No
     if show:
         parts = "".join(f", {section['name']} {human(section['bytes'])}" for section in sections)  # type: ignore[arg-type]
         put(
-            f"{printable(name_of(report.source))}: {file.width}x{file.height}, {file.length} tokens, {human(len(data))} "
+            f"{printable(name_of(report.source))}: {file.width}x{file.height}, {file.length} tokens, {human(file.file_bytes)} "
             f"({bpp:.4f} bpp: header {file.header_bytes} B, tokens {human(len(file.payload))}{parts}), format {VERSION}, "
             f"stream id {file.stream_id.hex()}, {'complete' if file.complete else 'cut or damaged'}"
         )

@@ -8,12 +8,15 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli.outputs import STANDARD
 from codec.errors import FileError, TesseraError
+
+if TYPE_CHECKING:
+    from bitstream.container import File
 
 LIST_MAX = 1 << 26  # bytes of a list of names
 NPZ_BYTES, NPZ_EXTRA = 1, 1 << 20  # largest .npz: bytes per allowed pixel, and more; tokens are 0.2 bytes per pixel
@@ -149,17 +152,10 @@ def check_image(path: str, max_pixels: int) -> None:
     open_input(input_of(path), max_pixels)
 
 
-def check_tsr(path: str, max_pixels: int) -> None:
-    """Raises TesseraError unless this is a .tsr file, by its header."""
-    read_tsr(path, max_pixels)
-
-
 def is_complete_tsr(path: str, max_pixels: int) -> bool:
     """Whether a .tsr file can be read and its checksum is right."""
-    from bitstream.container import read_file
-
     try:
-        return read_file(read_tsr(path, max_pixels)).complete
+        return read_tsr(path, max_pixels).complete
     except TesseraError:
         return False
 
@@ -180,8 +176,8 @@ def is_complete_image(path: str, max_pixels: int) -> bool:
     return True
 
 
-def read_tsr(path: str, max_pixels: int) -> bytes:
-    """The bytes of a .tsr file, at most one more than its header allows. Raises TesseraError."""
+def read_tsr(path: str, max_pixels: int) -> File:
+    """A .tsr file, parsed. Raises TesseraError."""
     from codec.inputs import read_tsr
 
     return read_tsr(input_of(path), max_pixels)

@@ -37,7 +37,7 @@ class Conversion:
     inputs: Files
     output_endings: Callable[[], frozenset[str]]  # of the files that it writes
     ending: str  # of outputs without a name
-    check_input: Callable[[str], None]  # raises TesseraError for a file that is not an input of this command
+    check_input: Callable[[str], object]  # raises TesseraError for a file that is not an input of this command
     is_complete: Callable[[str], bool]  # whether an existing output is complete
 
 

@@ -11,7 +11,7 @@ import click
 
 from cli import options
 from cli.encode import ENDING
-from cli.inputs import is_complete_tsr, read_npz, read_tsr
+from cli.inputs import input_of, is_complete_tsr, read_npz
 from cli.outputs import STANDARD, check_output, human, is_folder, write_output
 from cli.plan import renamed
 from cli.report import ReportOptions, name_of, out_name, reporting
@@ -55,8 +55,10 @@ def tokens(source: str, output: str | None, back: bool, model: str | None, max_p
             return
         from codec.token_arrays import file_to_npz, npz_to_file
 
-        read, convert = (read_npz, npz_to_file) if back else (read_tsr, file_to_npz)
-        data, width, height, length = convert(read(source, max_pixels), model, max_pixels)
+        if back:
+            data, width, height, length = npz_to_file(read_npz(source, max_pixels), model, max_pixels)
+        else:
+            data, width, height, length = file_to_npz(input_of(source), model, max_pixels)
         write_output(output, data, force or exists)
         report.values = {"width": width, "height": height, "bytes": len(data), "length": length}
         report.line = f"{name_of(source)} -> {out_name(output)}  {width}x{height}  {length} tokens  {human(len(data))}"

@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from bitstream.container import ALPHA, File, read_file, write_file
+from bitstream.container import ALPHA, File, write_file
 from bitstream.range_coder import encode_tokens
 from bitstream.sequence import Prefix, TokenSequence
 from codec.errors import ModelError, TargetError, TesseraError, UsageError
 from codec.image.colour import neutral
 from codec.image.metadata import LABELS
-from codec.image.opening import check_size
 from codec.image.source import Source, read_source, restore_image
 from codec.inputs import FileInput, ImageInput, read_tsr
 from codec.metrics import psnr
@@ -154,6 +153,7 @@ class Codec:
         the default, tokens are refined for the length that the target asks for. Images of similar size share network calls.
 
         Raises UsageError if the model cannot refine tokens, or has fewer than the target asks for."""
+        check_options(EncodeOptions, options)
         sources = [image if isinstance(image, Source) else read_source(image, options, self.max_pixels) for image in images]
         pixels, code, target = [source.pixels for source in sources], self.model.code, Target.of(options)
         if steps := REFINEMENT_STEPS.get(options.get("effort", DEFAULT_EFFORT), 0):
@@ -183,6 +183,7 @@ class Codec:
 
         No network is needed, except to search for a target of PSNR or LPIPS, which needs `source`. Raises TargetError if no
         token fits."""
+        check_options(EncodeOptions, options)
         layout, code, target = sequence.layout, self.model.code, Target.of(options)
         source_fields = (source.sections, source.space, source.greyness) if source else ()
         file = File(layout.width, layout.height, self.model.stream_id, layout.tokens, b"", *source_fields)
@@ -208,8 +209,8 @@ class Codec:
         """The inverse of `write`: the tokens of a file, at most `tokens` per block. No network is needed.
 
         Raises what `decode` does."""
-        parsed = read_file(file if isinstance(file, bytes) else read_tsr(file, self.max_pixels))
-        check_size(parsed.width, parsed.height, self.max_pixels)
+        check_options(DecodeOptions, options)
+        parsed = read_tsr(file, self.max_pixels)
         model = self._model_of(parsed)
         prefix = read_tokens(parsed, model.code, options.get("allow_partial", False), options.get("tokens"))
         return Stored(parsed, prefix, model)

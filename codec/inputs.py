@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bitstream.container import HEADER_MAX, MAGIC, read_header
+from bitstream.container import HEADER_MAX, MAGIC, File, read_file, read_header
 from codec.errors import FileError, FormatError, ImageError, TesseraError
 from codec.image.opening import check_head, check_size, open_image
 from codec.options import MAX_PIXELS
@@ -42,17 +42,17 @@ def open_input(image: ImageInput, max_pixels: int = MAX_PIXELS) -> Image.Image |
         return open_image(read_at_most(stream, head, limit), max_pixels)
 
 
-def read_tsr(file: FileInput, max_pixels: int = MAX_PIXELS) -> bytes:
-    """The bytes of a .tsr file, at most one more than its header allows.
+def read_tsr(file: FileInput, max_pixels: int = MAX_PIXELS) -> File:
+    """A .tsr file, parsed. At most one byte more is read than its header allows.
 
-    Raises FileError if the file cannot be read, FormatError if its header is wrong, ImageError if the image is too large."""
+    Raises FileError if the file cannot be read, FormatError if it is damaged, ImageError if the image is too large."""
     with open_file(file, "a .tsr file: give its bytes, its path, or a file opened with 'rb'") as stream:
         head = stream.read(HEADER_MAX)
         if not head.startswith(MAGIC):
             _refuse(head + stream.read(HEAD))
         header = read_header(head)
         check_size(header.width, header.height, max_pixels)
-        return head + stream.read(max(0, header.max_file_bytes + 1 - len(head)))
+        return read_file(head + stream.read(max(0, header.max_file_bytes + 1 - len(head))), header)
 
 
 def read_at_most(stream: BinaryIO, head: bytes, limit: int) -> bytes:

@@ -8,10 +8,11 @@ import zipfile
 import numpy as np
 from numpy.typing import NDArray
 
-from bitstream.container import SIDE_MAX, File, read_file, write_file
+from bitstream.container import SIDE_MAX, File, write_file
 from bitstream.range_coder import encode_tokens
 from codec.errors import FormatError, TesseraError
 from codec.image.opening import check_size
+from codec.inputs import FileInput, read_tsr
 from codec.models.registry import DEFAULT, model_for, open_model
 from codec.options import MAX_PIXELS
 from codec.results import read_tokens
@@ -19,13 +20,12 @@ from codec.results import read_tokens
 NPY_HEADER_MAX = 256  # bytes of a .npy header, if the array has few dimensions
 
 
-def file_to_npz(data: bytes, model: str | None = None, max_pixels: int = MAX_PIXELS) -> tuple[bytes, int, int, int]:
+def file_to_npz(data: FileInput, model: str | None = None, max_pixels: int = MAX_PIXELS) -> tuple[bytes, int, int, int]:
     """Converts a .tsr file to an .npz of its tokens; returns the .npz, width, height and length.
 
     Arrays: `size` (width, height), and those of the model's code. For the pyramid they are `digits_I` int8 (D, n, m) and
     `known_I` bool (n, m) for each level I; for One-D-Piece and TiTok `indices` int32 and `known` bool (N, rows, columns)."""
-    file = read_file(data)
-    check_size(file.width, file.height, max_pixels)
+    file = read_tsr(data, max_pixels)
     code = (open_model(model) if model else model_for(file.stream_id)).code
     prefix = read_tokens(file, code)
     arrays: dict[str, NDArray] = {"size": np.array([file.width, file.height]), **code.to_arrays(prefix)}
