@@ -29,7 +29,7 @@ from benchmarks.codecs.registry import NATIVE_NAMES, QUICK_NAMES, SCALED_NAMES, 
 from benchmarks.curves import delta
 from benchmarks.metrics import METRICS, Evaluator, MetricOptions, open_evaluator
 from benchmarks.records import SCALED, TESSERA, Pixels, Results, Sample, Speed
-from benchmarks.study import Outcome, Source, Study, open_source, shown
+from benchmarks.study import BenchmarkImage, Outcome, Study, open_source, shown
 from benchmarks.timing import note, time_codec
 from codec import __version__
 from codec.errors import CodecMissingError, ImageError, ModelError, TesseraError, UsageError
@@ -101,7 +101,7 @@ class Bench:
     """The images, codecs and metrics of one run that could be opened, and the reasons for those that could not."""
 
     options: BenchOptions
-    sources: list[Source]
+    sources: list[BenchmarkImage]
     codecs: list[BenchCodec]
     evaluators: list[Evaluator]
     missing: dict[str, str]  # codec or metric -> reason

@@ -17,7 +17,7 @@ from benchmarks.cache import Cache
 from benchmarks.codecs.base import BenchCodec
 from benchmarks.metrics import Evaluator
 from benchmarks.records import Sample
-from benchmarks.study import Outcome, Source, Study
+from benchmarks.study import BenchmarkImage, Outcome, Study
 from codec.errors import ClusterError, TesseraError
 from codec.parallel.ray_cluster import Cluster, WorkerResources, run_on_cluster
 
@@ -27,7 +27,7 @@ CacheEntries = dict[str, Sample | None]  # by key
 def run_on_ray(options: BenchOptions, study: Study, cluster: Cluster) -> Iterator[Outcome]:
     """The outcomes of a study's tasks, in order. Raises TesseraError if workers are lost or lack a codec or metric."""
 
-    def pack(source: Source, _: int) -> tuple[Source, CacheEntries]:
+    def pack(source: BenchmarkImage, _: int) -> tuple[BenchmarkImage, CacheEntries]:
         tasks = replace(study, sources=[source]).tasks()
         entries = {key: study.cache.get(key) for _, codec, scale in tasks for key in study.keys(source, codec, scale)}
         return source, {key: sample for key, (known, sample) in entries.items() if known}
@@ -86,7 +86,7 @@ class _ImageTask:
     def __init__(self, study: Study) -> None:
         self._study = study
 
-    def do(self, items: list[tuple[Source, CacheEntries]]) -> Iterator[tuple[int, tuple[list[Outcome], CacheEntries]]]:
+    def do(self, items: list[tuple[BenchmarkImage, CacheEntries]]) -> Iterator[tuple[int, tuple[list[Outcome], CacheEntries]]]:
         for index, (source, entries) in enumerate(items):
             self._study.sources = [source]
             self._study.cache = Cache(None)

@@ -29,7 +29,7 @@ Samples = dict[tuple[str, str, str], list[Sample]]  # (image, codec, label) -> o
 
 
 @dataclass(frozen=True)
-class Source:
+class BenchmarkImage:
     """An image to code."""
 
     image: ImageInfo
@@ -40,12 +40,12 @@ class Source:
         return read_pixels(Path(self.image.path), self.max_pixels)
 
 
-def open_source(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Source:
+def open_source(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> BenchmarkImage:
     """Raises ImageError if the file cannot be read as an image."""
     pixels = read_pixels(path, max_pixels)
     height, width = pixels.shape[:2]
     digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
-    return Source(ImageInfo(name, str(path), width, height), digest, max_pixels)
+    return BenchmarkImage(ImageInfo(name, str(path), width, height), digest, max_pixels)
 
 
 @lru_cache(maxsize=4)
@@ -62,7 +62,7 @@ def read_pixels(path: Path, max_pixels: int = MAX_PIXELS) -> Pixels:
 class Study:
     """The images, codecs and metrics of a benchmark, and the computation of its samples and curves."""
 
-    sources: Sequence[Source]
+    sources: Sequence[BenchmarkImage]
     codecs: Sequence[BenchCodec]
     scaled: frozenset[str]  # names of codecs that also run at their best scale
     native: frozenset[str]  # names of codecs that run at the image's own size
@@ -72,7 +72,7 @@ class Study:
     failed: dict[str, str] = field(default_factory=dict)  # codec -> why it failed
     _prepared: dict[tuple[str, str], Any] = field(default_factory=dict)  # by digest of the original and evaluator
 
-    def tasks(self) -> list[tuple[Source, BenchCodec, float]]:
+    def tasks(self) -> list[tuple[BenchmarkImage, BenchCodec, float]]:
         """Units of work, image by image: a codec at a scale."""
         tasks = []
         for source in self.sources:
@@ -86,7 +86,7 @@ class Study:
             return [rate_label(budget) for budget in self.budgets]
         return [f"quality {setting}" for setting in codec.settings]
 
-    def keys(self, source: Source, codec: BenchCodec, scale: float) -> list[str]:
+    def keys(self, source: BenchmarkImage, codec: BenchCodec, scale: float) -> list[str]:
         """The keys of a task's samples in the cache, one per label."""
         return [key_of(source.digest, codec.description, scale, label) for label in self.labels(codec)]
 
@@ -101,7 +101,7 @@ class Study:
             self.failed[codec.name] = str(error)
             return [], str(error)
 
-    def measure(self, source: Source, codec: BenchCodec, scale: float) -> list[Sample | None]:
+    def measure(self, source: BenchmarkImage, codec: BenchCodec, scale: float) -> list[Sample | None]:
         """An image through a codec at a scale: a sample for each label, None if no file fits. Files and metrics are taken from
         the cache one by one, so that a new metric does not require new files."""
         keys = self.keys(source, codec, scale)
@@ -128,7 +128,9 @@ class Study:
         cache_keys = {key: _cache_key(key, evaluator) for evaluator in self.evaluators for key in evaluator.keys}
         return {key: sample.metrics[cache_keys[key]] for key in METRICS if cache_keys.get(key) in sample.metrics}
 
-    def _encode(self, source: Source, codec: BenchCodec, scale: float, indexes: list[int]) -> Iterator[CodedFile | None]:
+    def _encode(
+        self, source: BenchmarkImage, codec: BenchCodec, scale: float, indexes: list[int]
+    ) -> Iterator[CodedFile | None]:
         """The files of the labels at `indexes`."""
         pixels = shrink(source.pixels(), scale)
         if self.budgets:
@@ -139,7 +141,7 @@ class Study:
                 setting = codec.settings[index]
                 yield CodedFile(codec.encode(pixels, setting), f"quality {setting}", setting)
 
-    def _evaluated(self, source: Source, codec: BenchCodec, sample: Sample) -> Sample:
+    def _evaluated(self, source: BenchmarkImage, codec: BenchCodec, sample: Sample) -> Sample:
         """The sample with all metrics that its image is large enough for, by their keys in the cache."""
         min_side = min(source.image.width, source.image.height)
         missing = [
@@ -162,7 +164,7 @@ class Study:
             metrics |= {_cache_key(key, evaluator): value for key, value in values.items()}
         return replace(sample, metrics=metrics)
 
-    def _prepare(self, evaluator: Evaluator, source: Source) -> Any:
+    def _prepare(self, evaluator: Evaluator, source: BenchmarkImage) -> Any:
         """`evaluator.prepare` of an original, kept until the next original."""
         if any(digest != source.digest for digest, _ in self._prepared):
             self._prepared.clear()

@@ -72,7 +72,7 @@ class LevelEntropyModel:
     costs: NDArray[np.int32]  # (tables,) expected cost of a digit, 1/256 bit
 
     @cached_property
-    def weights(self) -> NDArray[np.float64]:
+    def coder_frequencies(self) -> NDArray[np.float64]:
         """The frequencies less one, as `bitstream.range_coder` takes them."""
         return (self.frequencies - 1).astype(np.float64)
 

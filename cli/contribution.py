@@ -27,11 +27,10 @@ MAX_SIDE = 4096  # pixels: each map decodes the image several times
     help="The image to write.  [default: FILE's name with -contribution.png, in the current folder]",
 )
 @click.option(
-    "--places", "tokens", type=Numbers(), metavar="LIST", help="Indexes in the sequence, from 0.  [default: some of each level]"
+    "--indexes", type=Numbers(), metavar="LIST", help="Indexes in the sequence, from 0.  [default: some of each level]"
 )
 @click.option(
     "--tokens",
-    "length",
     type=click.FloatRange(1, 1365),
     default=469,
     show_default=True,
@@ -44,7 +43,7 @@ MAX_SIDE = 4096  # pixels: each map decodes the image several times
 @options.force
 @options.coding
 @options.reporting
-def contribution(source: str, output: str | None, tokens: tuple[float, ...] | None, length: float, draws: int, force: bool,
+def contribution(source: str, output: str | None, indexes: tuple[float, ...] | None, tokens: float, draws: int, force: bool,
                  model: str | None, device: str, runtime: str, max_pixels: int, as_json: str | None, quiet: bool,
                  verbose: bool) -> None:  # fmt: skip
     """Show which pixels change when a token changes.
@@ -54,22 +53,22 @@ def contribution(source: str, output: str | None, tokens: tuple[float, ...] | No
 
     \b
     tessera bench contribution photo.png
-    tessera bench contribution photo.png --places 0,1,20 -o map.png
+    tessera bench contribution photo.png --indexes 0,1,20 -o map.png
     """
     target = output or f"{'standard-input' if source == STANDARD else Path(source).stem}-contribution.png"
     with failing(verbose):
         check_output(target, force, source)
         from benchmarks.contribution import contribution, sheet
         from codec.codec import Codec
+        from codec.image.opening import open_input
         from codec.image.source import read_source
-        from codec.inputs import open_input
 
         limit = min(max_pixels, MAX_SIDE**2)
         pixels = read_source(open_input(input_of(source), limit), {"background": "white"}, limit).pixels
-        indexes = None if tokens is None else [int(token) for token in tokens]
+        selected = None if indexes is None else [int(index) for index in indexes]
         codec = Codec(model, device, runtime=runtime)
         with Bar(0, "changing tokens", hidden=quiet) as bar:
-            maps = contribution(codec, pixels, indexes, length, draws, progress=bar.advance)
+            maps = contribution(codec, pixels, selected, tokens, draws, progress=bar.advance)
         stream = io.BytesIO()
         sheet(pixels, maps).save(stream, "PNG", optimize=True)
         write_output(target, stream.getvalue(), force)

@@ -294,7 +294,7 @@ def test_the_image_that_is_too_small_for_a_metric_is_named(images, tmp_path, pho
 def test_contribution_writes_into_the_current_folder(images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(images.iterdir())
-    assert bench("contribution", images / "b.jpg", "--draws", 1, "--places", 0, "--device", "cpu").exit_code == 0
+    assert bench("contribution", images / "b.jpg", "--draws", 1, "--indexes", 0, "--device", "cpu").exit_code == 0
     assert (tmp_path / "b-contribution.png").exists()
     assert sorted(images.iterdir()) == before
 
@@ -323,7 +323,7 @@ def test_help_needs_no_torch():
 
 def test_contribution_draws_a_sheet_and_prints_numbers(images, tmp_path):
     output = ("-o", tmp_path / "map.png")
-    arguments = ("contribution", images / "b.jpg", *output, "--draws", "1", "--places", "0,3", "--device", "cpu")
+    arguments = ("contribution", images / "b.jpg", *output, "--draws", "1", "--indexes", "0,3", "--device", "cpu")
     result = bench(*arguments, "--json")
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in result.stdout.splitlines()]
@@ -332,7 +332,7 @@ def test_contribution_draws_a_sheet_and_prints_numbers(images, tmp_path):
     with Image.open(tmp_path / "map.png") as sheet:
         assert sheet.width > 500
     assert bench(*arguments).exit_code == 1  # the output exists
-    missing_token = bench("contribution", images / "b.jpg", "-o", tmp_path / "new.png", "--places", "99999")
+    missing_token = bench("contribution", images / "b.jpg", "-o", tmp_path / "new.png", "--indexes", "99999")
     assert missing_token.exit_code == 2
     assert "99999" in missing_token.stderr
 

@@ -62,7 +62,7 @@ def destination(published, tmp_path, monkeypatch):
     for name, file in (("ALEXNET", "alexnet.pth"), ("LINEAR", "alex.pth")):
         data = (folder / file).read_bytes()
         url = f"http://127.0.0.1:{server.server_port}/{file}"
-        monkeypatch.setattr(download, name, download.Source(url, hashlib.sha256(data).hexdigest(), len(data)))
+        monkeypatch.setattr(download, name, download.Download(url, hashlib.sha256(data).hexdigest(), len(data)))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     return tmp_path / "data" / "tessera" / "lpips_alex.npz"

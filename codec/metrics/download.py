@@ -22,7 +22,7 @@ STALL_TIMEOUT = 60  # seconds without a byte
 
 
 @dataclass(frozen=True)
-class Source:
+class Download:
     """A file on the web."""
 
     url: str
@@ -30,12 +30,12 @@ class Source:
     size: int  # bytes
 
 
-ALEXNET = Source(
+ALEXNET = Download(
     "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
     "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
     244_408_911,
 )
-LINEAR = Source(
+LINEAR = Download(
     "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/082bb24f84c091ea94de2867d34c4544f68e0963"
     "/lpips/weights/v0.1/alex.pth",
     "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
@@ -58,7 +58,7 @@ def download_lpips(progress: Callable[[int], object]) -> Path:
     return path
 
 
-def _download(source: Source, progress: Callable[[int], object]) -> dict[str, torch.Tensor]:
+def _download(source: Download, progress: Callable[[int], object]) -> dict[str, torch.Tensor]:
     """The tensors of a file of PyTorch, which is verified before it is parsed."""
     content = bytearray()
     try:

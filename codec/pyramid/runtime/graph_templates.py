@@ -39,7 +39,7 @@ class GraphTemplates:
     """The graphs of one configuration."""
 
     graphs: dict[str, bytes]  # by name
-    weights: dict[str, tuple[str, ...]]  # names of the arrays that each graph takes
+    weight_names: dict[str, tuple[str, ...]]  # arrays that each graph takes, by its name
 
 
 def graph_templates_path(model: Path) -> Path:
@@ -72,8 +72,8 @@ def read_graph_templates(path: Path, config: NetworkConfig) -> GraphTemplates:
     try:
         with ZipFile(path) as file:
             index = json.loads(file.read(INDEX))
-            weights = {name: tuple(names) for name, names in index["weights"].items()}
-            templates = GraphTemplates({name: file.read(f"{name}.onnx") for name in weights}, weights)
+            weight_names = {name: tuple(names) for name, names in index["weights"].items()}
+            templates = GraphTemplates({name: file.read(f"{name}.onnx") for name in weight_names}, weight_names)
             shape = index["network"]
     except (BadZipFile, OSError, KeyError, TypeError, ValueError) as error:
         msg = f"{path}: not graphs of a model ({type(error).__name__}: {error}): write them with `{COMMAND}`"

@@ -102,7 +102,7 @@ class OnnxBackend:
         key = (graph, prefix, threads, _forks)
         with OPENING:
             if key not in self._sessions:
-                names = self._templates.weights[graph]
+                names = self._templates.weight_names[graph]
                 weights = {name: self._weights[prefix + name].astype(np.float32) for name in names}
                 if (linear := "encoder.linear.weight") in weights:
                     weights[linear] = space_to_depth(weights[linear])
