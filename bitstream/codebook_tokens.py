@@ -1,7 +1,7 @@
-"""Tokens that are indices into a codebook, N per block in one row, as in TiTok (arXiv 2406.07550) and One-D-Piece (2501.10064).
+"""Tokens as indices into a codebook, N in a row per block, as in TiTok (arXiv 2406.07550) and One-D-Piece (2501.10064).
 FORMAT.md, section 8.
 
-Tokens are sent position by position: the first token of every block, then the second of every block, and so on, so that every
+Coding order goes position by position: the first token of every block, then the second of every block, and so on, so that every
 prefix covers the whole image. At each position, blocks follow in Z-order (`bitstream.block_order.z_order_ranks`). The frequency
 table of a token depends on its position, and in some models on the token before it in its block.
 """
@@ -27,7 +27,7 @@ CHUNK = 1 << 22  # table entries passed to the range coder in one call, to bound
 
 @dataclass(frozen=True)
 class CodebookLayout:
-    """The blocks of one image of width x height pixels: as few as cover it."""
+    """The smallest grid of blocks that covers an image of width x height pixels."""
 
     width: int
     height: int
@@ -52,7 +52,7 @@ class CodebookLayout:
 
     @cached_property
     def order(self) -> NDArray[np.int64]:
-        """(blocks,) positions of the blocks in reading order, in the order in which they are sent."""
+        """(blocks,) positions of the blocks in reading order, listed in coding order."""
         return np.argsort(z_order_ranks(*self.grid))
 
     def length_of(self, block_tokens: float) -> int:
@@ -70,7 +70,7 @@ class CodebookPrefix:
 
     layout: CodebookLayout
     indices: NDArray[np.int32]  # (N, rows, columns); 0 if not known
-    length: int  # known tokens, in the order in which they are sent
+    length: int  # number of known tokens, in coding order
 
     @property
     def block_lengths(self) -> NDArray[np.int64]:
@@ -80,7 +80,7 @@ class CodebookPrefix:
 
     @property
     def known(self) -> NDArray[np.bool_]:
-        """(N, rows, columns) which tokens are known."""
+        """(N, rows, columns) mask of the known tokens."""
         return np.arange(len(self.indices))[:, None, None] < self.block_lengths
 
 
@@ -91,7 +91,7 @@ def complete_prefix(layout: CodebookLayout, indices: NDArray[np.int32]) -> Codeb
 
 @dataclass(frozen=True)
 class CodebookSequence:
-    """All tokens of an image in the order in which they are sent, and the table index of each."""
+    """All tokens of an image in coding order, and the table index of each."""
 
     code: CodebookCode
     layout: CodebookLayout
@@ -118,10 +118,10 @@ class CodebookCode:
     """The tables of a model: N positions in a block, indices 0..V-1."""
 
     tables: NDArray[np.int32]  # (tables, V) frequencies, none zero; each row sums to 2^24
-    table_of: NDArray[np.int32]  # (N, K) the table of a position after a token of each class
+    table_of: NDArray[np.int32]  # (N, K) table index by position and by class of the previous token
     classes: NDArray[np.uint8]  # (V,) class of each index, below K; before position 0 the class is 0
     side: int = BLOCK  # pixels of a block
-    tail_drop: bool = True  # whether the first tokens of a block decode; otherwise only all of them do
+    tail_drop: bool = True  # whether the first tokens of a block decode; otherwise a block needs all of them
 
     def __post_init__(self) -> None:
         problem = None
@@ -149,12 +149,12 @@ class CodebookCode:
 
     @property
     def quality_stops(self) -> tuple[tuple[float, float], ...]:
-        """From one token per block to all of them; all at every quality if fewer do not decode."""
+        """From one token per block to all of them; without tail token drop, all at every quality."""
         return ((0.0, 1.0 if self.tail_drop else float(self.block_tokens)), (100.0, float(self.block_tokens)))
 
     @cached_property
     def fingerprint(self) -> bytes:
-        """32 bytes that identify the tables and how they are picked."""
+        """32 bytes that identify the tables and their selection."""
         digest = hashlib.sha256(b"flat")
         for array in (self.tables, self.table_of, self.classes):
             digest.update(np.array(array.shape, ">i4").tobytes() + array.astype(">i4").tobytes())
@@ -164,14 +164,13 @@ class CodebookCode:
         return CodebookLayout(width, height, self.side, self.block_tokens)
 
     def contexts(self, position: int, sent: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Indices as they are sent (N, blocks), known before `position` -> (blocks,) table index of each block's token at
+        """Indices (N, blocks) in coding order, known before `position` -> (blocks,) table index of each block's token at
         `position`."""
         before = self.classes[sent[position - 1]] if position else np.zeros(sent.shape[1], np.uint8)
         return self.table_of[position, before]
 
     def sequence(self, complete: CodebookPrefix) -> CodebookSequence:
-        """Puts the indices of an image's blocks into the order in which they are sent. Raises ValueError for indices that the
-        code does not have."""
+        """Puts the indices of an image's blocks into coding order. Raises ValueError if an index is out of range."""
         indices = complete.indices
         if len(indices) != self.block_tokens or indices.min() < 0 or indices.max() >= self.values:
             span = f"{indices.min()}..{indices.max()}"
@@ -210,7 +209,7 @@ class CodebookCode:
         return CodebookPrefix(layout, indices, int(arrays["known"].sum()))
 
     def array_types(self, layout: CodebookLayout) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Type and shape of each of these arrays."""
+        """Type and shape of each array of `to_arrays`."""
         shape = (self.block_tokens, *layout.grid)
         return {"indices": ("int32", shape), "known": ("bool", shape)}
 
@@ -222,7 +221,7 @@ def uniform_code(block_tokens: int, values: int, side: int = BLOCK, tail_drop: b
 
 
 def _prefix(layout: CodebookLayout, sent: NDArray[np.int32], length: int) -> CodebookPrefix:
-    """From indices (N, blocks) in the order in which they are sent."""
+    """From indices (N, blocks) in coding order."""
     indices = np.zeros_like(sent)
     indices[:, layout.order] = sent
     return CodebookPrefix(layout, indices.reshape(-1, *layout.grid), length)
@@ -235,5 +234,5 @@ def _spans(code: CodebookCode, first: int, last: int) -> Iterator[tuple[int, int
 
 
 def _weights(code: CodebookCode, contexts: NDArray[np.int32]) -> NDArray[np.float64]:
-    """Frequencies less one (tokens, V), as `bitstream.range_coder` takes them."""
+    """Frequencies less one (tokens, V), the input of `bitstream.range_coder`."""
     return (code.tables[contexts] - 1).astype(np.float64)

@@ -1,7 +1,7 @@
 """The .tsr file: header, payload, sections. FORMAT.md, sections 1 and 2.
 
-Reading takes the cheapest check first: magic and version, then sizes, then the checksum. No array is allocated for a number in
-a file before the number was checked. The header alone limits the size of its file, so a reader knows when to stop:
+Reading makes the cheapest check first: magic and version, then sizes, then the checksum. Numbers in a file are checked before
+memory is allocated for them. The header limits the size of the file, so a reader knows when to stop:
 
     header = read_header(stream.read(HEADER_MAX))
     stream.read(header.max_file_bytes + 1 - HEADER_MAX)
@@ -23,8 +23,8 @@ SIDE_MAX = 1 << 24  # pixels
 SIDE_BYTES = (1, 2, 4)
 CRC_BYTES = 3
 HEADER_MAX = 29  # bytes
-SURPLUS_MAX = 4096  # bytes after the end of a file, at most, that are reported as such
-CELL_BYTES = 1 << 10  # of payload for each cell, at most; real images are far smaller
+SURPLUS_MAX = 4096  # largest number of bytes after the end of a file that is reported as such
+CELL_BYTES = 1 << 10  # largest payload per cell; real images use far less
 HAS_KIND = 0x04  # flag: a byte with the kind of image follows the length; the two lowest bits are the index of SIDE_BYTES
 SPACE_BITS, GREYNESS_SHIFT, TRANSPARENT, HAS_SECTIONS = 0x0F, 4, 0x40, 0x80  # fields of that byte
 COLOURED, GREY, NEUTRAL = range(3)  # greyness: colour, one grey channel, or three channels that are equal everywhere
@@ -37,7 +37,7 @@ Sections: TypeAlias = tuple[tuple[int, bytes], ...]  # (type, content)
 
 @dataclass(frozen=True)
 class Header:
-    """All that precedes the payload."""
+    """The fields before the payload."""
 
     width: int
     height: int
@@ -58,7 +58,7 @@ class Header:
 
     @property
     def max_file_bytes(self) -> int:
-        """Bytes of the file, at most."""
+        """Maximum size of the file in bytes."""
         return self.header_bytes + payload_max(self.width, self.height) if self.file_bytes is None else self.file_bytes
 
 
@@ -68,7 +68,7 @@ class File:
 
     width: int
     height: int
-    stream_id: bytes  # as in `Header`, like all fields up to `greyness`
+    stream_id: bytes  # the fields up to `greyness` have the same meaning as in `Header`
     length: int
     payload: bytes
     sections: Sections = ()
@@ -78,9 +78,9 @@ class File:
     complete: bool = True  # the checksum is right; False for a cut or damaged file
     payload_complete: bool = True  # no payload byte is missing, as far as the header tells
     missing: int | None = 0  # bytes cut off; None if the header does not tell
-    surplus: int = 0  # trailing bytes without which the checksum is right; by chance for one cut file in thousands
+    surplus: int = 0  # trailing bytes; without them the checksum is right. Not 0, by chance, for one cut file in thousands
     header_bytes: int = 0  # 0 unless the file was read
-    file_bytes: int = 0  # of the file as read; set by reading
+    file_bytes: int = 0  # size of the file; 0 unless the file was read
 
     @property
     def section_bytes(self) -> int:
@@ -88,7 +88,7 @@ class File:
 
 
 def payload_max(width: int, height: int) -> int:
-    """Bytes of the payload of an image of this size, at most."""
+    """Maximum size of the payload in bytes, for an image of this size."""
     return CELL_BYTES * -(-width // CELL) * -(-height // CELL)
 
 
@@ -110,7 +110,7 @@ def write_file(file: File) -> bytes:
 
 def read_file(data: bytes, header: Header | None = None) -> File:
     """The inverse of `write_file`. A wrong checksum is not an error: see `File.complete`. A cut file keeps the sections that
-    are complete. `header` saves reading it again.
+    are complete. With `header`, the header is not parsed again.
 
     Raises FormatError as `read_header` does, and for damaged sections and bytes after the end."""
     header = header or read_header(data)
@@ -244,7 +244,7 @@ def checksum(head: bytes, body: bytes) -> bytes:
 
 
 def _surplus(head: bytes, body: bytes, stated: bytes) -> int:
-    """Number of trailing bytes, at most SURPLUS_MAX, without which the checksum is the stated one; 0 if there is none."""
+    """Number of trailing bytes, up to SURPLUS_MAX, that must be removed for the checksum to match; 0 if no number makes it match."""
     first = max(0, len(body) - SURPLUS_MAX)
     crc = zlib.crc32(body[:first], zlib.crc32(head))
     for end in range(first, len(body)):
@@ -272,7 +272,7 @@ def read_number(data: bytes, start: int) -> tuple[int, int]:
         value = value << 7 | data[end] & 0x7F
         if not data[end] & 0x80:
             if end > start and data[start] == 0x80:
-                msg = "a number in the header is longer than it need be: the file is damaged"
+                msg = "a number in the header is longer than necessary: the file is damaged"
                 raise FormatError(msg)
             return value, end + 1
     msg = "a number in the header has no end: the file is cut or damaged"

@@ -1,4 +1,4 @@
-"""The integer entropy model: from decoded digits alone, the frequency table of each next digit. FORMAT.md, section 5.
+"""The integer entropy model: picks the frequency table of each digit from the digits decoded before it. FORMAT.md, section 5.
 
 Integer networks make decoding the same on every machine (Balle et al., ICLR 2019). A layer is (W x + b) >> shift with 12-bit
 weights. The last layer picks one of the static tables of the level for each digit. Products are computed in floating point,
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PRECISION = 24  # bits of a frequency: each table sums to 2^24
-COST_UNIT = 256  # expected costs, which order the tokens, are in 1/256 bit
+COST_UNIT = 256  # units per bit of the expected costs, which order the tokens
 ACTIVATION_MAX = 4095
 STRIP = 1 << 15  # tokens that the network computes in one call, to bound memory
 PIECE = 1024  # tokens that a layer computes in one call, so that its sums stay in the processor's cache
@@ -73,7 +73,7 @@ class LevelEntropyModel:
 
     @cached_property
     def coder_frequencies(self) -> NDArray[np.float64]:
-        """The frequencies less one, as `bitstream.range_coder` takes them."""
+        """The frequencies less one, the input of `bitstream.range_coder`."""
         return (self.frequencies - 1).astype(np.float64)
 
     def contexts(self, planes: NDArray[np.int8], parities: Sequence[int] = (0, 1)) -> NDArray[np.uint8]:
@@ -94,7 +94,7 @@ class LevelEntropyModel:
         """`contexts` of one strip. Outside the grid all values are zero, in each layer.
 
         The grid is one line, row after row, with zeros between, before and after the rows. A row takes an odd number of
-        positions, so that the colours of the checkerboard alternate along the line, and each colour is stored by itself. The
+        positions, so that the colours of the checkerboard alternate along the line, and each colour has its own array. The
         input of one tap of a 3x3 kernel for one colour is then a slice of one colour, which BLAS reads without a copy."""
         inputs, rows, columns = planes.shape
         stride = columns + 1 + columns % 2
@@ -115,7 +115,7 @@ class LevelEntropyModel:
         return grid_of(x.transpose(1, 2, 0).reshape(x.shape[1], -1))
 
     def problem(self, digits: int, limit: int) -> str | None:
-        """What is wrong with the model for a level of `digits` digits in -limit..limit; None if it fits."""
+        """The reason why the model does not fit a level of `digits` digits in -limit..limit; None if it fits."""
         tables, symbols = self.frequencies.shape
         if symbols != 2 * limit + 1 or self.costs.shape != (tables,) or not 0 < tables <= 256:
             return f"tables of {tables} x {symbols}, costs of {self.costs.shape}"

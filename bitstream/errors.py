@@ -1,4 +1,4 @@
-"""Errors of the format. `codec.errors` has them all."""
+"""Errors of the format. `codec.errors` lists all errors."""
 
 
 class TesseraError(Exception):
@@ -21,5 +21,5 @@ class TruncatedError(FormatError):
 
 
 class ModelError(TesseraError):
-    """A model is missing, damaged, or not the one that a file was made with. Defined here because tables in a model file are
+    """A model is missing, damaged, or not the model that wrote a file. Defined here because tables in a model file are
     part of the format (FORMAT.md, sections 5 and 8), and this package validates them."""

@@ -9,7 +9,7 @@ Fine grids are sent as two levels, the two colours of a checkerboard:
 
     A N A N
     N A N A    A: anchors, coded from the digits of coarser grids
-    A N A N    N: non-anchors, coded from these and from the anchors around them
+    A N A N    N: non-anchors, coded from coarser grids and from the anchors around them
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ALL, ANCHOR, NON_ANCHOR = 0, 1, 2  # the part of its grid that a level codes; an
 CONTEXT_GRIDS = 3  # coarser grids whose digits the entropy model of a level reads
 CHUNK = 1 << 18  # digits passed to the range coder in one call, to bound memory
 # Quality and tokens per block, chosen by eye (`benchmarks/tools/quality.py`). At 50, files are clearly smaller than those of
-# WebP for the same LPIPS. 100 is the best that the model can do, slightly better than WebP at 50.
+# WebP for the same LPIPS. 100 keeps all tokens, and is slightly better than WebP at 50.
 QUALITY_STOPS = ((0.0, 85.0), (25.0, 469.0), (50.0, 853.0), (75.0, 1109.0), (100.0, 1365.0))
 
 
@@ -43,7 +43,7 @@ class Level:
     side: int  # tokens along the side of a block: 1, 2, 4, 8 or 16
     digits: int  # digits of a token
     limit: int  # digits are in -limit..limit
-    part: int = ALL  # of the grid: ALL, ANCHOR or NON_ANCHOR
+    part: int = ALL  # coded part of the grid: ALL, ANCHOR or NON_ANCHOR
 
     @property
     def block_tokens(self) -> int:
@@ -51,7 +51,7 @@ class Level:
         return self.side**2 // (1 if self.part == ALL else 2)
 
     def mask(self, rows: int, columns: int) -> NDArray[np.bool_]:
-        """(rows, columns) which tokens of a grid the level codes."""
+        """(rows, columns) mask of the tokens that the level codes."""
         y, x = np.ogrid[:rows, :columns]
         return (y + x) % 2 == self.part - ANCHOR if self.part else np.ones((rows, columns), np.bool_)
 
@@ -91,7 +91,7 @@ class PyramidLayout:
 
     @cached_property
     def masks(self) -> tuple[NDArray[np.bool_], ...]:
-        """(n, m) per level, which tokens of the level's grid it codes."""
+        """(n, m) mask per level of the tokens that the level codes."""
         return tuple(level.mask(*grid) for level, grid in zip(self.levels, self.grids, strict=True))
 
     @cached_property
@@ -155,13 +155,13 @@ def complete_prefix(layout: PyramidLayout, digits: Sequence[NDArray[np.int8]]) -
 
 @dataclass(frozen=True)
 class PyramidSequence:
-    """The tokens of an image's first levels in the order in which they are sent, and the table index of each digit."""
+    """The tokens of an image's first levels in coding order, and the table index of each digit."""
 
     code: PyramidCode
     layout: PyramidLayout
     symbols: tuple[NDArray[np.int8], ...]  # (tokens, D) digits per level
     contexts: tuple[NDArray[np.uint8], ...]  # (tokens, D) table indexes per level
-    orders: tuple[NDArray[np.int64], ...]  # (tokens,) positions of the tokens in reading order
+    orders: tuple[NDArray[np.int64], ...]  # (tokens,) positions in reading order, per level
 
     def bits(self) -> NDArray[np.float64]:
         """(tokens,) cost of each token."""
@@ -238,7 +238,7 @@ class PyramidCode:
 
     def planes(self, layout: PyramidLayout, index: int, digits: Sequence[NDArray[np.int8]]) -> NDArray[np.int8]:
         """(K, n, m) input of a level's entropy model: absolute digits of the context grids, repeated to the grid of the level.
-        `digits` are those of all levels before, (D, n, m) each."""
+        `digits` holds the digits (D, n, m) of each level before it."""
         rows, columns = layout.grids[index]
         if index == 0:
             return np.zeros((1, rows, columns), np.int8)
@@ -264,8 +264,7 @@ class PyramidCode:
         return positions[np.lexsort((z_order_ranks(*layout.grids[index])[positions], -cost[positions]))]
 
     def sequence(self, complete: PyramidPrefix, contexts: Sequence[NDArray[np.uint8]] | None = None) -> PyramidSequence:
-        """Puts the tokens of an image into the order in which they are sent. `contexts`, (D, n, m) per level, are computed
-        unless given."""
+        """Puts the tokens of an image into coding order. `contexts`, (D, n, m) per level, are computed unless given."""
         layout, digits = complete.layout, complete.digits
         symbols, indexes, orders = [], [], []
         for index in range(len(digits)):
@@ -317,7 +316,7 @@ class PyramidCode:
         return PyramidPrefix(layout, digits, tuple(arrays[f"known_{index}"] for index in indexes))
 
     def array_types(self, layout: PyramidLayout) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Type and shape of each of these arrays."""
+        """Type and shape of each array of `to_arrays`."""
         types: dict[str, tuple[str, tuple[int, ...]]] = {}
         for index, (level, grid) in enumerate(zip(self.levels, layout.grids, strict=True)):
             types |= {f"digits_{index}": ("int8", (level.digits, *grid)), f"known_{index}": ("bool", grid)}
@@ -325,7 +324,7 @@ class PyramidCode:
 
 
 def _in_order(grid: NDArray[Any], order: NDArray[np.int64]) -> NDArray[Any]:
-    """(D, n, m) in reading order -> (tokens, D) in the order in which they are sent."""
+    """(D, n, m) in reading order -> (tokens, D) in coding order."""
     return np.ascontiguousarray(grid.reshape(len(grid), -1).T[order])
 
 

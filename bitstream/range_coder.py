@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bitstream.errors import FormatError
 from bitstream.sequence import TokenSequence
 
-RangeEncoder: TypeAlias = Any  # of constriction.stream.queue, which has no type hints
+RangeEncoder: TypeAlias = Any  # constriction.stream.queue has no type hints
 RangeDecoder: TypeAlias = Any
 QUEUE = constriction.stream.queue
 CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
@@ -23,7 +23,7 @@ STATE_MASK = (1 << 64) - 1
 
 
 def encode_tokens(sequence: TokenSequence, length: int) -> bytes:
-    """The shortest bytes from which `bitstream.sequence.Code.decode` reads the first `length` tokens."""
+    """The shortest payload that `bitstream.sequence.Code.decode` decodes to the first `length` tokens."""
     encoder = QUEUE.RangeEncoder()
     for symbols, weights in sequence.chunks(0, length):
         encoder.encode(symbols, CATEGORICAL, weights)
@@ -31,9 +31,9 @@ def encode_tokens(sequence: TokenSequence, length: int) -> bytes:
 
 
 def make_decoders(payload: bytes, partial: bool) -> list[RangeDecoder]:
-    """One decoder for a complete payload, two for one that may have been cut. The two read it as if zeros followed, and as if
-    ones did. The true continuation is between the two, so symbols are certain as long as both decoders agree."""
-    padding = -len(payload) % 4 + 16  # to whole words, and as far as a decoder reads ahead
+    """One decoder for a complete payload, two for a payload that may have been cut. One of the two reads zeros after its end,
+    the other reads ones. The true continuation is between them, so symbols are certain as long as both decoders agree."""
+    padding = -len(payload) % 4 + 16  # completes the last word, and adds the words that a decoder reads ahead
     padded = [payload + bytes([fill]) * padding for fill in ((0, 0xFF) if partial else (0,))]
     return [QUEUE.RangeDecoder(np.frombuffer(words, ">u4").astype(np.uint32)) for words in padded]
 
@@ -95,7 +95,7 @@ def _shortest(encoder: RangeEncoder) -> bytes:
     """The fewest bytes that, followed by zeros, are in the encoder's final interval. The encoder can go on afterwards."""
     words, (lower, size) = encoder.pos()
     sealed = encoder.get_compressed()
-    # A point in the interval, as `words` words and 64 bits more. The sealed words are one, with every carry resolved.
+    # The sealed words, with every carry resolved, are a point in the interval: a number of `words` words and 64 bits.
     # The interval begins at the only number that is congruent to `lower` and below the point by less than `size`.
     head_words = max(0, words - 2)
     tail = [int(word) for word in sealed[head_words : words + 2]]

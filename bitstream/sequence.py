@@ -1,7 +1,7 @@
-"""Protocols of tokens, the same for all families of models. Pipelines, rate control, `info`, `tokens`, Pillow and the
+"""Token protocols, the same for all families of models. Pipelines, rate control, `info`, `tokens`, Pillow and the
 benchmarks use nothing else of a family.
 
-The tokens of an image are a `TokenSequence`, in the order in which they are sent. Its first tokens are a `Prefix`, and every
+The tokens of an image are a `TokenSequence`, in coding order: the order of a file. Its first tokens are a `Prefix`, and every
 prefix decodes to an image. A `Code` lays tokens out over an image and reads prefixes from bytes; `bitstream.range_coder` writes
 them. The two implementations are `bitstream.pyramid_tokens` and `bitstream.codebook_tokens`.
 """
@@ -50,7 +50,7 @@ class Prefix(Protocol):
 
 
 class TokenSequence(Protocol):
-    """The tokens of an image in the order in which they are sent: all, or as many as the target needs."""
+    """The tokens of an image in coding order: all, or as many as the target needs."""
 
     @property
     def layout(self) -> Layout: ...
@@ -59,8 +59,8 @@ class TokenSequence(Protocol):
         """(tokens,) cost of each token under the tables of the code."""
 
     def chunks(self, first: int, last: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float64]]]:
-        """Symbols (S,) of tokens first..last-1, counted from 0, and the frequencies less one (S, values) that code each; some
-        tokens at a time."""
+        """Yields the symbols (S,) of tokens first..last-1, counted from 0, and the frequencies less one (S, values) in the table of
+        each symbol, some tokens at a time."""
 
     def first(self, length: int) -> Prefix:
         """The first `length` tokens, as `Code.decode` returns them."""
@@ -71,7 +71,7 @@ class Code(Protocol[L, P]):
 
     @property
     def block_tokens(self) -> int:
-        """Tokens per block of 256x256 pixels, at most."""
+        """Maximum number of tokens per block of 256x256 pixels."""
 
     @property
     def tail_drop(self) -> bool:
@@ -86,7 +86,7 @@ class Code(Protocol[L, P]):
         """The token positions of an image."""
 
     def sequence(self, complete: P) -> TokenSequence:
-        """The sequence of these tokens. Unknown ones count as zero."""
+        """The sequence of these tokens. Unknown tokens count as zero."""
 
     def decode(self, layout: L, payload: bytes, length: int, partial: bool = False) -> P:
         """The inverse of `sequence` and `bitstream.range_coder.encode_tokens`.
@@ -98,11 +98,11 @@ class Code(Protocol[L, P]):
         """Tokens as plain arrays by name."""
 
     def from_arrays(self, layout: L, arrays: Mapping[str, NDArray[Any]]) -> P:
-        """The inverse of `to_arrays`, for arrays of the right types and shapes. Raises FormatError for values that no token
-        has."""
+        """The inverse of `to_arrays`, for arrays of the right types and shapes. Raises FormatError if a value is out
+        of range."""
 
     def array_types(self, layout: L) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Type and shape of each of these arrays."""
+        """Type and shape of each array of `to_arrays`."""
 
 
 AnyCode: TypeAlias = Code[Any, Any]
