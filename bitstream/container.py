@@ -244,7 +244,7 @@ def checksum(head: bytes, body: bytes) -> bytes:
 
 
 def _surplus(head: bytes, body: bytes, stated: bytes) -> int:
-    """Number of trailing bytes, up to SURPLUS_MAX, that must be removed for the checksum to match; 0 if no number makes it match."""
+    """Number of trailing bytes, up to SURPLUS_MAX, to remove so that the checksum matches; 0 if no number makes it match."""
     first = max(0, len(body) - SURPLUS_MAX)
     crc = zlib.crc32(body[:first], zlib.crc32(head))
     for end in range(first, len(body)):

@@ -59,8 +59,8 @@ class TokenSequence(Protocol):
         """(tokens,) cost of each token under the tables of the code."""
 
     def chunks(self, first: int, last: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float64]]]:
-        """Yields the symbols (S,) of tokens first..last-1, counted from 0, and the frequencies less one (S, values) in the table of
-        each symbol, some tokens at a time."""
+        """Yields the symbols (S,) of tokens first..last-1, counted from 0, and the frequencies less one (S, values) in the
+        table of each symbol, some tokens at a time."""
 
     def first(self, length: int) -> Prefix:
         """The first `length` tokens, as `Code.decode` returns them."""

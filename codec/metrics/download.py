@@ -1,4 +1,4 @@
-"""Download of the weights of LPIPS from their publishers."""
+"""Download of the LPIPS weights from their publishers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def download_lpips(progress: Callable[[int], object]) -> Path:
 
 
 def _download(source: Download, progress: Callable[[int], object]) -> dict[str, torch.Tensor]:
-    """The tensors of a file of PyTorch, which is verified before it is parsed."""
+    """The tensors of a PyTorch file. The file is verified before it is parsed."""
     content = bytearray()
     try:
         with urllib.request.urlopen(source.url, timeout=STALL_TIMEOUT) as stream:

@@ -1,7 +1,8 @@
 """LPIPS, the perceptual distance (Zhang et al., arXiv 1801.03924): version 0.1 on AlexNet, as torchmetrics computes it.
 
 It is implemented here because torchmetrics takes AlexNet from torchvision, which can only be imported beside the large build of
-torch that it pins. A test compares both. LPIPS is the yardstick of this project, and a target of encoding; it is never a loss.
+torch that it pins. A test compares both. This project measures quality with LPIPS and offers it as an encoding target, but
+never trains on it.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from codec.system.files import data_folder
 
 STAGES = ((0, 4, 2), (3, 1, 2), (6, 1, 1), (8, 1, 1), (10, 1, 1))  # convolutions of AlexNet: index, stride, padding
 ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's file in torch's cache
-LINEAR = "functional/image/lpips_models/alex.pth"  # torchmetrics' file of the weights of channels
+LINEAR = "functional/image/lpips_models/alex.pth"  # torchmetrics' file of channel weights
 ADVICE = "run `tessera models fetch lpips`, or give an .npz of `features.N.weight`, `features.N.bias` and `linK.weight`"
 
 
 class LPIPS(nn.Module):
-    """The distance of two images, 0 for equal ones. `path` is a file of weights as for `read_weights`."""
+    """The distance of two images, 0 for equal images. `path` is a file of weights as for `read_weights`."""
 
     shift: Tensor
     scale: Tensor
@@ -110,7 +111,7 @@ def _cached_weights(alexnet: Path) -> dict[str, Tensor]:
 
 
 def combine_weights(alexnet: Mapping[str, Tensor], linear: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of LPIPS under their names here, from torchvision's AlexNet and from LPIPS's own file."""
+    """LPIPS weights under the names of `read_weights`, from torchvision's AlexNet and LPIPS's own file."""
     own = {f"lin{stage}.weight": linear[f"lin{stage}.model.1.weight"].flatten() for stage in range(len(STAGES))}
     return {name: own[name] if name in own else alexnet[name] for name in _names()}
 

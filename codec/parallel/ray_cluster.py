@@ -1,11 +1,12 @@
 """Work in many processes, on one machine or several, with Ray (https://docs.ray.io). No terminal.
 
     for index, result in run_on_cluster(items, start_task, Cluster("head:6379")):
-        ...  # in the order of completion
+        ...  # results in completion order
 
 A worker is a process on any machine of the cluster. It calls `start_task` once and then takes chunks of items. Results return
-one by one, so they should be small. If a worker is lost, its items are done again, each on its own; an item that loses three
-workers is given up. Tessera must be installed on all machines, in the same version, and all must see the files that items name.
+one by one, so they should be small. If a worker is lost, other workers process its items, one at a time; an item that loses
+three workers is given up. Tessera must be installed on all machines, in the same version, and all must see the files that items
+name.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ Result = TypeVar("Result", covariant=True)
 
 LOCAL, AUTO = "local", "auto"  # start Ray on this machine; find the Ray that runs on it
 INSTALL = "pip install 'tessera-codec[ray]'"
-MAX_THREADS = 4  # of a worker, by default: as many network calls go on at once in one process
+MAX_THREADS = 4  # default maximum per worker, the number of concurrent network calls in one process
 MAX_CHUNK = 128  # items: a worker idles for a moment at the end of a chunk
-CHUNKS_PER_WORKER = 2  # that the remaining items are cut into, at least, so that all workers end at about the same time
+CHUNKS_PER_WORKER = 2  # minimum number of chunks of the remaining items, so that all workers end at about the same time
 MAX_LOSSES = 3  # workers lost with an item before it is given up
 CONNECT_TIMEOUT = 10  # seconds; Ray itself would wait a minute and then end this process
-POLL_INTERVAL = 0.2  # seconds: a signal waits no longer
+POLL_INTERVAL = 0.2  # seconds; the longest time that a signal waits
 STOP_TIMEOUT = 5  # seconds to wait for workers to stop
-OBJECT_STORE_BYTES = 100 << 20  # results are smaller than what Ray shares through its store
+OBJECT_STORE_BYTES = 100 << 20  # a small store suffices: Ray sends small results directly
 ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # no telemetry; no warning
 
 
@@ -49,12 +50,12 @@ class Task(Protocol[Result]):
         """The index of each item in the list and its result, in any order."""
 
     def end(self) -> None:
-        """Stops at once, whatever `do` is doing in another thread."""
+        """Stops at once, even while `do` runs in another thread."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where workers run, and what each of them takes."""
+    """The Ray cluster, and the resources of each worker."""
 
     address: str = LOCAL  # or 'auto', or HOST:PORT
     threads: int | None = None  # cores of each worker; None: as many as machines have, up to MAX_THREADS without a GPU
@@ -63,7 +64,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class WorkerResources:
-    """What a worker may use of its machine."""
+    """The share of its machine that a worker may use."""
 
     threads: int
     memory_share: float
@@ -76,11 +77,11 @@ def run_on_cluster(
     pack: Callable[[Item, int], Any] = lambda item, _: item,
     max_chunk: int = MAX_CHUNK,
 ) -> Generator[tuple[int, Result | TesseraError], None, None]:
-    """The index of each item, and its result or the reason that there is none.
+    """Yields the index of each item, and its result or the error that prevented it.
 
-    `pack` turns an item into what travels; its second argument is the number of workers that were lost with the item, which may
-    have done a part of it. A caller that stops early stops all workers at once. Raises ClusterError if Ray is not installed, or
-    the cluster cannot be reached or has no room for a worker."""
+    `pack` converts an item to the form sent to a worker. Its second argument is the number of workers that were lost with the
+    item, and may have processed a part of it. A caller that stops early stops all workers at once. Raises ClusterError if Ray
+    is not installed, or the cluster cannot be reached or has no room for a worker."""
     if not items:
         return
     with _connected(cluster.address) as ray:
@@ -125,7 +126,7 @@ class Worker:
         return None
 
     def work(self, items: list[Any]) -> Iterator[tuple[int, Any]]:
-        for result in self._task.do(items):  # noqa: UP028 (Ray sends values in, which not every iterator takes)
+        for result in self._task.do(items):  # noqa: UP028 (Ray sends values in, and not every iterator accepts them)
             yield result
 
     def end(self) -> None:
@@ -137,8 +138,8 @@ class _WorkerHandle:
     """The scheduler's handle to a worker."""
 
     actor: Any
-    chunk: list[int] | None = None  # indexes of its last items; None until it has started
-    unfinished: set[int] = field(default_factory=set)  # those of them without a result
+    chunk: list[int] | None = None  # indexes of its current items; None until it has started
+    unfinished: set[int] = field(default_factory=set)  # indexes of the chunk without a result
 
 
 class _Scheduler(Generic[Item, Result]):
@@ -148,7 +149,7 @@ class _Scheduler(Generic[Item, Result]):
         self, ray: Any, create: Callable[[], Any], items: Sequence[Item], pack: Callable[[Item, int], Any], max_chunk: int
     ) -> None:
         self._ray = ray
-        self._create = create  # a worker
+        self._create = create  # creates a worker
         self._items = items
         self._pack = pack
         self._max_chunk = max_chunk
@@ -156,7 +157,7 @@ class _Scheduler(Generic[Item, Result]):
         self._waiting = deque(range(len(items)))
         self._retries: deque[int] = deque()  # items of lost workers
         self._losses: Counter[int] = Counter()  # workers lost, by item
-        self._busy: dict[Any, _WorkerHandle] = {}  # by what Ray can wait for: the start of a worker, or its stream of results
+        self._busy: dict[Any, _WorkerHandle] = {}  # keys: objects for Ray to wait for, a start or a stream of results
         self._idle: list[_WorkerHandle] = []
 
     def run(self, workers: int) -> Iterator[tuple[int, Result | TesseraError]]:
@@ -169,7 +170,7 @@ class _Scheduler(Generic[Item, Result]):
             yield from results
 
     def stop(self) -> None:
-        """Stops all workers at once; what they are writing is removed."""
+        """Stops all workers at once, and removes the files that they are writing."""
         handles = [*self._busy.values(), *self._idle]
         ends = [handle.actor.end.remote() for handle in handles if handle.chunk is not None]
         if ends:
@@ -229,8 +230,8 @@ class _Scheduler(Generic[Item, Result]):
         yield chunk[position], result
 
     def _replace(self, handle: _WorkerHandle, error: Exception) -> Iterator[tuple[int, TesseraError]]:
-        """Has other workers do the items of a lost one."""
-        self._ray.kill(handle.actor)  # it may live where nothing reaches it, and keep its cores
+        """Gives the items of a lost worker to other workers."""
+        self._ray.kill(handle.actor)  # an unreachable worker may still hold its cores
         for index in sorted(handle.unfinished):
             self._losses[index] += 1
             if self._losses[index] < MAX_LOSSES:
@@ -265,12 +266,12 @@ def _connected(address: str) -> Iterator[Any]:
             ray.init(address, log_to_driver=False, logging_level="CRITICAL", **local_options)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             if address == AUTO and isinstance(error, ConnectionError):
-                msg = "this machine is in no cluster of Ray: give its address as HOST:PORT"
+                msg = "this machine is not in a Ray cluster: give the address of one as HOST:PORT"
             else:
-                token = "" if address == LOCAL else "; a cluster that wants a token needs RAY_AUTH_MODE=token"
+                token = "" if address == LOCAL else "; if the cluster requires a token, set RAY_AUTH_MODE=token"
                 msg = f"Ray cannot be used: {str(error).strip().splitlines()[0]}{token}"
             raise ClusterError(msg) from error
-    # Ray prints the end of a worker to standard output, which may hold records, and has no option against it.
+    # Ray reports the end of a worker on standard output, among the records, and has no option to disable this.
     from ray._private import worker
 
     worker.print_to_stdstream = lambda *_, **__: None
@@ -338,7 +339,8 @@ def _signals_ignored() -> Iterator[None]:
 
 @contextmanager
 def _handlers_restored() -> Iterator[None]:
-    """Restores the signal handlers at the end of the block. Ray replaces one, which would end this process without ours."""
+    """Restores the signal handlers at the end of the block. Ray replaces one of them, and would end this process without
+    running ours."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
