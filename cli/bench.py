@@ -61,14 +61,14 @@ class Numbers(click.ParamType):
         try:
             return value if isinstance(value, tuple) else tuple(float(part) for part in value.split(",") if part.strip())
         except ValueError:
-            self.fail(f"{value!r} are not numbers: write them with commas, as in 0.02,0.05", param, ctx)
+            self.fail(f"{value!r} is not a list of numbers: separate numbers with commas, as in 0.02,0.05", param, ctx)
 
 
 _weights = click.option(
-    "--classifier-weights", metavar="FILE", help="Weights of the classifier.  [default: from its package, or torch's cache]"
+    "--classifier-weights", metavar="FILE", help="Classifier weights.  [default: from its package, or torch's cache]"
 )
 _classifier = click.option(
-    "--classifier", metavar="NAME", help="Classifier of top1 and top5, from torchvision.  [default: efficientnet-lite0]"
+    "--classifier", metavar="NAME", help="Classifier for top1 and top5, from torchvision.  [default: efficientnet-lite0]"
 )
 _csv = click.option("--csv", "csv_path", metavar="PATH", help="Write all numbers as CSV; '-' is standard output.")
 _plot = click.option("--plot", "plot_path", metavar="PATH", help="Plot the curves: .png, .svg or .pdf.")
@@ -90,16 +90,16 @@ def bench() -> None:
     type=Names(),
     metavar="LIST",
     default=(),
-    help="Codecs to run: tessera; jpeg, webp, avif, avif-psnr, heic, jpeg2000, jxl, vvc, and these with -scaled (at their best "
+    help="Codecs to run: tessera; jpeg, webp, avif, avif-psnr, heic, jpeg2000, jxl, vvc, each also with -scaled (at its best "
     "scale); compressai's bmshj2018-factorized, bmshj2018-hyperprior, mbt2018-mean, cheng2020-attn. All but tessera, jpeg2000 "
-    "and compressai's also with -quick (at their quick settings). Default: all without -quick.",
+    "and compressai's also with -quick (at quick settings). Default: all without -quick.",
 )
 @click.option(
     "--bpp",
     "budgets",
     type=Numbers(),
     metavar="LIST",
-    help="Rates in bits per pixel, which no file exceeds.  [default: 0.0147,0.0244,0.0443,0.0806,0.153,0.25,0.4,0.7]",
+    help="Maximum rates, in bits per pixel.  [default: 0.0147,0.0244,0.0443,0.0806,0.153,0.25,0.4,0.7]",
 )
 @click.option(
     "--own-settings", is_flag=True, help="Run codecs at fixed settings instead of common rates, as in published curves."
@@ -113,11 +113,11 @@ def bench() -> None:
 )
 @_classifier
 @_weights
-@click.option("--lpips-weights", metavar="NPZ", help="Weights of LPIPS.  [default: those that `models fetch lpips` downloaded]")
-@click.option("--compressai-weights", metavar="DIR", help="Weights of compressai's codecs.  [default: from compressai's hub]")
-@click.option("--anchor", metavar="CODEC", help="Codec to which BD-rates refer.  [default: webp-scaled]")
+@click.option("--lpips-weights", metavar="NPZ", help="LPIPS weights.  [default: downloaded by `models fetch lpips`]")
+@click.option("--compressai-weights", metavar="DIR", help="Weights for compressai's codecs.  [default: from compressai's hub]")
+@click.option("--anchor", metavar="CODEC", help="Reference codec for BD-rates.  [default: webp-scaled]")
 @_csv
-@click.option("--json-dir", metavar="DIR", help="Write a JSON file per codec, which compressai's plot tool reads.")
+@click.option("--json-dir", metavar="DIR", help="Write one JSON file per codec, for compressai's plot tool.")
 @_plot
 @click.option(
     "--overlay",
@@ -135,7 +135,7 @@ def bench() -> None:
 def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **arguments: Any) -> None:
     """Measure rate, quality and speed of Tessera and other codecs on images.
 
-    Rates count complete files. At each rate, a codec makes its best file that is no larger. Results are cached, so an
+    Rates count complete files. At each rate, each codec writes the best file that fits. Results are cached, so an
     interrupted run continues where it stopped.
 
     \b
@@ -165,7 +165,7 @@ def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **argu
     metavar="LIST",
     default="0.0147,0.0244,0.0443,0.0806,0.153",
     show_default=True,
-    help="Rates in bits per pixel, which no file exceeds.",
+    help="Maximum rates, in bits per pixel.",
 )
 @_csv
 @_plot
@@ -173,7 +173,7 @@ def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **argu
 def recognition(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **arguments: Any) -> None:
     """Measure how often a classifier recognises the same class in the decoded image as in the original, at equal bytes.
 
-    For a codec with -scaled, it is enough that the class is recognised at one of the scales.
+    A codec with -scaled recognises a class if it does so at any of its scales.
 
     \b
     tessera bench recognition photos/
@@ -194,7 +194,7 @@ def _measure(inputs: tuple[str, ...], files_from: str | None, recursive: bool, a
             msg = "--json and --csv - both need standard output: name a file for one of them"
             raise click.UsageError(msg)
         if arguments["plot_path"] and not arguments["plot_path"].lower().endswith(PLOTS):
-            msg = f"{arguments['plot_path']!r} is not a name for a plot: it must end with {', '.join(PLOTS)}"
+            msg = f"cannot plot to {arguments['plot_path']!r}: choose a name that ends with {' or '.join(PLOTS)}"
             raise click.UsageError(msg)
         problems = _run(_options(find_images(inputs, files_from, recursive), arguments), arguments)
     sys.exit(1 if problems else 0)
@@ -226,7 +226,7 @@ def _options(images: dict[str, str], arguments: dict[str, Any]) -> BenchOptions:
 
 
 def find_images(inputs: tuple[str, ...], files_from: str | None, recursive: bool) -> dict[str, str]:
-    """The paths of all images that are named or in named folders, by unique names.
+    """The paths of all named images and of all images in named folders, by unique name.
 
     Raises FileError if a folder holds no images or cannot be read."""
     named = named_inputs(inputs, files_from)
@@ -313,7 +313,7 @@ def _show(results: Results) -> None:
 
 @contextmanager
 def failing(verbose: bool) -> Iterator[None]:
-    """Ends the command with one line and an exit code if it cannot continue."""
+    """Turns an error into one line on standard error and an exit code."""
     try:
         yield
     except (TesseraError, MemoryError) as error:

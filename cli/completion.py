@@ -22,4 +22,4 @@ def completion(ctx: click.Context, shell: str) -> None:
     kind = get_completion_class(shell)
     assert kind is not None
     script = kind(ctx.find_root().command, {}, "tessera", "_TESSERA_COMPLETE")
-    click.echo(ShellComplete.source(script))  # the class's own method would first run bash for its version
+    click.echo(ShellComplete.source(script))  # bash's own method would first run bash to get its version

@@ -27,7 +27,7 @@ MAX_SIDE = 4096  # pixels: each map decodes the image several times
     help="The image to write.  [default: FILE's name with -contribution.png, in the current folder]",
 )
 @click.option(
-    "--indexes", type=Numbers(), metavar="LIST", help="Indexes in the sequence, from 0.  [default: some of each level]"
+    "--indexes", type=Numbers(), metavar="LIST", help="Token indexes in the sequence, from 0.  [default: some of each level]"
 )
 @click.option(
     "--tokens",

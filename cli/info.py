@@ -28,7 +28,7 @@ KEYS = (
 def info(sources: tuple[str, ...], allow_partial: bool, max_pixels: int, **values: Any) -> None:
     """Show what .tsr files contain, without decoding them.
 
-    No more of a file is read than its header allows.
+    Reads no more of a file than its header allows.
 
     \b
     tessera info photo.tsr
@@ -73,7 +73,7 @@ def _inspect(report: Report, file: File, allow_partial: bool, show: bool) -> Non
 
 
 def _model_values(file: File) -> dict[str, Any]:
-    """The values that need the model that wrote a file; empty if it is not installed."""
+    """The values that depend on the file's model; empty if the model is not installed."""
     from codec.models.registry import model_for
     from codec.rate_control import quality_of_block_tokens
 

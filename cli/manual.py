@@ -37,12 +37,12 @@ Terminated (SIGTERM), in the same way.
 .B NO_COLOR
 If set, progress is shown without colours.
 .SH FILES
-An output appears whole or not at all: it is written as \fI.tessera\-0123456789abcdef.tmp\fR in its own folder and gets its
-name at the end. A killed run may leave such a file behind; the next run that writes there removes it.
+Outputs are written to a temporary file, \fI.tessera\-0123456789abcdef.tmp\fR in the same folder, which is then renamed. A
+killed run may leave such a file behind; the next run that writes there removes it.
 .PP
-Without \fB\-f\fR no existing file is replaced, not even one that appears while Tessera is working; the name of a symbolic link
-counts as taken, wherever the link leads. With \fB\-f\fR symbolic links are followed: the link stays, and the file that it names
-is replaced or created. Devices and named pipes are written to directly.
+Without \fB\-f\fR no existing file is replaced, not even one that appears while Tessera is working. A symbolic link counts as an
+existing file. With \fB\-f\fR symbolic links are followed: the link stays, and its target is replaced or created. Devices
+and named pipes are written to directly.
 """
 
 
@@ -60,12 +60,12 @@ def manual() -> str:
 
 
 def _context(command: click.Command, name: str) -> click.Context:
-    """As commands have it when they run: they remember what help is called in the first one that they see."""
+    """The context a command has at run time. click caches the help option's names in the first context it sees."""
     return click.Context(command, info_name=name, **main.context_settings)
 
 
 def _commands(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
-    """All commands below a group, with their whole names."""
+    """All commands below a group, with their full names."""
     context = _context(group, name)
     for child in group.list_commands(context):
         command = group.get_command(context, child)
@@ -90,7 +90,7 @@ def _options(command: click.Command, name: str) -> Iterator[str]:
 
 
 def _text(text: str) -> Iterator[str]:
-    """Help as click has it: paragraphs, of which those that begin with a backspace keep their lines."""
+    """Converts click help text to man markup. Paragraphs that start with a backspace keep their line breaks."""
     for number, paragraph in enumerate(inspect.cleandoc(text).split("\n\n")):
         if number:
             yield ".PP"

@@ -57,7 +57,7 @@ def path(name: str, **values: Any) -> None:
 
 
 def _print_model(name: str, template: str, report_options: ReportOptions) -> None:
-    """Prints a model as JSON, or as a line made of the template. Exits with an error if it cannot be opened."""
+    """Prints a model as JSON, or as a line formatted with `template`. Exits with an error if it cannot be opened."""
     try:
         with _without_name(name):
             description = _describe(name)
@@ -109,7 +109,7 @@ def check(names: tuple[str, ...], **values: Any) -> None:
 @click.argument("source", metavar="PATH|REPOSITORY")
 @click.option("--name", metavar="NAME", help="Name to install it under.  [default: its own name, such as one-d-piece-s-256]")
 @click.option(
-    "--family", type=click.Choice(["one-d-piece", "titok"]), help="How it was trained, if the checkpoint does not say so."
+    "--family", type=click.Choice(["one-d-piece", "titok"]), help="Training method, if the checkpoint does not state it."
 )
 @click.option(
     "--calibrate",
@@ -128,7 +128,7 @@ def import_(
     """Install a published One-D-Piece or TiTok checkpoint: a folder, a file of weights, or a repository on Hugging Face.
 
     Only tensors are read, and each is checked. Without --calibrate, every token costs 12 bits. The tables are part of the
-    model: a file can only be decoded with the tables that it was encoded with. These models code images block by block, so
+    model: a file can only be decoded with the tables used to encode it. These models code images block by block, so
     seams may show in images larger than 256x256.
 
     \b
@@ -151,7 +151,7 @@ def import_(
 @click.argument("name", type=options.Model())
 @options.reporting
 def remove(name: str, **values: Any) -> None:
-    """Remove a model that was imported. Files that were encoded with it can then no longer be decoded.
+    """Remove an imported model. Files that were encoded with it can then no longer be decoded.
 
     \b
     tessera models list
@@ -200,8 +200,8 @@ def export(name: str, output: str, decoder_only: bool, **values: Any) -> None:
 @click.argument("name", metavar="[MODEL]", default="standard", type=options.Model())
 @options.reporting
 def graphs(name: str, **values: Any) -> None:
-    """Write the graphs that ONNX Runtime needs next to a model file: the network without its weights. Needs torch, onnx and
-    onnxscript, and takes a minute.
+    """Write the network of a model as ONNX graphs, without its weights, next to the model file. ONNX Runtime needs them. Needs
+    torch, onnx and onnxscript, and takes a minute.
 
     \b
     tessera train photos/ -o mine.safetensors
@@ -227,8 +227,8 @@ def graphs(name: str, **values: Any) -> None:
 @click.argument("name", metavar="lpips", type=click.Choice(["lpips"]))
 @options.reporting
 def fetch(name: str, **values: Any) -> None:
-    """Download the weights that LPIPS needs: 244 MB from download.pytorch.org and 6 kB from raw.githubusercontent.com, of which
-    10 MB are kept in the user's data folder. --target-lpips and bench find them there.
+    """Download the LPIPS weights: 244 MB from download.pytorch.org and 6 kB from raw.githubusercontent.com. 10 MB are kept in
+    the user's data folder, for --target-lpips and bench.
 
     \b
     tessera models fetch lpips
@@ -244,12 +244,12 @@ def fetch(name: str, **values: Any) -> None:
         with Bar(ALEXNET.size + LINEAR.size, "fetching", hidden=report_options.quiet) as bar:
             path = download_lpips(bar.advance)
         report.values = {"output": str(path), "bytes": path.stat().st_size}
-        report.line = f"{path}: weights of LPIPS"
+        report.line = f"{path}: LPIPS weights"
 
 
 @contextmanager
 def _reporting(name: str, output: str | None, report_options: ReportOptions) -> Iterator[Report]:
-    """`reporting`, with the model named once in errors: both the command and the library name it."""
+    """Like `reporting`, but errors name the model only once, although both the command and the library name it."""
     with reporting(name, output, report_options) as report, _without_name(name):
         yield report
 

@@ -1,4 +1,4 @@
-"""Options and arguments of the commands. Those of the library are defined in `codec.options`; `library` makes flags of them."""
+"""Options and arguments of the commands. `library` makes flags of the options in `codec.options`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 
 from codec.options import MAX_PIXELS, CodecOptions, DecodeOptions, EncodeOptions, Option, definitions
 
-LOCAL, AUTO = "local", "auto"  # as in `codec.parallel.ray_cluster`
+LOCAL, AUTO = "local", "auto"  # same values as in `codec.parallel.ray_cluster`
 Command = Callable[..., Any]
 Group = TypeVar("Group")
 UNITS = {
@@ -55,7 +55,7 @@ class Pixels(click.ParamType):
 
 
 class Colour(click.ParamType):
-    """A colour as CSS writes it."""
+    """A CSS colour."""
 
     name = "colour"
 
@@ -112,14 +112,14 @@ class Address(click.ParamType):
 
 
 class Ordered(click.Group):
-    """Lists commands in the order in which they were added."""
+    """Lists commands in order of registration."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
 
 def gather(group: type[Group], values: dict[str, Any]) -> Group:
-    """A dataclass of the values that click gives a command. Its fields are removed from the values."""
+    """Returns a dataclass filled from the values that click gives a command, and removes its fields from the values."""
     return group(**{field.name: values.pop(field.name) for field in fields(group) if field.name in values})  # type: ignore[arg-type]
 
 
@@ -165,7 +165,7 @@ def library(name: str, options: type, **changes: Any) -> Callable[[Command], Com
 
 
 def _argument(kind: Any, option: Option) -> dict[str, Any]:
-    """What click needs to know about the argument of an option."""
+    """The click attributes for the argument of an option."""
     kinds = {"size": Size(), "pixels": Pixels(), "colour": Colour(), "path": Name(), "model": Model(), "device": Device()}
     types = get_args(kind) or (kind,)  # `float | None` is (float, None)
     if bool in types:
@@ -179,9 +179,7 @@ def _argument(kind: Any, option: Option) -> dict[str, Any]:
 
 
 sources = click.argument("sources", metavar="IN...", nargs=-1, type=Name())
-output = click.option(
-    "-o", "--output", type=Name(), metavar="PATH", help="Where to write: a file, a folder, or '-' for standard output."
-)
+output = click.option("-o", "--output", type=Name(), metavar="PATH", help="Output file or folder, or '-' for standard output.")
 force = click.option("-f", "--force", is_flag=True, help="Replace existing outputs; symbolic links are followed.")
 skip_existing = click.option("--skip-existing", is_flag=True, help="Skip inputs whose output exists and is complete.")
 device = library("device", CodecOptions, default="auto")

@@ -1,4 +1,4 @@
-"""Outputs: checks before any work, writing, standard output, and how names and sizes are shown."""
+"""Outputs: checks before any work, writing, standard output, and formatting of names and sizes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _problem(path: str, force: bool, source: str, makes_folders: bool) -> str | 
         return f"the output {path} is the input: name another file"
     if force:
         return None
-    if target.is_file():  # not a device or a named pipe, which lose nothing
+    if target.is_file():  # a device or a named pipe has no content to lose
         return f"the output {path} exists: use -f to replace it"
     if target.is_symlink() and not target.exists():
         return f"the output {path} is a link to a file that does not exist: use -f to write that file"
@@ -52,7 +52,7 @@ def _problem(path: str, force: bool, source: str, makes_folders: bool) -> str | 
 
 
 def is_folder(path: str) -> bool:
-    """Whether a path is that of a folder: it exists as one, or ends with a slash."""
+    """Whether a path names an existing folder or ends with a slash."""
     return path != STANDARD and (os.path.isdir(path) or os.path.basename(path) == "")
 
 
@@ -74,7 +74,7 @@ def write_standard(data: bytes) -> None:
     except OSError as error:
         silence(sys.stdout)
         if isinstance(error, BrokenPipeError):
-            msg = "standard output was closed before all data was written: let its reader read to the end"
+            msg = "broken pipe: the reader closed standard output before all data was written"
         else:
             msg = f"cannot write to standard output ({error.strerror}): check space and permissions"
         raise FileError(msg) from error
@@ -87,7 +87,7 @@ def silence(stream: IO[Any] | None) -> None:
 
 
 def human(size: float) -> str:
-    """Bytes as people write them: 734 B, 3.1 kB, 1.92 MB."""
+    """A readable number of bytes: 734 B, 3.1 kB, 1.92 MB."""
     if size < 1000:
         return f"{size:.0f} B"
     return f"{size / 1000:.1f} kB" if size < 1_000_000 else f"{size / 1_000_000:.2f} MB"

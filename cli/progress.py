@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class Bar:
-    """A bar on standard error, below the lines that are printed: the progress, a note such as the speed, and the time left.
+    """A progress bar on standard error, below printed lines: steps, a note such as the speed, and the time left.
 
-    It is shown only on a terminal, unless it is `hidden`. NO_COLOR is honoured."""
+    It is shown on a terminal only, unless it is `hidden`. NO_COLOR is honoured."""
 
     def __init__(self, total: int, title: str = "", *, hidden: bool = False) -> None:
         """`total` is the number of steps, or 0 if it is not known."""

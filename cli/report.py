@@ -22,7 +22,7 @@ FIELDS = (
 
 
 ADVICE = {  # the next step, by the names in an error's `advice`
-    "allow_partial": "decode what there is with --allow-partial",
+    "allow_partial": "use --allow-partial to accept an incomplete file",
     "background": "flatten it with --background white",
     "decode": "did you mean `tessera decode`?",
     "device": "use --device cpu",
@@ -32,6 +32,7 @@ ADVICE = {  # the next step, by the names in an error's `advice`
     "keep_exif": "leave out --keep-exif",
     "max_pixels": "raise --max-pixels to allow it",
     "model": "name a model file with --model",
+    "processes": "leave out --processes",
     "runtime": "leave out --runtime",
     "shape": "leave out --size and --block-tokens, or give another --state",
     "strip": "leave it out with --strip",
@@ -50,7 +51,7 @@ class Failed(SystemExit):
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """How much is reported, and in what form."""
+    """Verbosity and format of reports."""
 
     as_json: str | None = None  # 'lines' or 'array'
     quiet: bool = False
@@ -110,7 +111,7 @@ class Report:
 @contextmanager
 def reporting(source: str, output: str | None, report_options: ReportOptions, keys: tuple[str, ...] = ()) -> Iterator[Report]:
     """Reports on the file that the block works on. An error that the user can act on becomes one line and exit code 1, or 2 if
-    the request itself is wrong. `keys` are the keys of its JSON record, in addition to those of all commands."""
+    the request itself is wrong. `keys` are additional keys of its JSON record."""
     report = Report(source)
     start = time.perf_counter()
     error: Exception | None = None
@@ -136,7 +137,7 @@ def record(
     error: Exception | None,
     keys: tuple[str, ...] = (),
 ) -> str:
-    """One file's JSON object: FIELDS, then `keys`, then any others; null for what is not known."""
+    """One file's JSON object: FIELDS, then `keys`, then any others. Unknown values are null."""
     given = {"input": source, "output": output, "status": status} | values
     given |= {"seconds": None if seconds is None else round(seconds, 3), "error": message_of(error, source)}
     return json.dumps({key: given.get(key) for key in dict.fromkeys((*FIELDS, *keys, *given))})
@@ -199,7 +200,7 @@ def out_name(path: str) -> str:
 
 
 def message_of(error: BaseException | None, source: str = "") -> str | None:
-    """An error on one line: its cause, and the next step. The name of `source` in front of it is left out."""
+    """An error on one line: its cause, and the next step. A leading name of `source` is removed."""
     if error is None:
         return None
     if lacks_memory(error):
@@ -207,4 +208,4 @@ def message_of(error: BaseException | None, source: str = "") -> str | None:
     if isinstance(error, TesseraError):
         advice = " and ".join(ADVICE[key] for key in error.advice if key in ADVICE)
         return ": ".join(filter(None, [str(error).removeprefix(f"{source}: "), advice]))
-    return f"{type(error).__name__}: {error} (a bug in tessera: please report it, with what -v prints)"
+    return f"{type(error).__name__}: {error} (a bug in tessera: please report it, with the output of -v)"

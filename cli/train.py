@@ -28,7 +28,7 @@ EXCLUSIVE = (
     type=click.Choice(["pyramid", "one-d-piece"]),
     default="pyramid",
     show_default=True,
-    help="Network to train: that of the standard model, or a transformer with 1-D tokens (One-D-Piece).",
+    help="Network to train: the pyramid of the standard model, or a transformer with 1-D tokens (One-D-Piece).",
 )
 @click.option(
     "--size",
@@ -43,7 +43,9 @@ EXCLUSIVE = (
     help="Tokens per block of a One-D-Piece.  [default: 16 for tiny, otherwise 256]",
 )
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), metavar="N", help="Length of the schedule.  [default: 60]")
-@click.option("--steps", type=click.IntRange(1), metavar="N", help="Length of the schedule in steps; such runs repeat exactly.")
+@click.option(
+    "--steps", type=click.IntRange(1), metavar="N", help="Number of steps of the schedule; such runs are reproducible."
+)
 @click.option(
     "--state",
     metavar="DIR",
@@ -61,24 +63,26 @@ EXCLUSIVE = (
 )
 @click.option("--perceptual", type=float, metavar="W", help="Weight of the perceptual loss.")
 @click.option("--patch", type=click.IntRange(16, 256), metavar="PIXELS", help="Side of the window for the perceptual loss.")
-@click.option("--colour", type=click.FloatRange(0), metavar="W", help="Weight of the colour loss of a pyramid.")
+@click.option("--colour", type=click.FloatRange(0), metavar="W", help="Weight of a pyramid's colour loss.")
 @click.option("--rate", type=float, metavar="LR", help="Peak learning rate; wide transformers need about 1e-4.")
 @click.option(
     "--decay",
     type=click.FloatRange(0, 1, min_open=True),
     metavar="SHARE",
-    help="Share of the schedule, at its end, in which the learning rate falls to zero.  [default: 0.2]",
+    help="Share of the schedule, at its end, for lowering the learning rate to zero.  [default: 0.2]",
 )
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Crops per step.")
-@click.option("--lambda-scale", type=float, metavar="S", help="Factor on the weight of the rate in the loss of a pyramid.")
-@click.option("--average", type=float, metavar="DECAY", help="Decay of the moving average of the weights, which is written.")
+@click.option("--lambda-scale", type=float, metavar="S", help="Factor for the weight of the rate in a pyramid's loss.")
+@click.option(
+    "--average", type=float, metavar="DECAY", help="Decay of the moving average of weights that the model file stores."
+)
 @click.option("--seed", type=int, metavar="N", help="Seed of all random choices.")
 @click.option(
     "--set",
     "settings",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Set a value of the recipe that has no option: a number, or one number per level, separated by commas.",
+    help="Set a training value that has no option: a number, or one number per level, separated by commas.",
 )
 @click.option(
     "--validate-minutes",
@@ -86,7 +90,7 @@ EXCLUSIVE = (
     default=20.0,
     show_default=True,
     metavar="N",
-    help="Minutes of training from one validation on held-out photos to the next.",
+    help="Minutes of training between validations on held-out photos.",
 )
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads.  [default: all cores]")
 @click.option(
@@ -102,7 +106,7 @@ EXCLUSIVE = (
     default=400,
     show_default=True,
     metavar="N",
-    help="Photos on which the coding tables of the model are measured.",
+    help="Number of photos for measuring the coding tables.",
 )
 @options.device
 @options.reporting
@@ -145,7 +149,7 @@ def train(photos: tuple[str, ...], family: str, settings: tuple[str, ...], **arg
 
 
 def _run(photos: tuple[str, ...], family: str, settings: tuple[str, ...], arguments: dict[str, Any]) -> Run:
-    """The run that the options ask for. Options that are no field of `Run` are of the network or of the family's recipe."""
+    """The run that the options describe. Options that are not fields of `Run` belong to the network or to the recipe."""
     from codec.models.registry import trainer_of
     from codec.training.run import Run, parse_settings
 
@@ -155,7 +159,8 @@ def _run(photos: tuple[str, ...], family: str, settings: tuple[str, ...], argume
     network_options = {name: recipe.pop(name) for name in trainer.network_options if name in recipe}
     if unknown := sorted(recipe.keys() - trainer.recipe.__dataclass_fields__):
         names = " and ".join(f"--{name.replace('_', '-')}" for name in unknown)
-        msg = f"{names}: not for --family {family}: leave it out, or name the other family"
+        verb, pronoun = ("does", "it") if len(unknown) == 1 else ("do", "them")
+        msg = f"{names} {verb} not apply to --family {family}: omit {pronoun} or choose another family"
         raise UsageError(msg)
     recipe |= parse_settings(trainer.recipe, settings, excluded=arguments)
     return Run(trainer=trainer, photos=photos, network_options=network_options, recipe=recipe, **run_options)
