@@ -1,4 +1,4 @@
-"""What is installed: one package of our own, whose command and library do not care for a user's cli.py or codec.py."""
+"""An installation has one package, `tessera`, and imports no module of a user that is called cli or codec."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import pytest
 
 from tests.helpers import PHOTO, ROOT
 
-GENERAL = ("cli", "codec", "bitstream", "benchmarks")
+FOLDERS = ("cli", "codec", "bitstream", "benchmarks")
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory) -> Path:
-    """What `pip install .` puts into site-packages."""
-    place = tmp_path_factory.mktemp("built")
-    command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", place, "build_py", "--build-lib", place / "lib"]
+def installed(tmp_path_factory) -> Path:
+    """The folder that `pip install .` would make the contents of site-packages."""
+    folder = tmp_path_factory.mktemp("build")
+    command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", folder, "build_py", "--build-lib", folder / "lib"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    return place / "lib"
+    return folder / "lib"
 
 
 @pytest.fixture
 def user(tmp_path) -> Path:
-    """A folder with a user's modules, none of which may be imported."""
-    for name in GENERAL:
+    """A folder of modules with the names of our folders, none of which can be imported."""
+    for name in FOLDERS:
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('this is the {name} of the user')")
     return tmp_path
 
@@ -34,45 +34,50 @@ def user(tmp_path) -> Path:
 def python(folder: Path, path: list[Path], *arguments: object) -> str:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
     command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
-def test_one_package_is_installed_and_codec_under_its_short_name(built):
-    assert {path.name for path in built.iterdir()} == {"tessera", "codec.py"}
-    assert (built / "tessera" / "codec" / "weights" / "standard.safetensors").exists()
-    assert (built / "tessera" / "codec" / "weights" / "standard.graphs.zip").exists()
-    assert (built / "tessera" / "py.typed").exists()
-    modules = {path.relative_to(ROOT) for folder in GENERAL for path in (ROOT / folder).rglob("*.py")}
-    assert {module for module in modules if not (built / "tessera" / module).exists()} == {
-        path.relative_to(ROOT) for path in (ROOT / "benchmarks" / "tools").glob("*.py")
-    }
+def test_all_modules_are_installed_in_one_package(installed):
+    assert {path.name for path in installed.iterdir()} == {"tessera"}
+    package = installed / "tessera"
+    for name in ("py.typed", "pillow.py", "codec/weights/standard.safetensors", "codec/weights/standard.graphs.zip"):
+        assert (package / name).exists()
+    modules = {path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
+    missing = {module for module in modules if not (package / module).exists()}
+    assert missing == {path.relative_to(ROOT) for path in (ROOT / "benchmarks" / "tools").glob("*.py")}
 
 
 @pytest.mark.parametrize("checkout", [False, True], ids=["installed", "checkout"])
-def test_the_command_ignores_modules_of_the_user(built, user, checkout):
-    said = python(user, [user, ROOT if checkout else built], "-m", "tessera", "encode", PHOTO, "-o", "photo.tsr", "-q", 0)
-    assert said == ""
-    assert python(user, [user, ROOT if checkout else built], "-m", "tessera", "models", "path").startswith(
-        str(ROOT if checkout else built)
-    )
+def test_the_command_ignores_modules_of_the_user(installed, user, checkout):
+    root = ROOT if checkout else installed
+    assert python(user, [user, root], "-m", "tessera", "encode", PHOTO, "-o", "photo.tsr", "-q", 0) == ""
+    assert python(user, [user, root], "-m", "tessera", "models", "path").startswith(str(root))
     assert (user / "photo.tsr").stat().st_size < 1000
 
 
-def test_the_library_ignores_modules_of_the_user(built, user):
-    code = "import tessera; print(tessera.decode(tessera.encode(r'{}', tokens=1)).size, tessera.Codec.__module__)"
-    assert python(user, [user, built], "-c", code.format(PHOTO)) == "(600, 400) tessera.codec.api\n"
+def test_the_library_ignores_modules_of_the_user(installed, user):
+    code = f"import tessera; print(tessera.decode(tessera.encode({str(PHOTO)!r}, tokens=1)).size, tessera.Codec.__module__)"
+    assert python(user, [user, installed], "-c", code) == "(600, 400) tessera.codec.codec\n"
 
 
-def test_import_codec_is_the_same_library(built, tmp_path):
+def test_the_pillow_plugin_is_installed(installed, user):
+    code = "import tessera.pillow; from PIL import Image; print(Image.registered_extensions()['.tsr'])"
+    assert python(user, [user, installed], "-c", code) == "TSR\n"
+
+
+@pytest.mark.parametrize("checkout", [False, True], ids=["installed", "checkout"])
+def test_tessera_offers_its_names_lazily(installed, checkout):
     code = (
-        "import codec, codec.pillow, sys, tessera.codec.api, tessera.codec.pillow; from codec.codec import Codec; "
-        "assert codec is tessera.codec and codec.pillow is tessera.codec.pillow; "
-        "assert Codec is codec.Codec is tessera.Codec; "
-        "assert codec.pillow.__spec__.name == 'tessera.codec.pillow'; "
-        "print(*sorted(name for name in sys.modules if name.split('.')[0] in ('cli', 'bitstream', 'benchmarks')))"
+        "import sys, tessera; assert not {'numpy', 'PIL', 'codec', 'tessera.codec'} & sys.modules.keys(); "
+        "assert all(getattr(tessera, name) for name in tessera.__all__) and set(dir(tessera)) >= {'encode', 'decode'}; "
+        "assert not {'torch', 'onnxruntime'} & sys.modules.keys(); print(tessera.__version__)"
     )
-    assert python(tmp_path, [built], "-c", code) == "\n"
-    nothing = "import codec\ntry: import codec.nothing\nexcept ModuleNotFoundError as error: print(error)"
-    assert "nothing" in python(tmp_path, [built], "-c", nothing)
+    version = python(ROOT if checkout else installed, [], "-c", code)
+    assert f'version = "{version.strip()}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_type_checkers_find_the_types():
+    for package in ("tessera", "codec"):
+        assert (ROOT / package / "py.typed").exists()

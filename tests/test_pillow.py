@@ -1,4 +1,4 @@
-"""The Pillow plugin, as Pillow's users meet it."""
+"""The Pillow plugin: opening, saving, and the errors that Pillow's users expect."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-import codec as library
-import codec.pillow
+import tessera
+import tessera.pillow
 from bitstream.container import File, write_file
 from codec.image.metadata import EXIF, ICC
 from tests.helpers import ROOT, profiles
 
 pytestmark = pytest.mark.light
+UNKNOWN_ID = b"\x00\x01"  # the stream id of a model that is not installed
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def small(photo) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def data(small) -> bytes:
-    return library.encode(small, quality=90)
+    return tessera.encode(small, quality=90)
 
 
 def opened(data: bytes) -> Image.Image:
@@ -39,93 +40,97 @@ def saved(image: Image.Image, **options) -> bytes:
     return stream.getvalue()
 
 
-def test_files_are_opened_and_saved_by_their_ending(small, data, tmp_path):
+def test_files_are_opened_and_saved_by_their_suffix(small, data, tmp_path):
     small.save(tmp_path / "a.tsr", quality=90)
     assert (tmp_path / "a.tsr").read_bytes() == data
     with Image.open(tmp_path / "a.tsr") as image:
         assert (image.format, image.mode, image.size) == ("TSR", "RGB", (90, 60))
         assert image.get_format_mimetype() == "image/x-tessera"
-        assert np.array_equal(np.asarray(image), np.asarray(library.decode(data)))
-    image.load()  # pixels are there after the file was closed
+        assert np.array_equal(np.asarray(image), np.asarray(tessera.decode(data)))
+    image.load()  # the pixels stay after the file was closed
 
 
-def test_opening_draws_nothing():
+def test_open_loads_no_network():
     code = (
-        "import sys, io, codec.pillow; from PIL import Image; "
+        "import sys, io, tessera.pillow; from PIL import Image; "
         "image = Image.open(io.BytesIO(bytes.fromhex(sys.argv[1]))); assert image.size == (90, 60); "
-        "sys.exit(3 if 'torch' in sys.modules else 0)"
+        "sys.exit(3 if {'torch', 'onnxruntime'} & sys.modules.keys() else 0)"
     )
-    data = write_file(File(90, 60, b"\xcb\x06", 3, b"abc"))
+    data = write_file(File(90, 60, UNKNOWN_ID, 3, b"abc"))
     assert subprocess.run([sys.executable, "-c", code, data.hex()], cwd=ROOT, check=False).returncode == 0
 
 
-def test_without_the_import_pillow_knows_nothing(data):
+def test_the_format_is_unknown_without_the_import(data):
     code = "import sys, io; from PIL import Image; Image.open(io.BytesIO(bytes.fromhex(sys.argv[1])))"
-    done = subprocess.run([sys.executable, "-c", code, data[:40].hex()], capture_output=True, text=True, check=False)
-    assert "UnidentifiedImageError" in done.stderr
+    process = subprocess.run([sys.executable, "-c", code, data[:40].hex()], capture_output=True, text=True, check=False)
+    assert "UnidentifiedImageError" in process.stderr
 
 
 @pytest.mark.parametrize(
     "options", [{}, {"quality": 20}, {"tokens": 9}, {"target_size": 200}, {"target_bpp": 0.5}, {"target_psnr": 20}]
 )
-def test_options_are_those_of_the_library(small, options):
-    assert saved(small, **options) == library.encode(small, **options)
+def test_options_of_save_are_those_of_encode(small, options):
+    assert saved(small, **options) == tessera.encode(small, **options)
 
 
-def test_options_of_others_are_ignored(small, data):
+def test_a_model_can_be_named(small):
+    assert saved(small, model="standard") == saved(small)
+    with pytest.raises(OSError, match="nosuch"):
+        saved(small, model="nosuch")
+
+
+def test_options_of_other_plugins_are_ignored(small, data):
     assert saved(small, quality=90, optimize=True, dpi=(72, 72)) == data
 
 
 @pytest.mark.parametrize("options", [{"quality": 200}, {"quality": 3, "tokens": 9}])
-def test_options_that_make_no_sense(small, options, tmp_path):
-    with pytest.raises(ValueError, match=r"out of range|give one of"):
+def test_wrong_options_raise_value_error(small, options, tmp_path):
+    with pytest.raises(ValueError, match="quality"):
         small.save(tmp_path / "a.tsr", **options)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_saved_leaves_nothing(small, tmp_path):
-    with pytest.raises(OSError, match="does not fit 9 bytes"):
+def test_a_failed_save_writes_nothing(small, tmp_path):
+    with pytest.raises(OSError, match="9 bytes"):
         small.save(tmp_path / "a.tsr", target_size=9)
     with pytest.raises(OSError, match="floating point"):
         small.convert("F").save(tmp_path / "a.tsr")
     assert list(tmp_path.iterdir()) == []
     stream = io.BytesIO(b"before")
-    with pytest.raises(OSError, match="does not fit 9 bytes"):
+    with pytest.raises(OSError, match="9 bytes"):
         small.save(stream, "TSR", target_size=9)
-    assert stream.getvalue() == b"before"  # nothing is written before all is made
+    assert stream.getvalue() == b"before"
 
 
-def test_profile_and_transparency_are_there_before_pixels_are(small):
+def test_profile_and_mode_are_known_before_the_pixels(small):
+    profile = profiles.red_and_green_swapped()
     image = small.copy()
     image.putalpha(Image.linear_gradient("L").resize(small.size))
-    image.info["icc_profile"] = profiles.red_and_green_swapped()
+    image.info["icc_profile"] = profile
     again = opened(saved(image, tokens=20))
     assert again.mode == "RGBA"
-    assert again.info == {"icc_profile": profiles.red_and_green_swapped()}
+    assert again.info == {"icc_profile": profile}
     assert np.array_equal(np.asarray(again.getchannel("A")), np.asarray(image.getchannel("A")))
     assert opened(saved(image, tokens=20, icc_profile=None)).info == {}
-    assert (
-        opened(saved(small, tokens=20, icc_profile=profiles.red_and_green_swapped())).info["icc_profile"]
-        == profiles.red_and_green_swapped()
-    )
+    assert opened(saved(small, tokens=20, icc_profile=profile)).info["icc_profile"] == profile
     assert opened(saved(image, tokens=20, background="white", strip=True)).mode == "RGB"
 
 
-def test_exif_only_if_passed(small):
+def test_exif_is_written_only_if_passed(small):
     exif = Image.Exif()
     exif[0x010F] = "Maker"
     exif[0x0112] = 6
     stream = io.BytesIO()
     small.save(stream, "PNG", exif=exif)
     turned = Image.open(stream)
-    assert saved(turned, tokens=20) == saved(small.rotate(-90, expand=True), tokens=20)  # upright, and that is all
+    assert saved(turned, tokens=20) == saved(small.rotate(-90, expand=True), tokens=20)
     for passed in (exif, exif.tobytes()):
         again = opened(saved(turned, tokens=20, exif=passed))
         assert again.size == (60, 90)
         assert (again.getexif()[0x010F], again.getexif()[0x0112]) == ("Maker", 1)
 
 
-def test_a_parser_fed_in_bits_gives_the_image(small):
+def test_a_parser_takes_a_file_in_pieces(small):
     image = small.copy()
     image.info["icc_profile"] = profiles.red_and_green_swapped()
     data = saved(image, tokens=1000)
@@ -133,15 +138,14 @@ def test_a_parser_fed_in_bits_gives_the_image(small):
         parser = ImageFile.Parser()
         for start in range(0, len(data), step):
             parser.feed(data[start : start + step])
-        done = parser.close()
-        assert np.array_equal(np.asarray(done), np.asarray(library.decode(data)))
+        assert np.array_equal(np.asarray(parser.close()), np.asarray(tessera.decode(data)))
     parser = ImageFile.Parser()
     parser.feed(data[:-20])
     with pytest.raises(OSError, match="cut short"):
         parser.close()
 
 
-def test_other_files_are_left_to_others(small):
+def test_other_formats_are_left_to_their_plugins(small):
     stream = io.BytesIO()
     small.save(stream, "PNG")
     assert opened(stream.getvalue()).format == "PNG"
@@ -149,50 +153,50 @@ def test_other_files_are_left_to_others(small):
         opened(b"\xd4no image")
 
 
-def test_damage_is_told_with_its_cause(data):
-    for size in range(2, 11):
-        with pytest.raises(OSError, match=r"cut short|has no end"):
-            opened(data[:size])
-    with pytest.raises(OSError, match=r"version 9, and this release reads version 1: update tessera"):
-        opened(bytes([*data[:2], 0x90, *data[3:]]))
-    with pytest.raises(OSError, match="the colour profile is damaged"):
-        opened(write_file(File(9, 9, b"\xcb\x06", 3, b"abc", ((ICC, b"nonsense"),))))
-    with pytest.raises(OSError, match="EXIF is damaged"):
-        opened(write_file(File(9, 9, b"\xcb\x06", 3, b"abc", ((EXIF, b"nonsense"),))))
-    alien = opened(write_file(File(9, 9, b"\x00\x01", 3, b"abc")))
-    with pytest.raises(OSError, match="made by a model that is not installed"):
-        alien.load()
-    image = opened(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(OSError, match=r"damaged|cut short"):
-        image.load()
-    with pytest.raises(OSError, match="the checksum is wrong"):
-        opened(data[:-1]).verify()
+def test_damage_raises_os_error(data):
+    damaged = [data[:size] for size in range(2, 11)]
+    damaged.append(bytes([*data[:2], 0x90, *data[3:]]))  # version 9
+    damaged += [write_file(File(9, 9, UNKNOWN_ID, 3, b"abc", ((kind, b"nonsense"),))) for kind in (ICC, EXIF)]
+    for content in damaged:
+        with pytest.raises(OSError) as caught:
+            opened(content)
+        assert not isinstance(caught.value, UnidentifiedImageError)
+    unknown_model = write_file(File(9, 9, UNKNOWN_ID, 3, b"abc"))
+    for content in (unknown_model, data[:-1] + bytes([data[-1] ^ 1])):
+        image = opened(content)
+        with pytest.raises(OSError):
+            image.load()
     opened(data).verify()
+    with pytest.raises(OSError, match="checksum"):
+        opened(data[:-1]).verify()
 
 
-def test_cut_files_are_drawn_where_pillow_is_told_to(data, monkeypatch):
+def test_cut_files_are_loaded_only_if_pillow_allows_it(data, monkeypatch):
     with pytest.raises(OSError, match="cut short"):
         opened(data[:60]).load()
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    assert np.array_equal(np.asarray(opened(data[:60])), np.asarray(library.decode(data[:60], allow_partial=True)))
+    assert np.array_equal(np.asarray(opened(data[:60])), np.asarray(tessera.decode(data[:60], allow_partial=True)))
 
 
-def test_pillows_limit_of_pixels_holds():
+def test_pillows_limit_of_pixels_applies(monkeypatch):
     with pytest.raises(Image.DecompressionBombError):
-        opened(write_file(File(1 << 24, 1 << 24, b"\xcb\x06", 1, b"")))
+        opened(write_file(File(1 << 24, 1 << 24, UNKNOWN_ID, 1, b"")))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(Image.DecompressionBombError):
+        opened(write_file(File(20, 11, UNKNOWN_ID, 3, b"abc")))
 
 
 @pytest.mark.parametrize("limit", [Image.MAX_IMAGE_PIXELS, None])
-def test_thin_images_are_refused_before_they_are_drawn(limit, monkeypatch):
+def test_thin_images_are_refused_before_they_are_decoded(limit, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    data = write_file(File(100_000, 1, library.Codec(device="cpu").model.stream_id, 1, b""))
-    with pytest.raises(OSError, match="100000x1 is thin"):
+    data = write_file(File(100_000, 1, tessera.Codec(device="cpu").model.stream_id, 1, b""))
+    with pytest.raises(OSError, match="thin"):
         opened(data).load()
-    with pytest.raises(library.ImageError, match="100000x1 is thin"):
-        library.decode(data)
+    with pytest.raises(tessera.ImageError, match="thin"):
+        tessera.decode(data)
 
 
-def test_images_can_be_worked_on_as_any_other(data):
+def test_opened_images_work_like_any_other(data):
     image = opened(data)
     assert image.resize((9, 6)).size == (9, 6)
     assert opened(data).convert("L").getpixel((3, 3)) == image.convert("L").getpixel((3, 3))

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import codec.pillow  # noqa: F401 (registers .tsr)
+import tessera.pillow  # noqa: F401 (registers .tsr)
 from bitstream.container import File, read_file, write_file
 from codec.errors import FormatError, ImageError, TargetError, TruncatedError
 from codec.image.metadata import ALPHA, CONTENT_MAX, EXIF, ICC, Extras, from_sections, pack, to_sections, unpack

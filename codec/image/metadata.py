@@ -63,8 +63,9 @@ def from_sections(sections: Sections, width: int, height: int, space: int = SRGB
     Skips unknown types and damaged EXIF, and sets the orientation in EXIF to 1. Raises FormatError if contents are damaged."""
     packed = dict(sections)
     content = {kind: unpack(packed[kind], CONTENT_MAX, LABELS[kind]) for kind in (ICC, EXIF, XMP) if kind in packed}
+    exif = upright_exif(content[EXIF]) if EXIF in content else None
     alpha = unpack_alpha(packed[ALPHA], width, height) if ALPHA in packed else None
-    return Extras(content.get(ICC) or profile_of(space), upright_exif(content.get(EXIF, b"")), content.get(XMP), alpha)
+    return Extras(content.get(ICC) or profile_of(space), exif, content.get(XMP), alpha)
 
 
 def pack_alpha(alpha: NDArray[np.uint8], quality: int) -> bytes:

@@ -1,1 +1,1 @@
-"""Models: what every family provides, and where model files are found."""
+"""The interface of models, their files, and the registry that finds them."""

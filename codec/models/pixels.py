@@ -1,4 +1,4 @@
-"""Pixels as files have them, and as the network does."""
+"""Conversion between the pixels of images and the values that networks take."""
 
 from __future__ import annotations
 

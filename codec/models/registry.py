@@ -36,11 +36,12 @@ def open_model(name: str | os.PathLike[str] = DEFAULT) -> Model:
     """The model of this name, or in the file of this path. Raises ModelError if there is none."""
     path = Path(name)
     if path.suffix != SUFFIX and not path.is_file():
-        known = {path.stem: path for path in reversed(model_files())}
-        if path.name != str(name) or path.name not in known:
-            msg = f"{name}: no such model: known are {', '.join(sorted(known)) or 'none'}; or give the path of a {SUFFIX} file"
+        match = next((path for path in model_files() if path.stem == str(name)), None)
+        if match is None:
+            known = ", ".join(sorted({path.stem for path in model_files()})) or "none"
+            msg = f"{name}: no such model: known are {known}; or give the path of a {SUFFIX} file"
             raise ModelError(msg)
-        path = known[path.name]
+        path = match
     if not path.is_file():
         msg = f"{name}: no such file: check the name"
         raise ModelError(msg)
@@ -75,9 +76,10 @@ def model_for(stream_id: bytes) -> Model:
     return matching[0]
 
 
-def model_files() -> list[Path]:
+def model_files() -> Iterator[Path]:
     """The files of bundled models, then those of installed models."""
-    return [path for folder in (BUNDLED, installed_folder()) for path in sorted(folder.glob(f"*{SUFFIX}"))]
+    yield from sorted(BUNDLED.glob(f"*{SUFFIX}"))
+    yield from sorted(installed_folder().glob(f"*{SUFFIX}"))
 
 
 def installed_folder() -> Path:
@@ -168,7 +170,7 @@ def remove_model(name: str) -> Path:
 
 
 def trainer_of(family: str) -> type[Trainer]:
-    """The trainer of a family, by its name in `tessera train --family`. Imports torch."""
+    """The trainer of the family of this name. Imports torch."""
     from codec.pyramid.training import PyramidTrainer
     from codec.titok.training import TitokTrainer
 

@@ -23,6 +23,7 @@ try:
 except ImportError:  # Windows, which keeps temporaries of killed runs
     fcntl = None  # type: ignore[assignment]
 
+ABORTED = "the run has ended"
 TEMPORARY = re.compile(r"\.tessera-[0-9a-f]{16}\.tmp")  # a killed run may leave these behind
 
 
@@ -82,7 +83,8 @@ class Writer:
                     os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
                 yield temporary
                 with self._lock:
-                    self._refuse_if_aborted()
+                    if self._aborted:
+                        raise FileError(ABORTED)
                     (os.replace if replace else _rename_to_new)(temporary, target)
                     self._temporaries.discard(temporary)
             except FileExistsError as error:
@@ -99,18 +101,14 @@ class Writer:
         while True:
             path = folder / f".tessera-{os.urandom(8).hex()}.tmp"
             with self._lock:
-                self._refuse_if_aborted()
+                if self._aborted:
+                    raise FileError(ABORTED)
                 handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
                 self._temporaries.add(path)
             if _lock_file(handle) is not False and os.fstat(handle).st_nlink:
                 return path, handle
             os.close(handle)  # another run took it for a stale one before it was locked
             self._remove(path)
-
-    def _refuse_if_aborted(self) -> None:
-        if self._aborted:
-            msg = "the run has ended"
-            raise FileError(msg)
 
     def _remove(self, temporary: Path) -> None:
         with self._lock:

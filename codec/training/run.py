@@ -72,11 +72,11 @@ class Run:
     def _check_processes(self, device: torch.device) -> None:
         """Raises UsageError if this run cannot be shared by several processes."""
         if device.type != "cpu":
-            msg = f"several processes can train on the CPU only, not on {device}: leave out --processes"
-            raise UsageError(msg)
+            msg = f"several processes can train on the CPU only, not on {device}"
+            raise UsageError(msg, ("processes",))
         if not self.trainer.can_average:
             msg = f"several processes cannot train a {self.trainer.family}, since its codebook cannot be averaged"
-            raise UsageError(msg)
+            raise UsageError(msg, ("processes",))
 
     def _perceptual_loss(self, report: Callable[[str], None]) -> PerceptualLoss | None:
         """The perceptual loss; None if it is not wanted, or if no file was given and torchvision's is not available."""
@@ -107,7 +107,7 @@ class Run:
             if self.restart:
                 return self.trainer.resume(checkpoint, device, config)
             if config != trainer.config:
-                report(f"{checkpoint} continues with its own recipe: other values need --restart, which starts a new schedule")
+                report(f"{checkpoint} continues with its own recipe: other values need a restart, which starts a new schedule")
             return trainer
         config = self.trainer.recipe(**recipe)
         if checkpoint.exists():
