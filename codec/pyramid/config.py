@@ -7,7 +7,7 @@ from typing import Any
 
 from bitstream.pyramid_tokens import ANCHOR, NON_ANCHOR, Level
 
-CHECKERBOARD = (ANCHOR, NON_ANCHOR)  # the two passes over the cells of a refinement
+CHECKERBOARD = (ANCHOR, NON_ANCHOR)  # the two passes over the cells in a refinement
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,16 @@ class NetworkConfig:
     steps: tuple[float, ...] = (0.25, 0.25, 0.3, 0.45, 0.75, 0.75, 0.375, 0.375, 0.19, 0.19, 0.095, 0.095, 0.048, 0.048)
     # Lambda of rate-distortion optimised rounding, per level, in squared steps per bit: the larger it is, the wider the
     # deadzone and the fewer the bits. For a uniform quantizer at high rates it is 2 ln 2 / 12 = 0.12; a little less is better
-    # in levels whose error finer levels can still correct.
+    # in levels that finer levels can still correct.
     bit_worth: tuple[float, ...] = (0.1, 0.1, 0.1, 0.08, 0.08, 0.08, 0.1, 0.1, *(0.12,) * 6)
-    channels: int = 192  # C. With 48 it was 0.2-0.3 dB worse at the same rates; with 128 all tokens together end at 30 dB
-    predicted_channels: int = 128  # the first channels; the finer detail in the others is not predicted
-    flat_channels: int = 3  # the first channels, which hold the mean colour of a cell and nothing else
+    channels: int = 192  # C. With 48, PSNR was 0.2-0.3 dB lower at the same rates; with 128, all tokens reach only 30 dB
+    predicted_channels: int = 128  # number of leading channels that are predicted; the others hold finer detail
+    flat_channels: int = 3  # number of leading channels, which hold only the mean colour of a cell
     # Widths and depths: 15 kMAC per pixel in all. Twice as much trains half as fast and was no better after the same time.
-    encoder_width8: int = 48  # at 1/8
-    encoder_width16: int = 128  # at 1/16
+    encoder_width8: int = 48  # channels at 1/8
+    encoder_width16: int = 128  # channels at 1/16
     encoder_depth: int = 2
-    decoder_width32: int = 256  # the branch at 1/32: cheap context
+    decoder_width32: int = 256  # channels of the branch at 1/32, a large context at low cost
     decoder_width16: int = 128
     decoder_width8: int = 48
     decoder_width4: int = 24
@@ -49,8 +49,8 @@ class NetworkConfig:
     decoder_depth32: int = 3
     decoder_depth8: int = 1
     predictor_width: int = 48
-    prior_width: int = 64  # of the entropy model's layers
-    prior_kernels: tuple[int, ...] = (3, 3, 1)  # of the entropy model's layers: 3 or 1
+    prior_width: int = 64  # channels in the entropy model
+    prior_kernels: tuple[int, ...] = (3, 3, 1)  # kernel sides in the entropy model, 3 or 1 each
 
     @property
     def encoder_radius(self) -> int:

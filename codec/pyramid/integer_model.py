@@ -25,13 +25,13 @@ MAX_WEIGHT = 2047  # 12 bits and a sign
 MAX_SHIFT = 24
 DIGIT_UNIT = 4.0  # the float model reads digits / 4
 ACTIVATION_UNIT = 128.0  # integer activations are float ones times 128, clipped to 12 bits
-MIN_FREQUENCY = 16  # of a symbol: one in a million
-LOGISTIC_DIGITS = 30.0  # weight of a table's logistic start, in counted digits
+MIN_FREQUENCY = 16  # minimum for a symbol: one in a million
+LOGISTIC_DIGITS = 30.0  # weight of a table's logistic start, as a number of counted digits
 
 
 @torch.inference_mode()
 def measure_tables(network: Network, photos: Tensor, rounds: int = 2) -> PyramidCode:
-    """The integer code of a network, with tables counted on photos (N, side, side, 3) uint8, one block of each. Tables affect
+    """The integer code of a network, with tables counted on photos (N, side, side, 3) uint8, one block per photo. Tables affect
     rounding, so they are measured in more than one round."""
     code = quantize_entropy_model(network)
     layout = code.layout(BLOCK, BLOCK)
@@ -79,7 +79,7 @@ def quantize_layer(layer: nn.Conv2d, in_unit: float, out_unit: float, offset: fl
 
 
 def signed_logistic_tables(level: Level) -> NDArray[np.float64]:
-    """(tables, 2 limit + 1) probabilities of the digits -limit..limit, as `logistic_tables` has them."""
+    """(tables, 2 limit + 1) probabilities of the digits -limit..limit, from `logistic_tables`."""
     absolute = logistic_tables(level).numpy()
     return np.concatenate([absolute[:, :0:-1] / 2, absolute[:, :1], absolute[:, 1:] / 2], 1)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from codec.pyramid.network import Network
     from codec.pyramid.tokenizer import PyramidTokenizer
 
-PREFIX = "prior."  # of the entropy model's arrays
+PREFIX = "prior."  # prefix of the entropy model's array names
 DEQUANTIZER = (".predict.", ".expand.", ".smooth.")  # the layers of a level that turn digits into latents
 
 
@@ -45,7 +45,8 @@ class PyramidModel(Model):
 
     @property
     def why_only_torch(self) -> str:
-        return f"{self.path} has no graphs for ONNX Runtime beside it (`{COMMAND} {self.path}` makes them, where torch is)"
+        command = f"{COMMAND} {self.path}"
+        return f"{self.path} has no graphs for ONNX Runtime beside it (create them with `{command}`, which needs torch)"
 
     @cached_property
     def config(self) -> NetworkConfig:
@@ -100,7 +101,7 @@ class PyramidModel(Model):
 
 
 def save_pyramid(path: Path, network: Network, code: PyramidCode, provenance: dict[str, Any]) -> PyramidModel:
-    """Writes a model file, in full or not at all. `provenance` is plain data on how the model was made.
+    """Writes a model file atomically. `provenance` is plain data on how the model was made.
 
     The network's weights should already be rounded to fp16, since the code's tables were measured with them."""
     weights = {name: value.half().cpu().contiguous().numpy() for name, value in network.state_dict().items()}
@@ -120,7 +121,7 @@ def save_pyramid(path: Path, network: Network, code: PyramidCode, provenance: di
 def as_pyramid(model: Model) -> PyramidModel:
     """Raises ModelError for a model of another family."""
     if not isinstance(model, PyramidModel):
-        msg = f"{model.name}: a model of kind {model.kind}: this needs one of kind {PyramidModel.kind}"
+        msg = f"{model.name}: a model of kind {model.kind}, and kind {PyramidModel.kind} is needed"
         raise ModelError(msg)
     return model
 

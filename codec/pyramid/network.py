@@ -51,7 +51,7 @@ def residuals(width: int, depth: int) -> list[nn.Module]:
 
 
 def zero_initialized(layer: nn.Conv2d) -> nn.Conv2d:
-    """Sets a layer to zero, so the correction that ends with it starts as none."""
+    """Zeroes a layer so that the correction ending in it initially has no effect."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -117,8 +117,8 @@ class Decoder(nn.Module):
 
 
 class Predictor(nn.Sequential):
-    """Predicts the latents (B, C, h, w) from those decoded so far and the map of known tokens: decorrelation before
-    quantization, as in EF-LIC (2605.23323). Channels after the first `channels` are predicted as decoded."""
+    """Predicts the latents (B, C, h, w) from the latents decoded so far and the map of known tokens: decorrelation before
+    quantization, as in EF-LIC (2605.23323). Channels after the first `channels` are returned unchanged."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__(
@@ -156,7 +156,7 @@ class FloatEntropyModel(nn.Sequential):
 
 
 class PyramidLevel(nn.Module):
-    """One level of the residual pyramid: its predictor, its quantizer's transform, its entropy model (`prior`)."""
+    """One level of the residual pyramid: its predictor, its quantizer's transform and its entropy model (`prior`)."""
 
     def __init__(self, c: NetworkConfig, index: int) -> None:
         super().__init__()
@@ -236,7 +236,7 @@ class Network(nn.Module):
     def project_flat_channels(self) -> None:
         """Makes the flat channels and the bias of the decoder's linear transform contribute one colour per cell again.
 
-        Training drifts away from that by a hundredth, and this is visible as dots in smooth areas."""
+        Training drifts away from this by a hundredth, which is visible as dots in smooth areas."""
         linear, count = self.decoder.linear, self.config.flat_channels
         if count and linear.bias is not None:
             for weights in (linear.weight[:, :count, 0, 0], linear.bias[:, None]):
@@ -246,7 +246,7 @@ class Network(nn.Module):
 
 def logistic_tables(level: Level) -> Tensor:
     """(TABLES, limit + 1) probabilities of absolute digits under a rounded logistic distribution, one scale per table; the last
-    entry takes the tail. Training starts from these, before digits of photos are counted."""
+    entry takes the tail. Training starts from these tables, before it has counted any digits."""
     log_scale = (torch.arange(TABLES, dtype=torch.float64) + 0.5) * (SCORE_RANGE / TABLES) - SCORE_RANGE / 2
     scale = F.softplus(log_scale + (1.0 if level.side < 8 else -0.5)) + 0.05
     edges = torch.arange(level.limit + 1, dtype=torch.float64) + 0.5
@@ -256,7 +256,7 @@ def logistic_tables(level: Level) -> Tensor:
 
 
 def bits_of(tables: Tensor) -> Tensor:
-    """Probabilities of absolute digits -> bits of each, with one more for the sign of all but 0."""
+    """Probabilities of absolute digits -> cost of each in bits, with one bit for the sign of a nonzero digit."""
     bits = -torch.log2(tables.clamp(min=2.0**-20))
     bits[..., 1:] += 1
     return bits
@@ -268,8 +268,8 @@ def entropy_of(tables: Tensor) -> Tensor:
 
 
 def choose_digits(raw: Tensor, contexts: Tensor, bits: Tensor, limit: int, rdo_lambda: float) -> Tensor:
-    """Rate-distortion optimised rounding of `raw`, in steps, of any shape. `contexts` holds the table of each digit, and `bits`
-    (TABLES, limit + 1) the cost of absolute digits.
+    """Rate-distortion optimised rounding of `raw`, in steps, of any shape. `contexts` holds the table index of each digit, and
+    `bits` (TABLES, limit + 1) the cost of absolute digits.
 
     The smaller magnitude wins if the bits that it saves, times `rdo_lambda` in squared steps per bit, outweigh its error."""
     magnitude = raw.abs()
@@ -284,7 +284,7 @@ def choose_digits(raw: Tensor, contexts: Tensor, bits: Tensor, limit: int, rdo_l
 def straight_through(raw: Tensor, digits: Tensor, limit: int) -> Tensor:
     """The digits chosen for `raw`, with the gradient of `raw` (straight-through rounding, Theis et al., arXiv 1703.00395).
 
-    Beyond the limit the gradient is zero, as the digit does not follow `raw`: otherwise the gradient would push the encoder
-    further out at every step."""
+    Beyond the limit the gradient is zero, since the digit no longer follows `raw`. Otherwise the gradient would push the
+    encoder further out at every step."""
     clamped = raw.clamp(-limit - 0.5, limit + 0.5)
     return clamped + (digits - clamped).detach()

@@ -1,13 +1,13 @@
 """Refinement of one image for one length: gradient descent on its latents through the frozen decoder and entropy model.
 
-The encoder serves all images and all lengths; latents for this image at this length can be better. Each step codes the latents,
-decodes them and follows the gradient of
+The encoder is trained for all images and lengths; better latents may exist for one image at one length. Each step codes the
+latents, decodes them and follows the gradient of
 
     squared error + lambda x bits
 
-with the lambda of the image's own rate-distortion curve around the length. Rounding passes gradients straight through, and the
-cost of a digit has the slope of its frequency table, as in training. The best step wins, so the sum never gets worse. The file
-format and the time to decode stay the same.
+Lambda is measured on the image's own rate-distortion curve around the length. Rounding passes gradients straight through, and
+the cost of a digit has the slope of its frequency table, as in training. The best step is kept, so the loss never increases.
+The file format and the time to decode stay the same.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from codec.pyramid.tokenizer import PyramidTokenizer, digit_bits, pad_to_canvas,
 from codec.system.context import report_progress
 
 RATE = 0.014  # learning rate of Adam for one step, in latent units; divided by the square root of the number of steps
-LENGTH_FACTORS = (0.8, 1.25)  # the lengths between which lambda is measured, relative to the length
+LENGTH_FACTORS = (0.8, 1.25)  # two lengths that lambda is measured between, relative to the length
 TILE = 2048  # pixels; a step holds the decoder's activations of one tile with its halo, about 400 bytes per pixel
 
 
@@ -51,11 +51,11 @@ class PyramidRefiner(PyramidTokenizer):
         sequence: PyramidSequence,
         length: int,
         squared_error: Callable[[Prefix], float],
-        sized: bool,
+        match_bytes: bool,
         steps: int,
     ) -> PyramidSequence:
         """See `codec.models.base.Refiner`."""
-        goal = goal_of(sequence, length, lambda length: squared_error(sequence.first(length)), sized)
+        goal = goal_of(sequence, length, lambda length: squared_error(sequence.first(length)), match_bytes)
         if goal is None:
             return sequence
         latents = encode_pixels(self.backend, [sequence.layout], [image], self.tile)
@@ -67,13 +67,13 @@ class PyramidRefiner(PyramidTokenizer):
 class Goal:
     """The rate to refine for, a number of tokens or of bits, and its lambda."""
 
-    rdo_lambda: float  # squared error per bit, of pixels in [-1, 1] summed over the image
+    rdo_lambda: float  # squared error per bit, for pixels in [-1, 1], summed over the image
     length: int | None = None
     bits: float | None = None
 
 
-def goal_of(sequence: PyramidSequence, length: int, squared_error: Callable[[int], float], sized: bool) -> Goal | None:
-    """The goal of an image that is cut to `length` tokens, in bits if it is `sized`. None if more tokens do not lower the
+def goal_of(sequence: PyramidSequence, length: int, squared_error: Callable[[int], float], match_bytes: bool) -> Goal | None:
+    """The goal for the first `length` tokens of an image, in bits if `match_bytes`. None if more tokens do not lower the
     error. `squared_error` maps a number of tokens to the squared error of the decoded image, summed over values of 0 to 255."""
     bits = sequence.bits().cumsum()
     shorter, longer = (min(len(bits), max(1, round(factor * length))) for factor in LENGTH_FACTORS)
@@ -81,7 +81,7 @@ def goal_of(sequence: PyramidSequence, length: int, squared_error: Callable[[int
     cost = float(bits[longer - 1] - bits[shorter - 1])
     if gain <= 0 or cost <= 0:
         return None
-    return Goal(gain / cost, bits=float(bits[length - 1])) if sized else Goal(gain / cost, length=length)
+    return Goal(gain / cost, bits=float(bits[length - 1])) if match_bytes else Goal(gain / cost, length=length)
 
 
 def refine(
@@ -93,7 +93,7 @@ def refine(
     goal: Goal,
     steps: int,
 ) -> Tensor:
-    """Better latents (1, C, h, w) of a canvas for an image (H, W, 3), from those of the encoder."""
+    """Refined latents (1, C, h, w) of the canvas of an image (H, W, 3), starting from the encoder's `latents`."""
     original = to_network(torch.tensor(pixels, device=latents.device)[None])
     variable = latents.clone().requires_grad_(True)
     rate = RATE * steps**-0.5

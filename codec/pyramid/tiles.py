@@ -1,6 +1,6 @@
-"""The encoder and the decoder over images of any size: as one piece if they are small, and in tiles if not. No torch.
+"""Applies the encoder and the decoder to images of any size: small images as a whole, large ones in tiles. No torch.
 
-A tile has a halo as wide as the network's receptive-field radius, so its inside is the same as without tiles. The decoder works
+A tile has a halo as wide as the network's receptive-field radius, so tiling does not change its inside. The decoder works
 in two steps. Features have a large receptive field and take about 15 bytes of memory per pixel; pixels have a small one and
 take ten times as much. So tiles of features are large, and tiles of pixels small.
 """
@@ -18,17 +18,17 @@ from bitstream.pyramid_tokens import PyramidLayout
 from codec.pyramid.runtime.backend import Array, Backend
 from codec.system.context import report_progress
 
-UNTILED_PIXELS = 16_000_000  # most pixels of the canvases that share network calls, and of a canvas with features in one tile
+UNTILED_PIXELS = 16_000_000  # maximum pixels of canvases that share network calls, and of a canvas with a single feature tile
 ENCODER_TILE, FEATURE_TILE, PIXEL_TILE = 2048, 4096, 1024  # sides in pixels
 
-Span = tuple[slice, slice]  # cells with their halo, and the position without the halo within them
+Span = tuple[slice, slice]  # cells with their halo, and the part of them inside the halo
 
 
 def encode_pixels(
     backend: Backend, layouts: Sequence[PyramidLayout], images: Sequence[NDArray[np.uint8]], tile: int | None = None
 ) -> Array:
-    """Pixels (H, W, 3) of images with canvases of one size -> latents (B, C, h, w) of the canvases, which repeat the last row
-    and column of their image. `tile` is the largest side of a tile in pixels."""
+    """Pixels (H, W, 3) of images with canvases of one size -> latents (B, C, h, w) of the canvases. A canvas repeats the last
+    row and column of its image. `tile` is the largest side of a tile in pixels."""
     rows, columns = (count * BLOCK_CELLS for count in layouts[0].blocks)
     latents = backend.zeros(len(layouts), backend.config.channels, rows, columns)
     spans = list(tiles(rows, columns, tile or ENCODER_TILE, backend.config.encoder_radius))
@@ -67,7 +67,7 @@ def decode_pixels(
 
 
 def _read_cells(image: NDArray[np.uint8], ys: slice, xs: slice) -> NDArray[np.uint8]:
-    """The pixels (H, W, 3) of some cells, which repeat the image's last row and column outside of it."""
+    """The pixels (H, W, 3) of some cells. Outside the image, its last row and column are repeated."""
     ranges = [range(cells.start * CELL, cells.stop * CELL) for cells in (ys, xs)]
     top, left = (min(pixels.start, size - 1) for pixels, size in zip(ranges, image.shape, strict=False))
     inside = image[top : ranges[0].stop, left : ranges[1].stop]

@@ -39,9 +39,9 @@ from codec.training.losses import PerceptualLoss, colour_distance, pattern_dista
 from codec.training.photos import karhunen_loeve
 from codec.training.trainer import Trainer, TrainingConfig
 
-COUNT_DECAY = 0.998  # of counts, per step
-STANDARD = NetworkConfig()  # of a network trained from scratch
-BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits per pixel of validation
+COUNT_DECAY = 0.998  # factor of the counts per step
+STANDARD = NetworkConfig()  # configuration of networks trained from scratch
+BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits per pixel, for validation
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class PyramidTraining(TrainingConfig):
     # long ones 0.8 cost 1.3 dB and gained nothing, and 0.25 at the ninth level made the term ten times the squared error
     # (benchmarks/training-log.md).
     perceptual_weights: tuple[float, ...] = (*(0.8,) * 6, 0.7, 0.5, 0.08, 0.05, 0.03, 0.03, 0.02, 0.02)
-    # Weights within the perceptual distance: of features compared position by position, and of their local means and
-    # deviations. With both, LPIPS fell by 5 % at every rate in 24 minutes; local statistics alone were not tried.
+    # Weights within the perceptual distance: `aligned` for features compared position by position, `local` for their local
+    # means and deviations. With both, LPIPS fell by 5 % at every rate in 24 minutes; local statistics alone were not tried.
     aligned: float = 0.5
     local: float = 1.0
-    perceptual_every: int = 1  # the perceptual distance is computed for one crop in this many; VGG costs more than the network
-    colour: float = 120.0  # weight of the distance of mean colours; with 6, PSNR was 0.3 dB lower
+    perceptual_every: int = 1  # one crop in this many gets a perceptual distance; VGG costs more than the network
+    colour: float = 120.0  # weight of the mean-colour distance; with 6, PSNR was 0.3 dB lower
     pattern: float = 20.0  # weight of the error that repeats every 8 pixels; without it, that error is twice as large
     lambda_scale: float = 1.0  # multiplies `lambdas`
     # Loss per bit per pixel. It falls to a quarter from one refinement to the next as steps halve, so a bit is worth 0.12
@@ -67,7 +67,7 @@ class PyramidTraining(TrainingConfig):
     lambdas: tuple[float, ...] = (1.2, 1.2, 1.2, 1.0, 0.55, 0.55, 0.14, 0.14, 0.035, 0.035, 0.009, 0.009, 0.0024, 0.0024)
     # Relative frequency of truncation within each level.
     truncation_weights: tuple[float, ...] = (0.01, 0.02, 0.04, 0.12, 0.13, 0.11, 0.1, 0.1, 0.12, 0.12, 0.05, 0.04, 0.02, 0.02)
-    level_end_probability: float = 0.4  # of truncation at the end of a level and not inside it
+    level_end_probability: float = 0.4  # probability of truncation at the end of a level, not inside it
 
     def __post_init__(self) -> None:
         """Raises UsageError for values that training cannot use."""
@@ -81,7 +81,7 @@ class PyramidTraining(TrainingConfig):
 
 class Prices(nn.Module):
     """The frequency tables of all levels: shares of absolute digits, counted during training with exponential decay. Model
-    files get such tables too, so training prices digits as files do."""
+    files get their tables in the same way, so training and files price digits alike."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class Prices(nn.Module):
         return counts / counts.sum(1, keepdim=True)
 
     def count(self, index: int, contexts: Tensor, magnitudes: Tensor, weight: Tensor) -> None:
-        """Counts absolute digits (B, D, n, m) of level `index`, each with its `weight` and in the table that `contexts` has."""
+        """Counts absolute digits (B, D, n, m) of level `index`, each with its `weight`, in the table that `contexts` names."""
         counts = self.counts[index]
         entries = (contexts * counts.shape[1] + magnitudes.long()).flatten()
         added = torch.bincount(entries, weight.expand_as(contexts).flatten(), minlength=counts.numel())
@@ -115,7 +115,7 @@ def priced(raw: Tensor, digits: Tensor, score: Tensor, bits: Tensor, with_gradie
     if with_gradient:
         dithered = (raw + torch.rand_like(raw) - 0.5).abs()
         below = dithered.detach().floor().clamp(max=width - 2).long()
-        # The table's last entry holds all larger digits, so it may be cheaper than the one before it. With that slope the
+        # The table's last entry holds all larger digits, so it may be cheaper than the one before it. With such a slope the
         # encoder would drift outwards without end. Beyond the limit the slope grows with the distance.
         slope = (table[lower * width + below + 1] - table[lower * width + below]).clamp(min=0)
         slope = torch.maximum(slope, dithered.detach() - (width - 1.5))
@@ -130,7 +130,7 @@ class Coded:
     latents: Tensor  # (B, C, h, w)
     known: Tensor  # (B, 1, h, w)
     bits: list[Tensor]  # (B,) per level
-    token_bits: list[Tensor]  # (B, tokens) per level, in the order of sending, for the samples that reach the level
+    token_bits: list[Tensor]  # (B, tokens) per level, in coding order, for the samples that reach the level
 
 
 def code_for_training(network: Network, prices: Prices, latents: Tensor, stop: Tensor) -> Coded:
@@ -143,7 +143,7 @@ def code_for_training(network: Network, prices: Prices, latents: Tensor, stop: T
     token_bits: list[Tensor] = []
     magnitudes: list[Tensor] = []  # absolute digits (B, D, n, m) per level
     decoded, known = torch.zeros_like(latents), torch.zeros_like(latents[:, :1])
-    finished: list[tuple[Tensor, Tensor]] = []  # latents and known of the samples that have left, the last ones first
+    finished: list[tuple[Tensor, Tensor]] = []  # latents and known maps of samples that have left; the last leave first
     for index, level in enumerate(network.levels):
         assert isinstance(level, PyramidLevel)
         active = int((stop > index).sum())
@@ -217,7 +217,7 @@ def validate(network: Network, prices: Prices, photos: Tensor, perceptual: Perce
 
 
 class PyramidTrainer(Trainer):
-    """Trains a `Network`, with the prices of its digits."""
+    """Trains a `Network` and the frequency tables of its digits."""
 
     family = "pyramid"
     recipe: ClassVar[type[TrainingConfig]] = PyramidTraining
@@ -311,5 +311,5 @@ class PyramidTrainer(Trainer):
                 distance = weight * perceptual(y[window], x[window], c.aligned, c.local)
                 error = error.index_add(0, torch.arange(len(x), device=x.device)[some], distance * c.perceptual_every)
         rate = torch.stack([bits * value for bits, value in zip(coded.bits, lambdas, strict=False)]).sum(0) / BLOCK**2
-        balance = lambdas[torch.from_numpy(level)].rsqrt() * math.sqrt(0.25 * c.lambda_scale)  # of long and short sequences
+        balance = lambdas[torch.from_numpy(level)].rsqrt() * math.sqrt(0.25 * c.lambda_scale)  # equalises long and short ones
         return ((error + rate) * balance).mean()

@@ -1,5 +1,5 @@
-"""Averages the weights of models that were trained one from another, which is often better than each of them ("model soups",
-arXiv 2203.05482).
+"""Averages the weights of models that were trained one from another. The average is often better than each model ("model
+soups", arXiv 2203.05482).
 
     python -m codec.pyramid.weight_averaging OUT.safetensors --photos train-0.tar --rdo-lambda 0.06,0.06,... \\
         a.safetensors=0.5 b.safetensors=0.5
@@ -28,7 +28,8 @@ from codec.training.photos import load_photos
 
 
 def average(shares: Mapping[str, float], rdo_lambda: Sequence[float] = ()) -> Network:
-    """The network with the weighted mean of the weights of models, by name or path. Shares need not add up to 1.
+    """The network with the weighted mean of the models' weights. `shares` maps the name or path of a model to its weight in the
+    mean; they need not add up to 1.
 
     `rdo_lambda`, one value per level, replaces `bit_worth` of the configuration. Raises ModelError unless the models have
     the same configuration otherwise."""
@@ -49,8 +50,8 @@ def average(shares: Mapping[str, float], rdo_lambda: Sequence[float] = ()) -> Ne
 
 
 def save_average(network: Network, photos: Tensor, path: Path, shares: Mapping[str, float], made_by: str) -> PyramidModel:
-    """Writes an average as a model file, with tables measured on photos (N, side, side, 3) uint8. Its metadata on training is
-    that of the model trained longest."""
+    """Writes an average as a model file, with tables measured on photos (N, side, side, 3) uint8. Its training metadata is
+    copied from the model trained longest."""
     cards = [open_model(name).metadata["card"] for name in shares]
     card = dict(max(cards, key=lambda card: card["crops"])) | {"made_by": made_by, "table_photos": len(photos)}
     return save_pyramid(path, network, measure_tables(network, photos), card)

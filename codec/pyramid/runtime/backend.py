@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from codec.pyramid.config import NetworkConfig
 
 Array: TypeAlias = Any  # float32, of NumPy or of torch
-TRIM_CELLS = 8192  # 2 megapixels; after an update of fewer cells, returning freed memory is not worth a call
+TRIM_CELLS = 8192  # 2 megapixels; after smaller updates, `trim_heap` is not worth its cost
 
 
 class Backend(Protocol):
-    """A network in memory. Axes are those of `codec.pyramid.network`."""
+    """A network in memory. `codec.pyramid.network` explains the axes."""
 
     config: NetworkConfig
 
@@ -28,7 +28,7 @@ class Backend(Protocol):
         """Pixels (B, 16h, 16w, 3) -> latents (B, C, h, w)."""
 
     def predict(self, index: int, latents: Array, known: Array) -> Array:
-        """Predicts the latents (B, C, h, w) that level `index` codes the difference to, from those of the levels before."""
+        """Predicts the latents (B, C, h, w) from the levels before; level `index` codes the difference to this prediction."""
 
     def analyse(self, index: int, residual: Array) -> Array:
         """Difference to the predicted latents (B, C, h, w) -> digits of level `index` before rounding (B, D, n, m)."""

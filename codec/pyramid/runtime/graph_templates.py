@@ -1,14 +1,14 @@
 """Graph templates: the graphs of a pyramid's network without its weights, in a zip file beside the model file. No torch.
 
-    encoder.onnx                pixels (B, 3 x 8 x 8, 2h, 2w) uint8, as `space_to_depth` gives them -> latents (B, C, h, w)
+    encoder.onnx                pixels (B, 3 x 8 x 8, 2h, 2w) uint8, from `space_to_depth` -> latents (B, C, h, w)
     predict.onnx                latents, known -> predicted
     analyse-SIDE-DIGITS.onnx    residual -> raw
     update-SIDE-DIGITS.onnx     latents, known, predicted, digits, keep -> latents, known
     decoder.features.onnx       latents, known -> features (B, F, h, w)
     decoder.pixels.onnx         latents, features -> pixels (B, 3, 16h, 16w) uint8
 
-`index.json` holds the part of the configuration that the graphs depend on, and for each graph the names of the arrays of a
-model file that it takes, in float32, as external initializers. Names of a level's arrays lack the prefix `levels.I.`, so levels
+`index.json` holds the part of the configuration that the graphs depend on, and for each graph the names of the arrays that it
+takes from a model file, in float32, as external initializers. Names of a level's arrays lack the prefix `levels.I.`, so levels
 of one shape share a graph. The weights themselves are in the model file alone. These files are written by
 `codec.pyramid.runtime.onnx_export.write_graph_templates`.
 """
@@ -29,16 +29,16 @@ from codec.pyramid.config import NetworkConfig
 
 SUFFIX = ".graphs.zip"
 INDEX = "index.json"
-PATCH = 8  # side in pixels of the patches whose pixels are the channels of the encoder graph's input
+PATCH = 8  # side in pixels of the patches that become channels in the input of the encoder graph
 COMMAND = "tessera models graphs"  # writes graph templates
-NOT_IN_GRAPHS = ("steps", "bit_worth", "prior_width", "prior_kernels")  # fields of the configuration that change no graph
+NOT_IN_GRAPHS = ("steps", "bit_worth", "prior_width", "prior_kernels")  # configuration fields without effect on the graphs
 
 
 @dataclass(frozen=True)
 class GraphTemplates:
     """The graphs of one configuration."""
 
-    graphs: dict[str, bytes]  # by name
+    graphs: dict[str, bytes]  # ONNX files by graph name
     weight_names: dict[str, tuple[str, ...]]  # arrays that each graph takes, by its name
 
 
@@ -60,15 +60,15 @@ def graph_shape(config: NetworkConfig) -> dict:
 def space_to_depth(array: NDArray[Any]) -> NDArray[Any]:
     """(B, 3, H, W) -> (B, 3 x 8 x 8, H/8, W/8): the pixels of a patch become channels.
 
-    NumPy reorders bytes far faster than ONNX Runtime reorders floats. With its kernel (C, 3, 16, 16) reordered alike, the
-    encoder's linear transform becomes one of 2x2 patches."""
+    NumPy reorders bytes far faster than ONNX Runtime reorders floats. With its kernel (C, 3, 16, 16) reordered in the same
+    way, the encoder's linear transform has a kernel of 2x2."""
     count, channels, height, width = array.shape
     split = array.reshape(count, channels, height // PATCH, PATCH, width // PATCH, PATCH).transpose(0, 1, 3, 5, 2, 4)
     return split.reshape(count, channels * PATCH**2, height // PATCH, width // PATCH)
 
 
 def read_graph_templates(path: Path, config: NetworkConfig) -> GraphTemplates:
-    """Raises ModelError if the file cannot be read, or if its graphs are those of another configuration."""
+    """Raises ModelError if the file cannot be read, or if its graphs are for another configuration."""
     try:
         with ZipFile(path) as file:
             index = json.loads(file.read(INDEX))

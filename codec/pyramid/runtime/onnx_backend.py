@@ -15,11 +15,11 @@ from codec.pyramid.runtime.graph_templates import GraphTemplates, graph_name, sp
 from codec.system.context import context_threads
 from codec.system.process import after_fork_in_child, fork_safe_lock, trim_heap, usable_cores
 
-# Each session has its own threads, and there are two sessions for each level. ONNX Runtime can share one global thread pool,
-# but then refuses sessions that other code of the process creates without it.
+# Each session has its own threads, and each level has two sessions. ONNX Runtime can share one global thread pool, but then
+# refuses the sessions that other code in the process creates without it.
 MAX_THREADS = 8
 OPENING = fork_safe_lock()  # concurrent threads create a session once
-_forks = 0  # between the process that imported this module and this one: a forked child has none of its parent's threads
+_forks = 0  # forks since this module was imported: a forked child has none of its parent's threads
 
 
 def _count_fork() -> None:
@@ -38,7 +38,7 @@ class OnnxBackend:
         self.config = config
         self._weights = weights
         self._templates = templates
-        # Sessions of a parent process stay here: to end, they would wait for its threads.
+        # Sessions of a parent process are kept: their destructors would wait for its threads.
         self._sessions: dict[tuple[Any, ...], Any] = {}
 
     def zeros(self, *shape: int) -> NDArray[np.float32]:
@@ -86,7 +86,7 @@ class OnnxBackend:
         return self._run("decoder.pixels", None, latents, features)[0].transpose(0, 2, 3, 1)
 
     def _run(self, part: str, index: int | None, *inputs: NDArray[Any]) -> list[Any]:
-        """The outputs of a part of the network, or with an `index` of that level's part."""
+        """The outputs of a part of the network; with an `index`, of a part of that level."""
         graph = part if index is None else graph_name(part, self.config.levels[index])
         session = self._session(graph, "" if index is None else f"levels.{index}.")
         try:
@@ -97,7 +97,7 @@ class OnnxBackend:
             raise
 
     def _session(self, graph: str, prefix: str) -> Any:
-        """The session of a graph with the weights under `prefix`, with as many threads as this thread may keep busy."""
+        """The session of a graph with the weights under `prefix`, with the number of threads that this thread may use."""
         threads = 1 if _forks else min(context_threads() or usable_cores(), MAX_THREADS)
         key = (graph, prefix, threads, _forks)
         with OPENING:
@@ -109,7 +109,7 @@ class OnnxBackend:
                 options = onnxruntime.SessionOptions()
                 options.log_severity_level = 3  # errors
                 options.enable_cpu_mem_arena = False  # each session would keep the memory of its largest image
-                options.enable_mem_pattern = False  # it plans for images of one size
+                options.enable_mem_pattern = False  # it assumes images of one size
                 options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
                 options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores have other work
                 values = [onnxruntime.OrtValue.ortvalue_from_numpy(weight) for weight in weights.values()]

@@ -53,12 +53,12 @@ from codec.pyramid.runtime.graph_templates import (
 from codec.system.files import atomic_write
 
 OPSET = 20
-TOLERANCE = 1e-4  # of the largest value: float32 sums in another order differ by that. Half a step of 255 is 4e-3
+TOLERANCE = 1e-4  # share of the largest value; float32 sums in another order differ by this. Half a step of 255 is 4e-3
 MODEL_FILE = "model.safetensors"
-TRACED_BLOCKS, CHECKED_BLOCKS = (2, 3), (1, 2)  # canvases that graphs are traced and checked with
+TRACED_BLOCKS, CHECKED_BLOCKS = (2, 3), (1, 2)  # sizes of the canvases for tracing and checking graphs
 IMAGES, ROWS, COLUMNS = (Dim(name) for name in ("pictures", "rows", "columns"))
-SMALL = 4  # numbers of a constant that stays in its graph as it is: the scales of a Resize
-EXAMPLES: dict[str, Callable[[Tensor], Tensor]] = {  # from normally distributed numbers to those of an input
+SMALL = 4  # constants of up to this many numbers stay in the graph, such as the scales of a Resize
+EXAMPLES: dict[str, Callable[[Tensor], Tensor]] = {  # conversions of normally distributed numbers to values of an input
     "keep": lambda value: (value > 0).float(),
     "pixels": lambda value: value.clamp(-1, 1),
     "bytes": lambda value: (value.clamp(-1, 1) * HALF + HALF).to(torch.uint8),
@@ -89,7 +89,7 @@ def export(model: PyramidModel, folder: Path, *, encodes: bool = True, step: Cal
 
 
 def write_graph_templates(model: PyramidModel, step: Callable[[], None] = lambda: None) -> Path:
-    """Writes the graph templates of a model beside its file, replaces those that exist, and returns their path. Calls `step`
+    """Writes the graph templates of a model beside its file, replacing existing ones, and returns their path. Calls `step`
     after each graph, as `export` does. `codec.pyramid.runtime.graph_templates.read_graph_templates` reads them.
 
     Raises ModelError if a package is missing, and FileError if the file cannot be written."""
@@ -110,14 +110,14 @@ def write_graph_templates(model: PyramidModel, step: Callable[[], None] = lambda
     index = {"network": graph_shape(model.config), "weights": {name: names for name, (_, names) in templates.items()}}
     path = graph_templates_path(model.path)
     with atomic_write(path) as temporary, ZipFile(temporary, "w") as file:
-        file.writestr(ZipInfo(INDEX), json.dumps(index), ZIP_DEFLATED)  # without times: the same graphs give the same file
+        file.writestr(ZipInfo(INDEX), json.dumps(index), ZIP_DEFLATED)  # no timestamps, so the same graphs give the same file
         for name, (content, _) in templates.items():
             file.writestr(ZipInfo(f"{name}.onnx"), content, ZIP_DEFLATED)
     return path
 
 
 def import_onnxruntime() -> Any:
-    """Raises ModelError if it is missing, or a package that torch's exporter needs."""
+    """Imports ONNX Runtime. Raises ModelError if it, or a package that torch's exporter needs, is not installed."""
     try:
         import onnx  # noqa: F401
         import onnxruntime
@@ -130,14 +130,14 @@ def import_onnxruntime() -> Any:
 
 @dataclass(frozen=True)
 class Graph:
-    """A part of the network that becomes a graph."""
+    """A part of the network, to be exported as one graph."""
 
     name: str
     module: nn.Module
-    inputs: dict[str, tuple[int, int]]  # channels, and positions along the side of a block
+    inputs: dict[str, tuple[int, int]]  # channels, and number of positions along the side of a block
     outputs: tuple[str, ...]
     level: int | None = None
-    unit: int = BLOCK_CELLS  # positions along the side of a block that the sizes of inputs are multiples of
+    unit: int = BLOCK_CELLS  # sizes of inputs are multiples of this number of positions along a block
     decodes: bool = True  # whether decoding needs it
 
     def examples(self, images: int, blocks: tuple[int, int]) -> tuple[Tensor, ...]:
@@ -150,7 +150,7 @@ class Graph:
         return tuple(values)
 
     def free_axes(self) -> tuple[dict[int, Any], ...]:
-        """The axes of the inputs whose sizes are free, as torch's exporter takes them."""
+        """The free axes of the inputs, in the form that torch's exporter takes."""
         factors = [side // self.unit for _, side in self.inputs.values()]
         return tuple({0: IMAGES, 2: _times(ROWS, factor), 3: _times(COLUMNS, factor)} for factor in factors)
 
@@ -160,7 +160,7 @@ def _times(axis: Any, factor: int) -> Any:
 
 
 def graphs_of(network: Network) -> Iterator[Graph]:
-    """All graphs, in the order in which coding runs them."""
+    """All graphs, in the order of their use in coding."""
     channels, cells = network.config.channels, BLOCK_CELLS
     state = {"latents": (channels, cells), "known": (1, cells)}
     yield Graph("encoder", network.encoder, {"pixels": (3, cells * CELL)}, ("latents",), decodes=False)
@@ -178,7 +178,7 @@ def graphs_of(network: Network) -> Iterator[Graph]:
 
 
 class Method(nn.Module):
-    """A method of a module as a module."""
+    """Wraps a method of a module as a module."""
 
     def __init__(self, module: nn.Module, name: str) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ class Method(nn.Module):
 
 
 class EncoderFromBytes(nn.Module):
-    """The encoder from uint8 (B, 3 x 8 x 8, H/8, W/8), as `space_to_depth` gives them."""
+    """The encoder, for uint8 pixels (B, 3 x 8 x 8, H/8, W/8) from `space_to_depth`."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ class EncoderFromBytes(nn.Module):
 
 
 class PixelsToBytes(nn.Module):
-    """`Decoder.pixels` as uint8 (B, 3, H, W)."""
+    """`Decoder.pixels` with uint8 output (B, 3, H, W)."""
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
@@ -218,7 +218,7 @@ class PixelsToBytes(nn.Module):
 
 
 def _template_of(graph: Graph, config: NetworkConfig) -> tuple[str, str]:
-    """The name of a graph's template, and the prefix of the names of its weights before those of the module's parameters."""
+    """The name of a graph's template, and the prefix of its weight names, before the module's parameter names."""
     module, _, part = graph.name.partition(".")
     if graph.level is None:
         return graph.name, f"{module}."
@@ -245,7 +245,7 @@ def trace(graph: Graph) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the exporter, which notes for every graph that torchvision is missing, and warns of its own imports."""
+    """Silences the exporter, which reports for every graph that torchvision is missing, and warns about its own imports."""
     log = logging.getLogger("torch.onnx")
     before = log.level
     log.setLevel(logging.ERROR)
@@ -258,7 +258,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _with_half_weights(proto: Any) -> Any:
-    """The graph with its weights in fp16, if that is exact, and a Cast behind each, which runtimes compute once."""
+    """The graph with its weights in fp16, if this is exact. A Cast follows each weight; runtimes compute it once."""
     from onnx import TensorProto, helper, numpy_helper
 
     graph, casts = proto.graph, []
@@ -274,16 +274,16 @@ def _with_half_weights(proto: Any) -> Any:
 
 
 def _without_weights(proto: Any, parameters: Mapping[str, Tensor], prefix: str) -> tuple[bytes, list[str]]:
-    """The graph with its weights as external initializers, and their names in the model file: `prefix` and the names of the
-    module's parameters, less those that the wrapper modules add."""
+    """The graph with its weights as external initializers, and the names of the weights in the model file: `prefix` and the
+    parameter names of the module, without the prefixes of wrapper modules."""
     from onnx import TensorProto, numpy_helper
 
     names = []
     for weight in proto.graph.initializer:
         values = numpy_helper.to_array(weight)
         if weight.name not in parameters:
-            if values.size > SMALL:  # a weight that the exporter changed: the graph would store it
-                msg = f"graph: {weight.name} of shape {values.shape} is no array of the model file"
+            if values.size > SMALL:  # the exporter changed this weight, so the graph would store it
+                msg = f"graph: {weight.name} of shape {values.shape} does not match any array in the model file"
                 raise ModelError(msg)
             continue
         assert np.array_equal(values, parameters[weight.name].numpy())
@@ -299,7 +299,7 @@ def _without_weights(proto: Any, parameters: Mapping[str, Tensor], prefix: str) 
 
 
 def _without_notes(proto: Any) -> Any:
-    """The graph without the exporter's notes on the program that traced it."""
+    """The graph without the exporter's notes on the traced program."""
     graph = proto.graph
     del graph.value_info[:], proto.metadata_props[:], graph.metadata_props[:]
     for entry in (*graph.node, *graph.input, *graph.output, *graph.initializer):
@@ -309,7 +309,7 @@ def _without_notes(proto: Any) -> Any:
 
 
 def _check(graph: Graph, session: Any) -> None:
-    """Raises ModelError unless ONNX Runtime computes the same as torch, on a canvas of another size than the traced one."""
+    """Raises ModelError unless ONNX Runtime computes the same as torch, on a canvas of another size than in tracing."""
     inputs = graph.examples(1, CHECKED_BLOCKS)
     with torch.inference_mode():
         expected = graph.module(*inputs)

@@ -1,4 +1,4 @@
-"""The pyramid's network in torch, on any of its devices."""
+"""The pyramid's network in torch, on any torch device."""
 
 from __future__ import annotations
 
