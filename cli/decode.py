@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from cli import options
-from cli.inputs import TSR_FILES, is_complete_image, read_tsr
+from cli.inputs import TSR_FILES, Files, is_complete_image, read_tsr
 from cli.outputs import STANDARD
-from cli.plan import Conversion, FileOptions, make_plan
+from cli.plan import FileOptions, make_plan
 from cli.report import ReportOptions
 from cli.runner import Run, Summary
 from codec.errors import UsageError
@@ -22,17 +22,19 @@ from codec.options import DECODE_PASSES, CodecOptions, DecodeOptions
 if TYPE_CHECKING:
     from codec.codec import Codec
     from codec.image.writing import ImageFormat
-    from codec.inputs import FileInput
     from codec.parallel.pipeline import Outcome, Resources
     from codec.results import DecodedFile
     from codec.system.context import ProgressListener
+    from codec.system.inputs import FileInput
 
 
 @click.command()
 @options.sources
 @options.outputs
 @options.inputs
-@click.option("--format", "ending", metavar="EXT", help="Output format, if no name gives it: png, jpg, webp, ppm, ...")
+@click.option(
+    "--format", "ending", metavar="EXT", help="Output format, instead of the output name's format: png, jpg, webp, ppm, ..."
+)
 @options.library("tokens", DecodeOptions)
 @click.option(
     "--output-quality",
@@ -50,9 +52,9 @@ if TYPE_CHECKING:
 def decode(**values: Any) -> None:
     """Decode .tsr files to images, as PNG unless the output's name or --format says otherwise.
 
-    A second name with the ending of an image is the output; without one, photo.tsr becomes photo.png beside it. Formats are
-    those that Pillow writes, JPEG XL and HEIC with their plugins (pillow-jxl-plugin, pillow-heif). Lossy formats are written
-    at a quality that loses little; -v shows it.
+    A second name with an image extension is the output; without one, photo.tsr becomes photo.png beside it. All formats that
+    Pillow writes are supported; JPEG XL and HEIC need plugins (pillow-jxl-plugin, pillow-heif). Lossy formats have a high
+    quality by default; -v shows it.
 
     \b
     tessera decode photo.tsr
@@ -64,29 +66,27 @@ def decode(**values: Any) -> None:
     decoder, codec = options.select(DecodeOptions, values), options.select(CodecOptions, values)
     ending = f".{(values['ending'] or 'png').lstrip('.')}"
     command = Decoding(decoder, codec, ending, values["output_quality"], values["background"], report.verbose)
-    plan = make_plan(files, command.conversion, report.as_json is not None)
+    plan = make_plan(files, command, report.as_json is not None)
     if plan.output not in (None, STANDARD) and not values["ending"]:
         command = replace(command, ending=os.path.splitext(plan.output or "")[1] or ending)
-    try:
-        command.save_as  # noqa: B018 (refused before any work)
-    except UsageError as error:
-        raise click.UsageError(str(error)) from error
     raise SystemExit(Run(command, plan, report, values).execute(files.dry_run))
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """What `tessera decode` does with the jobs of a plan."""
+    """The options of `tessera decode`, and its conversion of one file or many."""
 
     options: DecodeOptions
     codec_options: CodecOptions
-    ending: str  # of outputs
+    ending: str  # extension of outputs, with its dot
     output_quality: int | None
     background: str | None
     show_format: bool
 
+    inputs: ClassVar[Files] = TSR_FILES
+    name: ClassVar[str] = "decode"
     verb: ClassVar[str] = "decoded"
-    keys: ClassVar[tuple[str, ...]] = ("partial",)  # of JSON records
+    keys: ClassVar[tuple[str, ...]] = ("partial",)  # JSON keys in addition to `cli.report.FIELDS`
     fatal: ClassVar[tuple[type[Exception], ...]] = ()
 
     @property
@@ -99,29 +99,26 @@ class Decoding:
 
         return image_format(self.ending, self.output_quality)
 
-    @property
-    def conversion(self) -> Conversion:
-        def output_endings() -> frozenset[str]:
-            from codec.image.writing import writable_endings
+    def output_endings(self) -> frozenset[str]:
+        from codec.image.plugins import writable_endings
 
-            return writable_endings()
+        return writable_endings()
 
-        max_pixels = self.codec_options["max_pixels"]
-        return Conversion(
-            TSR_FILES,
-            output_endings,
-            self.ending,
-            lambda path: read_tsr(path, max_pixels),
-            lambda path: is_complete_image(path, max_pixels),
-        )
+    def check_input(self, path: str) -> None:
+        read_tsr(path, self.codec_options["max_pixels"])
+
+    def is_complete(self, path: str) -> bool:
+        return is_complete_image(path, self.codec_options["max_pixels"])
+
+    def prepare(self) -> None:
+        """Raises UsageError if the output's format cannot be written."""
+        try:
+            self.save_as  # noqa: B018
+        except UsageError as error:
+            raise click.UsageError(str(error)) from error
 
     def convert(self, codec: Codec, file: FileInput) -> DecodedFile:
-        from codec.image.writing import write_image
-        from codec.results import DecodedFile
-
-        decoded = codec.decode(file, **self.options)
-        data = write_image(decoded.image, self.save_as, self.background)
-        return DecodedFile(data, decoded.file, decoded.block_tokens, decoded.partial, decoded.model)
+        return codec.decode(file, **self.options).as_file(self.save_as, self.background)
 
     def convert_all(
         self, codec: Codec, files: Sequence[FileInput], resources: Resources, progress: ProgressListener | None

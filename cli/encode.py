@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from cli import options
-from cli.inputs import IMAGES, check_image, is_complete_tsr
+from cli.inputs import IMAGES, Files, input_of, is_complete_tsr
 from cli.outputs import human
-from cli.plan import Conversion, FileOptions, make_plan
+from cli.plan import FileOptions, make_plan
 from cli.report import ReportOptions
 from cli.runner import Run, Summary
 from codec.errors import ModelError
@@ -20,7 +20,7 @@ from codec.options import EXCLUSIVE, CodecOptions, EncodeOptions, encode_passes
 
 if TYPE_CHECKING:
     from codec.codec import Codec
-    from codec.inputs import ImageInput
+    from codec.image.opening import ImageInput
     from codec.parallel.pipeline import Outcome, Resources
     from codec.results import Encoded
     from codec.system.context import ProgressListener
@@ -36,7 +36,7 @@ ENDING = ".tsr"
 @options.encoder
 @options.library("lpips_weights", CodecOptions)
 @click.option(
-    "--strict", is_flag=True, help="Exit with 1 if a PSNR or LPIPS cannot be reached; the best file is still written."
+    "--strict", is_flag=True, help="Exit with 1 if a PSNR or LPIPS target cannot be reached; the best file is still written."
 )
 @options.jobs
 @options.batch
@@ -46,8 +46,8 @@ ENDING = ".tsr"
 def encode(**values: Any) -> None:
     """Compress images: files, folders, or '-' for standard input.
 
-    A second name that ends in .tsr is the output; without one, photo.jpg becomes photo.tsr beside it. Input files may have at
-    most 4 bytes per pixel that --max-pixels allows, and 64 MiB more.
+    A second name that ends in .tsr is the output; without one, photo.jpg becomes photo.tsr beside it. Input files are
+    limited to 4 bytes per pixel allowed by --max-pixels, plus 64 MiB.
 
     \b
     tessera encode photo.jpg -q 75
@@ -59,32 +59,38 @@ def encode(**values: Any) -> None:
     report, files = options.gather(ReportOptions, values), options.gather(FileOptions, values)
     encoder, codec = options.select(EncodeOptions, values), options.select(CodecOptions, values)
     command = Encoding(encoder, codec, values["strict"])
-    plan = make_plan(files, command.conversion, report.as_json is not None)
+    plan = make_plan(files, command, report.as_json is not None)
     raise SystemExit(Run(command, plan, report, values).execute(files.dry_run))
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """What `tessera encode` does with the jobs of a plan."""
+    """The options of `tessera encode`, and its conversion of one image or many."""
 
     options: EncodeOptions
     codec_options: CodecOptions
     strict: bool
 
+    inputs: ClassVar[Files] = IMAGES
+    ending: ClassVar[str] = ENDING
+    name: ClassVar[str] = "encode"
     verb: ClassVar[str] = "encoded"
-    keys: ClassVar[tuple[str, ...]] = ("reached", "measured", "notes")  # of JSON records
-    fatal: ClassVar[tuple[type[Exception], ...]] = (ModelError,)  # the same for every image
+    keys: ClassVar[tuple[str, ...]] = ("reached", "measured", "notes")  # JSON keys in addition to `cli.report.FIELDS`
+    fatal: ClassVar[tuple[type[Exception], ...]] = (ModelError,)  # every image would raise the same error
 
-    @property
-    def conversion(self) -> Conversion:
-        max_pixels = self.codec_options["max_pixels"]
-        return Conversion(
-            IMAGES,
-            lambda: frozenset([ENDING]),
-            ENDING,
-            lambda path: check_image(path, max_pixels),
-            lambda path: is_complete_tsr(path, max_pixels),
-        )
+    def output_endings(self) -> frozenset[str]:
+        return frozenset([ENDING])
+
+    def check_input(self, path: str) -> None:
+        from codec.image.opening import open_input
+
+        open_input(input_of(path), self.codec_options["max_pixels"])
+
+    def is_complete(self, path: str) -> bool:
+        return is_complete_tsr(path, self.codec_options["max_pixels"])
+
+    def prepare(self) -> None:
+        """Does nothing: all options are checked already."""
 
     @property
     def passes(self) -> float:

@@ -18,19 +18,17 @@ from codec.errors import FileError, TesseraError
 if TYPE_CHECKING:
     from bitstream.container import File
 
-LIST_MAX = 1 << 26  # bytes of a list of names
-NPZ_BYTES, NPZ_EXTRA = 1, 1 << 20  # largest .npz: bytes per allowed pixel, and more; tokens are 0.2 bytes per pixel
+LIST_MAX = 1 << 26  # bytes, maximum size of a list of names
+NPZ_BYTES, NPZ_EXTRA = 1, 1 << 20  # maximum size of an .npz file: bytes per allowed pixel, plus bytes
 ADDRESS = re.compile(r"https?://", re.IGNORECASE)
-NO_PHOTOS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "TSR", "WMF")  # films, drawings, data, and encoded files
-WITH_PLUGINS = frozenset((".avif", ".heic", ".heif", ".jxl"))  # need another package, which the error names
 
 
 @dataclass(frozen=True)
 class Files:
     """The kind of files that a command takes from folders."""
 
-    name: str  # for errors
-    endings: Callable[[], frozenset[str]]  # called only for a folder: loading Pillow's takes time
+    name: str  # plural noun in errors
+    endings: Callable[[], frozenset[str]]  # called only for folders, since loading Pillow's list takes time
 
 
 @dataclass(frozen=True)
@@ -39,19 +37,17 @@ class Input:
 
     path: str  # '-' for standard input
     name: str  # relative to the named folder, or the file's own
-    error: TesseraError | None = None  # if it is known that it cannot be read
+    error: TesseraError | None = None  # known reason why it cannot be read
 
 
-def photo_endings() -> frozenset[str]:
+def readable_endings() -> frozenset[str]:
     """Endings of the image files that Pillow reads, some of them with plugins."""
-    from PIL import Image
+    from codec.image.plugins import readable_endings
 
-    Image.init()
-    known = Image.registered_extensions().items()
-    return WITH_PLUGINS.union(ending for ending, name in known if name in Image.OPEN and name not in NO_PHOTOS)
+    return readable_endings()
 
 
-IMAGES = Files("images", photo_endings)
+IMAGES = Files("images", readable_endings)
 TSR_FILES = Files(".tsr files", lambda: frozenset([".tsr"]))
 
 
@@ -88,9 +84,9 @@ def find_inputs(names: Iterable[str], recursive: bool, files: Files) -> Iterator
             yield Input(name, "", FileError(f"contains no {files.name}: name another folder{advice}"))
 
 
-def _walk(folder: str, place: str, recursive: bool, endings: frozenset[str], seen: set[tuple[int, int]]) -> Iterator[Input]:
-    """The files of a folder in the order of their names. Links are followed, and each folder is entered once. Hidden files and
-    files with other endings are left out."""
+def _walk(folder: str, prefix: str, recursive: bool, endings: frozenset[str], seen: set[tuple[int, int]]) -> Iterator[Input]:
+    """The files of a folder in order of name. Links are followed, and each folder is entered once. Hidden files and files with
+    other endings are left out. `prefix` is the folder's path relative to the named folder."""
     try:
         state = Path(folder).stat()
         if (state.st_dev, state.st_ino) in seen:
@@ -98,17 +94,17 @@ def _walk(folder: str, place: str, recursive: bool, endings: frozenset[str], see
         seen.add((state.st_dev, state.st_ino))
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        yield Input(folder, place, FileError(f"the folder cannot be read ({error.strerror}): check its permissions"))
+        yield Input(folder, prefix, FileError(f"the folder cannot be read ({error.strerror}): check its permissions"))
         return
     for entry in entries:
-        below = os.path.join(place, entry.name)
+        name = os.path.join(prefix, entry.name)
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
             if recursive:
-                yield from _walk(entry.path, below, recursive, endings, seen)
+                yield from _walk(entry.path, name, recursive, endings, seen)
         elif entry.is_file() and os.path.splitext(entry.name)[1].lower() in endings:
-            yield Input(entry.path, below)
+            yield Input(entry.path, name)
 
 
 class StandardInput:
@@ -126,8 +122,8 @@ class StandardInput:
 
 
 def input_of(path: str) -> Any:
-    """A file for the library: its path, or standard input for '-'. Raises FileError for a terminal and an address of the
-    web."""
+    """A file for the library: its path, or standard input for '-'. Raises FileError for a terminal and for a web
+    address."""
     if path != STANDARD:
         refuse_address(path)
         return path
@@ -139,21 +135,14 @@ def input_of(path: str) -> Any:
 
 
 def refuse_address(path: str) -> None:
-    """Raises FileError for an address of the web."""
+    """Raises FileError for a web address."""
     if ADDRESS.match(path) and not os.path.exists(path):
         msg = "is an address, not a file: fetch it first, as in `curl -L ADDRESS | tessera encode - -o photo.tsr`"
         raise FileError(msg)
 
 
-def check_image(path: str, max_pixels: int) -> None:
-    """Raises TesseraError unless this is an image that can be encoded, by its first bytes."""
-    from codec.inputs import open_input
-
-    open_input(input_of(path), max_pixels)
-
-
 def is_complete_tsr(path: str, max_pixels: int) -> bool:
-    """Whether a .tsr file can be read and its checksum is right."""
+    """Whether a .tsr file can be read and has a correct checksum."""
     try:
         return read_tsr(path, max_pixels).complete
     except TesseraError:
@@ -164,8 +153,7 @@ def is_complete_image(path: str, max_pixels: int) -> bool:
     """Whether all pixels of an image file can be read."""
     from PIL import Image
 
-    from codec.image.opening import load_image
-    from codec.inputs import open_input
+    from codec.image.opening import load_image, open_input
 
     try:
         image = open_input(path, max_pixels)
@@ -178,19 +166,19 @@ def is_complete_image(path: str, max_pixels: int) -> bool:
 
 def read_tsr(path: str, max_pixels: int) -> File:
     """A .tsr file, parsed. Raises TesseraError."""
-    from codec.inputs import read_tsr
+    from codec.reading import read_tsr
 
     return read_tsr(input_of(path), max_pixels)
 
 
 def read_npz(path: str, max_pixels: int) -> bytes:
-    """The bytes of an .npz of the tokens of an image with at most `max_pixels`. Raises FileError."""
-    from codec.inputs import open_file, read_at_most
+    """The bytes of an .npz file of tokens, for an image of at most `max_pixels`. Raises FileError."""
+    from codec.system.inputs import open_file, read_at_most
 
     with open_file(input_of(path)) as stream:
         head = stream.read(4)
-        if head[:2] != b"PK":  # every zip file begins with this
-            msg = "not an .npz of tokens: make one with `tessera tokens`"
+        if head[:2] != b"PK":  # signature of zip files
+            msg = "not an .npz file of tokens: create one with `tessera tokens`"
             raise FileError(msg)
         return read_at_most(stream, head, NPZ_BYTES * max_pixels + NPZ_EXTRA)
 
@@ -198,7 +186,7 @@ def read_npz(path: str, max_pixels: int) -> bytes:
 def read_lines(path: str) -> list[str]:
     """The names in a file, or in standard input for '-': one per line, or separated by zero bytes, as `find -print0` writes
     them, so that names may contain line breaks. Raises FileError."""
-    from codec.inputs import open_file, read_at_most
+    from codec.system.inputs import open_file, read_at_most
 
     with open_file(input_of(path)) as stream:
         data = read_at_most(stream, b"", LIST_MAX)

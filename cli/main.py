@@ -20,7 +20,7 @@ from cli.contribution import contribution
 from cli.decode import decode
 from cli.encode import ENDING, encode
 from cli.info import info
-from cli.inputs import photo_endings
+from cli.inputs import readable_endings
 from cli.models import models
 from cli.options import Ordered
 from cli.outputs import silence
@@ -31,7 +31,7 @@ from codec.errors import TesseraError
 
 
 class Tessera(Ordered):
-    """The command. Errors that no subcommand has reported, such as a closed standard output, become one line, too."""
+    """The command. Reports errors that no subcommand reported, such as a closed standard output, on one line."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         missing = _missing_command(args[0]) if args[0] not in self.commands else None
@@ -51,7 +51,7 @@ class Tessera(Ordered):
             raise Failed(exit_code(error)) from error
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        """Like click's own, but without a traceback if a standard stream cannot be written to."""
+        """Like `click.Group.main`, but without a traceback if a standard stream cannot be written to."""
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **extra)  # type: ignore[call-overload]
         try:
@@ -62,7 +62,7 @@ class Tessera(Ordered):
             except OSError:
                 silence(sys.stderr)
             sys.exit(error.exit_code)
-        except OSError as error:  # from writing the help
+        except OSError as error:  # raised while printing help
             silence(sys.stdout)
             if not isinstance(error, BrokenPipeError):  # a reader may stop early
                 say(f"Error: cannot write to standard output ({error.strerror or error}): check space and permissions")
@@ -71,11 +71,11 @@ class Tessera(Ordered):
 
 
 def _missing_command(name: str) -> str | None:
-    """The subcommand that is missing in front of the name of a file."""
+    """The subcommand that is missing before a file name, if `name` is one."""
     ending = os.path.splitext(name)[1].lower()
     if ending == ENDING:
         return "decode"
-    return "encode" if os.path.exists(name) or (ending and ending in photo_endings()) else None
+    return "encode" if os.path.exists(name) or (ending and ending in readable_endings()) else None
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -106,7 +106,7 @@ def _interrupt(number: int, _: FrameType | None) -> None:
 )
 @click.pass_context
 def main(ctx: click.Context) -> None:
-    """Tessera compresses photographs far below the sizes at which JPEG and WebP fall apart.
+    """Tessera compresses photographs to sizes too small for JPEG and WebP.
 
     \b
     tessera encode photo.jpg                        a photo.tsr beside it
@@ -117,7 +117,7 @@ def main(ctx: click.Context) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         handler = signal.signal(number, _interrupt)
-        ctx.call_on_close(partial(signal.signal, number, handler))  # for Python programs that call this
+        ctx.call_on_close(partial(signal.signal, number, handler))  # restores the handler for Python programs that call `main`
 
 
 bench.add_command(contribution)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar, Protocol
 
 import click
 
@@ -30,15 +30,24 @@ class FileOptions:
     keep_extension: bool = False
 
 
-@dataclass(frozen=True)
-class Conversion:
-    """What a command reads and writes."""
+class FileTypes(Protocol):
+    """The input and output types of a command."""
 
-    inputs: Files
-    output_endings: Callable[[], frozenset[str]]  # of the files that it writes
-    ending: str  # of outputs without a name
-    check_input: Callable[[str], object]  # raises TesseraError for a file that is not an input of this command
-    is_complete: Callable[[str], bool]  # whether an existing output is complete
+    inputs: ClassVar[Files]
+    name: ClassVar[str]  # name of the command
+
+    @property
+    def ending(self) -> str:
+        """The default ending of outputs."""
+
+    def output_endings(self) -> frozenset[str]:
+        """The endings of all files that the command can write."""
+
+    def check_input(self, path: str) -> object:
+        """Raises TesseraError if a file is not an input of this command."""
+
+    def is_complete(self, path: str) -> bool:
+        """Whether an existing output is complete."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +57,8 @@ class Job:
     source: str
     output: str
     exists: bool = False  # the output exists and is kept if it is complete
-    replace: bool = False  # whether a file of the output's name may be replaced
-    error: TesseraError | None = None  # known before any work
+    replace: bool = False  # whether an existing output may be replaced
+    error: TesseraError | None = None  # error that was found before any work
 
 
 @dataclass(frozen=True)
@@ -57,8 +66,8 @@ class Plan:
     """All jobs of a command."""
 
     jobs: tuple[Job, ...]
-    single: bool  # one file was named: the last line with totals is left out
-    output: str | None = None  # as named, for a single input
+    single: bool  # whether there is a single input file; the line with totals is then left out
+    output: str | None = None  # output name of a single input
 
     @property
     def folders(self) -> set[str]:
@@ -67,14 +76,14 @@ class Plan:
         return {str(Path(os.path.realpath(path)).parent) for path in written}
 
 
-def make_plan(options: FileOptions, conversion: Conversion, as_json: bool = False) -> Plan:
+def make_plan(options: FileOptions, types: FileTypes, as_json: bool = False) -> Plan:
     """Finds all inputs and the output of each. A file that cannot be converted is a job with an error. With `as_json`, standard
-    output is taken by records.
+    output is reserved for records.
 
     Raises click.UsageError if the command line contradicts itself."""
-    options = _resolve_output(options, conversion)
+    options = _resolve_output(options, types)
     _refuse_contradictions(options)
-    _refuse_wrong_ending(options, conversion)
+    _refuse_wrong_ending(options, types)
     names = named_inputs(options.sources, options.files_from)
     if STANDARD in names and len(names) > 1:
         msg = "'-' is standard input, which must be the only input: give it alone, or ./- for a file"
@@ -83,37 +92,34 @@ def make_plan(options: FileOptions, conversion: Conversion, as_json: bool = Fals
         if len(names) != 1:
             msg = f"-o names one output, and there are {len(names)} inputs: use --output-dir"
             raise click.UsageError(msg)
-        return Plan((_check_job(Job(names[0], options.output), options, conversion, as_json),), True, options.output)
+        return Plan((_check_job(Job(names[0], options.output), options, types, as_json),), True, options.output)
     single = len(names) == len(options.sources) == 1 and not os.path.isdir(names[0])
-    jobs = [_make_job(found, options, conversion) for found in find_inputs(names, options.recursive, conversion.inputs)]
-    return Plan(tuple(_check_job(job, options, conversion, as_json) for job in _without_conflicts(jobs, conversion)), single)
+    jobs = [_make_job(found, options, types) for found in find_inputs(names, options.recursive, types.inputs)]
+    return Plan(tuple(_check_job(job, options, types, as_json) for job in _without_conflicts(jobs, types)), single)
 
 
-def _resolve_output(options: FileOptions, conversion: Conversion) -> FileOptions:
+def _resolve_output(options: FileOptions, types: FileTypes) -> FileOptions:
     """The options, with `IN OUT` read as `IN -o OUT`, and an output that is a folder read as --output-dir."""
     if options.output_dir is not None:
         return options
     output, sources = options.output, options.sources
     two = output is None and len(sources) == 2 and options.files_from is None and not os.path.isdir(sources[0])
-    if two and os.path.splitext(sources[1])[1].lower() in conversion.output_endings():
+    if two and os.path.splitext(sources[1])[1].lower() in types.output_endings():
         sources, output = sources[:1], sources[1]
     if output is not None and is_folder(output):
         return replace(options, sources=sources, output=None, output_dir=output)
     return replace(options, sources=sources, output=output)
 
 
-def _refuse_wrong_ending(options: FileOptions, conversion: Conversion) -> None:
+def _refuse_wrong_ending(options: FileOptions, types: FileTypes) -> None:
     """Raises UsageError if the output is named like an input, such as a .tsr file called x.webp."""
     ending = os.path.splitext(options.output or "")[1].lower()
     if not ending or options.force or options.output in options.sources:
         return
-    if ending in conversion.output_endings() or ending not in conversion.inputs.endings():
+    if ending in types.output_endings() or ending not in types.inputs.endings():
         return
-    if conversion.ending == ".tsr":
-        writes, other = "encode writes .tsr files", "tessera decode"
-    else:
-        writes, other = "decode writes images", "tessera encode"
-    msg = f"{options.output}: {writes}: name another ending, use `{other}`, or -f if you mean it"
+    outputs, other = (".tsr files", "decode") if types.name == "encode" else ("images", "encode")
+    msg = f"{options.output}: {types.name} writes {outputs}: choose another ending, use `tessera {other}`, or force it with -f"
     raise click.UsageError(msg)
 
 
@@ -128,13 +134,13 @@ def _refuse_contradictions(options: FileOptions) -> None:
         raise click.UsageError(msg)
 
 
-def _make_job(found: Input, options: FileOptions, conversion: Conversion) -> Job:
+def _make_job(found: Input, options: FileOptions, types: FileTypes) -> Job:
     if found.path == STANDARD:
         return Job(STANDARD, STANDARD)
     if found.error:
         return Job(found.path, "", error=found.error)
     path = os.path.join(options.output_dir, found.name) if options.output_dir else found.path
-    return Job(found.path, path + conversion.ending if options.keep_extension else renamed(path, conversion.ending))
+    return Job(found.path, path + types.ending if options.keep_extension else renamed(path, types.ending))
 
 
 def renamed(path: str, ending: str) -> str:
@@ -142,7 +148,7 @@ def renamed(path: str, ending: str) -> str:
     return os.path.splitext(path)[0] + ending
 
 
-def _without_conflicts(jobs: list[Job], conversion: Conversion) -> list[Job]:
+def _without_conflicts(jobs: list[Job], types: FileTypes) -> list[Job]:
     """The jobs without duplicates. Jobs that would write to the same file, or over another input, get an error."""
     apart: dict[tuple[str, str], Job] = {}
     for job in jobs:
@@ -158,7 +164,7 @@ def _without_conflicts(jobs: list[Job], conversion: Conversion) -> list[Job]:
         if place in inputs and place != source:
             problem = f"would be written to {job.output}, which is an input too: use --output-dir"
         elif place and others:
-            problem = f"{others[0]} would be written to {job.output} too: {_advice(job.source, others[0], conversion)}"
+            problem = f"{others[0]} would be written to {job.output} too: {_advice(job.source, others[0], types)}"
         kept.append(replace(job, error=FileError(problem)) if problem else job)
     return kept
 
@@ -168,15 +174,15 @@ def _output_path(job: Job) -> str:
     return "" if job.error or job.output == STANDARD else os.path.realpath(job.output)
 
 
-def _advice(one: str, other: str, conversion: Conversion) -> str:
+def _advice(one: str, other: str, types: FileTypes) -> str:
     endings = [os.path.splitext(name)[1] for name in (one, other)]
-    if conversion.ending == ".tsr" and endings[0] != endings[1]:
+    if types.name == "encode" and endings[0] != endings[1]:
         return "use --keep-extension, or rename one"
     return "rename one, or use a command for each"
 
 
-def _check_job(job: Job, options: FileOptions, conversion: Conversion, as_json: bool) -> Job:
-    """The job with the result of checking its output."""
+def _check_job(job: Job, options: FileOptions, types: FileTypes, as_json: bool) -> Job:
+    """The job, with an error if its output cannot be written."""
     if job.error:
         return job
     try:
@@ -187,17 +193,17 @@ def _check_job(job: Job, options: FileOptions, conversion: Conversion, as_json: 
         keep = options.force or options.skip_existing
         check_output(job.output, keep, job.source, makes_folders=options.output_dir is not None)
     except FileError as error:
-        return replace(job, error=_input_error(job, conversion) or error)
+        return replace(job, error=_input_error(job, types) or error)
     exists = options.skip_existing and job.output != STANDARD and os.path.exists(job.output)
     return replace(job, exists=exists, replace=options.force or exists)
 
 
-def _input_error(job: Job, conversion: Conversion) -> TesseraError | None:
-    """The error of an input that would become its own output, such as a .tsr file that is to be encoded: its content explains
-    more than its name."""
+def _input_error(job: Job, types: FileTypes) -> TesseraError | None:
+    """The error of an input that is its own output, such as a .tsr file given to `encode`. A wrong type of file explains more
+    than a wrong name."""
     if job.source != STANDARD and os.path.realpath(job.source) == os.path.realpath(job.output):
         try:
-            conversion.check_input(job.source)
+            types.check_input(job.source)
         except TesseraError as error:
             return error
     return None

@@ -1,5 +1,5 @@
-"""`--ray`: the work of a command in many processes, on one machine or several. Each process converts a chunk of the files as a
-local run converts all: it reads and writes files itself, and returns only what is reported."""
+"""`--ray`: runs a command in many processes, on one machine or several. Each process converts a chunk of the files as a local
+run does: it reads and writes the files itself, and returns only reports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import copy
 import os
 import socket
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -23,8 +23,9 @@ from codec.parallel.ray_cluster import Cluster, WorkerResources, run_on_cluster
 from codec.system.files import Writer, remove_stale_temporaries
 
 
-def convert_with_ray(command: Command, jobs: list[Job], address: str) -> Iterator[Converted]:
-    """`cli.runner.convert`, spread over the workers of a cluster. Raises UsageError for what only this process can do."""
+def convert_with_ray(command: Command, jobs: list[Job], address: str) -> Generator[Converted, None, None]:
+    """Like `cli.runner.convert`, on the workers of a cluster. Raises UsageError if a job reads standard input or writes
+    standard output."""
     if any(STANDARD in (job.source, job.output) for job in jobs):
         msg = "--ray and '-' contradict each other: workers cannot use standard input or output, so name files"
         raise click.UsageError(msg)
@@ -32,16 +33,16 @@ def convert_with_ray(command: Command, jobs: list[Job], address: str) -> Iterato
     cluster = cluster_of(address, options.get("device", "auto"), options.get("runtime", "auto"))
     return _convert(
         command, sorted(jobs, key=_size, reverse=True), cluster
-    )  # files of a chunk are alike, and the last are small
+    )  # chunks have files of similar size, and the last chunks are small
 
 
-def _convert(command: Command, jobs: list[Job], cluster: Cluster) -> Iterator[Converted]:
+def _convert(command: Command, jobs: list[Job], cluster: Cluster) -> Generator[Converted, None, None]:
     retried = set()
 
     def pack(job: Job, losses: int) -> Job:
         if losses:
             retried.add(job.output)
-        return replace(job, replace=True) if losses else job  # the lost worker may have written it
+        return replace(job, replace=True) if losses else job  # the lost worker may have written the output
 
     try:
         for index, result in run_on_cluster(jobs, Start(command), cluster, pack):
@@ -52,7 +53,7 @@ def _convert(command: Command, jobs: list[Job], cluster: Cluster) -> Iterator[Co
 
 
 def cluster_of(address: str, device: str, runtime: str, threads: int | None = None) -> Cluster:
-    """The cluster for --ray and -j; a worker without -j has `threads`. Raises UsageError for a device of one machine."""
+    """The cluster for --ray. A worker has `threads` threads unless -j is given. Raises UsageError for a device like cuda:1."""
     if ":" in device:
         msg = f"--ray and --device {device} contradict each other: Ray gives each worker its GPU; use --device cuda"
         raise click.UsageError(msg)
@@ -70,7 +71,7 @@ def _size(job: Job) -> int:
 
 @dataclass(frozen=True)
 class Start:
-    """Begins the work in a worker."""
+    """Creates the task of a worker."""
 
     command: Command
 
@@ -105,8 +106,8 @@ def _portable(error: Exception | None) -> Any:
         return None
     note = f"in a worker on {socket.gethostname()}:\n{''.join(traceback.format_exception(error))}"
     try:
-        copied = copy.deepcopy(error)  # made from its arguments again, as at its destination
-    except Exception:  # an error that cannot be made again
+        copied = copy.deepcopy(error)  # deepcopy rebuilds it from its arguments, as unpickling will
+    except Exception:  # an error that cannot be rebuilt
         copied = RuntimeError(f"{type(error).__name__}: {error}")
     copied.add_note(note)
     return copied

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from cli.inputs import input_of
 from cli.outputs import MISSING, STANDARD, human, write_output
-from cli.plan import Conversion, Job, Plan
+from cli.plan import FileTypes, Job, Plan
 from cli.progress import Bar
 from cli.report import (
     Interrupted,
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from codec.parallel.pipeline import Outcome, Resources
     from codec.system.context import ProgressListener
 
-MAX_REPORTED = 0.95  # of an image before it is complete
-
 
 @dataclass(frozen=True)
 class Summary:
@@ -53,26 +51,26 @@ class Summary:
     bytes_out: int
     pixels: int
     notes: tuple[str, ...] = ()
-    warning: str | None = None  # a target that was not reached
+    warning: str | None = None  # message about a target that was not reached
     strict: bool = False  # whether a warning counts as a failure
 
 
-class Command(Protocol):
-    """What distinguishes `encode` and `decode`."""
+class Command(FileTypes, Protocol):
+    """The differences between `encode` and `decode`."""
 
-    verb: ClassVar[str]  # for the last line: encoded, decoded
-    keys: ClassVar[tuple[str, ...]]  # of JSON records, beside those of all commands
-    fatal: ClassVar[tuple[type[Exception], ...]]  # errors that all other files would end with, too
+    verb: ClassVar[str]  # verb in the last line: encoded, decoded
+    keys: ClassVar[tuple[str, ...]]  # JSON keys in addition to `cli.report.FIELDS`
+    fatal: ClassVar[tuple[type[Exception], ...]]  # errors that every other file would raise too
 
     @property
     def codec_options(self) -> CodecOptions: ...
 
     @property
-    def conversion(self) -> Conversion: ...
-
-    @property
     def passes(self) -> float:
         """Cost of one image, in network passes."""
+
+    def prepare(self) -> None:
+        """Checks the options that need NumPy. Raises UsageError."""
 
     def convert(self, codec: Codec, image: Any) -> Any:
         """Converts one image; the result has the bytes of the output in `data`."""
@@ -87,12 +85,12 @@ class Command(Protocol):
 
 @dataclass(frozen=True)
 class Converted:
-    """How a job ended."""
+    """The outcome of a job. At most one of `summary` and `error` is set."""
 
     job: Job
     summary: Summary | None = None  # None if there is an error, or if a complete output was kept
     error: Exception | None = None
-    seconds: float = 0.0  # of work
+    seconds: float = 0.0  # working time
     reported: float = 0.0  # share of the image that was reported as progress
 
 
@@ -105,12 +103,12 @@ def convert(
     batch: int | None = None,
     memory_share: float = 1.0,
     progress: ProgressListener | None = None,
-) -> Iterator[Converted]:
-    """Converts the inputs of jobs and writes their outputs; yields how each ended. Complete outputs are kept."""
+) -> Generator[Converted, None, None]:
+    """Converts the inputs of jobs and writes their outputs; yields the outcome of each. Complete outputs are kept."""
     pending = [job for job in jobs if not job.exists]
     if existing := [job for job in jobs if job.exists]:
         with ThreadPoolExecutor(threads) as pool:
-            complete = pool.map(command.conversion.is_complete, [job.output for job in existing])
+            complete = pool.map(command.is_complete, [job.output for job in existing])
             for job, kept in zip(existing, complete, strict=True):
                 if kept:
                     yield Converted(job)
@@ -121,7 +119,7 @@ def convert(
     try:
         codec = open_codec()
     except TesseraError as error:
-        yield Converted(pending[0], error=error)
+        yield from (Converted(job, error=error) for job in pending)
         return
     if len(pending) == 1:
         yield _convert_one(command, pending[0], codec, writer, threads, progress)
@@ -135,7 +133,7 @@ def convert(
         if problem is None:
             try:
                 summary = _write(command, job, outcome.result, writer)
-            except TesseraError as error:
+            except Exception as error:  # such as an input that was deleted meanwhile
                 problem = error
         yield Converted(job, summary, problem, outcome.seconds, outcome.reported)
 
@@ -144,27 +142,19 @@ def _convert_one(
     command: Command, job: Job, codec: Codec, writer: Writer, threads: int, progress: ProgressListener | None
 ) -> Converted:
     """Converts a single image, in this thread."""
-    from codec.system.context import network_context
+    from codec.system.context import ImageProgress, network_context
 
-    start, reported = time.perf_counter(), 0.0
-
-    def listen(passes: float) -> None:
-        nonlocal reported
-        share = min(passes / command.passes, MAX_REPORTED - reported)
-        reported += share
-        if progress:
-            progress(share)
-
+    start, image_progress = time.perf_counter(), ImageProgress(command.passes, progress)
     summary: Summary | None = None
     problem: Exception | None = None
     try:
-        with network_context(threads, listen):
+        with network_context(threads, image_progress):
             source = input_of(job.source)
             result = command.convert(codec, source)
         summary = _write(command, job, result, writer, getattr(source, "bytes_read", None))
     except Exception as error:
         problem = error
-    return Converted(job, summary, problem, time.perf_counter() - start, reported)
+    return Converted(job, summary, problem, time.perf_counter() - start, image_progress.reported)
 
 
 def _write(command: Command, job: Job, result: Any, writer: Writer, bytes_in: int | None = None) -> Summary:
@@ -202,7 +192,7 @@ class Run:
     """One run of a plan."""
 
     def __init__(self, command: Command, plan: Plan, report: ReportOptions, values: dict[str, Any]) -> None:
-        """`values` are those that click gives the command: `jobs`, `batch` and `ray`."""
+        """`values` has the options `jobs`, `batch` and `ray`."""
         self._command = command
         self._plan = plan
         self._report = report
@@ -221,6 +211,9 @@ class Run:
                     if job.error:
                         self._failed(job, job.error)
                 jobs = [job for job in self._plan.jobs if not job.error]
+                # NumPy is not imported yet. Its threads only slow down a pipeline, which uses all cores itself.
+                os.environ.setdefault("OPENBLAS_NUM_THREADS", str(self._values["jobs"] if len(jobs) == 1 else 1))
+                self._command.prepare()
                 if dry_run:
                     self._print_plan(jobs)
                 else:
@@ -232,10 +225,16 @@ class Run:
         return self._exit_code
 
     def _convert(self, jobs: list[Job]) -> None:
-        # NumPy is not imported yet. Its threads only slow down a pipeline, which uses all cores itself.
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(self._values["jobs"] if len(jobs) == 1 else 1))
         remove_stale_temporaries(self._plan.folders)
-        with closing(self._conversions(jobs)) as conversions:
+        if self._values["ray"]:
+            from cli.ray_runner import convert_with_ray
+
+            conversions = convert_with_ray(self._command, jobs, self._values["ray"])
+        else:
+            threads, batch, progress = self._values["jobs"], self._values["batch"], self._bar.advance
+            codec = partial(open_codec, self._command)
+            conversions = convert(self._command, jobs, codec, self._writer, threads, batch, progress=progress)
+        with closing(conversions):
             for converted in conversions:
                 self._bar.advance(-converted.reported)  # the complete image is counted below
                 if converted.error:
@@ -247,26 +246,11 @@ class Run:
                 else:
                     self._skipped(converted.job)
 
-    def _conversions(self, jobs: list[Job]) -> Any:
-        if self._values["ray"]:
-            from cli.ray_runner import convert_with_ray
-
-            return convert_with_ray(self._command, jobs, self._values["ray"])
-        return convert(
-            self._command,
-            jobs,
-            partial(open_codec, self._command),
-            self._writer,
-            self._values["jobs"],
-            self._values["batch"],
-            progress=self._bar.advance,
-        )
-
     def _print_plan(self, jobs: list[Job]) -> None:
         for job in jobs:
             if job.source != STANDARD and not os.path.exists(job.source):
                 self._failed(job, FileError(MISSING))
-            elif job.exists and self._command.conversion.is_complete(job.output):
+            elif job.exists and self._command.is_complete(job.output):
                 self._skipped(job)
             else:
                 self._put(job, "planned", f"{name_of(job.source)} -> {out_name(job.output)}  not done: --dry-run")

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from codec.codec import Codec
-    from codec.inputs import FileInput, ImageInput
+    from codec.image.opening import ImageInput
     from codec.options import DecodeOptions, EncodeOptions
+    from codec.system.inputs import FileInput
 
 __all__ = [
     "Codec", "FileError", "FormatError", "ImageError", "ModelError", "TargetError", "TesseraError", "TruncatedError",

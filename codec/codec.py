@@ -9,8 +9,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -18,21 +17,38 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from bitstream.container import ALPHA, File, write_file
-from bitstream.range_coder import encode_tokens
+from bitstream.container import File, write_file
 from bitstream.sequence import Prefix, TokenSequence
 from codec.errors import ModelError, TargetError, TesseraError, UsageError
-from codec.image.colour import neutral
-from codec.image.metadata import LABELS
+from codec.image.colour import remove_colour_if_grey
+from codec.image.opening import ImageInput
 from codec.image.source import Source, read_source, restore_image
-from codec.inputs import FileInput, ImageInput, read_tsr
 from codec.metrics import psnr
 from codec.models.base import Model
 from codec.models.registry import DEFAULT, model_for, open_model
-from codec.options import DEFAULT_EFFORT, MAX_PIXELS, REFINEMENT_STEPS, DecodeOptions, EncodeOptions, check_options, has_target
-from codec.rate_control import SearchResult, Target, fill_budget, quality_of_block_tokens, shortest
-from codec.results import Decoded, Encoded, Stored, incomplete_block, read_tokens
+from codec.options import (
+    DEFAULT_EFFORT,
+    MAX_PIXELS,
+    REFINEMENT_STEPS,
+    CodecOptions,
+    DecodeOptions,
+    EncodeOptions,
+    check_options,
+    has_target,
+)
+from codec.rate_control import (
+    SearchResult,
+    Target,
+    fill_budget,
+    min_length,
+    quality_of_block_tokens,
+    shortest,
+    with_tokens,
+)
+from codec.reading import read_tokens, read_tsr
+from codec.results import Decoded, Encoded, Stored
 from codec.system.device import ONNX, PACKAGES, TORCH, pick_device, pick_runtime, require_torch
+from codec.system.inputs import FileInput
 from codec.system.process import fork_safe_lock
 
 if TYPE_CHECKING:
@@ -69,6 +85,7 @@ class Codec:
         max_pixels: int = MAX_PIXELS,
         lpips_weights: str | os.PathLike[str] | None = None,
     ) -> None:
+        check_options(CodecOptions, {"runtime": runtime, "tile": tile, "max_pixels": max_pixels})
         self.device = pick_device("cpu" if device == "auto" and runtime == ONNX else device)
         self.runtime = runtime
         pick_runtime(runtime, self.device, (ONNX, TORCH), "")
@@ -105,7 +122,7 @@ class Codec:
         options = check_options(DecodeOptions, options)
         stored = self.read(file, **options)
         (pixels,) = self.detokenize([stored])
-        return Decoded(restore_image(pixels, stored.file), stored.file, stored.block_tokens, stored.partial, stored.model.name)
+        return Decoded.of(stored, restore_image(pixels, stored.file))
 
     # Many images
 
@@ -184,33 +201,25 @@ class Codec:
         No network is needed, except to search for a target of PSNR or LPIPS, which needs `source`. Raises TargetError if no
         token fits."""
         check_options(EncodeOptions, options)
-        layout, code, target = sequence.layout, self.model.code, Target.of(options)
-        source_fields = (source.sections, source.space, source.greyness) if source else ()
-        file = File(layout.width, layout.height, self.model.stream_id, layout.tokens, b"", *source_fields)
-        min_length = 1 if code.tail_drop else layout.tokens
-        budget, found = target.budget(layout.width, layout.height), None
-        if budget is not None:
-            file = fill_budget(file, sequence, budget, source.alpha if source else None, min_length)
-        else:
-            found = self._search(sequence, target, source, min_length) if target.searched else None
-            length = found.length if found else target.length(code, layout)
-            if length < min_length:
-                raise UsageError(incomplete_block(code, layout.block_tokens_of(length)))
-            file = replace(file, length=length, payload=encode_tokens(sequence, length))
-        data = write_file(file)
-        if budget is not None and len(data) > budget:
-            raise _does_not_fit(file, len(data), budget)
-        block_tokens = layout.block_tokens_of(file.length)
-        quality, notes = quality_of_block_tokens(code, block_tokens), source.notes if source else ()
-        reached, value = (found.reached, found.value) if found else (True, None)
-        return Encoded(data, file, block_tokens, quality, self.model.name, reached, value, notes)
+        file, search = self._choose_tokens(sequence, source, Target.of(options))
+        block_tokens = sequence.layout.block_tokens_of(file.length)
+        return Encoded(
+            write_file(file),
+            file,
+            block_tokens,
+            quality_of_block_tokens(self.model.code, block_tokens),
+            self.model.name,
+            reached=search is None or search.reached,
+            measured=search.value if search else None,
+            notes=source.notes if source else (),
+        )
 
-    def read(self, file: FileInput, **options: Unpack[DecodeOptions]) -> Stored:
+    def read(self, file: FileInput | File, **options: Unpack[DecodeOptions]) -> Stored:
         """The inverse of `write`: the tokens of a file, at most `tokens` per block. No network is needed.
 
         Raises what `decode` does."""
         check_options(DecodeOptions, options)
-        parsed = read_tsr(file, self.max_pixels)
+        parsed = file if isinstance(file, File) else read_tsr(file, self.max_pixels)
         model = self._model_of(parsed)
         prefix = read_tokens(parsed, model.code, options.get("allow_partial", False), options.get("tokens"))
         return Stored(parsed, prefix, model)
@@ -261,44 +270,59 @@ class Codec:
             self._models[file.stream_id] = model_for(file.stream_id)
         return self._models[file.stream_id]
 
-    # Targets of quality
+    # Targets
+
+    def _choose_tokens(
+        self, sequence: TokenSequence, source: Source | None, target: Target
+    ) -> tuple[File, SearchResult | None]:
+        """The file with the tokens that the target asks for. Raises TargetError if none fit, or if LPIPS cannot be measured."""
+        layout, code = sequence.layout, self.model.code
+        fields = (source.sections, source.space, source.greyness) if source else ()
+        file = File(layout.width, layout.height, self.model.stream_id, layout.tokens, b"", *fields)
+        budget = target.budget(layout.width, layout.height)
+        if budget is not None:
+            return fill_budget(file, sequence, budget, source.alpha if source else None, code), None
+        search = self._search(sequence, target, source) if target.searched else None
+        return with_tokens(file, sequence, search.length if search else target.length(code, layout), code), search
 
     def _refine(self, source: Source, sequence: TokenSequence, steps: int, options: EncodeOptions) -> TokenSequence:
         """A better sequence for the length that the target asks for."""
+        target = Target.of(options)
         try:
-            length = self.write(sequence, source, **options).file.length
+            length = self._choose_tokens(sequence, source, target)[0].length
         except TargetError:  # raised again when the sequence is written
             return sequence
         refiner: Any = self.tokenizer(refining=True)
 
         def squared_error(prefix: Prefix) -> float:
-            decoded = neutral(refiner.detokenize([prefix])[0], source.greyness)
+            decoded = remove_colour_if_grey(refiner.detokenize([prefix])[0], source.greyness)
             return float(np.square(decoded.astype(np.float32) - source.pixels).sum(dtype=np.float64))
 
-        sized = Target.of(options).budget(source.width, source.height) is not None
+        sized = target.budget(source.width, source.height) is not None
         return refiner.refine(source.pixels, sequence, length, squared_error, sized, steps)
 
-    def _search(self, sequence: TokenSequence, target: Target, source: Source | None, min_length: int) -> SearchResult:
+    def _search(self, sequence: TokenSequence, target: Target, source: Source | None) -> SearchResult:
         """The length for a target of PSNR or LPIPS. Raises TargetError if LPIPS cannot be measured."""
         if source is None:
             msg = "a target of quality needs the image to compare with"
             raise TypeError(msg)
         higher_is_better = target.kind == "target_psnr"
-        distance = psnr
-        if not higher_is_better:
-            if min(source.width, source.height) < MIN_LPIPS_SIDE:
-                size = f"{source.width}x{source.height}"
-                msg = f"LPIPS needs sides of at least {MIN_LPIPS_SIDE} pixels, not {size}: use target psnr"
-                raise TargetError(msg)
-            with LOADING:
-                distance = self._lpips.distance
+        distance = psnr if higher_is_better else self._lpips_distance(source)
 
         def measure(length: int) -> float:
             (pixels,) = self.tokenizer().detokenize([sequence.first(length)])
-            return distance(neutral(pixels, source.greyness), source.pixels)
+            return distance(remove_colour_if_grey(pixels, source.greyness), source.pixels)
 
-        bits = sequence.bits().cumsum()
-        return shortest(measure, target.value, bits, min_length, higher_is_better=higher_is_better)
+        bits, shortest_length = sequence.bits().cumsum(), min_length(sequence, self.model.code)
+        return shortest(measure, target.value, bits, shortest_length, higher_is_better=higher_is_better)
+
+    def _lpips_distance(self, source: Source) -> Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]:
+        if min(source.width, source.height) < MIN_LPIPS_SIDE:
+            size = f"{source.width}x{source.height}"
+            msg = f"LPIPS needs sides of at least {MIN_LPIPS_SIDE} pixels, not {size}: use target psnr"
+            raise TargetError(msg)
+        with LOADING:
+            return self._lpips.distance
 
     @cached_property
     def _lpips(self) -> LPIPS:
@@ -306,12 +330,3 @@ class Codec:
         from codec.metrics.lpips import LPIPS
 
         return LPIPS(self.lpips_weights).to(self.device).requires_grad_(False)
-
-
-def _does_not_fit(file: File, size: int, budget: int) -> TargetError:
-    msg = f"a {file.width}x{file.height} image does not fit {budget} bytes: the smallest file has {size}"
-    kinds = [kind for kind, _ in file.sections]
-    if kinds:
-        msg += f", {file.section_bytes} of them for its {' and '.join(LABELS[kind] for kind in kinds)}"
-    advice = (*(["strip"] if set(kinds) - {ALPHA} else []), *(["background"] if ALPHA in kinds else []))
-    return TargetError(msg, advice)

@@ -7,6 +7,7 @@ it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -44,6 +45,9 @@ class Option:
             raise UsageError(msg)
         if self.minimum is None:
             return
+        if value == math.inf:
+            msg = f"{label} {value:g} is not finite: give a number"
+            raise UsageError(msg)
         below = not (value > self.minimum if self.positive else value >= self.minimum)  # NaN is below, too
         if self.maximum is not None and (below or value > self.maximum):
             msg = f"{label} {value:g} is out of range: {self.minimum:g} to {self.maximum:g}"

@@ -4,7 +4,7 @@
     image.load()                                # decodes the pixels
     image.save("small.tsr", quality=40)         # or tokens=, target_size=, target_bpp=, target_psnr=, ...
 
-Options of `save` are those of `tessera.encode`, and `icc_profile` and `exif` as in Pillow's own plugins: the profile is kept
+`save` takes the options of `tessera.encode`, and `icc_profile` and `exif` as in Pillow's own plugins: the profile is kept
 unless another one or None is passed, and EXIF is written only if passed. Options with other names are ignored, as usual in
 Pillow. The import needs no torch.
 """
@@ -96,7 +96,7 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
         data = encode(image, keep_exif=bool(exif), **options)
     except TesseraError as error:
         raise (ValueError if error.usage else OSError)(str(error)) from error
-    fp.write(data)  # in one call: an encoding that fails writes nothing
+    fp.write(data)  # one write after encoding: if encoding fails, nothing is written
 
 
 Image.register_open(FORMAT, TesseraImageFile, _accept)

@@ -17,25 +17,16 @@ from numpy.typing import NDArray
 from bitstream.container import ALPHA, File, overhead, payload_max
 from bitstream.range_coder import encode_tokens, fit_tokens
 from bitstream.sequence import AnyCode, Layout, TokenSequence
-from codec.errors import UsageError
-from codec.image.metadata import fit_alpha
+from codec.errors import TargetError, UsageError
+from codec.image.metadata import LABELS, fit_alpha
+from codec.models.base import Enough
 from codec.options import DEFAULT_QUALITY, TARGETS
+from codec.reading import incomplete_block
 
 SLACK = 64  # bits: tokens that cost this much more than a budget do not fit it, whatever the range coder saves at its end
 ALPHA_SHARE = 3  # transparency may take a third of a size before its quality is lowered
 CLOSE = 1.005  # the search ends when the longer prefix costs at most 0.5 % more than the shorter
 MARGIN = 0.02  # of the bracket: a guess keeps this distance from both of its ends
-
-
-@dataclass(frozen=True)
-class Enough:
-    """When an encoder may stop: once an image has this many tokens, or tokens that cost this many bits."""
-
-    tokens: float = math.inf
-    bits: float = math.inf
-
-    def reached(self, tokens: int, bits: float) -> bool:
-        return tokens >= self.tokens or bits >= self.bits
 
 
 @dataclass(frozen=True)
@@ -93,10 +84,16 @@ def quality_of_block_tokens(code: AnyCode, block_tokens: float) -> float:
     return float(np.interp(block_tokens, stops, qualities))
 
 
-def fill_budget(file: File, sequence: TokenSequence, budget: int, alpha: NDArray[np.uint8] | None, min_length: int) -> File:
-    """The file with as many tokens as fit `budget` bytes, at least `min_length`, so that it may be larger than the budget.
+def with_tokens(file: File, sequence: TokenSequence, length: int, code: AnyCode) -> File:
+    """The file with the first `length` tokens. Raises UsageError if the model cannot decode so few."""
+    if length < min_length(sequence, code):
+        raise UsageError(incomplete_block(code, sequence.layout.block_tokens_of(length)))
+    return replace(file, length=length, payload=encode_tokens(sequence, length))
 
-    `alpha` (H, W) is the transparency whose section may be made smaller; None if it has to stay."""
+
+def fill_budget(file: File, sequence: TokenSequence, budget: int, alpha: NDArray[np.uint8] | None, code: AnyCode) -> File:
+    """The file with as many tokens as fit `budget` bytes. `alpha` (H, W) is the transparency whose section may be made smaller;
+    None if it has to stay. Raises TargetError if not even the smallest file fits."""
     max_payload = min(budget, payload_max(file.width, file.height))
     available = budget - overhead(file, max_payload)
     if alpha is not None:
@@ -104,9 +101,23 @@ def fill_budget(file: File, sequence: TokenSequence, budget: int, alpha: NDArray
         file = replace(file, sections=fit_alpha(file.sections, alpha, (available + kept) // ALPHA_SHARE))
         available = budget - overhead(file, max_payload)
     length, payload = fit_tokens(sequence, available) if available >= 0 else (0, b"")
-    if length < min_length:
-        length, payload = min_length, encode_tokens(sequence, min_length)
-    return replace(file, length=length, payload=payload)
+    if length >= min_length(sequence, code):
+        return replace(file, length=length, payload=payload)
+    smallest = with_tokens(file, sequence, min_length(sequence, code), code)
+    size = overhead(smallest, len(smallest.payload)) + len(smallest.payload)
+    if size <= budget:
+        return smallest
+    msg = f"a {file.width}x{file.height} image does not fit {budget} bytes: the smallest file has {size}"
+    kinds = [kind for kind, _ in file.sections]
+    if kinds:
+        msg += f", {file.section_bytes} of them for its {' and '.join(LABELS[kind] for kind in kinds)}"
+    advice = (*(["strip"] if set(kinds) - {ALPHA} else []), *(["background"] if ALPHA in kinds else []))
+    raise TargetError(msg, advice)
+
+
+def min_length(sequence: TokenSequence, code: AnyCode) -> int:
+    """The smallest number of tokens that decodes to an image."""
+    return 1 if code.tail_drop else sequence.layout.tokens
 
 
 @dataclass(frozen=True)

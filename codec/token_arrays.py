@@ -12,10 +12,10 @@ from bitstream.container import SIDE_MAX, File, write_file
 from bitstream.range_coder import encode_tokens
 from codec.errors import FormatError, TesseraError
 from codec.image.opening import check_size
-from codec.inputs import FileInput, read_tsr
 from codec.models.registry import DEFAULT, model_for, open_model
 from codec.options import MAX_PIXELS
-from codec.results import read_tokens
+from codec.reading import read_tokens, read_tsr
+from codec.system.inputs import FileInput
 
 NPY_HEADER_MAX = 256  # bytes of a .npy header, if the array has few dimensions
 

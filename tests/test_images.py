@@ -14,7 +14,9 @@ from PIL import Image, ImageCms, TiffImagePlugin, features
 from bitstream.container import COLOURED, GREY, NEUTRAL
 from codec.errors import ImageError
 from codec.image.metadata import Extras, from_sections, upright_exif
-from codec.image.opening import PLUGINS, check_size, load_image, load_plugin, open_image
+from codec.image.opening import check_size, load_image, open_image
+from codec.image.plugins import PLUGINS, load_plugin, plugin_for
+from codec.image.profiles import profile_of
 from codec.image.source import Source, read_source
 from tests.helpers import profiles
 
@@ -370,12 +372,10 @@ def test_avif_keeps_profile_and_exif(small):
     assert difference(source, np.rot90(np.asarray(small), -1)).mean() < 6
 
 
-@pytest.mark.parametrize(
-    ("module", "package", "kind"), [("pillow_jxl", "pillow-jxl-plugin", "JXL"), ("pillow_heif", "pillow-heif", "HEIF")]
-)
-def test_formats_of_installed_plugins_are_read(small, module, package, kind):
+@pytest.mark.parametrize(("module", "ending", "kind"), [("pillow_jxl", ".jxl", "JXL"), ("pillow_heif", ".heic", "HEIF")])
+def test_formats_of_installed_plugins_are_read(small, module, ending, kind):
     pytest.importorskip(module)
-    load_plugin(package=package)
+    load_plugin(plugin_for(ending=ending))
     assert difference(read(saved(small, kind, quality=95)), small).mean() < 6
 
 
@@ -399,11 +399,11 @@ def test_errors_name_the_missing_plugin(head, package, monkeypatch):
 
 def test_plugins_are_imported_by_signature(monkeypatch):
     imported = []
-    monkeypatch.setattr("codec.image.opening.importlib.import_module", lambda name: imported.append(name) or object())
+    monkeypatch.setattr("codec.image.plugins.importlib.import_module", lambda name: imported.append(name) or object())
     for head in (b"\0\0\0\x18ftypavif", b"\0\0\0\x18ftypheic", b"\0\0\0\x0cJXL \r\n\x87\n"):
         with pytest.raises(ImageError):
             open_image(head)
-    assert imported == [module for _, module, _, _ in PLUGINS]
+    assert imported == [plugin.module for plugin in PLUGINS]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM"])
@@ -471,3 +471,14 @@ def test_thin_images_are_limited_by_their_blocks():
         assert caught.value.advice == ("max_pixels",)
     check_size(100_000, 1, 1_000_000_000)
     check_size(16_000, 16_000)
+
+
+def test_grey_on_a_coloured_background_loses_its_grey_profile(codec, small):
+    """A file that said 'grey, gamma 2.2' of coloured pixels could not be read."""
+    clear = small.convert("LA")
+    clear.putalpha(128)
+    stream = io.BytesIO()
+    clear.save(stream, "PNG", icc_profile=profile_of(4))
+    encoded = codec.encode(stream.getvalue(), background="#a02000")
+    assert (encoded.file.greyness, encoded.file.space) == (COLOURED, 0)
+    assert codec.decode(encoded.data).image.mode == "RGB"

@@ -46,6 +46,8 @@ def test_codec_takes_its_options():
         {"tokens": 0.5},
         {"target_size": 0},
         {"target_bpp": 0},
+        {"target_bpp": math.inf},
+        {"target_psnr": math.inf},
         {"target_psnr": -1},
         {"effort": 2},
         {"effort": 10},

@@ -19,9 +19,9 @@ from codec.codec import Codec
 from codec.errors import FormatError, ImageError, TesseraError, UsageError
 from codec.image.source import read_source
 from codec.image.writing import image_format
-from codec.parallel.pipeline import MAX_REPORTED, Item, Outcome, Resources, _Pipeline
+from codec.parallel.pipeline import Item, Outcome, Resources, _Pipeline
 from codec.pyramid import tokenizer
-from codec.system.context import report_progress
+from codec.system.context import ImageProgress, report_progress
 from codec.system.process import follow_context_threads
 
 CODEC: Any = SimpleNamespace(device="cpu")
@@ -244,7 +244,7 @@ def test_progress_adds_up_to_what_outcomes_report():
 
     outcomes = list(pipeline(compute=compute, resources=Resources(1, 1), progress=shares.append).run(range(10)))
     for outcome in outcomes:
-        assert outcome.reported == pytest.approx(min(MAX_REPORTED, outcome.index / 4))
+        assert outcome.reported == pytest.approx(min(ImageProgress.MAX_REPORTED, outcome.index / 4))
     assert sum(shares) == pytest.approx(sum(outcome.reported for outcome in outcomes))
 
 

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageColor
 
 from bitstream.block_order import CELL
+from codec.errors import ImageError
 from codec.image.colour import DEEP
 
 LOSSLESS_QUALITY = 100
@@ -69,6 +70,21 @@ def _push_pull(sums: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArr
     coarse = coarse[:-2] / 4 + coarse[1:-1] / 2 + coarse[2:] / 4
     coarse = coarse[:, :-2] / 4 + coarse[:, 1:-1] / 2 + coarse[:, 2:] / 4
     return np.where(weights[..., None] > 0, means, coarse[1 : n + 1, 1 : m + 1])
+
+
+def flatten(rgb: Image.Image, alpha: NDArray[np.uint8], background: str) -> Image.Image:
+    """An RGB image with opacity `alpha` (H, W) laid on a CSS colour."""
+    canvas = Image.new("RGB", rgb.size, parse_colour(background)[:3])
+    return Image.composite(rgb, canvas, Image.fromarray(alpha))
+
+
+def parse_colour(name: str) -> tuple[int, ...]:
+    """A CSS colour such as white, #fff or rgb(0,0,0) -> RGBA. Raises ImageError if it is not a colour."""
+    try:
+        return ImageColor.getcolor(name, "RGBA")  # type: ignore[return-value]
+    except ValueError as error:
+        msg = f"{name!r} is not a colour: use a name such as white, or #rrggbb"
+        raise ImageError(msg) from error
 
 
 def lossy_planes(alpha: NDArray[np.uint8], quality: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:

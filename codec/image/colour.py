@@ -97,7 +97,7 @@ def greyness_of(pixels: NDArray[np.uint8]) -> int:
     return NEUTRAL if np.array_equal(red, green) and np.array_equal(green, blue) else COLOURED
 
 
-def neutral(pixels: NDArray[np.uint8], greyness: int) -> NDArray[np.uint8]:
+def remove_colour_if_grey(pixels: NDArray[np.uint8], greyness: int) -> NDArray[np.uint8]:
     """Decoded pixels (H, W, 3), with any colour removed if the image had none."""
     if greyness == COLOURED:
         return pixels

@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
-import importlib
 import io
-import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from typing import TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from bitstream.block_order import BLOCK
+from bitstream.container import MAGIC
 from codec.errors import ImageError, TesseraError
+from codec.image.plugins import load_plugin, plugin_for
 from codec.options import MAX_PIXELS
+from codec.system.inputs import FileInput, open_file, read_at_most
 from codec.system.process import after_fork_in_child, fork_safe_lock
 
+ImageInput: TypeAlias = Image.Image | NDArray[np.uint8] | FileInput
+
+HEAD = 1 << 16  # bytes that show the format of an image
+IMAGE_BYTES, IMAGE_EXTRA = 4, 1 << 26  # largest image file: bytes per allowed pixel, and more
 # An image that is one pixel high is computed in blocks of 256 pixels: 65535x1 costs as much as 16.8 million pixels. Its blocks
 # may cost four times its own pixels, or a thirtieth of max_pixels, or as much as that example.
 THIN_FACTOR = 4
 THIN_COST = 1 << 24
 _pillow_lock = fork_safe_lock()
 _pillow_users, _pillow_limit = 0, None  # threads that have lifted Pillow's limit of pixels; the limit before
-# Formats that Pillow reads with a plugin: signature, module, name of the format, package.
-PLUGINS = (
-    (re.compile(rb"....ftyp(avif|avis)", re.DOTALL), "pillow_avif", "AVIF", "pillow-avif-plugin"),
-    (re.compile(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL), "pillow_heif", "HEIC", "pillow-heif"),
-    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), "pillow_jxl", "JPEG XL", "pillow-jxl-plugin"),
-)
+
+
+def open_input(image: ImageInput, max_pixels: int = MAX_PIXELS) -> Image.Image | NDArray[np.uint8]:
+    """An image or array as it is, an image file with its header read and its size checked.
+
+    Raises FileError if the file cannot be read, ImageError if it is not an image or too large."""
+    if isinstance(image, Image.Image | np.ndarray):
+        return image
+    with open_file(image, "an image: give a PIL image, a uint8 array, a path, a file opened with 'rb' or its bytes") as stream:
+        head = stream.read(HEAD)
+        if head.startswith(MAGIC):
+            msg = "is a .tsr file, encoded already"
+            raise ImageError(msg, ("decode",))
+        check_head(head)
+        limit = IMAGE_BYTES * max_pixels + IMAGE_EXTRA
+        return open_image(read_at_most(stream, head, limit), max_pixels)
 
 
 def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
@@ -48,7 +66,7 @@ def check_head(head: bytes) -> None:
     if not head:
         msg = "is empty"
         raise ImageError(msg)
-    load_plugin(head)
+    load_plugin(plugin_for(head))
     Image.init()
     for _, accept in Image.OPEN.values():
         with suppress(IndexError, struct.error):  # the head may be too short for a signature
@@ -66,7 +84,7 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image in the bytes of a file. Its header is read and its size is checked; `load_image` reads its pixels.
 
     Raises ImageError."""
-    load_plugin(data)
+    load_plugin(plugin_for(data))
     with reading_errors():
         try:
             image = _open(data)
@@ -88,16 +106,6 @@ def load_image(image: Image.Image) -> Image.Image:
     return image
 
 
-def load_plugin(head: bytes = b"", package: str | None = None) -> None:
-    """Registers the plugin for a file that starts with `head`, or the plugin of that package, if it is installed."""
-    for signature, module, _, name in PLUGINS:
-        if name == package or signature.match(head):
-            with suppress(ImportError):
-                register = getattr(importlib.import_module(module), "register_heif_opener", None)
-                if register:
-                    register()
-
-
 @contextmanager
 def reading_errors() -> Iterator[None]:
     """Turns whatever Pillow's plugins raise for damaged images into ImageError."""
@@ -112,9 +120,9 @@ def reading_errors() -> Iterator[None]:
 
 
 def _unknown_format(head: bytes) -> ImageError:
-    for signature, _, name, package in PLUGINS:
-        if signature.match(head):
-            return ImageError(f"{name} cannot be read, or it is damaged: install {package}, or convert it to PNG first")
+    if plugin := plugin_for(head):
+        msg = f"{plugin.format} cannot be read, or it is damaged: install {plugin.package}, or convert it to PNG first"
+        return ImageError(msg)
     return ImageError("not an image of a format that Pillow knows: convert it to PNG first")
 
 

@@ -12,12 +12,10 @@ from PIL import ExifTags, Image, ImageOps
 
 from bitstream.container import COLOURED, GREY, File, Sections
 from codec.errors import ImageError
-from codec.image.alpha import DEFAULT_ALPHA_QUALITY, fill_hidden, split_alpha
-from codec.image.colour import DEEP, greyness_of, neutral, to_rgb
+from codec.image.alpha import DEFAULT_ALPHA_QUALITY, fill_hidden, flatten, parse_colour, split_alpha
+from codec.image.colour import DEEP, greyness_of, remove_colour_if_grey, to_rgb
 from codec.image.metadata import Extras, from_sections, to_sections, upright_exif
-from codec.image.opening import MAX_PIXELS, check_size, load_image, reading_errors
-from codec.image.writing import flatten
-from codec.inputs import ImageInput, open_input
+from codec.image.opening import MAX_PIXELS, ImageInput, check_size, load_image, open_input, reading_errors
 
 if TYPE_CHECKING:
     from codec.options import EncodeOptions
@@ -73,9 +71,12 @@ def read_source(image: ImageInput, options: EncodeOptions | None = None, max_pix
         profile, xmp = image.info.get("icc_profile") or None, _upright_xmp(image)
         image, exif = _upright(image, notes)
         colours, alpha = split_alpha(image)
-        converted = to_rgb(colours, profile, options.get("strip", False))
+        background = options.get("background") if alpha is not None else None
+        # A grey profile does not fit the pixels if a coloured background shows through.
+        coloured = background is not None and len(set(parse_colour(background)[:3])) > 1
+        converted = to_rgb(colours, profile, options.get("strip", False) or (coloured and colours.mode in ("L", "1")))
     rgb, greyness = converted.image, converted.greyness
-    if alpha is not None and (background := options.get("background")) is not None:
+    if alpha is not None and background is not None:
         rgb, alpha = flatten(rgb, alpha, background), None
         greyness = min(greyness, greyness_of(np.asarray(rgb)))  # grey on a coloured background is coloured
     pixels = np.asarray(rgb) if alpha is None else fill_hidden(np.asarray(rgb), alpha)
@@ -90,7 +91,7 @@ def restore_image(pixels: NDArray[np.uint8], file: File) -> Image.Image:
     """The inverse of `read_source`: pixels (H, W, 3) and the file that they were decoded from -> L, LA, RGB or RGBA, with the
     entries of `info` that Pillow's own plugins set. Raises FormatError if the file's sections are damaged."""
     extras = from_sections(file.sections, file.width, file.height, file.space)
-    pixels = neutral(pixels, file.greyness)
+    pixels = remove_colour_if_grey(pixels, file.greyness)
     if file.greyness == GREY:
         pixels = pixels[..., 0]
     image = Image.fromarray(pixels if extras.alpha is None else np.dstack([pixels, extras.alpha]))

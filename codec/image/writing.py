@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageColor
+from PIL import Image
 
 from codec.errors import ImageError, UsageError
+from codec.image.alpha import flatten, parse_colour
 from codec.image.colour import to_rgb
-from codec.image.opening import load_plugin
+from codec.image.plugins import load_plugin, plugin_for
 
 # Default quality of lossy formats: about 40 dB from the decoded image (Kodak), a sixth to a tenth of the size of the PNG.
 QUALITY = {"JPEG": 90, "WEBP": 90, "AVIF": 80, "JXL": 90, "HEIF": 90}
 PNG_LEVEL = 2  # of zlib, 0 to 9: four times as fast as Pillow's 6, for files 2 % smaller to 11 % larger
 LOSSLESS_AT_100 = ("WEBP", "JXL")
-PLUGINS = {".jxl": "pillow-jxl-plugin", ".heic": "pillow-heif", ".heif": "pillow-heif"}
 METADATA = ("icc_profile", "exif", "xmp")  # passed to Pillow's plugins, which write what their format has a place for
 WITH_PROFILE = ("AVIF", "HEIF", "JPEG", "PNG", "TIFF", "WEBP")  # formats that keep a colour profile
 OPAQUE = ("JPEG", "PPM")  # common formats without transparency
@@ -43,25 +42,19 @@ class ImageFormat:
         return f"{self.name} lossless" if "lossless" in self.save_options() else f"{self.name} quality {self.quality}"
 
 
-def writable_endings() -> frozenset[str]:
-    """Endings of the files that `image_format` knows, some of them only with a plugin."""
-    Image.init()
-    known = (ending for ending, name in Image.registered_extensions().items() if name in Image.SAVE)
-    return frozenset(known).union(PLUGINS) - {".tsr"}
-
-
 def image_format(ending: str, quality: int | None = None) -> ImageFormat:
     """The format of files with this ending, such as '.png'.
 
     Raises UsageError if Pillow cannot write it, or if it has no quality and one is given."""
     ending = ending.lower()
     Image.init()
-    load_plugin(package=PLUGINS.get(ending, ""))
+    plugin = plugin_for(ending=ending)
+    load_plugin(plugin)
     name = Image.registered_extensions().get(ending)
     if name not in Image.SAVE or name == "TSR":
         msg = f"no image format is called {ending.lstrip('.')!r}: use png, jpg, webp, ppm, tiff or another that Pillow writes"
-        if ending in PLUGINS:
-            msg = f"images cannot be written as {ending.lstrip('.')}: install {PLUGINS[ending]}, or use png"
+        if plugin:
+            msg = f"images cannot be written as {ending.lstrip('.')}: install {plugin.package}, or use png"
         raise UsageError(msg)
     if quality is not None and name not in QUALITY:
         msg = f"an output quality is for {', '.join(sorted(QUALITY))}, and {name} has none: leave it out"
@@ -106,12 +99,6 @@ def flattened(image: Image.Image, background: str) -> Image.Image:
     return flat
 
 
-def flatten(rgb: Image.Image, alpha: NDArray[np.uint8], background: str) -> Image.Image:
-    """An RGB image with opacity `alpha` (H, W) laid on a CSS colour."""
-    canvas = Image.new("RGB", rgb.size, parse_colour(background)[:3])
-    return Image.composite(rgb, canvas, Image.fromarray(alpha))
-
-
 def in_srgb(image: Image.Image) -> Image.Image:
     """An image converted from its colour profile to sRGB, without the profile. Without a profile, the image itself."""
     profile = image.info.get("icc_profile")
@@ -123,12 +110,3 @@ def in_srgb(image: Image.Image) -> Image.Image:
         converted.putalpha(image.getchannel("A"))
     converted.info = {key: value for key, value in image.info.items() if key != "icc_profile"}
     return converted
-
-
-def parse_colour(name: str) -> tuple[int, ...]:
-    """A CSS colour such as white, #fff or rgb(0,0,0) -> RGBA. Raises ImageError if it is not a colour."""
-    try:
-        return ImageColor.getcolor(name, "RGBA")  # type: ignore[return-value]
-    except ValueError as error:
-        msg = f"{name!r} is not a colour: use a name such as white, or #rrggbb"
-        raise ImageError(msg) from error

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +28,6 @@ from bitstream.sequence import AnyCode, Prefix, TokenSequence
 from codec.errors import FileError, ModelError
 from codec.system.device import TORCH
 from codec.system.files import atomic_write
-
-if TYPE_CHECKING:
-    from codec.rate_control import Enough
 
 
 @dataclass(frozen=True)
@@ -145,6 +143,17 @@ class Calibration:
     bits_before: float
 
 
+@dataclass(frozen=True)
+class Enough:
+    """When an encoder may stop: once an image has this many tokens, or tokens that cost this many bits."""
+
+    tokens: float = math.inf
+    bits: float = math.inf
+
+    def reached(self, tokens: int, bits: float) -> bool:
+        return tokens >= self.tokens or bits >= self.bits
+
+
 class Tokenizer(Protocol):
     """A network in memory that turns images into tokens and back."""
 
@@ -165,13 +174,13 @@ class Refiner(Protocol):
         sequence: TokenSequence,
         length: int,
         squared_error: Callable[[Prefix], float],
-        sized: bool,
+        match_bytes: bool,
         steps: int,
     ) -> TokenSequence:
         """A sequence whose first `length` tokens decode to pixels closer to `image` (H, W, 3), after `steps` gradient steps.
 
-        With `sized`, the tokens that fit into the same number of bytes are compared instead. `squared_error` decodes a prefix
-        and returns its squared error, summed over values of 0 to 255."""
+        With `match_bytes`, the refined sequence keeps the tokens that fit the same number of bytes instead. `squared_error`
+        decodes a prefix and returns its squared error, summed over values of 0 to 255."""
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

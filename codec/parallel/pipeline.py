@@ -1,8 +1,8 @@
 """Many images in bounded memory: reading, network and writing overlap.
 
-Each image is taken through the steps of `Codec.encode` or `Codec.decode` by one thread. Threads meet at two places: a memory
-budget, which an image enters once its size is known, and the network, which a few threads run for all. On a GPU the network
-takes several images of similar size at once.
+One thread takes each image through the steps of `Codec.encode` or `Codec.decode`. Threads share a memory budget, reserved once
+an image's size is known, and the network, run by a few dedicated threads. On a GPU, images of similar size share a network
+call.
 
 NumPy's own threads slow these down: set OPENBLAS_NUM_THREADS to 1 before NumPy is imported.
 """
@@ -21,13 +21,15 @@ import psutil
 from numpy import ndarray
 
 from bitstream.block_order import blocks_of
+from codec.image.opening import ImageInput, open_input
 from codec.image.source import Source, read_source, restore_image
-from codec.image.writing import ImageFormat, write_image
-from codec.inputs import FileInput, ImageInput, open_input
+from codec.image.writing import ImageFormat
 from codec.options import DECODE_PASSES, DEFAULT_EFFORT, REFINEMENT_STEPS, DecodeOptions, EncodeOptions, encode_passes
 from codec.rate_control import Target
-from codec.results import DecodedFile, Encoded
-from codec.system.context import ProgressListener, network_context
+from codec.reading import read_tsr
+from codec.results import Decoded, DecodedFile, Encoded
+from codec.system.context import ImageProgress, ProgressListener, network_context
+from codec.system.inputs import FileInput
 from codec.system.process import process_threads, set_torch_threads
 
 if TYPE_CHECKING:
@@ -35,32 +37,31 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result", covariant=True)
 
-PIXEL_BYTES = 60  # memory that coding takes, per pixel
-REFINING_FACTOR = 7  # times as much with gradients, for an effort above the default
-MAX_PIXELS_AT_ONCE = 32_000_000  # more than this does not make the network faster
-BATCH_PIXELS = 512 * 512  # of the images that network batches are meant for
-MAX_REPORTED = 0.95  # of an image before it is complete
-MAX_NETWORK_THREADS = 4  # network calls at once on a CPU: on few cores each they wait less than one call on many cores
-CPU_BATCH = 1  # images per network call on a CPU: more leave the cache and were 5 to 10 % slower
+PIXEL_BYTES = 60  # memory per pixel while coding
+REFINING_FACTOR = 7  # times the memory with gradients, for an effort above the default
+MAX_PIXELS_AT_ONCE = 32_000_000  # more pixels do not make the network faster
+BATCH_PIXELS = 512 * 512  # typical size of an image in a batch
+MAX_NETWORK_THREADS = 4  # concurrent network calls on a CPU: several calls on few cores wait less than one call on many
+CPU_BATCH = 1  # images per network call on a CPU; larger batches overflow the cache and were 5 to 10 % slower
 
 
 @dataclass(frozen=True)
 class Resources:
-    """How much is done at once. None: chosen by device and memory."""
+    """Limits on concurrent work. None: chosen by device and memory."""
 
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     batch: int | None = None  # images per network call
-    pixels: int | None = None  # in memory; a larger image is coded alone
+    pixels: int | None = None  # total size of the images in memory; a larger image is coded alone
 
 
 @dataclass(frozen=True)
 class Outcome(Generic[Result]):
-    """How an image ended: exactly one of `result` and `error` is there."""
+    """The outcome for one image. Exactly one of `result` and `error` is set."""
 
-    index: int  # of the image among those given
+    index: int  # position of the image in the input
     result: Result | None
     error: Exception | None
-    seconds: float  # of work, without waiting for memory or for the network
+    seconds: float  # processing time, without waits for memory or the network
     reported: float = 0.0  # share of the image that was reported as progress
 
 
@@ -109,18 +110,17 @@ def decode_all(
     """The pipeline of `Codec.decode_all`, the inverse of `encode_all`."""
 
     def process(file: FileInput, item: Item) -> DecodedFile:
-        stored = codec.read(file, **options)
-        width, height = stored.file.width, stored.file.height
-        item.enter(width * height)
-        pixels = item.compute(stored, (stored.file.stream_id, blocks_of(width, height)))
-        data = write_image(restore_image(pixels, stored.file), save_as, background)
-        return DecodedFile(data, stored.file, stored.block_tokens, stored.partial, stored.model.name)
+        parsed = read_tsr(file, codec.max_pixels)
+        item.enter(parsed.width * parsed.height)
+        stored = codec.read(parsed, **options)
+        pixels = item.compute(stored, (parsed.stream_id, blocks_of(parsed.width, parsed.height)))
+        return Decoded.of(stored, restore_image(pixels, parsed)).as_file(save_as, background)
 
     return _Pipeline(process, codec.detokenize, codec, resources or Resources(), DECODE_PASSES, progress).run(files)
 
 
 class _MemoryBudget:
-    """Lets pixels into memory while there is room; an image that is larger than all of it comes in alone."""
+    """Limits the pixels in memory. An image larger than the limit is admitted alone."""
 
     def __init__(self, pixels: int) -> None:
         self._pixels = pixels
@@ -153,9 +153,9 @@ class Item:
     def __init__(self, pipeline: _Pipeline[Any], index: int) -> None:
         self._pipeline = pipeline
         self.index = index
-        self.pixels = 0  # in memory
-        self.seconds = 0.0  # of work
-        self.reported = 0.0  # share of the image
+        self.pixels = 0  # reserved memory
+        self.seconds = 0.0  # processing time
+        self.progress = ImageProgress(pipeline.passes, pipeline.progress)
 
     def enter(self, pixels: int) -> None:
         """Waits until there is memory for `pixels`."""
@@ -173,17 +173,10 @@ class Item:
         self.seconds += seconds - (time.perf_counter() - start)
         return result
 
-    def report(self, passes: float) -> None:
-        """Reports that the network has made this many passes over the image."""
-        share = min(passes / self._pipeline.passes, MAX_REPORTED - self.reported)
-        self.reported += share
-        if self._pipeline.progress:
-            self._pipeline.progress(share)
-
 
 @dataclass(eq=False)
 class _Request:
-    """What an image asks of the network."""
+    """A request for the network."""
 
     item: Item
     value: Any
@@ -215,7 +208,7 @@ class _Network:
     def _run_next(self) -> None:
         """Takes the image that has waited longest, and others of its kind, through one network call."""
         with self._lock:
-            if not self._requests:  # taken along by another call
+            if not self._requests:  # another call has taken the request
                 return
             kind = self._requests[0].kind
             group = [request for request in self._requests if request.kind == kind][: self.batch]
@@ -228,14 +221,14 @@ class _Network:
 
         def report(passes: float) -> None:
             for request in group:
-                request.item.report(passes)
+                request.item.progress(passes)
 
         start = time.perf_counter()
         try:
             with network_context(threads, report):
                 results = self._compute([request.value for request in group])
         except Exception as error:
-            if len(group) > 1:  # one of them is the cause: each on its own
+            if len(group) > 1:  # one image is the cause: run each alone
                 for request in group:
                     self._run([request])
             elif type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(
@@ -298,7 +291,7 @@ class _Pipeline(Generic[Result]):
                     item, error = running.pop(future), future.exception()
                     if error is not None and not isinstance(error, Exception):
                         raise error
-                    yield Outcome(item.index, None if error else future.result(), error, item.seconds, item.reported)
+                    yield Outcome(item.index, None if error else future.result(), error, item.seconds, item.progress.reported)
                     self.budget.release(item.pixels)
         finally:
             self.budget.close()

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from bitstream.block_order import BLOCK, BLOCK_CELLS
 from bitstream.entropy_model import PRECISION, STRIP
 from bitstream.pyramid_tokens import PyramidCode, PyramidLayout, PyramidPrefix, PyramidSequence, complete_prefix
+from codec.models.base import Enough
 from codec.pyramid.runtime.backend import Array, Backend
 from codec.pyramid.tiles import UNTILED_PIXELS, decode_pixels, encode_pixels
-from codec.rate_control import Enough
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class PyramidTokenizer:
     tile: int | None = None  # largest side of a tile in pixels; by default as in `codec.pyramid.tiles`
 
     def tokenize(self, images: Sequence[NDArray[np.uint8]], enough: Sequence[Enough] | None = None) -> list[PyramidSequence]:
-        """Images (H, W, 3) -> their tokens, in whole levels, until they are `enough`. Images with canvases (whole blocks of
+        """Images (H, W, 3) -> their tokens, in complete levels, until there are `enough`. Images with canvases (whole blocks of
         256x256 pixels) of one size share network calls."""
         limits = enough or [Enough()] * len(images)
         layouts = [self.code.layout(image.shape[1], image.shape[0]) for image in images]
@@ -50,8 +50,8 @@ class PyramidTokenizer:
 
 
 def group_by_canvas(layouts: Sequence[PyramidLayout]) -> list[list[int]]:
-    """Groups the indexes of images that share network calls: their canvases have one size, and together at most as many pixels
-    as an image that is computed without tiles."""
+    """Groups the indexes of images that share network calls. Their canvases have one size and together at most
+    UNTILED_PIXELS."""
     indexes: dict[tuple[int, int], list[int]] = {}
     for i, layout in enumerate(layouts):
         indexes.setdefault(layout.blocks, []).append(i)
@@ -65,7 +65,7 @@ def group_by_canvas(layouts: Sequence[PyramidLayout]) -> list[list[int]]:
 def quantize(
     backend: Backend, code: PyramidCode, layouts: Sequence[PyramidLayout], latents: Array, enough: Sequence[Enough] = ()
 ) -> list[PyramidSequence]:
-    """Latents (B, C, h, w) of canvases of one size -> the tokens of each image: all of them, or those of the first levels,
+    """Latents (B, C, h, w) of canvases of one size -> the tokens of each image: all tokens, or complete levels
     until every image has `enough`."""
     digits: list[list[NDArray[np.int8]]] = [[] for _ in layouts]  # (D, n, m) per image and level
     contexts: list[list[NDArray[np.uint8]]] = [[] for _ in layouts]
@@ -79,7 +79,7 @@ def quantize(
             mask = layout.masks[index]
             rows, columns = mask.shape
             tables = code.contexts(layout, index, digits[i])
-            step = max(1, STRIP // columns)  # rows at once, to bound memory
+            step = max(1, STRIP // columns)  # rows per call, to bound memory
             chosen = [
                 backend.choose(raw[i, :, strip, :columns], tables[:, strip], bits, level.limit, rdo_lambda)
                 for strip in (slice(top, min(top + step, rows)) for top in range(0, rows, step))
@@ -103,7 +103,7 @@ def quantize(
 
 def dequantize(backend: Backend, prefixes: Sequence[PyramidPrefix]) -> tuple[Array, Array]:
     """The inverse of `quantize`, for the known tokens of images with canvases of one size -> latents (B, C, h, w) and map of
-    known tokens (B, 1, h, w): how many levels are known of each cell, in fifths."""
+    known tokens (B, 1, h, w): the number of levels decoded in each cell, in units of one fifth."""
     layouts = [prefix.layout for prefix in prefixes]
     rows, columns = (count * BLOCK_CELLS for count in layouts[0].blocks)
     decoded = backend.zeros(len(prefixes), backend.config.channels, rows, columns)

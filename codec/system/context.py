@@ -27,6 +27,25 @@ def context_threads() -> int | None:
     return _threads.get()
 
 
+class ImageProgress:
+    """Progress on one image, as a share of it. Less than all of it is reported before the image is complete."""
+
+    MAX_REPORTED = 0.95
+
+    def __init__(self, passes: float, listener: ProgressListener | None) -> None:
+        """`passes` is the cost of the image in network passes."""
+        self._passes = passes
+        self._listener = listener
+        self.reported = 0.0
+
+    def __call__(self, passes: float) -> None:
+        """Reports that the network has made `passes` over the image since the last call."""
+        share = min(passes / self._passes, self.MAX_REPORTED - self.reported)
+        self.reported += share
+        if self._listener:
+            self._listener(share)
+
+
 def report_progress(share: float) -> None:
     """Tells the listener, if there is one, that this share of a network pass over its images is complete.
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codec.errors import DeviceError, ModelError, UsageError
+from codec.options import RUNTIMES
 
 if TYPE_CHECKING:
     import torch
 
 ONNX, TORCH = "onnx", "torch"
-RUNTIMES = ("auto", ONNX, TORCH)
 PACKAGES = {ONNX: "onnxruntime", TORCH: "torch"}
 INSTALL = {ONNX: "pip install onnxruntime", TORCH: "pip install 'tessera-codec[torch]'"}
 

@@ -23,11 +23,11 @@ from codec.titok.config import SIZES, TitokConfig, published_config
 from codec.titok.network import Titok
 
 VARIANTS = {"one-d-piece": True, "titok": False}  # whether trained with tail token drop
-CONFIG_TYPES = {"one_d_piece": "one-d-piece", "titok": "titok"}  # variants as configurations name them
-VARIANT_OF_TOKENS = {32: "titok", 64: "titok", 128: "titok", 256: "one-d-piece"}  # of the published checkpoints
-WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")  # as published
+CONFIG_TYPES = {"one_d_piece": "one-d-piece", "titok": "titok"}  # variants by their name in a configuration
+VARIANT_OF_TOKENS = {32: "titok", 64: "titok", 128: "titok", 256: "one-d-piece"}  # published checkpoints
+WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")  # published names
 WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-MAX_NAMES = 3  # of tensors that a message lists
+MAX_NAMES = 3  # maximum number of tensors that a message lists
 Shape = tuple[int, ...]
 
 
@@ -35,10 +35,10 @@ Shape = tuple[int, ...]
 class Checkpoint:
     """An open checkpoint, whose tensors are read one by one."""
 
-    path: Path  # of the weights
+    path: Path  # file of the weights
     shapes: Mapping[str, Shape]
     read: Callable[[str], Tensor]
-    config: dict[str, Any] | None  # of config.json, if there is one
+    config: dict[str, Any] | None  # content of config.json, if there is one
 
 
 def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
@@ -93,13 +93,13 @@ def _open_weights(path: Path, config: dict[str, Any] | None) -> Checkpoint:
     try:
         tensors = torch.load(path, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        msg = f"{path}: holds more than tensors, or is damaged: refused, since unpickling it could run code; use safetensors"
+        msg = f"{path}: not only tensors, or damaged: unpickling it could run code; use safetensors"
         raise ModelError(msg) from error
     except Exception as error:  # torch.load raises almost anything for damaged bytes
         msg = f"{path}: not a file of weights ({type(error).__name__})"
         raise ModelError(msg) from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        msg = f"{path}: holds something other than tensors by name"
+        msg = f"{path}: expected a dictionary of named tensors"
         raise ModelError(msg)
     return Checkpoint(path, {name: tuple(value.shape) for name, value in tensors.items()}, tensors.__getitem__, config)
 
@@ -121,8 +121,8 @@ def _read_config(folder: Path) -> dict[str, Any] | None:
 def network_config(checkpoint: Checkpoint, variant: str | None = None) -> TitokConfig:
     """The network's configuration, from config.json or else from the shapes of the tensors.
 
-    `variant` ("one-d-piece" or "titok") is how the network was trained, if neither says so. Raises ModelError for an unknown
-    size or variant, and for networks that are not supported."""
+    `variant` ("one-d-piece" or "titok") names the training method if neither the file nor the shapes determine it. Raises
+    ModelError for an unknown size or variant, and for networks that are not supported."""
     if checkpoint.config is None:
         size, tokens, declared = *_size_and_tokens(checkpoint), None
     else:
@@ -142,7 +142,7 @@ def network_config(checkpoint: Checkpoint, variant: str | None = None) -> TitokC
         raise ModelError(msg)
     variant = variant or declared or VARIANT_OF_TOKENS.get(tokens)
     if variant not in VARIANTS:
-        reason = variant or f"{tokens} tokens, a number of no published model"
+        reason = variant or f"no published model has {tokens} tokens"
         msg = f"{checkpoint.path}: {reason}: say whether it is {' or '.join(VARIANTS)}"
         raise ModelError(msg)
     try:
@@ -153,7 +153,7 @@ def network_config(checkpoint: Checkpoint, variant: str | None = None) -> TitokC
 
 
 def _size_and_tokens(checkpoint: Checkpoint) -> tuple[str, int]:
-    """Size and number of tokens, from the shape of the latent tokens (N, W): each size has another width."""
+    """Size and number of tokens, from the shape of the latent tokens (N, W): each size has its own width."""
     shape = checkpoint.shapes.get("latent_tokens", ())
     for size, (width, _, _) in SIZES.items():
         if len(shape) == 2 and shape[1] == width:
@@ -164,7 +164,7 @@ def _size_and_tokens(checkpoint: Checkpoint) -> tuple[str, int]:
 
 
 def _check_supported(path: Path, config: dict[str, Any]) -> None:
-    """Raises ModelError for variants of the network that other checkpoints of these authors have."""
+    """Raises ModelError for the unsupported network variants in these authors' other checkpoints."""
     vq = config["model"]["vq_model"]
     expected = {
         "vit_dec_model_size": vq.get("vit_enc_model_size"),
@@ -184,7 +184,7 @@ def _check_supported(path: Path, config: dict[str, Any]) -> None:
 
 
 def read_checkpoint(checkpoint: Checkpoint, config: TitokConfig) -> dict[str, Tensor]:
-    """All tensors, in float16 or float32 as they are stored. Raises ModelError unless all fit the network and are finite."""
+    """All tensors, in their stored type, float16 or float32. Raises ModelError unless all fit the network and are finite."""
     check_shapes(checkpoint.path, checkpoint.shapes, config)
     tensors = {}
     for name in checkpoint.shapes:
@@ -201,7 +201,7 @@ def read_checkpoint(checkpoint: Checkpoint, config: TitokConfig) -> dict[str, Te
 
 
 def check_shapes(path: Path, shapes: Mapping[str, Shape], config: TitokConfig) -> None:
-    """Raises ModelError unless the tensors have exactly the names and shapes of the network's."""
+    """Raises ModelError unless the tensors have exactly the names and shapes of the network's tensors."""
     with torch.device("meta"):  # takes no memory
         expected = {name: tuple(value.shape) for name, value in Titok(config).state_dict().items()}
     problems = {

@@ -2,8 +2,8 @@
 
 With V = 4096 indices, there are never enough photos to count a table per position, let alone one per position and previous
 token. Tables are therefore refined in three stages: one for all positions, one per position, one per position and class of the
-previous token. A table of a finer stage blends its own counts with the table of the coarser one, with the weight that serves
-best on photos that were not counted.
+previous token. A table of a finer stage blends its own counts with the table of the coarser one, with the weight that is
+best for photos that were not counted.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from bitstream.codebook_tokens import CodebookCode
 from bitstream.entropy_model import frequencies_of
 from codec.errors import ImageError
 
-CLASSES = 8  # of the previous token
+CLASSES = 8  # number of classes of the previous token
 PSEUDOCOUNTS = (3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 1e5, 1e6)  # candidates for the weight of the coarser table
-MIN_GAIN = 0.02  # bits per token that tables per class must save at a position to be worth their space
+MIN_GAIN = 0.02  # bits per token that a position must save for tables per class to be worth their space
 MIN_BLOCKS = 4
 
 
 @dataclass(frozen=True)
 class TableMeasurement:
-    """Tables counted on all blocks, and the cost of one half of the blocks with tables counted on the other half."""
+    """Tables counted on all blocks, and the cost of one half of the blocks under tables counted on the other half."""
 
     code: CodebookCode
     bits: float  # per token; uniform tables cost log2 V
@@ -43,7 +43,7 @@ def classes_of(codebook: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def measure_code(code: CodebookCode, indices: NDArray[np.int32], codebook: NDArray[np.float32]) -> TableMeasurement:
-    """The code with the tables that make photos with these indices (blocks, N) cheapest, given the codebook (V, D).
+    """The code with the cheapest tables for photos with these indices (blocks, N), given the codebook (V, D).
 
     Raises ImageError for fewer than MIN_BLOCKS blocks."""
     if len(indices) < MIN_BLOCKS:
@@ -52,8 +52,8 @@ def measure_code(code: CodebookCode, indices: NDArray[np.int32], codebook: NDArr
     classes = classes_of(codebook)
     values = len(codebook)
 
-    # Half of the blocks are counted. The other half chooses the weights of the coarser tables, and the positions at which
-    # tables per class pay.
+    # Half of the blocks are counted. The other half chooses the weights of the coarser tables, and the positions that get
+    # tables per class.
     counted, held_out = indices[::2], indices[1::2]
     counts, coarse = _counts(counted, values), _frequencies(counted, values)
     weight, bits = _cheapest(lambda w: _bits(_blend(counts, coarse, w), held_out))

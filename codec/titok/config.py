@@ -8,15 +8,15 @@ from typing import Any
 from codec.errors import ModelError, TesseraError
 
 SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}  # width, layers, heads
-MAX_NUMBER = (1 << 16) - 1  # in a configuration, so that a damaged file does not ask for a huge network
+MAX_NUMBER = (1 << 16) - 1  # maximum in a configuration, so that a damaged file cannot request a huge network
 
 
 @dataclass(frozen=True)
 class TitokConfig:
-    """All that is needed to build the network; stored beside its weights. The defaults are those of all published networks."""
+    """Everything needed to build the network; stored beside its weights. All published networks have the default values."""
 
     block_tokens: int  # N: 256 for One-D-Piece; 32, 64 or 128 for TiTok
-    tail_drop: bool  # whether it was trained with tail token drop: then any first tokens of a block decode, otherwise only all
+    tail_drop: bool  # if true, any prefix of a block's tokens decodes; otherwise a block needs all of them
     width: int
     layers: int
     heads: int
@@ -27,9 +27,9 @@ class TitokConfig:
     pixel_codebook: int = 1024
     pixel_code: int = 256
     pixel_width: int = 128
-    pixel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # of the width per resolution, from fine to coarse by factors of 2
+    pixel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # multiples of the width, fine to coarse; resolutions halve
     pixel_depth: int = 2  # residual blocks per resolution
-    pixel_groups: int = 32  # of every group norm
+    pixel_groups: int = 32  # groups in each group norm
     mixed: bool = True  # whether the encoder's last layer mixes the channels of several tokens
 
     def __post_init__(self) -> None:
@@ -96,8 +96,8 @@ TINY = TitokConfig(
     16, True, 128, 2, 4, side=32, patch=8, codebook=1024, pixel_codebook=256, pixel_code=64,
     pixel_width=16, pixel_multipliers=(1, 1, 2, 4), pixel_depth=1, pixel_groups=4, mixed=False,
 )  # fmt: skip
-NEW_SIZES = ("tiny", *SIZES)  # that can be trained
-PUBLISHED_BLOCK_TOKENS = 256  # of the published One-D-Pieces
+NEW_SIZES = ("tiny", *SIZES)  # sizes of new networks to train
+PUBLISHED_BLOCK_TOKENS = 256  # tokens per block in published One-D-Pieces
 
 
 def new_config(size: str = "tiny", block_tokens: int | None = None) -> TitokConfig:

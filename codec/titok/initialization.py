@@ -6,7 +6,7 @@ patches weighted by the n-th pattern of a two-dimensional cosine transform, low 
 the same weights. A softmax has positive weights only, so two heads are subtracted: one sees a pattern, the other its negative,
 and the class embedding takes the remaining attention.
 
-Channels of a vector: [0, K) content, K = D - 1; [K, K + F) position, F as many patterns as a head has room for; then `spare`,
+Channels of a vector: [0, K) content, K = D - 1; [K, K + F) position, F the number of patterns that fit a head; then `spare`,
 which makes the position vectors equally long, and `flag`, which hides vectors from attention. Further tokens and heads start at
 random.
 """
@@ -24,13 +24,14 @@ from torch import Tensor, nn
 from codec.titok.config import TitokConfig
 from codec.titok.network import AttentionBlock, ResidualBlock, Resolution, Titok, Transformer
 
-LOGIT_SCALE = 1.0  # of attention per unit of a pattern; with more, softmax is no longer close to linear
+LOGIT_SCALE = 1.0  # attention logit per unit of a pattern; at larger scales, softmax is no longer close to linear
 SINK = 0.2  # flag of the class embedding, which shows it to attention; -1 hides a vector
-CONTENT_NORM = 0.3  # of the content relative to the position: layer norms are close to linear in a small content
-CODE_NORM = 0.5  # of a code without its last channel, which starts constant, relative to that channel
-SCORE_NORM = 1.5  # of the query to the second codebook: its softmax is then neither flat nor a single vector
-COLOUR_SCALE = 0.03  # of colours relative to the constant on which the pixel decoder carries them
-MEASURED_PIXELS = 1 << 18  # of blocks on which scales are measured, at least 16; the slow pixel decoder sees no more than these
+CONTENT_NORM = 0.3  # norm of the content relative to the position; layer norms are close to linear in a small content
+CODE_NORM = 0.5  # norm of a code's other channels relative to its last channel, which starts constant
+SCORE_NORM = 1.5  # norm of queries to the second codebook: softmax then selects neither all vectors nor a single one
+COLOUR_SCALE = 0.03  # scale of colours relative to the constant that the pixel decoder adds them to
+# Scales are measured on blocks of this many pixels: at least 16 blocks, except for the slow pixel decoder.
+MEASURED_PIXELS = 1 << 18
 RIDGE = 1e-4  # regularisation of fits, relative to the mean variance of their inputs
 
 
@@ -61,7 +62,7 @@ class Channels:
 
 @torch.no_grad()
 def initialize(network: Titok, x: Tensor) -> None:
-    """Sets all weights but the codebook; scales are measured on the first of the blocks x (B, 3, side, side) in [0, 1]."""
+    """Sets all weights except the codebook. Scales are measured on the first blocks of x (B, 3, side, side) in [0, 1]."""
     c = network.config
     pixel_blocks = max(1, MEASURED_PIXELS // c.side**2)
     x = x[: max(16, pixel_blocks)]
@@ -136,7 +137,8 @@ def _set_cosine_heads(half: Transformer, ch: Channels, c: TitokConfig) -> None:
 
 
 def _set_patch_embedding(embed: nn.Conv2d, x: Tensor, ch: Channels) -> None:
-    """Sets principal components of patches: the first become the content, others go to free channels."""
+    """Sets the patch embedding to the principal components of patches: the first give the content, others fill free
+    channels."""
     patches = F.unfold(x, embed.stride, stride=embed.stride).transpose(1, 2).flatten(0, 1)  # type: ignore[arg-type]
     mean = patches.mean(0)
     _, components = torch.linalg.eigh(torch.cov(patches.t()))
@@ -187,13 +189,13 @@ def _set_pixel_decoder(network: Titok, x: Tensor, ch: Channels) -> None:
     Scores are products with the second codebook itself, so that its softmax passes on a linear function of the patch. Even
     channels of the pixel decoder carry the colours, small against a constant that is positive in these channels and negative in
     the others, so that norms and SiLU are close to linear in them. Every second one carries its colour negated, so that norms
-    do not remove it. The first and last layers are fitted."""
+    do not remove the colour. The first and last layers are fitted."""
     c, pixels = network.config, network.pixel_decoder
     wide, _, scores = network.decoder.ffn
     vectors = network.pixel_quantize.embedding.weight
     wide.weight[:, : ch.content].mul_(6)  # type: ignore[operator,union-attr,index]
     inputs = 2 * c.width
-    # 0.6: deviation of the outputs of tanh
+    # 0.6: deviation of tanh outputs
     projection = torch.randn(c.pixel_code, inputs).to(x) * SCORE_NORM / (0.6 * inputs**0.5 * c.pixel_code**0.5)
     scores.weight.copy_((vectors @ projection)[:, :, None, None])  # type: ignore[operator,union-attr]
     for module in pixels.modules():
@@ -225,7 +227,7 @@ def _set_pixel_decoder(network: Titok, x: Tensor, ch: Channels) -> None:
 
 
 def _set_identity(convolution: nn.Conv2d) -> None:
-    """Passes channels on unchanged; if there are fewer outputs than inputs, the first ones."""
+    """Makes a convolution copy its input channels; with fewer outputs than inputs, the first channels."""
     nn.init.dirac_(convolution.weight)
     if convolution.bias is not None:
         convolution.bias.zero_()

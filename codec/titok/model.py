@@ -1,6 +1,6 @@
 """Model files of TiTok and One-D-Piece: the network under its published names, and the arrays of its code under `code.*`.
 
-The fingerprint covers what gives tokens their meaning: tables, codebook and geometry. Two networks with the same encoder and
+The fingerprint covers the meaning of tokens: tables, codebook and geometry. Two networks with the same encoder and
 codebook, whose decoders differ, decode each other's files. No torch until a network is needed.
 """
 
@@ -53,7 +53,7 @@ class TitokModel(Model):
                 raise ModelError(msg) from error
         code = CodebookCode(tables, table_of, classes, self.config.side, self.config.tail_drop)
         if (code.block_tokens, code.values) != (self.config.block_tokens, self.config.codebook):
-            msg = f"{self.path}: its code is for {code.block_tokens} tokens of {code.values} values, its network is not"
+            msg = f"{self.path}: its code has {code.block_tokens} tokens of {code.values} values, and its network has others"
             raise ModelError(msg)
         return code
 
@@ -82,7 +82,7 @@ class TitokModel(Model):
         return network.requires_grad_(False).eval().to(device)
 
     def _weights(self) -> dict[str, NDArray[Any]]:
-        """The network's arrays, as they are stored."""
+        """The network's arrays in their stored types."""
         with self.arrays() as file:
             return {name: file.get_tensor(name) for name in file.keys() if not name.startswith("code.")}  # noqa: SIM118
 
@@ -99,7 +99,7 @@ class TitokModel(Model):
         return save_titok(path if path.suffix else path / f"{config.name}.safetensors", config, weights, code, provenance)
 
     def calibrate(self, images: Iterable[NDArray[np.uint8]], device: str) -> Calibration:
-        """See `Model`. The new tables change the stream id: files that were made before need the model as it was."""
+        """See `Model`. The new tables change the stream id: older files need the old model."""
         from codec.titok.tokenizer import tokenize_blocks
 
         blocks = tokenize_blocks(self.network(device), images)

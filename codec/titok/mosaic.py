@@ -3,7 +3,7 @@
 An image is covered by as few blocks as possible, so that few pixels are coded twice. The blocks are spread evenly, and overlap
 by the excess. An image smaller than a block is padded by repeating its edge. When decoding, neighbours are blended across a
 narrow band around the middle of their overlap; if the overlap is narrower than the band, each block continues beyond its edge
-as its mirror image. Seams become soft that way, but may still be visible.
+as its mirror image. This softens seams, but they may still be visible.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 
 def block_starts(length: int, side: int) -> list[int]:
-    """Positions in pixels at which the blocks along one axis of an image begin."""
+    """Start positions, in pixels, of the blocks along one axis of an image."""
     count = -(-length // side)
     return [round(index * (length - side) / (count - 1)) for index in range(count)] if count > 1 else [0]
 
@@ -34,8 +34,8 @@ def cut(pixels: NDArray[np.float32], side: int) -> Iterator[NDArray[np.float32]]
 
 @dataclass
 class Mosaic:
-    """An image that is assembled from its blocks: the inverse of `cut`, exact up to rounding if neighbours overlap by more than
-    the band across which they are blended."""
+    """Assembles an image from its blocks. The inverse of `cut`, exact up to rounding if the overlap of neighbours is wider than
+    their blending band."""
 
     height: int
     width: int
@@ -52,25 +52,25 @@ class Mosaic:
         left, column_weights = self._columns[index % len(self._columns)]
         radius = _blend_radius(self.side)
         mirrored = np.pad(block, ((0, 0), (radius, radius), (radius, radius)), "symmetric")
-        y, x = max(0, top - radius), max(0, left - radius)  # in the image
+        y, x = max(0, top - radius), max(0, left - radius)  # image coordinates
         part = mirrored[:, y - top + radius :, x - left + radius :][:, : len(row_weights), : len(column_weights)]
         self.pixels[:, y : y + len(row_weights), x : x + len(column_weights)] += part * (row_weights[:, None] * column_weights)
 
 
 def _blend_radius(side: int) -> int:
-    """Pixels to each side of the middle of an overlap that are blended: 8 for blocks of 256."""
+    """Half the width of the blending band in pixels: 8 for blocks of 256."""
     return max(1, side // 32)
 
 
 def _blend_weights(length: int, side: int) -> list[tuple[int, NDArray[np.float32]]]:
-    """The start of each block along an axis, and its weight in every pixel from the radius before it to the radius after it, as
-    far as these are in the image. The weights of all blocks in a pixel add up to 1."""
+    """The start of each block along an axis, and its weight in each pixel from one radius before it to one radius after it,
+    clipped to the image. The weights of all blocks in a pixel add up to 1."""
     starts = block_starts(length, side)
     radius = _blend_radius(side)
-    middles = [(left + side + right) / 2 for left, right in pairwise(starts)]  # of the overlaps
+    middles = [(left + side + right) / 2 for left, right in pairwise(starts)]  # middles of the overlaps
     weights = []
     for index, start in enumerate(starts):
-        centres = np.arange(max(0, start - radius), min(length, start + side + radius)) + 0.5  # of pixels
+        centres = np.arange(max(0, start - radius), min(length, start + side + radius)) + 0.5  # pixel centres
         weight = np.ones(len(centres))
         if index > 0:
             weight *= np.clip(0.5 + (centres - middles[index - 1]) / (2 * radius), 0, 1)

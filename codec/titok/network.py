@@ -3,7 +3,7 @@
     pixels -> patches + N latent tokens -> transformer -> N vectors -> nearest in the codebook -> N indices
     n indices -> vectors + mask tokens -> transformer -> means of a second codebook -> pixel decoder -> pixels
 
-The file holds the indices. The pixel decoder is that of MaskGIT's VQGAN (2202.04200). Tensors have the published names and
+The file holds the indices. The pixel decoder comes from MaskGIT's VQGAN (2202.04200). Tensors have the published names and
 shapes. Oddities that the published weights depend on are marked by comments.
 
 Axes: B blocks, N latent tokens (n of them when decoding), P patches in g rows and columns, W width, D length of a code, V
@@ -82,7 +82,7 @@ class Encoder(Transformer):
         patches = self.patch_embed(pixels).flatten(2).transpose(1, 2)
         _, latents = self.attend(patches, latent_tokens.expand(len(pixels), -1, -1))
         latents = self.ln_post(latents)
-        # The published networks reinterpret (N, W) as (W, N) here without transposing it, and were trained so: the
+        # The published networks were trained with (N, W) reinterpreted as (W, N) here, without a transpose: the
         # convolution mixes channels of several tokens.
         batch, count, width = latents.shape
         columns = latents.reshape(batch, width, count) if self.mixed else latents.transpose(1, 2)

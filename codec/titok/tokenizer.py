@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from bitstream.codebook_tokens import CodebookCode, CodebookPrefix, CodebookSequence, complete_prefix
-from codec.rate_control import Enough
+from codec.models.base import Enough
 from codec.titok.mosaic import Mosaic, block_starts, cut
 from codec.titok.network import Titok
 
-CALL_PIXELS = 8 * 256**2  # per call of the network
-GREY = 0.5  # colour of an image of which no token is known
+CALL_PIXELS = 8 * 256**2  # maximum pixels per network call
+GREY = 0.5  # colour of an image without known tokens
 
 
 class TitokTokenizer:
@@ -26,7 +26,7 @@ class TitokTokenizer:
         self.code = code
 
     def tokenize(self, images: Sequence[NDArray[np.uint8]], enough: Sequence[Enough] | None = None) -> list[CodebookSequence]:
-        """All tokens of images (H, W, 3): the network produces those of a block at once, so that `enough` saves nothing."""
+        """All tokens of images (H, W, 3). The network computes all tokens of a block together, so `enough` is ignored."""
         sequences = []
         for image in images:
             height, width, _ = image.shape
@@ -59,7 +59,7 @@ def tokenize_image(network: Titok, pixels: NDArray[np.float32]) -> NDArray[np.in
 
 
 def detokenize_image(network: Titok, prefix: CodebookPrefix) -> NDArray[np.float32]:
-    """An image (3, H, W) in [0, 1] from its known tokens. Blocks with too few of them get the mean colour of the others."""
+    """An image (3, H, W) in [0, 1] from its known tokens. Blocks with too few tokens get the mean colour of the others."""
     config = network.config
     lengths = prefix.block_lengths.ravel()
     indices = prefix.indices.reshape(len(prefix.indices), -1)

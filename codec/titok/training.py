@@ -1,4 +1,4 @@
-"""Training a One-D-Piece (arXiv 2501.10064) from photographs, in one stage with pixels as the target.
+"""Trains a One-D-Piece (arXiv 2501.10064) on photographs, in one stage with pixels as the target.
 
 The network starts as a cosine transform (`codec.titok.initialization`), its codebook as the k-means of the encoder's vectors.
 The loss is the logarithm of the squared error, so that smooth blocks count as in PSNR, plus perceptual distance, codebook loss
@@ -34,19 +34,19 @@ from codec.training.losses import PerceptualLoss
 from codec.training.photos import random_crops
 from codec.training.trainer import MOMENTS, Trainer, TrainingConfig
 
-BATCH_LENGTHS = 4  # numbers of tokens kept, in one batch
-RESTART_STEPS = 200  # without use, after which a code is replaced
-RESTART_SHARE = 0.5  # of the schedule, at its start, in which unused codes are replaced
+BATCH_LENGTHS = 4  # different numbers of kept tokens in a batch
+RESTART_STEPS = 200  # steps without use until a code is replaced
+RESTART_SHARE = 0.5  # first share of the schedule, during which unused codes are replaced
 RESTART_NOISE = 0.02  # deviation per channel of codes that are placed at the same vector
-KMEANS_VECTORS = 16384  # of the encoder, from which the codebook is initialised
+KMEANS_VECTORS = 16384  # encoder vectors that initialise the codebook
 KMEANS_ROUNDS = 10
 KMEANS_BATCH = 16  # crops per call of the encoder
 ERROR_FLOOR = 0.004  # squared error (30 dB) below which the logarithm is close to linear
-ERROR_UNIT = 0.05  # squared error at which the loss is as steep as the error itself
-# Shares of the learning rate, by the start of a parameter's name; the first match counts. The encoder starts close to its final
+ERROR_UNIT = 0.05  # squared error where the loss has the slope of the error itself
+# Shares of the learning rate, by prefix of a parameter's name; the first match applies. The encoder starts close to its final
 # state, and the codebook has to follow it.
 RATE_SHARES = (("quantize.", 2.0), ("decoder.ffn.", 1.0), ("decoder.", 0.5), ("pixel_", 1.0), ("", 0.1))
-BF16_WIDTH = 256  # from which bf16 is faster, measured on processors with AMX
+BF16_WIDTH = 256  # smallest width that is faster in bf16, measured on processors with AMX
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ class TitokTraining(TrainingConfig):
     """The recipe."""
 
     batch: int = 16
-    rate: float = 1e-3  # for tiny; the published networks, which are wider, were trained at 1e-4
+    rate: float = 1e-3  # chosen for tiny; the wider published networks were trained at 1e-4
     perceptual: float = 0.5
-    frozen_encoder_crops: int = 4000  # before the encoder is trained: the pixel decoder has no useful gradients at first
-    commitment: float = 0.25  # weight of the commitment loss; that of the codebook loss is 1
+    frozen_encoder_crops: int = 4000  # crops before the encoder trains: at first, the pixel decoder has no useful gradients
+    commitment: float = 0.25  # weight of the commitment loss; the codebook loss has weight 1
 
 
 class TitokTrainer(Trainer):
-    """A One-D-Piece in training, with the use of its codes."""
+    """A One-D-Piece in training, with usage counts of its codes."""
 
     family = "one-d-piece"
     can_average = False  # each process replaces unused codes by other vectors
@@ -81,7 +81,7 @@ class TitokTrainer(Trainer):
 
     @classmethod
     def from_scratch(cls, photos: Tensor, config: TitokTraining, device: torch.device, **network_options: Any) -> Self:
-        """A trainer of a cosine transform, with the k-means of its vectors of the photos as the codebook."""
+        """A trainer of a cosine transform. Its codebook is the k-means of the transform's vectors for the photos."""
         torch.manual_seed(config.seed)
         network = Titok(cls.configure(**network_options))
         trainer = cls(network, config, device)
@@ -201,13 +201,13 @@ class TitokTrainer(Trainer):
 
 
 def psnr(y: Tensor, x: Tensor) -> float:
-    """PSNR in dB of blocks (B, 3, side, side) in [-1, 1], mean over blocks."""
+    """PSNR in dB of blocks (B, 3, side, side) in [-1, 1], averaged over blocks."""
     mse = (y - x).square().mean((1, 2, 3)).clamp(min=1e-6)
     return float(-10 * torch.log10(mse / 4).mean())
 
 
 def spread_blocks(photos: Tensor, side: int) -> Tensor:
-    """Blocks (M, side, side, 3) of photos (N, H, H, 3), at most 16 of each, evenly spread."""
+    """Blocks (M, side, side, 3) of photos (N, H, H, 3): up to 16 per photo, evenly spread."""
     margin = photos.shape[1] - side
     count = min(4, photos.shape[1] // side)
     starts = [margin * (2 * i + 1) // (2 * count) for i in range(count)]
@@ -252,7 +252,7 @@ def quantize(codebook: Codebook, vectors: Tensor) -> Quantized:
 def reconstruct(network: Titok, codes: Tensor, lengths: list[int]) -> Tensor:
     """Pixels (B, 3, side, side), about in [-1, 1], from codes (B, N, D).
 
-    The batch is split evenly among the lengths: the numbers of tokens that reach the decoder."""
+    `lengths` are numbers of tokens that reach the decoder; the batch is split evenly among them."""
     parts = codes.chunk(len(lengths))
     scores = torch.cat([network.decoder(part[:, :length]) for part, length in zip(parts, lengths, strict=True)])
     return 2 * network.pixel_decoder(network.pixel_quantize.mean(scores)) - 1

@@ -2,7 +2,7 @@
 SYNC_STEPS steps all processes continue from the mean of their states.
 
 On a CPU, two processes of one thread each are 1.5 times as fast as one process of two threads, since the many small layers of
-a pyramid parallelise badly. The processes are forked, so that the photos are in memory once.
+a pyramid parallelise badly. The processes are forked and share the photos in memory.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch import Tensor
 
 from codec.errors import UsageError
 
-SYNC_STEPS = 16  # from one mean to the next
+SYNC_STEPS = 16  # steps between two means
 PEER_TIMEOUT = timedelta(days=7)  # long, since another process may be validating or suspended
 
 
 class ProcessGroup:
-    """The processes of a training run, seen from the one of this rank. A group of one process exchanges nothing."""
+    """A training run's processes, as seen by the process with this rank. A group of one process exchanges nothing."""
 
     def __init__(self, rank: int = 0, world_size: int = 1) -> None:
         self.rank, self.world_size = rank, world_size
@@ -45,7 +45,7 @@ class ProcessGroup:
             tensor.copy_(mean.view(tensor.shape))
 
     def broadcast(self, *values: float) -> list[float]:
-        """The numbers that the leader passes to this call, in every process."""
+        """Returns the leader's `values` in every process."""
         numbers = torch.tensor(values, dtype=torch.float64)
         if self.world_size > 1:
             dist.broadcast(numbers, 0)
@@ -55,7 +55,8 @@ class ProcessGroup:
 def run_distributed(world_size: int, work: Callable[[ProcessGroup], None]) -> None:
     """Calls `work` in `world_size` processes: in this one, the leader, and in forks of it.
 
-    Until then, torch must have run in a single thread and without gradients. Raises UsageError if the system cannot fork."""
+    Before this call, torch must have run in a single thread and without gradients. Raises UsageError if the system cannot
+    fork."""
     if world_size == 1:
         work(ProcessGroup())
         return

@@ -1,7 +1,7 @@
-"""Losses that families share, each one number per sample: perceptual distance, colour distance, pattern distance.
+"""Losses that families share. Each is one number per sample: perceptual distance, colour distance, pattern distance.
 
 The perceptual distance compares features of VGG19 (Simonyan & Zisserman, arXiv 1409.1556; as a loss, Johnson et al.,
-1603.08155). LPIPS on AlexNet is the yardstick of this project and therefore never a loss: a model that was trained on it for
+1603.08155). This project measures quality by LPIPS on AlexNet and therefore never trains on it: a model trained on it for
 minutes scored well with blurred images.
 """
 
@@ -19,7 +19,7 @@ from codec.training.vgg import LAYERS, read_vgg
 
 POOLED_LAYERS = ("conv2_1", "conv3_1")  # preceded by 2x2 max pooling
 COMPARED_LAYERS = ("conv1_2", "conv2_2", "conv3_4")
-WINDOWS = (8, 4, 4)  # of local statistics, in positions of each compared layer: 8, 8 and 16 pixels
+WINDOWS = (8, 4, 4)  # sides of windows of local statistics, in positions of each compared layer: 8, 8 and 16 pixels
 MIN_NORM = 1e-4  # shorter feature vectors have no direction, as after a ReLU
 MIN_STATISTICS_NORM = 1e-2  # divisor of shorter feature vectors in local statistics
 MIN_VARIANCE = 1e-5  # keeps the gradient of a deviation finite; normalised features have some thousandths
@@ -28,7 +28,7 @@ MIN_VARIANCE = 1e-5  # keeps the gradient of a deviation finite; normalised feat
 class PerceptualLoss(nn.Module):
     """Distance of unit-normalised VGG19 features.
 
-    `path` is a file of weights as for `read_vgg`. Raises ModelError if it cannot be read."""
+    `path` is a weights file for `read_vgg`. Raises ModelError if it cannot be read."""
 
     mean: Tensor
     std: Tensor
@@ -72,7 +72,7 @@ class PerceptualLoss(nn.Module):
 
 
 class Cosine(torch.autograd.Function):
-    """Cosine (B, h, w), float32, of the angle between features (B, C, h, w) and those of a reference; 0 if either has no
+    """Cosine (B, h, w), float32, of the angle between features (B, C, h, w) and reference features; 0 if either has no
     direction. Only the features have a gradient.
 
     The gradient of `torch.cosine_similarity` reads all features ten times and takes a tenth of a training step."""
@@ -151,14 +151,14 @@ def oklab(x: Tensor) -> Tensor:
     return torch.einsum("ck,bkhw->bchw", linear.new_tensor(OKLAB_LAB), lms.clamp(min=1e-6) ** (1 / 3))
 
 
-PATTERN_PERIOD = 8  # pixels: the decoder's last two pixel shuffles repeat after these
-PATTERN_REPETITIONS = 8  # per axis, over which the error is averaged
+PATTERN_PERIOD = 8  # pixels; the period of the decoder's last two pixel shuffles
+PATTERN_REPETITIONS = 8  # periods per axis in the area that the error is averaged over
 
 
 def pattern_distance(x: Tensor, reference: Tensor) -> Tensor:
     """Squared error (B,) that repeats every 8 pixels within areas of 64x64, for (B, 3, H, W) in [-1, 1].
 
-    To VGG19 such a pattern looks like texture; to people it does not. Real texture averages out, since its phase varies."""
+    Such a pattern looks like texture to VGG19, but not to people. Real texture averages out, since its phase varies."""
     with torch.autocast(x.device.type, enabled=False):
         phases = F.avg_pool2d(F.pixel_unshuffle(x.float() - reference.float(), PATTERN_PERIOD), PATTERN_REPETITIONS)
         phases = phases.unflatten(1, (x.shape[1], PATTERN_PERIOD**2))

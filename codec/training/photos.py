@@ -1,4 +1,4 @@
-"""Training photographs: all are read into memory once; crops are drawn from there."""
+"""Training photographs: reads all of them into memory once, and draws random crops."""
 
 from __future__ import annotations
 
@@ -22,12 +22,9 @@ from codec.models.pixels import to_network
 
 SIDE = 320  # pixels along the side of a stored photo, with room for random crops of 256
 MIN_SIDE = 288  # pixels; a photo with a shorter side is enlarged
-ENLARGED_SHARE, MAX_ENLARGEMENT = 0.3, 1.7  # of crops
-GREY_SHARE, SATURATED_SHARE, FLAT_SHARE = (
-    0.03,
-    0.04,
-    0.06,
-)  # of crops: without colour, with stronger colours, of one or two colours
+ENLARGED_SHARE, MAX_ENLARGEMENT = 0.3, 1.7  # share of crops that are enlarged, and largest factor
+# Shares of crops: without colour, with stronger colours, with only one or two colours
+GREY_SHARE, SATURATED_SHARE, FLAT_SHARE = 0.03, 0.04, 0.06
 MAX_SATURATION = 6.0  # factor on the distance from grey in saturated crops
 HELD_OUT_ONE_IN = 64  # photos, chosen by a hash of the file name, are never trained on
 
@@ -54,7 +51,7 @@ def is_held_out(name: str) -> bool:
 def read_square(blob: bytes) -> NDArray[np.uint8] | None:
     """A square (SIDE, SIDE, 3) from an image; None if the bytes are not an image.
 
-    Small images are enlarged, then padded by reflection. The position depends on the bytes alone, so that every run sees the
+    Small images are enlarged, then padded by reflection. The position depends on the bytes alone, so that all runs use the
     same squares."""
     try:
         image = Image.open(io.BytesIO(blob)).convert("RGB")
@@ -72,11 +69,11 @@ def read_square(blob: bytes) -> NDArray[np.uint8] | None:
 
 
 def load_photos(sources: Iterable[Path], threads: int | None = None) -> tuple[Tensor, Tensor]:
-    """All photos as uint8 tensors (N, SIDE, SIDE, 3): those to train on, and those held out, of which there is at least one.
+    """All photos as uint8 tensors (N, SIDE, SIDE, 3): training photos, and at least one held-out photo.
 
     Raises ImageError if there is no image to train on."""
     files = list(find_photos(sources := list(sources)))
-    train = np.empty((len(files), SIDE, SIDE, 3), np.uint8)  # pages take memory once they are written
+    train = np.empty((len(files), SIDE, SIDE, 3), np.uint8)  # pages take no memory until written to
     held_out: list[NDArray[np.uint8]] = []
     count = 0
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
@@ -130,7 +127,7 @@ def _in_two_colours(crop: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _random_colour(crop: Tensor, rng: np.random.Generator) -> Tensor:
-    """The colour of a pixel of the crop, or an arbitrary one, in which each channel is an end of its range half of the time."""
+    """The colour of a pixel of the crop, or an arbitrary colour. Half of its channels, on average, are 0 or 255."""
     if rng.random() < 0.3:
         return crop[tuple(rng.integers(len(crop), size=2))]
     channels = np.where(rng.random(3) < 0.5, rng.choice((0, 255), 3), rng.integers(256, size=3))
@@ -140,7 +137,7 @@ def _random_colour(crop: Tensor, rng: np.random.Generator) -> Tensor:
 def karhunen_loeve(photos: Tensor, components: int, rng: np.random.Generator, crops: int = 600) -> tuple[Tensor, Tensor]:
     """Mean (768,) and first principal components (components, 768) of 16x16 patches, in (3, 16, 16) order.
 
-    The first three components are flat colours, to which the others are orthogonal. Plain components would only be nearly flat:
+    The first three components are flat colours; the others are orthogonal to them. Plain components would only be nearly flat:
     a flat area would then decode to a pattern of dots, since the small coefficients that correct it are not sent."""
     sample = random_crops(photos, crops, rng)
     patches = torch.nn.functional.pixel_unshuffle(sample, CELL).permute(0, 2, 3, 1).reshape(-1, 3, CELL**2).double()

@@ -1,4 +1,4 @@
-"""One training run, from photographs to a model file: the work of `tessera train`."""
+"""A training run, from photographs to a model file, as `tessera train` executes it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from codec.training.photos import load_photos
 from codec.training.trainer import CHECKPOINT, Trainer, TrainingConfig, train
 from codec.training.vgg import torchvision_vgg
 
-NO_VGG = "none"  # in place of a file
+NO_VGG = "none"  # value of `vgg` that disables the perceptual loss
 
 
 @dataclass(frozen=True)
 class Run:
-    """The options of a run, as `tessera train` takes them."""
+    """The options of a training run."""
 
-    trainer: type[Trainer]  # of the family to train
+    trainer: type[Trainer]  # trainer class of the family
     photos: Sequence[str]  # folders, tar files or images
     state: str  # folder of the checkpoint and the logs
     output: str | None  # model file to write at the end
@@ -35,11 +35,11 @@ class Run:
     restart: bool  # start a new schedule from the checkpoint's weights
     vgg: str | None  # file of VGG19, or NO_VGG; None for torchvision's
     threads: int | None
-    processes: int | None  # of one thread each
-    table_photos: int  # on which the model's tables are measured
+    processes: int | None  # number of single-threaded processes
+    table_photos: int  # number of photos to measure the model's tables on
     device: str
-    validate_minutes: float  # of training, from one validation to the next
-    network_options: dict[str, Any]  # that differ from the family's defaults
+    validate_minutes: float  # minutes of training between two validations
+    network_options: dict[str, Any]  # options that differ from the family's defaults
     recipe: dict[str, Any]  # values that differ from the family's recipe
 
     def execute(self, report: Callable[[str], None]) -> Model | None:
@@ -79,23 +79,23 @@ class Run:
             raise UsageError(msg, ("processes",))
 
     def _perceptual_loss(self, report: Callable[[str], None]) -> PerceptualLoss | None:
-        """The perceptual loss; None if it is not wanted, or if no file was given and torchvision's is not available."""
-        consequence = f"training on {self.trainer.loss_without_vgg} alone, images will be smoother"
+        """The perceptual loss; None if it is disabled, or if no file is given and torchvision's is not available."""
+        consequence = f"training on {self.trainer.loss_without_vgg} alone; images will be smoother"
         if self.vgg == NO_VGG:
-            report(f"no VGG19 wanted: {consequence}")
+            report(f"perceptual loss disabled: {consequence}")
             return None
         try:
             loss = PerceptualLoss(Path(self.vgg) if self.vgg else torchvision_vgg())
         except ModelError as error:
             if self.vgg:
                 raise
-            report(f"no VGG19, so {consequence}: {error}")
+            report(f"VGG19 is not available ({error}): {consequence}")
             return None
         report(f"perceptual loss by VGG19 of {loss.origin}")
         return loss
 
     def start(self, photos: torch.Tensor, device: torch.device, report: Callable[[str], None]) -> Trainer:
-        """The trainer of the checkpoint in `state`, or else a new one, from a model or from scratch."""
+        """A trainer that continues from the checkpoint in `state`, or else starts from a model or from scratch."""
         checkpoint = Path(self.state) / CHECKPOINT
         recipe = self.recipe
         if "minutes" in recipe:
@@ -120,7 +120,7 @@ class Run:
 
 
 def parse_settings(recipe: type[TrainingConfig], settings: Sequence[str], excluded: Container[str]) -> dict[str, Any]:
-    """Values of a recipe by name, from NAME=VALUE each; a tuple of the recipe takes as many numbers, separated by commas.
+    """Values of a recipe by name, from strings NAME=VALUE. A tuple takes its number of values, separated by commas.
 
     Raises UsageError for a value that does not fit, and for a name that is `excluded` or not in the recipe."""
     defaults = {name: value for name, value in vars(recipe()).items() if name not in excluded}
@@ -128,7 +128,7 @@ def parse_settings(recipe: type[TrainingConfig], settings: Sequence[str], exclud
     for setting in settings:
         name, _, text = setting.partition("=")
         if name not in defaults:
-            msg = f"{setting}: no such value of the recipe; there are {', '.join(defaults) or 'none'}"
+            msg = f"{setting}: unknown training value; choose from {', '.join(defaults) or 'none'}"
             raise UsageError(msg)
         default = defaults[name]
         count = len(default) if isinstance(default, tuple) else 1

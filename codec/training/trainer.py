@@ -1,10 +1,9 @@
-"""Training, for every family of models: `train` is the loop, `Trainer` the state that it moves forward.
+"""Training, for every family of models: `train` is the loop, `Trainer` the state that it advances.
 
-A step draws random crops, computes the family's loss and moves the weights by AdamW; a moving average of the weights follows,
-and is the network that ships. The learning rate is constant and falls to zero at the end (arXiv 2405.18392), so that a run can
-be prolonged or ended at any time. A checkpoint holds the whole state: a run that was resumed takes the same steps as one that
-was never interrupted. A family subclasses `Trainer` to say how its networks are built, measured and written, and how their loss
-is computed.
+A step draws random crops, computes the family's loss and updates the weights with AdamW. A model file gets the moving average
+of the weights. The learning rate is constant and falls to zero at the end (arXiv 2405.18392), so that a run can be prolonged or
+ended at any time. A checkpoint holds the whole state: a resumed run takes the same steps as an uninterrupted run. A family
+subclasses `Trainer` to build, measure and write its networks, and to compute their loss.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ from codec.training.losses import PerceptualLoss
 from codec.training.photos import random_crops
 
 CHECKPOINT = "checkpoint.safetensors"
-CHECKPOINT_MINUTES = 3.0  # from one checkpoint to the next
+CHECKPOINT_MINUTES = 3.0  # minutes between two checkpoints
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-MAX_STEP_SECONDS = 10.0  # of a step count as training: one that took longer was suspended
-WARMUP_STEPS = 100  # in which the learning rate rises
+MAX_STEP_SECONDS = 10.0  # longest time of a step that counts as training; a longer step was suspended
+WARMUP_STEPS = 100  # steps with a rising learning rate
 MAX_GRADIENT_NORM = 1.0
 COUNTERS = ("step", "schedule_minutes", "total_crops", "total_minutes")  # attributes of `Trainer` in a checkpoint
-MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, per parameter
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's moments of a parameter
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,8 @@ class TrainingConfig:
     batch: int = 8  # crops per step
     rate: float = 4e-4  # peak learning rate; 1e-3 is faster from scratch, but costs a trained network 0.2 dB for a while
     perceptual: float = 1.0  # weight of the perceptual distance against the squared error
-    patch: int = 64  # side in pixels of the window on which the perceptual distance is measured
-    decay: float = 0.2  # share of the schedule, at its end, in which the learning rate falls to zero
+    patch: int = 64  # side in pixels of the window for the perceptual distance
+    decay: float = 0.2  # last share of the schedule, with a learning rate that falls to zero
     average: float = 0.999  # decay per step of the moving average of the weights
     seed: int = 0
 
@@ -83,7 +82,7 @@ def train(
     received: list[int] = []  # stop signals
     handlers = [signal.signal(s, lambda number, _: received.append(number)) for s in STOP_SIGNALS] if group.is_leader else []
     stopped = False
-    losses: list[float] = []  # of the steps since the last row of the log
+    losses: list[float] = []  # losses since the last row of the log
     logged_minutes, logged_crops = trainer.total_minutes, trainer.total_crops
     clock = last_checkpoint = last_validation = time.monotonic()
     try:
@@ -141,7 +140,7 @@ class Trainer(ABC):
     family: ClassVar[str]  # name in `tessera train --family`
     recipe: ClassVar[type[TrainingConfig]]
     network_options: ClassVar[tuple[str, ...]] = ()  # keyword arguments of `configure`
-    loss_without_vgg: ClassVar[str] = "squared error"  # for messages
+    loss_without_vgg: ClassVar[str] = "squared error"  # name of the remaining loss, in messages
     can_average: ClassVar[bool] = True  # whether the mean of two networks in training is a network of the same quality
     network: nn.Module
     ema: nn.Module
@@ -153,9 +152,9 @@ class Trainer(ABC):
         self.group = ProcessGroup()
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.network).requires_grad_(False)  # exponential moving average of the weights
-        self.step = 0  # of this schedule
-        self.schedule_minutes = 0.0  # of training in this schedule, without pauses
-        self.total_crops = 0  # over all schedules, as `total_minutes`
+        self.step = 0  # steps taken in this schedule
+        self.schedule_minutes = 0.0  # minutes of training in this schedule, without pauses
+        self.total_crops = 0  # crops in all schedules, as for `total_minutes`
         self.total_minutes = 0.0
         self.rng = np.random.default_rng(config.seed)
         torch.manual_seed(config.seed)
@@ -192,7 +191,7 @@ class Trainer(ABC):
             return min(1.0, self.step / self.config.steps)
         return min(1.0, self.schedule_minutes / self.config.minutes)
 
-    # What a family provides
+    # Hooks of a family
 
     @classmethod
     @abstractmethod
@@ -207,7 +206,8 @@ class Trainer(ABC):
     @classmethod
     @abstractmethod
     def from_model(cls, name: str, config: Any, device: torch.device) -> Self:
-        """A trainer of a model's network; `name` as for `open_model`. Raises ModelError for a model of another family."""
+        """A trainer of a model's network; `name` is a name or path for `open_model`. Raises ModelError for a model of another
+        family."""
 
     @classmethod
     @abstractmethod
@@ -245,29 +245,29 @@ class Trainer(ABC):
         return [(1.0, list(self.network.parameters()))]
 
     def modules(self) -> dict[str, nn.Module]:
-        """The modules that a checkpoint holds, by name."""
+        """The modules in a checkpoint, by name."""
         return {"network": self.network, "average": self.ema}
 
     def after_step(self) -> None:  # noqa: B027 (most families have nothing to do)
         """Adjusts the network after each step of the optimizer."""
 
-    # What families use
+    # Helpers for families
 
     def perceptual_window(self) -> tuple[slice, slice]:
-        """Rows and columns of a random window of a crop, on which the perceptual distance is measured."""
+        """Rows and columns of a random window of a crop, for the perceptual distance."""
         side = min(self.config.patch, self.crop_side)
         top, left = self.rng.integers(self.crop_side - side + 1, size=2)
         return slice(top, top + side), slice(left, left + side)
 
     def add_totals_of(self, model: Model) -> None:
-        """Adds the crops and minutes that a model was trained with to those of this run."""
+        """Adds the crops and minutes of a model's training to this run's totals."""
         self.total_crops += model.metadata["card"].get("crops", 0)
         self.total_minutes += model.metadata["card"].get("minutes", 0.0)
 
     # Process groups
 
     def join_group(self, group: ProcessGroup) -> None:
-        """Joins a process group whose processes all start from this state; each draws other crops."""
+        """Joins a process group. All its processes start from this state, and each draws its own crops."""
         self.group = group
         if not group.is_leader:
             self.rng = np.random.default_rng([self.config.seed, self.step, group.rank])
@@ -275,7 +275,7 @@ class Trainer(ABC):
         if group.world_size == 1:
             return
         for parameter in self.network.parameters():
-            # The same tensors must exist in all processes. A parameter that had no gradient here yet may have one elsewhere.
+            # The same tensors must exist in all processes. A parameter without a gradient here may have one elsewhere.
             if not self.optimizer.state[parameter]:
                 moments = {name: torch.zeros_like(parameter, requires_grad=False) for name in MOMENTS}
                 self.optimizer.state[parameter] = {"step": torch.zeros((), device=self.device), **moments}
@@ -311,7 +311,7 @@ class Trainer(ABC):
 
     @classmethod
     def resume(cls, path: Path, device: torch.device, config: TrainingConfig | None = None) -> Self:
-        """The trainer whose state `save` wrote. With a `config`, a new schedule starts from its weights and moments.
+        """The trainer in a checkpoint written by `save`. With a `config`, a new schedule starts from its weights and moments.
 
         Raises as `read_checkpoint` does."""
         plain, tensors = cls.read_checkpoint(path)
@@ -357,13 +357,13 @@ class Trainer(ABC):
             torch.cuda.set_rng_state(tensors["cuda_rng"], self.device)
 
     def check_network(self, network_options: dict[str, Any], source: str) -> None:
-        """Raises UsageError if these options ask for another network than that of `source`, which this trainer continues."""
+        """Raises UsageError if these options ask for another network than the one in `source`, which this trainer continues."""
         if network_options and (wanted := self.configure(**network_options)) != self.network_config:
-            msg = f"{source} holds {self.network_config.name}, which cannot become {wanted.name}"
+            msg = f"{source} contains {self.network_config.name} and cannot be trained as {wanted.name}"
             raise UsageError(msg, ("shape",))
 
     def export(self, photos: Tensor, path: Path, command: str) -> Model:
-        """Writes a model file, with tables measured on the photos; its metadata say that `command` made it, and how."""
+        """Writes a model file, with tables measured on the photos; its metadata records `command` and the training."""
         provenance = {
             "made_by": command,
             "training": asdict(self.config),

@@ -1,7 +1,7 @@
 """Weights of VGG19 (Simonyan & Zisserman, arXiv 1409.1556) for the perceptual loss, from torchvision's file or an .npz.
 
-Both were trained on ImageNet, but take pixels differently: torchvision's takes RGB, normalised by mean and standard deviation;
-the authors' takes BGR in 0..255 less the mean.
+Both were trained on ImageNet, but differ in their input: torchvision's weights take RGB, normalised by mean and standard
+deviation; the authors' weights take BGR in 0..255 minus the mean.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import Tensor
 from codec.errors import ModelError
 
 LAYERS = tuple(f"conv{stage}_{i}" for stage, depth in ((1, 2), (2, 2), (3, 4)) for i in range(1, depth + 1))
-TORCHVISION_INDEXES = (0, 2, 5, 7, 10, 12, 14, 16)  # of LAYERS in torchvision's `features`
+TORCHVISION_INDEXES = (0, 2, 5, 7, 10, 12, 14, 16)  # indexes of LAYERS in torchvision's `features`
 URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 SHA256_PREFIX = "dcbb9e9d"
-STALL_TIMEOUT = 20  # seconds without a byte; torch's downloader has no limit of its own
-BGR_MEAN = (103.939, 116.779, 123.68)  # of ImageNet, pixels in 0..255
-RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, pixels in 0..1
+STALL_TIMEOUT = 20  # seconds without a byte; torch's downloader has no timeout
+BGR_MEAN = (103.939, 116.779, 123.68)  # mean of ImageNet, pixels in 0..255
+RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of ImageNet, pixels in 0..1
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,60 @@
+"""Opening files for reading: a path, an open file, or bytes in memory. No torch."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+from codec.errors import FileError, TesseraError
+
+FileInput: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
+
+
+@contextmanager
+def open_file(file: Any, expected: str = "a file") -> Iterator[BinaryIO]:
+    """A file open for reading. Errors within the block that concern a named file begin with its name."""
+    name = file if isinstance(file, str | os.PathLike) else getattr(file, "name", None)
+    prefix = f"{os.fspath(name)}: " if isinstance(name, str | os.PathLike) else ""
+    try:
+        if isinstance(file, bytes | bytearray | memoryview):
+            yield io.BytesIO(file)
+        elif isinstance(file, str | os.PathLike):
+            if os.path.isdir(file):
+                msg = "is a folder: name a file in it"
+                raise FileError(msg)
+            with Path(file).open("rb") as stream:
+                yield stream
+        elif hasattr(file, "read") and isinstance(file.read(0), bytes):
+            yield file
+        else:
+            kind = "a file opened as text" if hasattr(file, "encoding") else f"an object of type {type(file).__name__}"
+            msg = f"{kind} is not {expected}"
+            raise FileError(msg)
+    except FileNotFoundError as error:
+        msg = f"{prefix}no such file: check the name"
+        raise FileError(msg) from error
+    except (OSError, ValueError) as error:  # ValueError: a closed file, or a path with a zero byte
+        reason = getattr(error, "strerror", None) or error
+        msg = f"{prefix}cannot be read ({reason}): check its permissions"
+        raise FileError(msg) from error
+    except TesseraError as error:
+        if prefix and not str(error).startswith(prefix):
+            error.args = (f"{prefix}{error}", *error.args[1:])
+        raise
+
+
+def read_at_most(stream: BinaryIO, head: bytes, limit: int) -> bytes:
+    """The bytes of a file whose `head` has been read. Raises FileError if it has more than `limit` bytes."""
+    try:
+        size = os.fstat(stream.fileno()).st_size  # 0 for pipes and devices
+    except (AttributeError, OSError):
+        size = 0
+    data = head + stream.read(limit + 1 - len(head)) if size <= limit else b""
+    if max(size, len(data)) > limit:
+        msg = f"has more than {limit / 1e6:.0f} MB, the limit for files of its kind: check the file"
+        raise FileError(msg, ("max_pixels",))
+    return data
