@@ -205,15 +205,15 @@ class Run:
 
     def execute(self, dry_run: bool = False) -> int:
         """Converts all files, or only prints the plan. Returns the exit code."""
+        jobs = [job for job in self._plan.jobs if not job.error]
+        # NumPy is not imported yet. Its threads only slow down a pipeline, which uses all cores itself.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(self._values["jobs"] if len(jobs) == 1 else 1))
+        self._command.prepare()
         try:
             with self._bar:
                 for job in self._plan.jobs:
                     if job.error:
                         self._failed(job, job.error)
-                jobs = [job for job in self._plan.jobs if not job.error]
-                # NumPy is not imported yet. Its threads only slow down a pipeline, which uses all cores itself.
-                os.environ.setdefault("OPENBLAS_NUM_THREADS", str(self._values["jobs"] if len(jobs) == 1 else 1))
-                self._command.prepare()
                 if dry_run:
                     self._print_plan(jobs)
                 else:
