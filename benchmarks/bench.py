@@ -29,7 +29,7 @@ from benchmarks.codecs.registry import NATIVE_NAMES, QUICK_NAMES, SCALED_NAMES, 
 from benchmarks.curves import delta
 from benchmarks.metrics import METRICS, Evaluator, MetricOptions, open_evaluator
 from benchmarks.records import SCALED, TESSERA, Pixels, Results, Sample, Speed
-from benchmarks.study import BenchmarkImage, Outcome, Study, open_source, shown
+from benchmarks.study import BenchmarkImage, Outcome, Study, open_benchmark_image, shown
 from benchmarks.timing import note, time_codec
 from codec import __version__
 from codec.errors import CodecMissingError, ImageError, ModelError, TesseraError, UsageError
@@ -39,9 +39,9 @@ NAMES = (*NATIVE_NAMES, *SCALED_NAMES)
 BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.25, 0.4, 0.7)  # default rates, bits per pixel
 SPEED_BPP = 0.153  # speed is measured at the nearest of the rates
 SPEED_IMAGES = 2
-MIN_TASKS = 8  # for fewer tasks, worker processes cost more time than they save
+MIN_TASKS = 8  # worker processes cost more time than they save if there are fewer tasks
 ALL = "all"  # value of --metrics
-DEFAULT_ANCHORS = ("webp-scaled", "webp")  # the first that was measured
+DEFAULT_ANCHORS = ("webp-scaled", "webp")  # the first measured one is used
 LIBRARIES = (
     "torch", "numpy", "pillow", "pytorch-msssim", "bjontegaard", "compressai",
     "pillow-jxl-plugin", "pillow-heif", "imageio-ffmpeg", "ssimulacra2", "constriction",
@@ -52,18 +52,18 @@ LIBRARIES = (
 class BenchOptions:
     """The options of `tessera bench`. Raises UsageError if they are unknown or contradict each other."""
 
-    images: Mapping[str, str]  # paths by name in tables
-    codecs: Sequence[str] = ()  # none: all but those at their quick settings
+    images: Mapping[str, str]  # name in tables -> path
+    codecs: Sequence[str] = ()  # empty: all except quick settings
     budgets: Sequence[float] = BUDGETS
     own_settings: bool = False
-    metrics: Sequence[str] = ()  # none: the default ones; 'all': all
+    metrics: Sequence[str] = ()  # empty: the default metrics; 'all': all metrics
     metric_options: MetricOptions = field(default_factory=MetricOptions)
     anchor: str | None = None
     codec_options: BenchCodecOptions = field(default_factory=BenchCodecOptions)
     cache: Path | None = None
     jobs: int = 1
     speed: bool = True
-    threads: int = 1  # when measuring speed
+    threads: int = 1  # threads when measuring speed
     max_pixels: int = MAX_PIXELS
     command: str = ""
 
@@ -98,7 +98,7 @@ class BenchOptions:
 
 @dataclass
 class Bench:
-    """The images, codecs and metrics of one run that could be opened, and the reasons for those that could not."""
+    """The images, codecs and metrics that a run could open, and its reasons for missing ones."""
 
     options: BenchOptions
     sources: list[BenchmarkImage]
@@ -109,8 +109,8 @@ class Bench:
 
     @classmethod
     def open(cls, options: BenchOptions, say: Callable[[str], None]) -> Bench:
-        """Opens images, codecs and metrics. `say` is told of those that are left out. Raises TesseraError if nothing
-        remains."""
+        """Opens images, codecs and metrics. Calls `say` with a message for each item left out. Raises TesseraError if
+        nothing remains."""
         bench = cls(options, [], [], [], {}, {})
         bench._open_images(say)
         bench._open_codecs(say)
@@ -120,7 +120,7 @@ class Bench:
     def _open_images(self, say: Callable[[str], None]) -> None:
         for name, path in self.options.images.items():
             try:
-                self.sources.append(open_source(Path(path), name, self.options.max_pixels))
+                self.sources.append(open_benchmark_image(Path(path), name, self.options.max_pixels))
             except ImageError as error:
                 self.failed[name] = str(error)
                 say(f"{path}: {error}")
@@ -222,7 +222,7 @@ class Bench:
         )
 
     def _speeds(self, say: Callable[[str], None]) -> tuple[tuple[Speed, ...], str]:
-        """The speeds of the codecs that can be timed, and the conditions in words."""
+        """The speeds of the codecs that can be timed, and a description of the conditions."""
         images = [source.pixels() for source in self.sources[:SPEED_IMAGES]]
         budgets = [] if self.options.own_settings else sorted(self.options.budgets)
         bpp = min(budgets, key=lambda budget: abs(budget - SPEED_BPP), default=SPEED_BPP)
@@ -238,19 +238,17 @@ class Bench:
         return tuple(speeds), note(self.options.threads, images, bpp)
 
     def _settings(self, study: Study) -> dict[str, str]:
-        """How each codec and metric was run, for readers of the report."""
+        """The settings of each codec and metric, for readers of the report."""
         settings = {codec.title: codec.description for codec in self.codecs}
         if study.budgets:
-            settings["Rates"] = (
-                "for every image the best file of each codec that is no larger than the rate allows, header included"
-            )
+            settings["Rates"] = "for each image, each codec's best file within the rate, header included"
         else:
-            settings["Rates"] = "each codec at fixed settings of its own, whole files"
+            settings["Rates"] = "each codec at its own fixed settings, whole files"
         if study.scaled and study.budgets:
             scales = ", ".join(f"{scale:g}" for scale in SCALES)
             settings["Best scale"] = (
                 f"the image is shrunk by a Lanczos filter, coded, decoded and enlarged by a bicubic one, at scales {scales}; "
-                "the best of them for each image, rate and metric apart"
+                "the best scale is chosen separately for each image, rate and metric"
             )
         settings["Metrics"] = "on RGB at the original size: " + "; ".join(
             f"{METRICS[key].title} {METRICS[key].how}" for key in self.metrics
@@ -258,23 +256,23 @@ class Bench:
         if {"top1", "top5"} & set(self.metrics):
             settings["Classifier"] = self.options.metric_options.classifier
         settings["BD-rate"] = (
-            "Bjontegaard's delta rate by piecewise cubic interpolation of mean curves, over the qualities both reach"
+            "Bjontegaard's delta rate by piecewise cubic interpolation of mean curves, over the common range of quality"
         )
         return settings
 
     def decode(self, image: str, name: str, sample: Sample) -> Pixels:
-        """The decoded image of a sample of a series, at its original's size."""
+        """A sample's decoded image, at the size of the original."""
         codec = next(codec for codec in self.codecs if codec.name == name.removesuffix(SCALED))
         info = next(source.image for source in self.sources if source.image.name == image)
         return enlarge(codec.decode(sample.data), info.width, info.height)
 
 
 def run_locally(options: BenchOptions, study: Study) -> Iterator[Outcome]:
-    """The outcomes of a study's tasks, in order. Several jobs are separate processes, since most encoders hold Python's
-    lock."""
+    """The outcomes of a study's tasks, in order. Several jobs are separate processes, since most encoders hold the
+    GIL."""
     indexes = range(len(study.tasks()))
     if options.jobs == 1 or len(indexes) < MIN_TASKS:
-        torch.set_num_threads(1)  # for the same numbers with any number of jobs
+        torch.set_num_threads(1)  # makes numbers independent of the number of jobs
         yield from map(study.run_task, indexes)
         return
     pool = ProcessPoolExecutor(options.jobs, get_context("spawn"), _start_worker, (options,))
@@ -287,7 +285,7 @@ def run_locally(options: BenchOptions, study: Study) -> Iterator[Outcome]:
         pool.shutdown(cancel_futures=True)
 
 
-_study: Study  # of a worker process
+_study: Study  # the study of a worker process
 
 
 def _start_worker(options: BenchOptions) -> None:

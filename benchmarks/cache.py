@@ -1,4 +1,4 @@
-"""The cache of samples: an interrupted benchmark continues where it stopped, and a repeated one measures only what is new."""
+"""The cache of samples: an interrupted benchmark continues where it stopped, and a repeated one measures only new items."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Cache:
             with self._database:
                 self._database.execute("create table if not exists samples (key text primary key, value text not null)")
         except (OSError, sqlite3.Error) as error:
-            msg = f"the cache {folder} cannot be used ({error}): name another with --cache, or go without by --no-cache"
+            msg = f"the cache {folder} cannot be used ({error}): choose another with --cache, or use --no-cache"
             raise TesseraError(msg) from error
 
     def get(self, key: str) -> tuple[bool, Sample | None]:
-        """Whether the key is known, and its sample: None if no file of the image fits the rate."""
+        """Returns `(found, sample)`. The sample is None if no file fits the rate."""
         with self._lock:
             row = self._database.execute("select value from samples where key = ?", (key,)).fetchone()
         if row is None:
@@ -57,5 +57,5 @@ class Cache:
 
 
 def key_of(*parts: Any) -> str:
-    """A key for everything that a sample depends on, as plain data."""
+    """A cache key. `parts` are plain data: everything that a sample depends on."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -25,9 +25,9 @@ DEFAULT = "efficientnet-lite0"
 TOP = 5
 # EfficientNet-Lite0
 SIDE = 224  # pixels of its input
-CROP = 0.875  # side of the central square that is scaled to it, relative to the image's shorter side
-MEAN, DEVIATION = 127.0, 128.0  # by which pixels in 0..255 are normalised
-STAGES = (0, 2, 4, 10, 15)  # its blocks at the ends of resolutions 1/2 to 1/32
+CROP = 0.875  # side of the central crop, relative to the image's shorter side
+MEAN, DEVIATION = 127.0, 128.0  # normalisation of pixels in 0..255
+STAGES = (0, 2, 4, 10, 15)  # the last block at each resolution, 1/2 to 1/32
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Lite0Features(nn.Module):
 
 
 def load_classifier(name: str = DEFAULT, weights: Path | None = None) -> Classifier:
-    """EfficientNet-Lite0, or the classifier that torchvision has under this name, with the preprocessing of its weights.
+    """EfficientNet-Lite0, or torchvision's classifier of this name, with the preprocessing of its weights.
 
     `weights` is a file with its state dict; None: the file of the package, or torchvision's best weights in torch's cache.
     Nothing is downloaded. Raises UsageError for an unknown name, CodecMissingError if a package is missing, ModelError if
@@ -122,19 +122,20 @@ def _preprocess_lite0(image: Tensor) -> Tensor:
 
 
 def _load(network: nn.Module, file: Path, name: str, origin: str) -> None:
-    """Loads the weights of a file into a network. Raises ModelError if they do not fit; `origin` has those that do."""
+    """Loads the weights of a file into a network. Raises ModelError if the weights do not fit; the message names
+    `origin` as the source of matching weights."""
     try:
         network.load_state_dict(torch.load(file, "cpu", weights_only=True))
     except Exception as error:  # torch.load may raise anything
         reason = (str(error).strip().splitlines() or [""])[0]
-        msg = f"{file} does not hold weights of {name} ({type(error).__name__}: {reason}): {origin} has them"
+        msg = f"{file} does not hold weights of {name} ({type(error).__name__}: {reason}): get them from {origin}"
         raise ModelError(msg) from error
 
 
 def _torchvision_models() -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # from torchvision's use of deprecated functions of torch
+            warnings.simplefilter("ignore", FutureWarning)  # torchvision uses deprecated functions of torch
             import torchvision.models
     except (ImportError, RuntimeError) as error:  # RuntimeError: built for another version of torch
         msg = f"this classifier needs torchvision ({error}): pip install '.[bench]' in Tessera's repository"

@@ -1,7 +1,7 @@
 """Contribution maps: which pixels change when a token changes, after One-D-Piece (2501.10064).
 
 The digits of a token are replaced by others that the entropy model considers possible, drawn from its tables. All other tokens
-stay, also those of later levels, although the encoder chose them for the original token. A map is the mean absolute difference
+stay, even in later levels, although the encoder chose them for the original token. A map is the mean absolute difference
 of the decoded image over its channels and several draws.
 """
 
@@ -38,12 +38,12 @@ HEAT = np.array([[0, 0, 0], [66, 10, 104], [187, 55, 84], [249, 142, 9], [252, 2
 class Contribution:
     """The effect of a token."""
 
-    index: int  # in the sequence; 0 is sent first
+    index: int  # index in the sequence; 0 is coded first
     level: int
-    row: int  # in the grid of its level
+    row: int  # row in the grid of its level
     column: int
     change: NDArray[np.float32]  # (H, W) mean absolute difference of a pixel, 0 to 255
-    share: float  # of the pixels that change, mean over the draws
+    share: float  # share of the pixels that change, mean over the draws
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,14 @@ class TokenPosition:
 def contribution(
     codec: Codec,
     pixels: Pixels,
-    tokens: Sequence[int] | None,
+    indexes: Sequence[int] | None,
     length: float,
     draws: int = DRAWS,
     progress: Callable[[], None] = lambda: None,
 ) -> list[Contribution]:
     """Maps of tokens, in the order of the sequence, for an image (H, W, 3) that is coded with `length` tokens per block.
 
-    `tokens` are indexes in the sequence; None: SAMPLES tokens of each level, evenly spaced from the first. Each token costs
+    `indexes` are positions in the sequence; None: SAMPLES tokens of each level, evenly spaced from the first. Each token costs
     `draws` decodings of the image; `progress` is called after each token. The same arguments give the same maps. Raises
     UsageError if the sequence has no such token, or the model no levels."""
     code = codec.model.code
@@ -77,9 +77,9 @@ def contribution(
     (sequence,) = codec.tokenize([pixels])
     original = codec.read(codec.write(sequence, tokens=length).data).prefix
     assert isinstance(original, PyramidPrefix)
-    indexes = sorted(set(default_indexes(original.layout, original.length) if tokens is None else tokens))
+    indexes = sorted(set(default_indexes(original.layout, original.length) if indexes is None else indexes))
     if outside := [index for index in indexes if not 0 <= index < original.length]:
-        msg = f"there is no token {outside[0]}: this image has 0 to {original.length - 1} at {length:g} tokens per block"
+        msg = f"there is no token {outside[0]}: this image has tokens 0 to {original.length - 1} at {length:g} tokens per block"
         raise UsageError(msg)
 
     def decode(prefix: PyramidPrefix) -> NDArray[np.int16]:
@@ -135,8 +135,8 @@ def replacements(position: TokenPosition, prefix: PyramidPrefix, draws: int) -> 
 def other_digits(frequencies: NDArray[np.int32], digits: NDArray[np.int8], rng: np.random.Generator) -> NDArray[np.int8]:
     """Digits (D,) drawn from their tables (D, 2 limit + 1) under the condition that they are not all equal to `digits`.
 
-    Rejection would take long if the entropy model is certain. So the first digit that differs is drawn first: those before it
-    stay, it gets another value, and those after it any value."""
+    Rejection would take long if the entropy model is certain. So the first digit that differs is drawn first: the digits
+    before it stay, it gets another value, and the digits after it get any value."""
     tables = frequencies / frequencies.sum(1, keepdims=True)
     limit = tables.shape[1] // 2
     positions, symbols = np.arange(len(digits)), digits.astype(np.intp) + limit
@@ -150,7 +150,7 @@ def other_digits(frequencies: NDArray[np.int32], digits: NDArray[np.int8], rng: 
 
 
 def sheet(pixels: Pixels, contributions: Sequence[Contribution]) -> Image.Image:
-    """Heat maps over the dimmed image (H, W, 3): for each level the mean map, then those of single tokens."""
+    """Heat maps over the dimmed image (H, W, 3): for each level the mean map, then the maps of single tokens."""
     height, width = pixels.shape[:2]
     scale = PANEL / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))

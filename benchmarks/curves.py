@@ -11,8 +11,8 @@ from benchmarks.metrics import METRICS
 from benchmarks.records import Delta, Point, Series
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # bits per pixel and quality, both ascending
-MIN_POINTS = 3  # of each curve
-MIN_OVERLAP = 0.1  # of the range of quality that the two curves cover together
+MIN_POINTS = 3  # points per curve
+MIN_OVERLAP = 0.1  # overlap of two curves, relative to their joint range of quality
 
 
 def delta(anchor: Series, series: Series, metric: str, images: int) -> Delta:
@@ -41,7 +41,7 @@ def delta(anchor: Series, series: Series, metric: str, images: int) -> Delta:
 def same_quality(
     series: Sequence[Series], reference: Series, metric: str, images: int
 ) -> list[tuple[Point, list[float | None]]]:
-    """For each complete point of the reference, the factor by which each codec's rate differs at the same mean quality."""
+    """For each complete point of the reference, each codec's rate at equal mean quality, relative to the reference's rate."""
     rows = []
     for point in reference.points:
         if point.images == images and metric in point.metrics:
@@ -62,15 +62,15 @@ def rate_at(series: Series, metric: str, value: float, images: int) -> float | N
 
 
 def curve_of(series: Series, metric: str, images: int) -> Curve:
-    """Rate and quality at the points at which all `images` could be coded, lowest rate first."""
+    """Rate and quality of the points that cover all `images`, lowest rate first."""
     points = [p for p in series.points if p.images == images and metric in p.metrics]
     rates, qualities = np.array([p.bpp for p in points]), np.array([to_quality(metric, p.metrics[metric]) for p in points])
-    keep = [i for i in range(len(points)) if i == 0 or rates[i] > rates[i - 1]]  # at its limit, a codec repeats its last file
+    keep = [i for i in range(len(points)) if i == 0 or rates[i] > rates[i - 1]]  # a codec repeats its last file at its limit
     return rates[keep], qualities[keep]
 
 
 def to_quality(metric: str, value: float) -> float:
-    """A metric on a scale on which higher is better: MS-SSIM in decibels, as usual, and LPIPS negated."""
+    """A metric converted so that higher is better: MS-SSIM in decibels, as usual, and LPIPS negated."""
     if metric == "ms_ssim":
         return float(-10 * np.log10(max(1e-12, 1 - value)))
     return value if METRICS[metric].best is max else -value

@@ -39,7 +39,7 @@ def write_json(results: Results, folder: Path) -> list[Path]:
 
 
 def json_of(series: Series, results: Results) -> dict:
-    """A codec's curve in the form that compressai's plot tool reads, with further fields after it."""
+    """A codec's curve in the form that compressai's plot tool reads, followed by further fields."""
     points = [point for point in series.points if point.images == len(results.images)]
     curve: dict[str, list] = {"bpp": [point.bpp for point in points]}
     for key in results.metrics:
@@ -48,7 +48,7 @@ def json_of(series: Series, results: Results) -> dict:
     speed = next((speed for speed in results.speeds if speed.codec == series.name), None)
     if speed and points:
         area = sum(image.width * image.height for image in results.images) / len(results.images) / 1e6
-        # seconds per image, at the one rate at which speed was measured
+        # seconds per image; speed was measured at a single rate
         curve["encoding_time"] = [area / speed.encode] * len(points)
         curve["decoding_time"] = [area / speed.decode] * len(points)
     return {
@@ -103,7 +103,7 @@ def tables(results: Results) -> Iterator[tuple[str, Table, str]]:
     objectives.columns[1].justify = "left"
     for series in results.series:
         objectives.add_row(series.title, series.made_for)
-    yield "What each codec was made for (it does well in similar metrics)", objectives, ""
+    yield "Objective of each codec (a codec does well in similar metrics)", objectives, ""
 
 
 def _metric_tables(results: Results) -> Iterator[tuple[str, Table, str]]:

@@ -1,4 +1,4 @@
-"""The metrics of a benchmark: how each is shown, its formula, and the evaluator that computes it for decoded images.
+"""The metrics of a benchmark: presentation, formula and evaluator of each.
 
 PSNR and LPIPS are computed by `codec`, class agreement by a network of `benchmarks.classifiers`. A decoded image and its
 original have the same size: (H, W, 3), RGB, uint8.
@@ -27,7 +27,7 @@ from codec.errors import CodecMissingError
 from codec.metrics import psnr
 from codec.metrics.lpips import LPIPS
 
-FORMULA_VERSION = "1"  # to be raised when a formula in this file changes, so that cached values are not used
+FORMULA_VERSION = "1"  # raise it when a formula in this file changes, so that cached values are not used
 COLOUR_SIDE = 16  # pixels: a wrong colour is hardly seen in smaller spots
 SRGB_TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))  # D65
 
@@ -40,15 +40,15 @@ MIN_SIDE_FEATURES = 32  # one position in the last stage of EfficientNet-Lite0
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is shown and compared."""
+    """The presentation of a metric, and its direction."""
 
-    key: str  # in Tessera's own data
+    key: str  # key in Tessera's own data
     title: str
     unit: str
     digits: int  # after the decimal point
     best: Callable[..., float]  # min or max
     json: str  # key in the JSON that compressai's plot tool reads
-    how: str  # how it is computed, for readers
+    how: str  # description of the computation, for readers
     default: bool = True  # measured if no metrics are named
     has_bd_rate: bool = True
 
@@ -77,7 +77,7 @@ METRICS = {
         ),
         Metric(
             "top5", "Top-5 agreement", "%", 0, max, "top5",
-            "images among whose five likeliest classes is the original's likeliest", default=False, has_bd_rate=False,
+            "images whose five likeliest classes include the original's likeliest", default=False, has_bd_rate=False,
         ),
     )
 }  # fmt: skip
@@ -110,7 +110,7 @@ class Formula:
     """A metric without weights."""
 
     key: str
-    formula: Callable[[Pixels, Pixels], float]  # of the decoded image and the original
+    formula: Callable[[Pixels, Pixels], float]  # decoded image, original -> value
     min_side: int = 1
     fingerprint: str = FORMULA_VERSION
 
@@ -147,7 +147,7 @@ class FeatureDistance:
 
 @dataclass(frozen=True)
 class ClassAgreement:
-    """Whether a classifier recognises the same in the decoded image: 100 or 0, so that a mean is a percentage.
+    """Whether a classifier recognises the same class in the decoded image: 100 or 0, so that a mean is a percentage.
 
     The reference is the likeliest class of the original, not a label, so any photograph can be used. Top-1: it is the likeliest
     class of the decoded image. Top-5: it is among that image's five likeliest."""
@@ -211,7 +211,7 @@ def _digest(network: nn.Module) -> str:
 
 
 def ms_ssim(image: Pixels, original: Pixels) -> float:
-    """MS-SSIM (Wang et al. 2003) on RGB, mean of the channels, computed by the library that compressai's curves were made with.
+    """MS-SSIM (Wang et al. 2003) on RGB, mean of the channels, computed by the library that compressai uses for its curves.
     Both sides must be at least MIN_SIDE_MS_SSIM pixels."""
     x, y = (torch.from_numpy(p.astype(np.float32)).permute(2, 0, 1)[None] for p in (image, original))
     return float(torch_ms_ssim(x, y, data_range=255.0))

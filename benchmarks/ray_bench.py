@@ -1,7 +1,7 @@
 """A study measured by the workers of a Ray cluster.
 
-A worker takes one image and runs all codecs on it. The entries that the cache of this machine has for the image travel with it,
-and new entries come back, so that only this machine uses the file of the cache.
+A worker takes one image and runs all codecs on it. This machine sends its cache entries for the image along
+and receives new entries, so that only this machine uses the cache file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.study import BenchmarkImage, Outcome, Study
 from codec.errors import ClusterError, TesseraError
 from codec.parallel.ray_cluster import Cluster, WorkerResources, run_on_cluster
 
-CacheEntries = dict[str, Sample | None]  # by key
+CacheEntries = dict[str, Sample | None]  # key -> sample
 
 
 def run_on_ray(options: BenchOptions, study: Study, cluster: Cluster) -> Iterator[Outcome]:
@@ -34,7 +34,7 @@ def run_on_ray(options: BenchOptions, study: Study, cluster: Cluster) -> Iterato
 
     first = study.sources[0].image
     start = _StartWorker(replace(options, images={first.name: first.path}, cache=None), _components(study))
-    finished: dict[int, list[Outcome]] = {}  # by index of the source, until its turn
+    finished: dict[int, list[Outcome]] = {}  # index of the image -> outcomes that wait for their turn
     following = 0
     for index, result in run_on_cluster(study.sources, start, cluster, pack, max_chunk=1):
         if isinstance(result, TesseraError):
@@ -66,14 +66,14 @@ class _StartWorker:
     """Opens codecs and metrics in a worker."""
 
     options: BenchOptions
-    components: set[tuple[str, ...]]  # that the worker must have
+    components: set[tuple[str, ...]]  # codecs and metrics that the worker needs
 
     def __call__(self, _: WorkerResources) -> _ImageTask:
-        torch.set_num_threads(1)  # for the same numbers on any machine
+        torch.set_num_threads(1)  # makes numbers equal on all machines
         study = Bench.open(self.options, lambda line: None).study()
         if missing := self.components - _components(study):
             words = "; ".join(" ".join(component) for component in sorted(missing))
-            msg = f"{socket.gethostname()} cannot measure as this machine does: it lacks {words}"
+            msg = f"{socket.gethostname()} would measure differently from this machine: it lacks {words}"
             raise ClusterError(msg)
         codecs = [codec for codec in study.codecs if _codec_id(codec) in self.components]
         evaluators = [evaluator for evaluator in study.evaluators if _evaluator_id(evaluator) in self.components]

@@ -36,9 +36,9 @@ class Sample:
 
     data: bytes  # the complete file
     setting: str  # 'quality 31', '451 tokens per block'
-    scale: float  # by which the image was shrunk before coding; 1 is its own size
+    scale: float  # size of the coded image relative to the original
     bpp: float  # bits of the file per pixel of the original
-    metrics: Mapping[str, float]  # by key of METRICS
+    metrics: Mapping[str, float]  # key of METRICS -> value
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,20 @@ class Point:
     """A codec at one rate or setting: means over images."""
 
     label: str  # '0.0443 bpp' or 'quality 30'
-    images: int  # that could be coded at this point; the means are over these
+    images: int  # number of images coded at this point; the means are over these
     bpp: float
-    metrics: Mapping[str, float]  # by key of METRICS
+    metrics: Mapping[str, float]  # key of METRICS -> value
 
 
 @dataclass(frozen=True)
 class Series:
     """A codec's curve, lowest rate first."""
 
-    name: str  # as in --codecs: 'webp-scaled'
+    name: str  # name in --codecs: 'webp-scaled'
     title: str  # 'WebP, best scale'
     description: str  # encoder, version and settings
     points: tuple[Point, ...]
-    made_for: str = ""  # the objective that the codec was trained for or that its encoder minimises
+    made_for: str = ""  # objective of its training or of its encoder
 
     def at(self, label: str) -> Point | None:
         return next((point for point in self.points if point.label == label), None)
@@ -98,21 +98,21 @@ class Results:
     metrics: tuple[str, ...]  # keys of METRICS
     budgets: tuple[float, ...]  # bits per pixel; empty if each codec ran at settings of its own
     series: tuple[Series, ...]
-    missing: Mapping[str, str]  # codec or metric -> why it is missing
-    failed: Mapping[str, str]  # image -> why it could not be read
-    anchor: str  # codec that rates are compared with
+    missing: Mapping[str, str]  # codec or metric -> reason
+    failed: Mapping[str, str]  # image -> reason why it could not be read
+    anchor: str  # reference codec for rates
     deltas: tuple[Delta, ...]
     speeds: tuple[Speed, ...]
     speed_note: str  # threads, processor, image size, runs
-    versions: Mapping[str, str]  # of Tessera, Python, the system and libraries
-    settings: Mapping[str, str]  # how each codec and metric was run, for readers
-    samples: Mapping[tuple[str, str, str], Sample]  # by image, codec and label of the point
+    versions: Mapping[str, str]  # versions of Tessera, Python, the system and libraries
+    settings: Mapping[str, str]  # codec or metric -> its settings, for readers
+    samples: Mapping[tuple[str, str, str], Sample]  # (image, codec, label of the point) -> sample
 
     def titles(self) -> dict[str, str]:
         return {series.name: series.title for series in self.series}
 
     def labels(self) -> list[str]:
-        """Labels of the points that codecs have in common, lowest rate first; none if each ran at its own settings."""
+        """Labels of the points that codecs have in common, lowest rate first; empty if each ran at its own settings."""
         return [rate_label(budget) for budget in self.budgets]
 
 

@@ -1,7 +1,7 @@
 """The page of a benchmark: one HTML file that needs no network, with curves, tables, and all images side by side.
 
-The numbers are those of the original files. The images on the page are the decoded ones, encoded again as WebP so that the page
-stays small. They are stored as JSON, one block per image, and the browser decodes only the blocks that are shown.
+The numbers describe the original files. The images on the page were decoded and encoded again as WebP, so that the page stays
+small. They are stored as JSON, one block per image, and the browser decodes only the blocks that are shown.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from codec.system.files import Writer
 
 HERE = Path(__file__).parent
 ORIGINAL = "original"
-COLOURS = 10  # in report.css
-RATES = 4  # at which images are shown
-LOW_SHARE = 0.75  # images are shown at rates in this lowest share: above, codecs are hard to tell apart
-NEAR = 1.3  # codecs at settings of their own are shown together if their files differ by no more than this factor
+COLOURS = 10  # number of colours in report.css
+RATES = 4  # maximum number of rates with images
+LOW_SHARE = 0.75  # share of the rates, from the lowest, with images: above it, codecs are hard to tell apart
+NEAR = 1.3  # maximum ratio between files that are shown together, for codecs at their own settings
 WEBP_QUALITY = 80  # far above the compared qualities; Kodak with every codec stays near 30 MB
 MAX_SIDE = 1280  # pixels; larger images are shrunk
 THUMBNAIL = 160  # pixels
-MAX_BYTES = 64_000_000  # of images on a page; browsers open much larger pages slowly
+MAX_BYTES = 64_000_000  # maximum size of all images on a page; browsers open larger pages slowly
 
 Decoded = Callable[[str, str, Sample], Pixels]
 
@@ -63,7 +63,7 @@ def write_report(
 ) -> None:
     """Writes the page atomically.
 
-    `original` returns the pixels of an image by name; `decoded` those of a sample by image and codec, at the original's size.
+    `original` returns the pixels of an image by name; `decoded` returns a sample's pixels by image and codec, at full size.
     Images are shown at up to `rates` rates, and as many of them as fit `limit` bytes; `progress` is called after each. Raises
     TesseraError if a library is missing, FileError if the page cannot be written.
     """
@@ -148,10 +148,10 @@ def page_data(results: Results, gallery: Gallery, blocks: list[dict[str, Any]]) 
 
 
 def common_quality(results: Results, metric: str) -> dict[str, Any] | None:
-    """The mean quality at which rate is drawn against time, with each codec's rate for it in bits per pixel.
+    """The mean quality for the plot of rate against time, and the codecs' rates at this quality, in bits per pixel.
 
-    Of the qualities on the curves of the codecs with a known speed, it is the one that most of them reach, at the lowest rate.
-    None if no two codecs reach the same."""
+    It is the quality that most codecs with a known speed reach and, among several, the one with the lowest rates. None if no
+    two codecs share a quality."""
     timed = [series for series in results.series if series.name in {speed.codec for speed in results.speeds}]
     count = len(results.images)
     values = [point.metrics[metric] for series in timed for point in series.points if metric in point.metrics]
@@ -172,12 +172,12 @@ class Gallery:
 
     @property
     def names(self) -> list[str]:
-        """The codecs whose images are shown: all but those at their quick settings."""
+        """The codecs whose images are shown: all except quick settings."""
         return [series.name for series in self.results.series if not series.name.endswith(QUICK)]
 
     @cached_property
     def rates(self) -> list[float]:
-        """The rates at which images are shown: some of the common ones, or of those of all codecs at their own settings."""
+        """The rates with images: some of the common rates or, for codecs at their own settings, some of all rates."""
         rates = sorted(self.results.budgets or {float(f"{p.bpp:.2g}") for s in self.results.series for p in s.points})
         if len(rates) > self.max_rates:
             indexes = np.linspace(0, max(self.max_rates, math.ceil(LOW_SHARE * len(rates))) - 1, self.max_rates).round()
@@ -199,8 +199,8 @@ class Gallery:
         return min((pair for pair in near if pair[0] <= math.log(NEAR)), key=lambda pair: pair[0], default=(0, None))[1]
 
     def start(self) -> dict[str, Any]:
-        """The first view: Tessera on the left, the anchor or its downscaled variant on the right, at the second-lowest rate at
-        which both have a file if there is one."""
+        """The first view: Tessera on the left, the anchor or its downscaled variant on the right, at the lowest rate with
+        a file of both. The very lowest rate is chosen last."""
         names = self.names
         first = self.results.images[0].name if self.results.images else ""
         left = TESSERA if TESSERA in names else next(iter(names), ORIGINAL)
@@ -235,7 +235,7 @@ class Gallery:
         once."""
         pixels = self.original(image.name)
         images = [as_webp(pixels, MAX_SIDE, WEBP_QUALITY)]
-        indexes: dict[bytes, int] = {}  # in `images`, by file
+        indexes: dict[bytes, int] = {}  # file -> index in `images`
         files = []
         for rate in self.rates:
             row = {}
@@ -270,7 +270,7 @@ class Cell:
     text: str
     best: bool = False
     number: bool = True  # False: a remark instead of a number
-    note: str = ""  # in small print below
+    note: str = ""  # small print below the text
 
 
 @dataclass(frozen=True)

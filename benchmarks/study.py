@@ -24,7 +24,7 @@ from codec.image.opening import open_image
 from codec.image.source import read_source
 from codec.options import MAX_PIXELS
 
-Outcome = tuple[list[Sample | None], str]  # of a task: a sample for each label; or none, and why the codec failed
+Outcome = tuple[list[Sample | None], str]  # a task's samples, one per label; or none, and the reason of the failure
 Samples = dict[tuple[str, str, str], list[Sample]]  # (image, codec, label) -> one per scale
 
 
@@ -33,14 +33,14 @@ class BenchmarkImage:
     """An image to code."""
 
     image: ImageInfo
-    digest: str  # of its pixels
+    digest: str  # hash of its pixels
     max_pixels: int = MAX_PIXELS
 
     def pixels(self) -> Pixels:
         return read_pixels(Path(self.image.path), self.max_pixels)
 
 
-def open_source(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> BenchmarkImage:
+def open_benchmark_image(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> BenchmarkImage:
     """Raises ImageError if the file cannot be read as an image."""
     pixels = read_pixels(path, max_pixels)
     height, width = pixels.shape[:2]
@@ -53,6 +53,9 @@ def read_pixels(path: Path, max_pixels: int = MAX_PIXELS) -> Pixels:
     """The pixels of an image file. Transparent images are composited on white, since codecs are compared on colours alone."""
     try:
         return read_source(open_image(path.read_bytes(), max_pixels), {"background": "white"}, max_pixels).pixels
+    except FileNotFoundError as error:
+        msg = "no such file: check the name"
+        raise ImageError(msg) from error
     except OSError as error:
         msg = f"cannot be read ({error.strerror}): check its permissions"
         raise ImageError(msg) from error
@@ -69,8 +72,8 @@ class Study:
     budgets: Sequence[float]  # bits per pixel; empty: each codec's own settings
     evaluators: Sequence[Evaluator]
     cache: Cache
-    failed: dict[str, str] = field(default_factory=dict)  # codec -> why it failed
-    _prepared: dict[tuple[str, str], Any] = field(default_factory=dict)  # by digest of the original and evaluator
+    failed: dict[str, str] = field(default_factory=dict)  # codec -> reason
+    _prepared: dict[tuple[str, str], Any] = field(default_factory=dict)  # (digest of the original, evaluator)
 
     def tasks(self) -> list[tuple[BenchmarkImage, BenchCodec, float]]:
         """Units of work, image by image: a codec at a scale."""
@@ -102,8 +105,8 @@ class Study:
             return [], str(error)
 
     def measure(self, source: BenchmarkImage, codec: BenchCodec, scale: float) -> list[Sample | None]:
-        """An image through a codec at a scale: a sample for each label, None if no file fits. Files and metrics are taken from
-        the cache one by one, so that a new metric does not require new files."""
+        """Codes and measures an image at a scale: a sample for each label, None if no file fits. Files and metrics are cached
+        separately, so that a new metric does not require new files."""
         keys = self.keys(source, codec, scale)
         cached = [self.cache.get(key) for key in keys]
         samples = [sample for _, sample in cached]
@@ -124,7 +127,7 @@ class Study:
         return [sample and replace(sample, metrics=self._metrics(sample)) for sample in samples]
 
     def _metrics(self, sample: Sample) -> dict[str, float]:
-        """The metrics of this study by key of METRICS; in the cache, other studies may have added theirs."""
+        """The metrics of this study, by key of METRICS. A cached sample may also have metrics of other studies."""
         cache_keys = {key: _cache_key(key, evaluator) for evaluator in self.evaluators for key in evaluator.keys}
         return {key: sample.metrics[cache_keys[key]] for key in METRICS if cache_keys.get(key) in sample.metrics}
 
@@ -142,7 +145,7 @@ class Study:
                 yield CodedFile(codec.encode(pixels, setting), f"quality {setting}", setting)
 
     def _evaluated(self, source: BenchmarkImage, codec: BenchCodec, sample: Sample) -> Sample:
-        """The sample with all metrics that its image is large enough for, by their keys in the cache."""
+        """The sample with all metrics that allow an image of its size, by cache key."""
         min_side = min(source.image.width, source.image.height)
         missing = [
             evaluator
@@ -165,7 +168,7 @@ class Study:
         return replace(sample, metrics=metrics)
 
     def _prepare(self, evaluator: Evaluator, source: BenchmarkImage) -> Any:
-        """`evaluator.prepare` of an original, kept until the next original."""
+        """The result of `evaluator.prepare` for an original, kept until the next original."""
         if any(digest != source.digest for digest, _ in self._prepared):
             self._prepared.clear()
         key = source.digest, " ".join((*evaluator.keys, evaluator.fingerprint))
@@ -234,8 +237,8 @@ def best_of_scales(samples: list[Sample]) -> Mapping[str, float]:
 
 
 def shown(samples: Samples, series: Sequence[Series]) -> dict[tuple[str, str, str], Sample]:
-    """The sample that a report shows for each image, name of a series and label. A downscaled variant shows the best by the
-    first metric that was measured."""
+    """The sample that a report shows for each image, name of a series and label. A downscaled variant shows the best
+    sample by the first metric that was measured."""
     names = {one.name for one in series}
     chosen = {}
     for (image, codec, label), scales in samples.items():

@@ -25,7 +25,7 @@ from benchmarks.codecs.vvc import VvcCodec
 from benchmarks.records import Pixels, Speed
 from codec.errors import TesseraError
 
-RUNS = 5  # of each image
+RUNS = 5  # runs per image
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 TIMEOUT = 600.0  # seconds for one codec
 
@@ -33,7 +33,7 @@ TIMEOUT = 600.0  # seconds for one codec
 def time_codec(
     name: str, options: BenchCodecOptions, images: Sequence[Pixels], bpp: float, threads: int, folder: Path
 ) -> Speed:
-    """Speed of a codec on images near a rate, measured in a new process, which finds the images in `folder`.
+    """Speed of a codec on images near a rate, measured in a new process, which reads the images from `folder`.
 
     Raises TesseraError if the process fails or takes too long."""
     path = folder / "images.npz"
@@ -63,7 +63,7 @@ def note(threads: int, images: Sequence[Pixels], bpp: float) -> str:
     plural = "s" if threads > 1 else ""
     return (
         f"{threads} thread{plural} on {processor()}, {share}, whole files near {bpp:g} bpp, median of {RUNS} runs each after a "
-        "warm-up; start-up is from nothing to the first image coded and decoded"
+        "warm-up; start-up ends when the first image is coded and decoded"
     )
 
 

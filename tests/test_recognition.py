@@ -170,7 +170,7 @@ def test_the_command_prints_a_table(tmp_path, photo, monkeypatch):
     arguments = ["bench", "recognition", str(tmp_path / "a.png"), "--classifier", "squeezenet1_1", "--codecs", "tessera,webp"]
     result = run(*arguments, "--bpp", "0.5,9", "--no-cache", "--plot", str(tmp_path / "p.svg"))
     assert result.exit_code == 0, result.output
-    tables = result.stdout.partition("What each codec was made for")[0]
+    tables = result.stdout.partition("Objective of each codec")[0]
     assert (
         re.findall(r"^(Tessera|WebP) .* (\d+)$", tables, re.MULTILINE)[1::2] == [("WebP", "100")] * 2
     )  # nearly lossless at 9 bpp

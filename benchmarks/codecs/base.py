@@ -1,6 +1,6 @@
 """The interface of a codec in a benchmark, and the search for the setting that meets a size in bytes.
 
-A codec has a *setting*, a whole number that buys more bytes the higher it is. The best file within a budget is that of the
+A codec has a *setting*, an integer: a higher setting gives a larger and better file. The best file within a budget has the
 highest setting that fits.
 """
 
@@ -35,15 +35,15 @@ class BenchCodec(Protocol):
 
     @property
     def name(self) -> str:
-        """As in --codecs."""
+        """The codec's name in `--codecs`."""
 
     @property
     def title(self) -> str:
-        """As in tables."""
+        """The codec's display name."""
 
     @property
     def made_for(self) -> str:
-        """The objective that it was trained for or that its encoder minimises: it does well in metrics that are close to it."""
+        """The objective of its training or of its encoder. The codec does well in similar metrics."""
 
     @property
     def description(self) -> str:
@@ -72,7 +72,7 @@ class SettingSearch:
 
     codec: BenchCodec
     pixels: Pixels
-    files: dict[int, bytes] = field(default_factory=dict)  # by setting
+    files: dict[int, bytes] = field(default_factory=dict)  # setting -> file
 
     def encode(self, setting: int) -> bytes:
         if setting not in self.files:
@@ -80,10 +80,10 @@ class SettingSearch:
         return self.files[setting]
 
     def fit(self, settings: Sequence[int], budget: int) -> CodedFile | None:
-        """The file of the highest of `settings`, which ascend, that is within the budget.
+        """The file of the highest setting within the budget. `settings` ascend.
 
-        Between two settings that were tried, the next one is interpolated as if sizes grew exponentially. If that does not
-        halve the gap, its middle follows. High settings are slow, so the search begins with a low one."""
+        The next setting is interpolated between two tried ones, as if sizes grew exponentially. If that does not halve the
+        gap between them, the middle is tried next. High settings are slow, so the search begins with a low one."""
         sizes = {index: len(self.files[setting]) for index, setting in enumerate(settings) if setting in self.files}
         low = max((index for index, size in sizes.items() if size <= budget), default=-1)
         high = min((index for index, size in sizes.items() if size > budget and index > low), default=len(settings))

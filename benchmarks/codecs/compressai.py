@@ -58,8 +58,8 @@ class Zoo:
     title: str
     strings: int  # number of strings in a file
     stride: int  # pixels per position in the grid of the last string
-    stem: str  # of the names of its weights at compressai's hub
-    digests: tuple[str, ...]  # in these names, for quality 1, 2, ...
+    stem: str  # start of the names of its weights at compressai's hub
+    digests: tuple[str, ...]  # hashes in these names, for quality 1, 2, ...
 
     @property
     def qualities(self) -> tuple[int, ...]:
@@ -157,7 +157,7 @@ def from_hub(name: str, quality: int) -> Path:
 
 
 class CompressaiCodec:
-    """A codec of ZOO with the weights in a folder; None: those of compressai's hub.
+    """A codec of ZOO, with weights from a folder or, if None, from compressai's hub.
 
     It computes with one thread unless OMP_NUM_THREADS is set. Several threads may call it; they take turns."""
 
@@ -194,7 +194,7 @@ class CompressaiCodec:
             raise CodecMissingError(msg)
         if not self.settings:
             example = f"{self.name}-1.pth.tar or {ZOO[self.name].hub_name(1)}"
-            msg = f"no weights of {self.name} in {self.weights}: a file there is named as in {example}"
+            msg = f"no weights of {self.name} in {self.weights}: name its files as in {example}"
             raise CodecMissingError(msg)
         self._run(_check, self.settings[0])
 
@@ -234,7 +234,7 @@ class CompressaiCodec:
                 return self._pool.submit(function, self.name, path, *arguments).result()
             except BrokenProcessPool as error:
                 self.close()
-                msg = f"the process of {self.name} crashed: its bytes may be damaged, or memory too small"
+                msg = f"the process of {self.name} crashed: the file may be damaged, or memory too small"
                 raise CodecMissingError(msg) from error
             except Exception as error:  # compressai may raise anything; the benchmark continues with other codecs
                 reason = (str(error).strip().splitlines() or [""])[0]

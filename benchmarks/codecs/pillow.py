@@ -1,6 +1,6 @@
 """Codecs that Pillow, or a plugin of Pillow, writes and reads: JPEG, WebP, AVIF, HEIC, JPEG XL.
 
-Each runs at the effort that its makers publish results for or that its own tool takes by default, and at a quick one:
+Each codec runs at the effort of its makers' published results or at its tool's default effort, and at a quick one:
 
 | codec | effort | quick |
 |---|---|---|
@@ -56,7 +56,7 @@ class PillowCodec:
 
     @property
     def settings(self) -> Sequence[int]:
-        return range(max(5, self.lowest), self.highest, 5)  # those of compressai's published curves
+        return range(max(5, self.lowest), self.highest, 5)  # the settings of compressai's published curves
 
     def check(self) -> None:
         self._version()

@@ -16,7 +16,7 @@ CLASSICAL = (JPEG, WEBP, AVIF, AVIF_PSNR, HEIC, JPEG2000, JXL, VVC)
 QUICK_CODECS = (*QUICK_PILLOW_CODECS, QUICK_VVC)
 QUICK_NAMES = tuple(codec.name for codec in QUICK_CODECS)
 NATIVE_NAMES = (TESSERA, *(codec.name for codec in CLASSICAL), *COMPRESSAI_NAMES, *QUICK_NAMES)
-SCALED_NAMES = tuple(codec.name + SCALED for codec in CLASSICAL)  # the same at the best of several scales
+SCALED_NAMES = tuple(codec.name + SCALED for codec in CLASSICAL)  # the same codecs at the best of several scales
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class BenchCodecOptions:
 
 
 def open_codec(name: str, options: BenchCodecOptions) -> BenchCodec:
-    """The codec of a name in NATIVE_NAMES. Raises CodecMissingError if it cannot run here."""
+    """Opens a codec; `name` is one of NATIVE_NAMES. Raises CodecMissingError if it cannot run here."""
     codec: BenchCodec
     if name == TESSERA:
         from benchmarks.codecs.tessera import TesseraCodec

@@ -31,7 +31,7 @@ class TesseraCodec:
     @property
     def made_for(self) -> str:
         own = self.codec.model.metadata["kind"].startswith("tessera-")
-        return "squared error, features of VGG19, colour" if own else "what the makers of the checkpoint chose"
+        return "squared error, features of VGG19, colour" if own else "the training objective of the checkpoint"
 
     @property
     def settings(self) -> Sequence[int]:

@@ -1,12 +1,12 @@
 """VVC (H.266): still images by Fraunhofer's encoder VVenC, through the ffmpeg in the package imageio-ffmpeg.
 
-A file holds width and height as 16-bit big-endian numbers, since the stream stores even sizes only and any container would have
-to add them, and then the raw stream of one intra image. The stream has no access unit delimiter and no timing; its parameter
-sets are those of images that refer to no other, 110 bytes shorter than those of a video.
+A file holds width and height as 16-bit big-endian numbers, followed by the raw stream of one intra image; the stream itself
+stores even sizes only. The stream has no access unit delimiter and no timing. Its parameter sets are for independent images,
+which makes them 110 bytes shorter than for video.
 
 Effort: VVenC's preset `medium`, its default; `slower` gains 0.1 dB on Kodak's kodim15 in four times the time. Quick: `faster`.
 Perceptual adaptation (`-qpa`) is off, so that the encoder minimises squared error. Images are coded as 10-bit 4:2:0 in BT.709,
-each by a process of its own, which starts within some hundredths of a second.
+each in a new process, which takes a few hundredths of a second to start.
 """
 
 from __future__ import annotations

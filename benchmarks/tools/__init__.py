@@ -1,4 +1,4 @@
-"""Programs that make the numbers and images that this repository shows. They are not installed: run them from its root."""
+"""Programs for the numbers and images in this repository. They are not installed: run them from its root."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from benchmarks.study import read_pixels
 
 
 def read_images(folder: Path, every: int = 1) -> list[Pixels]:
-    """The images of a folder, in the order of their names; with `every`, one of that many."""
+    """One of every `every` images of a folder, in order of name."""
     return [read_pixels(path) for path in sorted(folder.glob("*.*"))[::every]]

@@ -3,8 +3,8 @@
     python -m benchmarks.tools.build_dataset photos.tar ORIGINALS... --without held-out.tar kodak clic
 
 Photographs are shrunk, since most originals are JPEGs whose losses show at full size: the shorter side becomes 304 pixels, or
-up to nine tenths of the original's. A photograph is left out if it resembles one of `--without` (held out, or of an evaluation
-set) or one before it: if fewer than 40 of the 256 bits of their difference hashes differ.
+up to nine tenths of the original's. A photograph is left out if it resembles an earlier one or an image of `--without`
+(held out, or of an evaluation set): if fewer than 40 of the 256 bits of their difference hashes differ.
 """
 
 from __future__ import annotations
@@ -27,30 +27,29 @@ from codec.training.photos import find_photos, is_held_out
 
 MIN_SIDE = 304  # pixels, shorter side of the photographs in the tar file
 MAX_SCALE = 0.9  # relative to the original
-QUALITY = 96  # of the JPEGs in the tar file, 4:4:4: their losses are far below those that training responds to
+QUALITY = 96  # quality of the JPEGs, 4:4:4: their losses are too small to affect training
 BATCH = 64  # originals in memory
 SAME_BITS = 40  # hashes of two versions of a photograph differ in fewer bits
-HASHES_PER_BLOCK = 1000  # hashes are appended to an array of at most this length, so that none of many is copied often
-BIT_COUNTS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint16)  # of each byte
+HASHES_PER_BLOCK = 1000  # maximum length of an array of hashes; appending copies the array
+BIT_COUNTS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint16)  # number of bits per byte
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("target", type=Path)
     parser.add_argument("sources", type=Path, nargs="+")
-    parser.add_argument(
-        "--without", type=Path, nargs="*", default=[], help="tar files, of which held-out photographs count, and folders"
-    )
+    without = "exclude photographs that resemble images in these folders, or held-out photographs in these tar files"
+    parser.add_argument("--without", type=Path, nargs="*", default=[], help=without)
     arguments = parser.parse_args(argv)
     written, same, unusable = build_dataset(arguments.sources, arguments.target, arguments.without)
-    left_out = f"{same} seen before or held out, {unusable} too small or no image"
+    left_out = f"{same} seen before or held out, {unusable} too small or not an image"
     sys.stdout.write(f"{written} photos in {arguments.target}; left out: {left_out}\n")
     return 0
 
 
 def build_dataset(sources: Sequence[Path], target: Path, without: Sequence[Path]) -> tuple[int, int, int]:
-    """Writes the tar file. Returns how many photographs were written, left out as seen or held out, and left out as
-    unusable."""
+    """Writes the tar file. Returns the numbers of photographs that were written, left out as seen or held out, and left out
+    as unusable."""
     hashes = [evaluation_hashes(without)]
     originals = find_photos(sources)
     batches = iter(lambda: list(islice(originals, BATCH)), [])  # since `map` below reads its complete input at once
@@ -106,7 +105,7 @@ def difference_hash(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def fewest_bits_apart(photo_hash: NDArray[np.uint8], hashes: NDArray[np.uint8]) -> int:
-    """The smallest number of bits in which a hash (32,) differs from one of (N, 32); 256 if N is 0."""
+    """The smallest Hamming distance between a hash (32,) and hashes (N, 32); 256 if N is 0."""
     return int(BIT_COUNTS[hashes ^ photo_hash].sum(1).min(initial=256))
 
 

@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("original", "file", "decoded", "sheet"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--lpips-weights", type=Path, help="default: those that `tessera models fetch lpips` downloaded")
+    parser.add_argument("--lpips-weights", type=Path, help="default: downloaded by `tessera models fetch lpips`")
     arguments = parser.parse_args()
     original, decoded = read_pixels(arguments.original), read_pixels(arguments.decoded)
     size = arguments.file.stat().st_size
@@ -43,7 +43,7 @@ def main() -> None:
             text.format((min if text.startswith("LPIPS") else max)(metric(image, original) for _, image in webp))
             for text, metric in metrics.items()
         )
-        lines.append(f"WebP at the same bytes, the best of six scales by each measure: {', '.join(best_values)}")
+        lines.append(f"WebP at the same bytes, the best of six scales by each metric: {', '.join(best_values)}")
         best_file, best_image = max(webp, key=lambda pair: psnr(pair[1], original))
         panels.append(labelled(best_image, f"WebP at its best scale, {len(best_file.data)} bytes"))
     else:

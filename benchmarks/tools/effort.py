@@ -2,7 +2,7 @@
 
     python -m benchmarks.tools.effort kodak --lpips lpips_alex.npz --bpp 0.0443 --efforts 3,5,7
 
-Files are at most as large as `--bpp` allows. Seconds are those of one thread.
+Files are at most as large as `--bpp` allows. Times are processor seconds of one thread.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from codec.metrics.lpips import LPIPS
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, help="folder")
-    parser.add_argument("--model", help="name or path; default: the bundled one")
-    parser.add_argument("--lpips", type=Path, required=True, help=".npz with weights of LPIPS")
+    parser.add_argument("--model", help="name or path; default: the bundled model")
+    parser.add_argument("--lpips", type=Path, required=True, help=".npz with LPIPS weights")
     parser.add_argument("--bpp", type=float, default=0.0443, help="maximum bits per pixel of the complete file")
     parser.add_argument("--efforts", default="3,5,7", help="separated by commas")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="measure one of N images")

@@ -31,11 +31,11 @@ from codec.training.photos import load_photos
 
 BUDGETS = (0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits per pixel
 METRICS = ("lpips", "psnr", "colour")
-TABLE_PHOTOS = 200  # from which the tables of an exported model are counted
+TABLE_PHOTOS = 200  # photographs for the tables of an exported model
 
 
 def model_of(path: Path, photos: Tensor, folder: Path) -> Model:
-    """A model file, opened; for a training checkpoint, the model that it exports now, in `folder`."""
+    """Opens a model file. A training checkpoint is first exported to `folder`."""
     try:
         return open_model(path)
     except ModelError:
@@ -93,9 +93,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a model file or a training checkpoint")
     parser.add_argument("--photos", type=Path, nargs="+", required=True, help="folders, tar files and images")
-    parser.add_argument("--lpips", type=Path, required=True, help=".npz with weights of LPIPS")
+    parser.add_argument("--lpips", type=Path, required=True, help=".npz with LPIPS weights")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="measure one of N photographs")
-    parser.add_argument("--name", default="", help="of the run, in the CSV and the plot")
+    parser.add_argument("--name", default="", help="name of the run in the CSV and the plot")
     parser.add_argument("--csv", type=Path, help="file to append a row to")
     parser.add_argument("--plot", type=Path, help="image to plot the CSV to")
     arguments = parser.parse_args()

@@ -19,7 +19,7 @@ from benchmarks.tools import read_images
 from codec.codec import Codec
 
 PERIOD = 8  # pixels, from the decoder's last two pixel shuffles
-REPEATS = 8  # in each direction, over which the error is averaged
+REPEATS = 8  # periods to average over, in each direction
 LUMA = (0.299, 0.587, 0.114)
 BUDGETS = (0.0244, 0.0443, 0.153)  # bits per pixel
 
@@ -27,7 +27,7 @@ BUDGETS = (0.0244, 0.0443, 0.153)  # bits per pixel
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, help="folder")
-    parser.add_argument("--model", help="name or path; default: the bundled one")
+    parser.add_argument("--model", help="name or path; default: the bundled model")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="measure one of N images")
     arguments = parser.parse_args()
     codec = Codec(arguments.model, device="cpu")
@@ -50,7 +50,7 @@ def pattern_error(image: NDArray[np.uint8], original: NDArray[np.uint8]) -> floa
     # (rows, repeats, period, columns, repeats, period) -> (areas, repeats, phases)
     areas = error[: rows * side, : columns * side].reshape(rows, REPEATS, PERIOD, columns, REPEATS, PERIOD)
     areas = areas.transpose(0, 3, 1, 4, 2, 5).reshape(rows * columns, REPEATS**2, PERIOD**2)
-    areas = areas - areas.mean(2, keepdims=True)  # of each repetition: a wrong mean is not a pattern
+    areas = areas - areas.mean(2, keepdims=True)  # the mean of each repetition: a wrong mean is not a pattern
     phases = areas.mean(1)
     noise = areas.var(1, ddof=1) / REPEATS**2  # variance of the mean of independent errors
     return float(np.sqrt(max(0.0, (phases**2 - noise).mean())))

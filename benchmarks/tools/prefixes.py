@@ -24,8 +24,8 @@ from codec.metrics.lpips import LPIPS
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, nargs="+", help="images of one size, or folders of them")
-    parser.add_argument("--model", help="name or path; default: the bundled one")
-    parser.add_argument("--lpips", type=Path, help=".npz with weights of LPIPS; without it, LPIPS is left out")
+    parser.add_argument("--model", help="name or path; default: the bundled model")
+    parser.add_argument("--lpips", type=Path, help=".npz with LPIPS weights; without it, LPIPS is left out")
     parser.add_argument("--cuts", type=int, default=40, metavar="N", help="number of sizes, evenly spaced in logarithm")
     parser.add_argument("--limit", type=int, metavar="N", help="measure the first N images")
     parser.add_argument("--threads", type=int)

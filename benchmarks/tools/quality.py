@@ -27,8 +27,8 @@ from codec.rate_control import block_tokens_of_quality
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, help="folder")
-    parser.add_argument("--model", help="name or path; default: the bundled one")
-    parser.add_argument("--lpips", type=Path, required=True, help=".npz with weights of LPIPS")
+    parser.add_argument("--model", help="name or path; default: the bundled model")
+    parser.add_argument("--lpips", type=Path, required=True, help=".npz with LPIPS weights")
     parser.add_argument("--qualities", default="0,25,50,75,90,100", help="separated by commas")
     parser.add_argument("--tokens", help="lengths instead of qualities, separated by commas")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="measure one of N images")

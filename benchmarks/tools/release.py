@@ -1,4 +1,4 @@
-"""Makes a model the standard one.
+"""Makes a model the standard model.
 
 Replaces its weights and graphs, the golden files, the fuzzer's corpus, Tessera's files under `benchmarks/results/`, and the
 rows and plots of README.md and docs/ that depend on them.
@@ -6,7 +6,7 @@ rows and plots of README.md and docs/ that depend on them.
     python -m benchmarks.tools.release new.safetensors --lpips lpips_alex.npz --study kodak kodak/*.png --study clic clic/*.png
 
 A study is measured again with the metrics and rates of its command, on the images that it names. Needs the extra `bench`. The
-end of the output lists what remains to be updated by hand.
+end of the output lists the updates that remain to be made by hand.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from codec.models.registry import BUNDLED
 
 ROOT = Path(__file__).parent.parent.parent
 TEXTS = ("README.md", "docs/benchmarks.md", "docs/targets.md")
-ANCHOR = "webp-scaled"  # of BD-rates, as in `tessera bench`
-KEPT_OPTIONS = ("--metrics", "--bpp")  # of a study's command, for the new measurement
+ANCHOR = "webp-scaled"  # reference codec for BD-rates, as in `tessera bench`
+KEPT_OPTIONS = ("--metrics", "--bpp")  # options that are copied from a study's command
 BY_HAND = """\
 By hand: MODEL.md; sentences with numbers in README.md and docs/; `bench recognition`; docs/viewer.webp; docs/comparison.webp
 (benchmarks.tools.compare); the row of training-curve.csv and its plot (benchmarks.tools.held_out); benchmarks.tools.prefixes
@@ -41,7 +41,7 @@ and pattern; training-log.md; CHANGELOG.md; numbers in tests.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--lpips", type=Path, required=True, help=".npz with weights of LPIPS")
+    parser.add_argument("--lpips", type=Path, required=True, help=".npz with LPIPS weights")
     studies = "a folder in benchmarks/results/, and its images"
     parser.add_argument("--study", nargs="+", action="append", default=[], metavar=("NAME", "IMAGE"), help=studies)
     arguments = parser.parse_args()
@@ -124,7 +124,7 @@ def quality_rows(printed: str) -> tuple[str, str]:
 
 
 def replaced(text: str, pairs: Iterable[tuple[str, str]]) -> str:
-    """The text with the second of each pair in place of every line that equals the first."""
+    """The text, with each line that equals the first of a pair replaced by the second."""
     new = dict(pairs)
     return "".join(new.get(line.rstrip("\n"), line.rstrip("\n")) + "\n" for line in text.splitlines())
 

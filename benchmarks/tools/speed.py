@@ -3,9 +3,9 @@
     python -m benchmarks.tools.speed photo.png --threads 2
 
 Each command runs several times in a new process. The fastest run counts, because other work on the machine can only slow a run
-down. Images of more than 50 megapixels run once. Peak memory is the largest resident set of the process, or of the small one
-that starts it (12 MB) if that is larger. In the second table the model is loaded and an image of the same size is coded before
-the clock starts. Tools that are not installed are left out (Debian: webp, libavif-bin, libjxl-tools).
+down. Images of more than 50 megapixels run once. Peak memory is the largest resident set of the process, or of the small
+process that starts it (12 MB) if that is larger. In the second table the model is loaded and an image of the same size is coded
+before the clock starts. Tools that are not installed are left out (Debian: webp, libavif-bin, libjxl-tools).
 """
 
 from __future__ import annotations

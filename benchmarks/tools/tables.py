@@ -33,8 +33,8 @@ ANCHORS = (
 MAIN = ("lpips", "psnr", "ms_ssim")
 MORE = ("ssimulacra2", "features")
 COLOUR = ("colour",)
-SHORT_RATES = (0.0244, 0.0806, 0.4)  # of the table in README.md
-SHORT_ROWS = ("tessera", "webp-scaled", "avif-scaled", "vvc-scaled", "jpeg-scaled")  # of its table and its plot
+SHORT_RATES = (0.0244, 0.0806, 0.4)  # rates of the table in README.md
+SHORT_ROWS = ("tessera", "webp-scaled", "avif-scaled", "vvc-scaled", "jpeg-scaled")  # codecs of its table and plot
 SHORT_METRICS = ("lpips", "psnr")
 RECOGNITION = ("top1", "top5")
 
@@ -86,12 +86,12 @@ def short_table(folder: Path) -> Iterator[str]:
 
 
 def objectives(folder: Path) -> Iterator[str]:
-    """What each codec was made for."""
-    yield "Made for: " + "; ".join(f"{series.title}: {series.made_for}" for series in read_all(folder, ROWS))
+    """The objective of each codec."""
+    yield "Objectives: " + "; ".join(f"{series.title}: {series.made_for}" for series in read_all(folder, ROWS))
 
 
 def delta_table(folder: Path) -> Iterator[str]:
-    """Tessera's Bjontegaard delta rates: how many more or fewer bits than each codec, and the qualities that it holds for.
+    """Tessera's Bjontegaard delta rates: its difference in bits from each codec, and the range of quality.
     Codecs with too few rates for any number are left out."""
     tessera = read_series(folder / "tessera.json")
     yield "| bits against | " + " | ".join(METRICS[key].title for key in MAIN) + " |"

@@ -3,8 +3,8 @@ benchmarks/speed-log.md, "Many machines".
 
     python -m benchmarks.tools.workers photos/ --limit 200
 
-The commands run in turns. Rates and processor time are those between 20 and 90 % of the images, so that start-up does not
-count; it is shown as the time until the first image. Processor time includes all processes of a command, also Ray's own, and is
+The commands run in turns. Rates and processor time are measured between 20 and 90 % of the images, which excludes
+start-up; that is the time until the first image. Processor time includes all processes of a command, even Ray's own, and is
 hardly affected by other work on the machine. The scheduler alone hands out items that take no time.
 """
 
@@ -24,7 +24,7 @@ import psutil
 
 from codec.parallel.ray_cluster import Cluster, WorkerResources, run_on_cluster
 
-FIRST, LAST = 0.2, 0.9  # share of the images at which a measurement starts and ends
+FIRST, LAST = 0.2, 0.9  # start and end of a measurement, as shares of the images
 RUNS = {  # row of the table -> options
     "without Ray, 2 threads": ("-j", "2"),
     "Ray, 1 worker of 2 threads": ("-j", "2", "--ray"),
@@ -116,7 +116,7 @@ def measure_scheduler(workers: int) -> str:
             seconds, own = time.perf_counter() - seconds, time.process_time() - own
             total = _cpu_seconds(os.getpid(), Run()) - total
     each = 1000 / (ITEMS - ITEMS // 10)
-    return f"{each * seconds:.2f} ms per item; processor {each * total:.2f} ms, of which {each * own:.2f} in the command"
+    return f"{each * seconds:.2f} ms per item; processor {each * total:.2f} ms, including {each * own:.2f} ms in the command"
 
 
 class EmptyTask:
