@@ -33,16 +33,16 @@ __version__ = "0.1.0"
 def encode(image: ImageInput, *, model: str | None = None, **options: Unpack[EncodeOptions]) -> bytes:
     """Encodes an image to the bytes of a .tsr file, with the standard model or with `model`.
 
-    `image` is a path, an open file or its bytes, a PIL image, or a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). The
-    options are those of `codec.options.EncodeOptions`. Raises TesseraError and its children, as `Codec.encode` says."""
+    `image` is a path, an open file or its bytes, a PIL image, or a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). See
+    `codec.options.EncodeOptions` for the options. Raises subclasses of TesseraError, as `Codec.encode` does."""
     return _shared(model).encode(image, **options).data
 
 
 def decode(file: FileInput, **options: Unpack[DecodeOptions]) -> Image.Image:
-    """The inverse of `encode`: L, LA, RGB or RGBA, as the image was, with profile, EXIF and XMP in its `info`.
+    """The inverse of `encode`: L, LA, RGB or RGBA, as in the original, with profile, EXIF and XMP in its `info`.
 
-    `file` is the bytes of a .tsr file, its path, or the file open for reading. The options are those of
-    `codec.options.DecodeOptions`. Raises TesseraError and its children, as `Codec.decode` says."""
+    `file` is the bytes of a .tsr file, its path, or the file open for reading. See
+    `codec.options.DecodeOptions` for the options. Raises subclasses of TesseraError, as `Codec.decode` does."""
     return _shared().decode(file, **options).image
 
 

@@ -59,8 +59,8 @@ if TYPE_CHECKING:
     from codec.results import DecodedFile
     from codec.system.context import ProgressListener
 
-LOADING = fork_safe_lock()  # threads that need a network at the same time load it once
-MIN_LPIPS_SIDE = 31  # pixels: AlexNet's last stage has one position then
+LOADING = fork_safe_lock()  # several threads load a network only once
+MIN_LPIPS_SIDE = 31  # pixels; at this size AlexNet's last stage has one position
 
 
 class Codec:
@@ -68,10 +68,10 @@ class Codec:
 
     `model` is the name of a bundled or installed model, or the path of a model file. By default, images are encoded with the
     standard model, and files are decoded with the model that wrote them. `device` is 'auto', 'cpu', 'cuda' or 'cuda:N'.
-    `runtime` is 'onnx', 'torch' or 'auto': torch on CUDA and for what only torch can do, ONNX Runtime otherwise. `tile` is the
+    `runtime` is 'onnx', 'torch' or 'auto': torch on CUDA and for features that need it, ONNX Runtime otherwise. `tile` is the
     largest side of the tiles that an image is computed in, in pixels, for models that work in tiles (default: 2048 to encode,
-    1024 to decode). `lpips_weights` is the .npz of a target of LPIPS (default: what `tessera models fetch lpips` downloaded, or
-    torch's cache).
+    1024 to decode). `lpips_weights` is an .npz file for LPIPS targets (default: the file that `tessera models fetch lpips`
+    downloads, or torch's cache).
 
     Raises DeviceError if the device does not exist, UsageError if the runtime does not."""
 
@@ -93,8 +93,8 @@ class Codec:
         self.max_pixels = max_pixels
         self.lpips_weights = Path(lpips_weights) if lpips_weights is not None else None
         self._model_name = model
-        self._tokenizers: dict[tuple[str, str], Tokenizer] = {}  # by fingerprint of the model, and runtime
-        self._models: dict[bytes, Model] = {}  # by stream id
+        self._tokenizers: dict[tuple[str, str], Tokenizer] = {}  # keys: fingerprint of the model, runtime
+        self._models: dict[bytes, Model] = {}  # keys: stream ids
 
     def __enter__(self) -> Codec:
         return self
@@ -164,7 +164,7 @@ class Codec:
     # The steps
 
     def tokenize(self, images: Iterable[ImageInput | Source], **options: Unpack[EncodeOptions]) -> list[TokenSequence]:
-        """The tokens of each image, most important first: one encoding, of which every rate is a prefix.
+        """The tokens of each image, most important first. Every rate is a prefix of this one encoding.
 
         Without a target, these are all tokens; with one, the first, as many as `write` can need for it. With an effort above
         the default, tokens are refined for the length that the target asks for. Images of similar size share network calls.
@@ -196,7 +196,7 @@ class Codec:
         return [pixels[index] for index in range(len(stored))]
 
     def write(self, sequence: TokenSequence, source: Source | None = None, /, **options: Unpack[EncodeOptions]) -> Encoded:
-        """The file of as many tokens as the target asks for, with all that `source` keeps beside pixels.
+        """The file with the tokens that the target asks for, and with the metadata and transparency of `source`.
 
         No network is needed, except to search for a target of PSNR or LPIPS, which needs `source`. Raises TargetError if no
         token fits."""
@@ -217,7 +217,7 @@ class Codec:
     def read(self, file: FileInput | File, **options: Unpack[DecodeOptions]) -> Stored:
         """The inverse of `write`: the tokens of a file, at most `tokens` per block. No network is needed.
 
-        Raises what `decode` does."""
+        Raises the same errors as `decode`."""
         check_options(DecodeOptions, options)
         parsed = file if isinstance(file, File) else read_tsr(file, self.max_pixels)
         model = self._model_of(parsed)
@@ -259,7 +259,7 @@ class Codec:
         return self._tokenizers[key]
 
     def _model_of(self, file: File) -> Model:
-        """The model that wrote a file. Raises ModelError if it is not installed, or is not the one that this codec has."""
+        """The model that wrote a file. Raises ModelError if it is not installed, or is not this codec's model."""
         if self._model_name is not None or file.stream_id == self.model.stream_id:
             if file.stream_id != self.model.stream_id:
                 ours, theirs = self.model.stream_id.hex(), file.stream_id.hex()
@@ -302,7 +302,7 @@ class Codec:
         return refiner.refine(source.pixels, sequence, length, squared_error, sized, steps)
 
     def _search(self, sequence: TokenSequence, target: Target, source: Source | None) -> SearchResult:
-        """The length for a target of PSNR or LPIPS. Raises TargetError if LPIPS cannot be measured."""
+        """The length for a PSNR or LPIPS target. Raises TargetError if LPIPS cannot be measured."""
         if source is None:
             msg = "a target of quality needs the image to compare with"
             raise TypeError(msg)

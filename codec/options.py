@@ -24,18 +24,18 @@ REFINEMENT_STEPS = {4: 4, 5: 8, 6: 16, 7: 32, 8: 64, 9: 128}  # gradient steps b
 
 @dataclass(frozen=True)
 class Option:
-    """What the documentation, the command and validation need to know about an option."""
+    """The definition of an option, for validation, the command and the documentation."""
 
     help: str  # a sentence without a full stop
     minimum: float | None = None
     maximum: float | None = None
     positive: bool = False  # the minimum itself is not allowed
-    flags: tuple[str, ...] = ()  # short flags, beside --the-name
+    flags: tuple[str, ...] = ()  # short flags, in addition to --the-name
     metavar: str | None = None
-    kind: str = ""  # of the command's argument, if its type does not say it: size, pixels, colour, path, model, device
+    kind: str = ""  # kind of the flag's argument, if not clear from the type: size, pixels, colour, path, model, device
     choices: tuple[str, ...] = ()
-    default: str | None = None  # in words; None if there is nothing to say
-    flag: bool = True  # whether the command has it
+    default: str | None = None  # description in words; None to print no default
+    flag: bool = True  # whether the command has a flag for it
 
     def check(self, name: str, value: Any) -> None:
         """Raises UsageError if the value is out of range."""
@@ -58,7 +58,7 @@ class Option:
 
 
 class EncodeOptions(TypedDict, total=False):
-    """How an image is encoded. At most one of the first six, the targets, may be given."""
+    """Options of encoding. At most one of the first six, the targets, may be given."""
 
     quality: Annotated[
         float | None,
@@ -104,14 +104,14 @@ class EncodeOptions(TypedDict, total=False):
 
 
 class DecodeOptions(TypedDict, total=False):
-    """How a file is decoded."""
+    """Options of decoding."""
 
     tokens: Annotated[float | None, Option("Decode at most N tokens per block of 256x256 pixels", 1, metavar="N")]
     allow_partial: Annotated[bool, Option("Accept a file that was cut short")]
 
 
 class CodecOptions(TypedDict, total=False):
-    """What encodes and decodes: the keywords of `Codec`."""
+    """Model, device and limits: the keyword arguments of `Codec`."""
 
     model: Annotated[
         str | None,
@@ -151,8 +151,8 @@ class CodecOptions(TypedDict, total=False):
 
 
 TARGETS = ("quality", "tokens", "target_size", "target_bpp", "target_psnr", "target_lpips")
-ENCODE_PASSES, DECODE_PASSES = 2.0, 1.2  # cost of coding an image, in network passes over it that are reported as progress
-SEARCH_PASSES = 9  # of a search for a target of PSNR or LPIPS
+ENCODE_PASSES, DECODE_PASSES = 2.0, 1.2  # cost of coding an image, in network passes that report progress
+SEARCH_PASSES = 9  # additional passes of a search for a PSNR or LPIPS target
 EXCLUSIVE = (TARGETS, ("strip", "keep_exif"))  # groups of options that contradict each other
 
 

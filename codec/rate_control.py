@@ -23,22 +23,22 @@ from codec.models.base import Enough
 from codec.options import DEFAULT_QUALITY, TARGETS
 from codec.reading import incomplete_block
 
-SLACK = 64  # bits: tokens that cost this much more than a budget do not fit it, whatever the range coder saves at its end
+SLACK = 64  # bits: tokens that cost this much more than a budget cannot fit it, even if the range coder saves bits at its end
 ALPHA_SHARE = 3  # transparency may take a third of a size before its quality is lowered
 CLOSE = 1.005  # the search ends when the longer prefix costs at most 0.5 % more than the shorter
-MARGIN = 0.02  # of the bracket: a guess keeps this distance from both of its ends
+MARGIN = 0.02  # share of the bracket that a guess keeps from both ends
 
 
 @dataclass(frozen=True)
 class Target:
-    """The one target among the options of an encoder."""
+    """The target among the encoding options."""
 
     kind: str  # one of TARGETS
     value: float
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Target:
-        """The target that was asked for, or else the default quality."""
+        """The target in the options, or else the default quality."""
         for kind in TARGETS:
             if (value := options.get(kind)) is not None:
                 return cls(kind, value)
@@ -56,7 +56,8 @@ class Target:
         return int(self.value) if self.kind == "target_size" else None
 
     def length(self, code: AnyCode, layout: Layout) -> int:
-        """Tokens to keep for a quality or a number of tokens. Raises UsageError for more tokens per block than there are."""
+        """Tokens to keep for a quality or a number of tokens. Raises UsageError for more tokens per block than the model
+        has."""
         if self.kind == "quality":
             return layout.length_of(block_tokens_of_quality(code, self.value))
         if self.value > code.block_tokens:
@@ -122,7 +123,7 @@ def min_length(sequence: TokenSequence, code: AnyCode) -> int:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """How a search ended."""
+    """The result of a search."""
 
     length: int
     reached: bool
@@ -150,10 +151,10 @@ def shortest(
     below = margin(low)
     if below >= 0:
         return SearchResult(low, True, values[low])
-    side = 0  # of the last guess: 1 above, -1 below
+    side = 0  # last guess: 1 above the target, -1 below
     while high - low > 1 and bits[high - 1] > CLOSE * bits[low - 1]:
-        # The Illinois method on the logarithm of bits, in which measures are nearly straight: 7 decodings instead of the 11 of
-        # bisection. An infinite PSNR gives no direction.
+        # The Illinois method on the logarithm of bits, since measures are nearly linear in it: 7 decodings where bisection
+        # needs 11. An infinite PSNR gives no direction.
         share = below / (below - above) if math.isfinite(above) else 0.5
         share = min(1 - MARGIN, max(MARGIN, share))
         guess = bits[low - 1] ** (1 - share) * bits[high - 1] ** share

@@ -13,7 +13,7 @@ SLACK = 64  # bits: trailing zero bytes are not stored
 
 
 def read_tsr(file: FileInput, max_pixels: int = MAX_PIXELS) -> File:
-    """A .tsr file, parsed. At most one byte more is read than its header allows.
+    """Parses a .tsr file. Reads at most one byte more than its header allows.
 
     Raises FileError if the file cannot be read, FormatError if it is damaged, ImageError if the image is too large."""
     with open_file(file, "a .tsr file: give its bytes, its path, or a file opened with 'rb'") as stream:
@@ -26,7 +26,7 @@ def read_tsr(file: FileInput, max_pixels: int = MAX_PIXELS) -> File:
 
 
 def _refuse(head: bytes) -> None:
-    """Raises FormatError for a file that is not a .tsr file, by what its first bytes are."""
+    """Raises FormatError. The message depends on the file's first bytes."""
     try:
         check_head(head)
     except TesseraError as error:
@@ -40,8 +40,8 @@ def read_tokens(file: File, code: AnyCode, allow_partial: bool = False, block_to
     """The tokens of a file, at most `block_tokens` per block, without torch.
 
     Raises TruncatedError for a cut file unless `allow_partial`, and FormatError for a damaged one: a file whose checksum is
-    wrong is cut if it is shorter than its header says, or, where that says nothing, if its tokens run out. Raises UsageError
-    where so few tokens are not an image."""
+    wrong is cut if it is shorter than its header states. If the header states no size, the file is cut if its tokens run out.
+    Raises UsageError if there are too few tokens to decode."""
     layout = code.layout(file.width, file.height)
     if file.length > layout.tokens:
         msg = f"{file.length} tokens for an image that has {layout.tokens}: the file is damaged"
@@ -57,7 +57,8 @@ def read_tokens(file: File, code: AnyCode, allow_partial: bool = False, block_to
 
 
 def _check_cut(file: File, code: AnyCode, prefix: Prefix, allow_partial: bool) -> None:
-    """Raises FormatError where a file whose checksum is wrong is not cut but damaged, TruncatedError unless `allow_partial`."""
+    """Given a file with a wrong checksum, raises FormatError if it is damaged rather than cut, and TruncatedError if it is cut,
+    unless `allow_partial`."""
     if file.surplus and _ends_before(file, code, prefix.layout):
         msg = f"the file is damaged: {file.surplus} byte{'s' * (file.surplus > 1)} after its end; get it again"
         raise FormatError(msg)
@@ -67,13 +68,13 @@ def _check_cut(file: File, code: AnyCode, prefix: Prefix, allow_partial: bool) -
     if not allow_partial:
         there = f"{prefix.length} of {file.length} tokens are there"
         if prefix.length == file.length:
-            there = "its image is there, but not all that follows it"
+            there = "the image is complete, but data after it is missing"
         msg = f"the file is cut short: {there}"
         raise TruncatedError(msg, ("allow_partial",))
 
 
 def _check_enough(file: File, code: AnyCode, prefix: Prefix) -> None:
-    """Raises an error where tail tokens cannot be dropped, and no block has all of its tokens."""
+    """Raises an error if the model cannot decode truncated blocks and no block is complete."""
     block_tokens = prefix.layout.block_tokens_of(prefix.length)
     if code.tail_drop or block_tokens > code.block_tokens - 1:
         return
@@ -91,7 +92,7 @@ def incomplete_block(code: AnyCode, block_tokens: float) -> str:
 
 
 def _ends_before(file: File, code: AnyCode, layout: Layout) -> bool:
-    """Whether the payload without its surplus holds all tokens, by what they cost; a cut one is far shorter than they cost."""
+    """Whether the payload, without the surplus bytes, is long enough for all tokens. A cut payload is far shorter."""
     payload = file.payload[: len(file.payload) - file.surplus]
     try:
         prefix = code.decode(layout, payload, file.length)

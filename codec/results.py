@@ -1,4 +1,4 @@
-"""What coding returns, and the tokens of a file. No torch."""
+"""Result types of encoding and decoding. No torch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from codec.models.base import Model
 
 @dataclass(frozen=True)
 class Encoded:
-    """An encoded image: the bytes of its file, and what they came to."""
+    """An encoded image, with its size, quality and model."""
 
     data: bytes
     file: File
     block_tokens: float  # tokens per block of 256x256 pixels
     quality: float  # 0..100, for this number of tokens
     model: str  # its name
-    reached: bool = True  # whether a target of PSNR or LPIPS was reached
+    reached: bool = True  # whether a PSNR or LPIPS target was reached
     measured: float | None = None  # PSNR in dB or LPIPS, if that was the target
-    notes: tuple[str, ...] = ()  # for people, such as 'first of 12 frames'
+    notes: tuple[str, ...] = ()  # remarks for the user, such as 'first of 12 frames'
 
     @property
     def bpp(self) -> float:
@@ -33,7 +33,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Stored:
-    """What a file holds: all but its pixels, which need the network."""
+    """The content of a file before the network decodes its pixels."""
 
     file: File
     prefix: Prefix  # its tokens

@@ -23,7 +23,7 @@ NPY_HEADER_MAX = 256  # bytes of a .npy header, if the array has few dimensions
 def file_to_npz(data: FileInput, model: str | None = None, max_pixels: int = MAX_PIXELS) -> tuple[bytes, int, int, int]:
     """Converts a .tsr file to an .npz of its tokens; returns the .npz, width, height and length.
 
-    Arrays: `size` (width, height), and those of the model's code. For the pyramid they are `digits_I` int8 (D, n, m) and
+    Arrays: `size` (width, height), and the arrays of the model's code. For the pyramid these are `digits_I` int8 (D, n, m) and
     `known_I` bool (n, m) for each level I; for One-D-Piece and TiTok `indices` int32 and `known` bool (N, rows, columns)."""
     file = read_tsr(data, max_pixels)
     code = (open_model(model) if model else model_for(file.stream_id)).code
@@ -75,7 +75,7 @@ def _read_array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], kin
     if entry.file_size > expected + NPY_HEADER_MAX:
         msg = f"{name} has {entry.file_size:,} bytes, and {kind} {shape} takes {expected:,}"
         raise FormatError(msg)
-    with archive.open(entry) as stream:  # the size must be given: without it, zipfile unpacks more than the entry states
+    with archive.open(entry) as stream:  # with a size, since zipfile otherwise unpacks more than the entry states
         content = io.BytesIO(stream.read(entry.file_size + 1))
     array = np.lib.format.read_array(content, allow_pickle=False)
     fits = np.issubdtype(array.dtype, np.integer) if kind == "integer" else array.dtype == np.dtype(kind)

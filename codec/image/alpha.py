@@ -20,14 +20,14 @@ LOSSLESS_QUALITY = 100
 DEFAULT_ALPHA_QUALITY = 75
 SHRINKS = (0, 1, 2, 3)  # base-2 logarithms of the factor that both sides are divided by
 LEVEL_COUNTS = (4, 8, 16, 32, 64, 128)
-STRIP_ROWS = 256  # rows that are computed at once, to bound memory
+STRIP_ROWS = 256  # rows computed per step, to bound memory
 
 
 def split_alpha(image: Image.Image) -> tuple[Image.Image, NDArray[np.uint8] | None]:
     """Splits an image of any mode into the image without alpha, and alpha (H, W); None if all pixels are opaque."""
     if not image.has_transparency_data:
         return image, None
-    if image.mode in DEEP:  # the file names one value that is transparent
+    if image.mode in DEEP:  # one value of the file is transparent
         alpha = np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8)
     else:
         grey = image.mode in ("L", "LA", "La")
@@ -38,12 +38,13 @@ def split_alpha(image: Image.Image) -> tuple[Image.Image, NDArray[np.uint8] | No
 
 
 def fill_hidden(pixels: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pixels (H, W, 3) with the invisible ones, whose alpha (H, W) is 0, replaced by smooth colours from their surroundings.
+    """Pixels (H, W, 3) with invisible pixels, whose alpha (H, W) is 0, replaced by smooth colours from their surroundings.
 
-    Images often have noise there, or a colour that makes an edge along every outline. It should cost no bits."""
+    Images often have noise there, or a colour with an edge along every outline. Replacing these colours avoids spending bits on
+    pixels that are never seen."""
     height, width = alpha.shape
     starts = np.arange(0, width, CELL)
-    sums, weights = [], []  # of cells of 16x16 pixels: colours weighted by alpha, and alpha
+    sums, weights = [], []  # sums over cells of 16x16 pixels: colours weighted by alpha, and alpha
     for top in range(0, height, CELL):  # one row of cells at a time, to bound memory
         strip = alpha[top : top + CELL].astype(np.float64)
         sums.append(np.add.reduceat((strip[..., None] * pixels[top : top + CELL]).sum(0), starts))
@@ -88,9 +89,9 @@ def parse_colour(name: str) -> tuple[int, ...]:
 
 
 def lossy_planes(alpha: NDArray[np.uint8], quality: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Planes that approximate alpha (H, W) within the error that a quality allows: (shrink, (n, m)) each.
+    """Yields planes that approximate alpha (H, W) within the error that a quality allows, as (shrink, (n, m)).
 
-    At most one per shrink, with the fewest levels."""
+    Yields at most one plane per shrink, with the fewest levels."""
     for shrink in SHRINKS:
         means = shrink_plane(alpha, shrink)
         for count in LEVEL_COUNTS:
@@ -107,7 +108,7 @@ def max_rms_error(quality: int) -> float:
 
 
 def _rms_error(alpha: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    """Over the pixels that differ or are neither clear nor opaque."""
+    """Root mean square error over the pixels that differ or are neither transparent nor opaque."""
     counted = (alpha != other) | ((alpha > 0) & (alpha < 255))
     difference = alpha[counted].astype(np.float32) - other[counted]
     return float(np.sqrt(np.square(difference).mean())) if difference.size else 0.0
@@ -143,6 +144,6 @@ def enlarge_plane(plane: NDArray[np.uint8], shrink: int, height: int, width: int
 
 def _neighbours(size: int, shrink: int, count: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.uint32]]:
     """For each of `size` pixels, the indexes of the squares (of `count`) with the nearest centres before and after it, and the
-    weight of the second one, out of 2^(shrink + 1)."""
+    weight of the second square, out of 2^(shrink + 1)."""
     first, weight = np.divmod(2 * np.arange(size) + 1 - (1 << shrink), 2 << shrink)
     return first.clip(0, count - 1), (first + 1).clip(0, count - 1), weight.astype(np.uint32)

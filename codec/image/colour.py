@@ -1,4 +1,4 @@
-"""Conversion of images to RGB, and the colour profile that gives the numbers their meaning. No torch.
+"""Conversion of images to RGB, and their colour profiles. No torch.
 
 RGB values stay as they are. Their profile is kept as the number of its colour space if it has one, and otherwise byte for byte;
 only `strip` converts colours to sRGB. Greyscale stays greyscale, and is converted to the curve of sRGB if its profile has no
@@ -18,7 +18,7 @@ from bitstream.container import COLOURED, GREY, NEUTRAL
 from codec.errors import ImageError
 from codec.image.profiles import SRGB, recognise
 
-MODES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK", b"Lab ": "LAB"}  # by the colour space in a profile's header
+MODES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK", b"Lab ": "LAB"}  # mode by the colour space in a profile's header
 NOT_KEPT = {"CMYK": "CMYK", "LAB": "Lab"}  # modes that become sRGB, and their names
 ICC_SIGNATURE = slice(36, 40)
 ICC_SPACE = slice(16, 20)
@@ -28,13 +28,13 @@ FLAGS = ImageCms.Flags.BLACKPOINTCOMPENSATION
 
 @dataclass(frozen=True)
 class Colours:
-    """An image without alpha as it is coded."""
+    """An image without alpha, converted for coding."""
 
     image: Image.Image  # RGB
-    space: int = SRGB  # its number in `codec.image.profiles`
-    profile: bytes | None = None  # if the space has no number
+    space: int = SRGB  # number of the space in `codec.image.profiles`
+    profile: bytes | None = None  # the profile, if its space has no number
     greyness: int = COLOURED
-    notes: tuple[str, ...] = ()  # for people
+    notes: tuple[str, ...] = ()  # remarks for the user
 
 
 def to_rgb(image: Image.Image, profile: bytes | None, strip: bool) -> Colours:
@@ -98,7 +98,7 @@ def greyness_of(pixels: NDArray[np.uint8]) -> int:
 
 
 def remove_colour_if_grey(pixels: NDArray[np.uint8], greyness: int) -> NDArray[np.uint8]:
-    """Decoded pixels (H, W, 3), with any colour removed if the image had none."""
+    """Decoded pixels (H, W, 3), made grey if the original was grey."""
     if greyness == COLOURED:
         return pixels
     mean = (pixels.sum(2, dtype=np.uint16) + 1) // 3

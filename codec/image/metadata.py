@@ -18,15 +18,15 @@ from codec.errors import FormatError, ImageError
 from codec.image.alpha import DEFAULT_ALPHA_QUALITY, LOSSLESS_QUALITY, SHRINKS, enlarge_plane, lossy_planes
 from codec.image.profiles import SRGB, profile_of
 
-ICC, EXIF, XMP = 2, 3, 4  # types of sections; ALPHA comes first, since a file that is cut loses its end
+ICC, EXIF, XMP = 2, 3, 4  # types of sections; ALPHA comes first, since a cut file loses its end
 LABELS = {ALPHA: "transparency", ICC: "colour profile", EXIF: "EXIF", XMP: "XMP"}
 CONTENT_MAX = 1 << 24  # bytes of an unpacked profile, EXIF or XMP
 DICTIONARY = 1 << 20  # bytes; part of the format
 CHEAP_ALPHA = 800  # bytes, 600 at the default quality: smaller planes stay lossless
-FALLING_QUALITIES = (50, 25, 0)  # of alpha, in the order in which they are tried
+FALLING_QUALITIES = (50, 25, 0)  # alpha qualities, in order of trial
 TIFF_HEADER = 8  # bytes
 SHORT = 3  # the TIFF type of an orientation
-SLOW_PRESET_MAX = 1 << 22  # bytes that LZMA's slowest preset is used for
+SLOW_PRESET_MAX = 1 << 22  # bytes; longer contents use a faster LZMA preset
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Extras:
     """The unpacked contents of sections."""
 
     icc: bytes | None = None
-    exif: bytes | None = None  # from its TIFF header on
+    exif: bytes | None = None  # starts with the TIFF header
     xmp: bytes | None = None
     alpha: NDArray[np.uint8] | None = None  # (H, W)
 
@@ -69,7 +69,7 @@ def from_sections(sections: Sections, width: int, height: int, space: int = SRGB
 
 
 def pack_alpha(alpha: NDArray[np.uint8], quality: int) -> bytes:
-    """Packs alpha (H, W): losslessly at quality 100 or if that takes few bytes, else as small as the quality allows."""
+    """Packs alpha (H, W): losslessly at quality 100 or if this takes few bytes, otherwise as small as the quality allows."""
     lossless = b"\0" + pack(alpha.tobytes())
     if quality >= LOSSLESS_QUALITY or len(lossless) <= CHEAP_ALPHA * (quality / LOSSLESS_QUALITY):
         return lossless
@@ -133,7 +133,7 @@ def fit_alpha(sections: Sections, alpha: NDArray[np.uint8], max_size: int) -> Se
 def upright_exif(exif: bytes) -> bytes | None:
     """EXIF with orientation 1; None if it is not EXIF.
 
-    All other bytes stay, so that offsets hold, such as those of the camera's own notes."""
+    All other bytes are unchanged, so that offsets stay valid, such as those in the camera's own notes."""
     order = {b"II*\0": "little", b"MM\0*": "big"}.get(exif[:4])
     if order is None or len(exif) < TIFF_HEADER:
         return None

@@ -22,18 +22,18 @@ from codec.system.process import after_fork_in_child, fork_safe_lock
 
 ImageInput: TypeAlias = Image.Image | NDArray[np.uint8] | FileInput
 
-HEAD = 1 << 16  # bytes that show the format of an image
-IMAGE_BYTES, IMAGE_EXTRA = 4, 1 << 26  # largest image file: bytes per allowed pixel, and more
+HEAD = 1 << 16  # bytes read to recognise the format of an image
+IMAGE_BYTES, IMAGE_EXTRA = 4, 1 << 26  # limit on image files: bytes per allowed pixel, plus a constant
 # An image that is one pixel high is computed in blocks of 256 pixels: 65535x1 costs as much as 16.8 million pixels. Its blocks
 # may cost four times its own pixels, or a thirtieth of max_pixels, or as much as that example.
 THIN_FACTOR = 4
 THIN_COST = 1 << 24
 _pillow_lock = fork_safe_lock()
-_pillow_users, _pillow_limit = 0, None  # threads that have lifted Pillow's limit of pixels; the limit before
+_pillow_users, _pillow_limit = 0, None  # threads that have lifted Pillow's pixel limit; the original limit
 
 
 def open_input(image: ImageInput, max_pixels: int = MAX_PIXELS) -> Image.Image | NDArray[np.uint8]:
-    """An image or array as it is, an image file with its header read and its size checked.
+    """Returns an image or array unchanged, and opens an image file: reads its header and checks its size.
 
     Raises FileError if the file cannot be read, ImageError if it is not an image or too large."""
     if isinstance(image, Image.Image | np.ndarray):
@@ -57,12 +57,12 @@ def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
     cost = blocks * BLOCK**2
     allowed = max(THIN_FACTOR * width * height, max_pixels // 30, min(THIN_COST, THIN_FACTOR * max_pixels))
     if blocks > 1 and cost > allowed:
-        msg = f"{width}x{height} is thin, and costs as much as {cost:,} pixels, more than {allowed:,}"
+        msg = f"{width}x{height} is too narrow: decoding it costs as much as {cost:,} pixels; the limit is {allowed:,}"
         raise ImageError(msg, ("max_pixels",))
 
 
 def check_head(head: bytes) -> None:
-    """Raises ImageError unless a file that starts with these bytes, all of it or 64 KiB, may be an image that Pillow reads."""
+    """Raises ImageError if a file is certainly not an image that Pillow reads. `head` is its content, or the first 64 KiB."""
     if not head:
         msg = "is empty"
         raise ImageError(msg)
@@ -72,7 +72,7 @@ def check_head(head: bytes) -> None:
         with suppress(IndexError, struct.error):  # the head may be too short for a signature
             if accept and accept(head[:16]):
                 return
-    try:  # formats without a signature have to parse
+    try:  # a format without a signature must be parsed
         _open(head).close()
     except UnidentifiedImageError as error:
         raise _unknown_format(head) from error
@@ -97,7 +97,7 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 def load_image(image: Image.Image) -> Image.Image:
     """Reads the pixels of an opened image. Raises ImageError."""
     with reading_errors():
-        # Pillow checks its limit again here, for TIFF: on the size of tiles.
+        # For TIFF, Pillow checks its limit again here, on the size of tiles.
         pixels = image.width * image.height
         tile_width, tile_height = getattr(image, "_tile_size", image.size)
         above_limit = pixels > (Image.MAX_IMAGE_PIXELS or pixels)
@@ -108,7 +108,7 @@ def load_image(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def reading_errors() -> Iterator[None]:
-    """Turns whatever Pillow's plugins raise for damaged images into ImageError."""
+    """Converts any error of Pillow's plugins into ImageError; damaged images raise errors of many types."""
     try:
         yield
     except (TesseraError, MemoryError):
@@ -133,7 +133,7 @@ def _open(data: bytes) -> Image.Image:
 
 @contextmanager
 def _without_limit() -> Iterator[None]:
-    """Lifts Pillow's limit of pixels, which holds for the whole process: `check_size` has ours."""
+    """Lifts Pillow's pixel limit, which applies to the whole process; `check_size` applies ours."""
     global _pillow_users, _pillow_limit
     with _pillow_lock:
         if not _pillow_users:

@@ -19,7 +19,7 @@ class Plugin:
     format: str
     package: str
     module: str
-    signature: re.Pattern[bytes]  # of the format's files
+    signature: re.Pattern[bytes]  # signature of the format's files
     endings: tuple[str, ...]
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image, ImageCms
 
 SRGB = 0
-INTENTS = (ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Intent.PERCEPTUAL)  # profiles may have a table for each
-TOLERANCE = 1  # of 255, for rounding
+INTENTS = (ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Intent.PERCEPTUAL)  # a profile may have a table for each intent
+TOLERANCE = 1  # maximum difference, of 255, from rounding
 D50 = (0.9642, 1.0, 0.8249)
 # Bradford's adaptation of D65 to D50, in the ICC's rounding
 ADAPTATION = (1.04788, 0.02292, -0.05022, 0.02959, 0.99048, -0.01707, -0.00925, 0.01508, 0.75168)
@@ -100,7 +100,7 @@ def make_profile(space: Space) -> bytes:
     curve = b"para" + struct.pack(">IHH", 0, 3 if len(space.curve) > 1 else 0, 0) + _fixed(*space.curve)
     tags |= {name: b"XYZ " + _fixed(0, *xyz) for name, xyz in zip((b"rXYZ", b"gXYZ", b"bXYZ"), space.primaries, strict=False)}
     tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC") if space.primaries else (b"kTRC",), curve)
-    offsets: dict[bytes, int] = {}  # by content: equal tags share it
+    offsets: dict[bytes, int] = {}  # offset by content, which equal tags share
     table, body, start = b"", b"", 132 + 12 * len(tags)
     for name, content in tags.items():
         if content not in offsets:
@@ -114,11 +114,11 @@ def make_profile(space: Space) -> bytes:
 
 
 def _fixed(*values: float) -> bytes:
-    """Numbers of the ICC's type s15Fixed16."""
+    """Numbers in the ICC type s15Fixed16."""
     return struct.pack(f">{len(values)}i", *(round(65536 * value) for value in values))
 
 
 def _text(text: str) -> bytes:
-    """Text of the ICC's type multiLocalizedUnicode, in one language."""
+    """Text in the ICC type multiLocalizedUnicode, in one language."""
     content = text.encode("utf-16-be")
     return b"mluc" + struct.pack(">3I2s2sII", 0, 1, 12, b"en", b"US", len(content), 28) + content

@@ -1,4 +1,4 @@
-"""Images and what the codec keeps of them: pixels (H, W, 3), colour space, transparency and metadata. No torch."""
+"""The source of an encoding: pixels (H, W, 3), colour space, transparency and metadata of an image. No torch."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ TIFF_NOTES = (270, 271, 272, 305, 306, 315, 33432, 34665, 34853)  # tags of a TI
 
 @dataclass(frozen=True)
 class Source:
-    """An image as the network takes it, and what else its file keeps."""
+    """An image in the form that the network takes, with the other content of its file."""
 
     pixels: NDArray[np.uint8]  # (H, W, 3)
     sections: Sections = ()
     space: int = 0  # number of the colour space in `codec.image.profiles`
     greyness: int = COLOURED  # or GREY, NEUTRAL
-    notes: tuple[str, ...] = ()  # for people, such as 'first of 12 frames'
+    notes: tuple[str, ...] = ()  # remarks for the user, such as 'first of 12 frames'
     alpha: NDArray[np.uint8] | None = None  # (H, W), if its section may be made smaller to fit a size
 
     @property
@@ -45,8 +45,7 @@ class Source:
 
 
 def read_source(image: ImageInput, options: EncodeOptions | None = None, max_pixels: int = MAX_PIXELS) -> Source:
-    """What the codec keeps of an image: an image file, a PIL image, or uint8 RGB (H, W, 3), RGBA (H, W, 4), grey (H, W) or
-    (H, W, 1).
+    """Reads an image file, a PIL image, or a uint8 array: RGB (H, W, 3), RGBA (H, W, 4), grey (H, W) or (H, W, 1).
 
     Raises FileError if the file cannot be read, ImageError if the image is damaged, too large or cannot be coded, or if the
     array has another shape or type."""
@@ -116,7 +115,7 @@ def _depth_notes(image: Image.Image) -> list[str]:
 
 
 def _upright(image: Image.Image, notes: list[str]) -> tuple[Image.Image, bytes | None]:
-    """The image turned as its EXIF says, and its EXIF, from the TIFF header on, with orientation 1.
+    """The image in its EXIF orientation, and its EXIF, from the TIFF header on, with orientation 1.
 
     Damaged EXIF is left out, with a note."""
     try:
@@ -131,7 +130,7 @@ def _upright(image: Image.Image, notes: list[str]) -> tuple[Image.Image, bytes |
         if image.format == "JXL" and not getattr(image, "jpeg", True):  # turned already, as its own header says
             return image, exif
         return ImageOps.exif_transpose(image), exif
-    except Exception as error:  # parsers of EXIF raise as many kinds of errors as those of images
+    except Exception as error:  # damaged EXIF, like a damaged image, raises errors of many types
         notes.append(f"its EXIF is damaged and was left out ({type(error).__name__})")
         return image, None
 

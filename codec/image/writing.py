@@ -16,18 +16,18 @@ from codec.image.plugins import load_plugin, plugin_for
 
 # Default quality of lossy formats: about 40 dB from the decoded image (Kodak), a sixth to a tenth of the size of the PNG.
 QUALITY = {"JPEG": 90, "WEBP": 90, "AVIF": 80, "JXL": 90, "HEIF": 90}
-PNG_LEVEL = 2  # of zlib, 0 to 9: four times as fast as Pillow's 6, for files 2 % smaller to 11 % larger
+PNG_LEVEL = 2  # zlib level, 0 to 9: four times as fast as Pillow's 6, for files 2 % smaller to 11 % larger
 LOSSLESS_AT_100 = ("WEBP", "JXL")
-METADATA = ("icc_profile", "exif", "xmp")  # passed to Pillow's plugins, which write what their format has a place for
+METADATA = ("icc_profile", "exif", "xmp")  # passed to Pillow's plugins, which write the fields that their format supports
 WITH_PROFILE = ("AVIF", "HEIF", "JPEG", "PNG", "TIFF", "WEBP")  # formats that keep a colour profile
 OPAQUE = ("JPEG", "PPM")  # common formats without transparency
 
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """A format of Pillow's, and its quality."""
+    """A Pillow format, and its quality."""
 
-    name: str  # as Pillow calls it
+    name: str  # Pillow's name for the format
     quality: int | None  # 0 to 100; None if the format has no such choice
 
     def save_options(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Model files: safetensors with plain metadata, a fingerprint and a digest. Each family of models extends `Model`. No torch.
 
-The fingerprint covers what fixes the meaning of tokens. Any model with the same fingerprint decodes a file, so a better encoder
-or decoder may come later. The digest covers all arrays and is verified before any is used: damage would otherwise show only in
-the images.
+The fingerprint covers everything that determines the meaning of tokens. Any model with the same fingerprint decodes a file, so
+a better encoder or decoder may come later. The digest covers all arrays and is verified before any is used: damage would
+otherwise show only in the images.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Model(ABC):
     path: Path
     metadata: dict[str, Any]
 
-    kind: ClassVar[str]  # of the family, in the metadata of its files
+    kind: ClassVar[str]  # name of the family in its files' metadata
     refines: ClassVar[bool] = False  # whether its tokenizers are also of type `Refiner`
     tiles: ClassVar[bool] = False  # whether it can compute an image in tiles of any size
 
@@ -62,7 +62,7 @@ class Model(ABC):
 
     @property
     def stream_id(self) -> bytes:
-        """The start of the fingerprint, by which a .tsr file names its model."""
+        """The start of the fingerprint. It identifies the model in a .tsr file."""
         return bytes.fromhex(self.fingerprint)[:STREAM_ID_BYTES]
 
     @cached_property
@@ -122,9 +122,9 @@ class Model(ABC):
     def import_checkpoint(cls, source: str, path: Path, variant: str | None = None) -> Model | None:
         """Writes the model file of a published checkpoint; returns None if the family has no published checkpoints.
 
-        `source` is a file, a folder or the name of a repository. `variant` is how it was trained, if the checkpoint does not
-        say so. If `path` is a folder, the file gets the model's own name. Raises ModelError, and writes nothing, if `source` is
-        not a checkpoint of the family."""
+        `source` is a file, a folder or the name of a repository. `variant` names the training method, if the checkpoint does
+        not state it. If `path` is a folder, the file gets the model's own name. Raises ModelError, and writes nothing, if
+        `source` is not a checkpoint of the family."""
         return None
 
     def calibrate(self, images: Iterable[NDArray[np.uint8]], device: str) -> Calibration | None:
@@ -139,13 +139,13 @@ class Calibration:
     """A model whose coding tables were measured on photos."""
 
     model: Model
-    bits: float  # per token, on these photos
+    bits: float  # mean cost of a token on these photos
     bits_before: float
 
 
 @dataclass(frozen=True)
 class Enough:
-    """When an encoder may stop: once an image has this many tokens, or tokens that cost this many bits."""
+    """A stopping rule for encoders: this many tokens, or tokens that cost this many bits, whichever comes first."""
 
     tokens: float = math.inf
     bits: float = math.inf
@@ -159,10 +159,10 @@ class Tokenizer(Protocol):
 
     def tokenize(self, images: Sequence[NDArray[np.uint8]], enough: Sequence[Enough] | None = None) -> list[Any]:
         """The tokens of images (H, W, 3) of any sizes, a `TokenSequence` each: all tokens or, if that saves time, the first
-        ones, at least as many as are `enough`."""
+        tokens, until they are `enough`."""
 
     def detokenize(self, prefixes: Sequence[Any]) -> list[NDArray[np.uint8]]:
-        """The inverse of `tokenize`, up to what tokens cannot carry: the pixels (H, W, 3) of each `Prefix`."""
+        """The inverse of `tokenize`, with losses: the pixels (H, W, 3) of each `Prefix`."""
 
 
 class Refiner(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-HALF = 127.5  # of the range 0..255
+HALF = 127.5  # half of the range 0..255
 
 
 def to_network(pixels: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ SUFFIX = ".safetensors"
 
 
 def open_model(name: str | os.PathLike[str] = DEFAULT) -> Model:
-    """The model of this name, or in the file of this path. Raises ModelError if there is none."""
+    """The model with this name, or in the file at this path. Raises ModelError if there is none."""
     path = Path(name)
     if path.suffix != SUFFIX and not path.is_file():
         match = next((path for path in model_files() if path.stem == str(name)), None)
@@ -77,7 +77,7 @@ def model_for(stream_id: bytes) -> Model:
 
 
 def model_files() -> Iterator[Path]:
-    """The files of bundled models, then those of installed models."""
+    """The files of bundled models, then of installed models."""
     yield from sorted(BUNDLED.glob(f"*{SUFFIX}"))
     yield from sorted(installed_folder().glob(f"*{SUFFIX}"))
 
@@ -106,9 +106,9 @@ def import_model(
 ) -> tuple[Model, Calibration | None]:
     """Installs a published checkpoint, and measures its coding tables on photos, if given.
 
-    `source` is a file, a folder or the name of a repository; `name` is the model's own by default. `photos` are image files,
+    `source` is a file, a folder or the name of a repository; `name` defaults to the model's own name. `photos` are image files,
     folders and tar files. Raises ModelError, and installs nothing, if the checkpoint has no known layout, or if the name is
-    taken and not to be replaced."""
+    taken and `replace` is false."""
     require_torch("importing a model")
     folder = installed_folder()
     if name is not None and not re.fullmatch(r"[\w-][\w.-]*", name):
@@ -154,7 +154,7 @@ def _refuse_conflict(model: Model, target: Path, replace: bool) -> None:
 
 
 def remove_model(name: str) -> Path:
-    """Removes an installed model and returns the path that it had. Raises ModelError if no model of this name is installed."""
+    """Removes an installed model and returns its former path. Raises ModelError if no model of this name is installed."""
     path = installed_folder() / f"{name}{SUFFIX}"
     if path.name != f"{name}{SUFFIX}" or not path.is_file():
         installed = ", ".join(sorted(path.stem for path in installed_folder().glob(f"*{SUFFIX}"))) or "none"

@@ -1,4 +1,4 @@
-"""What the caller of a network computation provides: a number of threads and a progress listener. Both hold for one thread."""
+"""The context of a network computation: its number of threads and its progress listener. Both apply to one thread."""
 
 from __future__ import annotations
 

@@ -90,11 +90,11 @@ def trains_in_bf16(device: torch.device) -> bool:
 
 
 def _has_gpu_driver() -> bool:
-    """Whether the driver of NVIDIA or AMD is there, without which torch finds no CUDA device."""
+    """Whether an NVIDIA or AMD driver is installed. Without one, torch finds no CUDA device."""
     try:
         ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
-        return Path("/dev/kfd").exists()  # AMD's, which torch calls CUDA too
+        return Path("/dev/kfd").exists()  # the AMD driver; torch calls AMD devices CUDA, too
     return True
 
 

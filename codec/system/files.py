@@ -1,4 +1,4 @@
-"""Atomic writes: a name appears, or changes, only when all bytes are there. Also the user's folders. No torch, no terminal.
+"""Atomic file writes, and the per-user data and cache directories. No torch, no terminal.
 
 with atomic_write(path) as temporary:
     temporary.write_bytes(data)
@@ -50,7 +50,7 @@ class Writer:
     """Writes files atomically, from any thread, until it is aborted.
 
     Each file is written under a temporary name in its folder and then renamed. The temporary is locked while its writer
-    lives, so that `remove_stale_temporaries` recognises those of killed runs."""
+    lives, so that `remove_stale_temporaries` recognises the files of killed runs."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # reentrant: a signal handler may abort while its own thread holds it
@@ -73,7 +73,7 @@ class Writer:
 
     @contextmanager
     def atomic_write(self, path: str, replace: bool = True) -> Iterator[Path]:
-        """As the function `atomic_write`; `replace` is as in `write`."""
+        """See the function `atomic_write`, and `write` for `replace`."""
         try:
             target = Path(os.path.realpath(path) if replace else path)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -141,13 +141,13 @@ def _rename_to_new(temporary: Path, target: Path) -> None:
 
 
 def remove_stale_temporaries(folders: Iterable[str]) -> None:
-    """Removes the temporaries of killed runs from folders. Those of running ones are locked, and stay."""
+    """Removes the temporaries of killed runs from folders. Temporaries of active runs are locked, and stay."""
     if fcntl is None:
         return
     for folder in folders:
         try:
             paths = [entry.path for entry in os.scandir(folder) if TEMPORARY.fullmatch(entry.name)]
-        except OSError:  # whether the folder can be written to is found out later
+        except OSError:  # writing to the folder will report the error
             continue
         for path in paths:
             _remove_unlocked(path)

@@ -19,7 +19,8 @@ def after_fork_in_child(action: Callable[[], object]) -> None:
 
 
 def fork_safe_lock() -> threading.Lock:
-    """A lock that is free in a forked child, even if another thread of the parent held it. For modules: it is never freed."""
+    """A lock that is free in a forked child, even if another thread of the parent held it. For module-level locks only: it is
+    never freed."""
     lock = threading.Lock()
     after_fork_in_child(lock._at_fork_reinit)  # type: ignore[attr-defined]  # `logging` does the same
     return lock
@@ -46,7 +47,7 @@ def set_torch_threads(count: int) -> None:
 
 
 def follow_context_threads() -> None:
-    """Makes torch compute in this thread with the number of threads that `network_context` gives."""
+    """Makes torch compute in this thread with the number of threads that `network_context` sets."""
     import torch
 
     _keep_torch_usable_after_fork()
@@ -58,7 +59,8 @@ def follow_context_threads() -> None:
 @cache
 def _keep_torch_usable_after_fork() -> None:
     """A forked child has none of its parent's torch threads and would wait for them for ever
-    (https://github.com/pytorch/pytorch/issues/17199). With one thread it computes without them, as suits a process pool."""
+    (https://github.com/pytorch/pytorch/issues/17199). With one thread torch computes without them, which suits a process
+    pool."""
     after_fork_in_child(partial(set_torch_threads, 1))
 
 
@@ -66,6 +68,6 @@ def trim_heap() -> None:
     """Returns free pages to the system, if the C library is glibc.
 
     Once an array of up to 32 MB is freed, glibc serves all smaller ones from its heap, and small blocks between them keep
-    free pages from being returned: encoding 12 megapixels held 2.0 GB, of which at most 0.6 were in use."""
+    free pages from being returned: encoding 12 megapixels held 2.0 GB but used at most 0.6 GB."""
     if sys.platform == "linux" and (malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         malloc_trim(0)
