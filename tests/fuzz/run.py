@@ -54,8 +54,12 @@ def run(seed: int, count: int, verbose: bool = True, commands: bool = False) -> 
         process.start()
         sender.close()
         killed, last, since = False, first, time.monotonic()
-        while process.is_alive() or receiver.poll():
-            if _receive(receiver, findings) or position.value != last:
+        while True:
+            try:
+                received = _receive(receiver, findings)
+            except EOFError:  # the process has ended
+                break
+            if received or position.value != last:
                 last, since = position.value, time.monotonic()
             elif time.monotonic() - since > HANG_TIMEOUT + 60 * (last == first):  # loading takes time too
                 process.kill()
@@ -75,15 +79,13 @@ def run(seed: int, count: int, verbose: bool = True, commands: bool = False) -> 
 
 
 def _receive(receiver: Connection, findings: list[tuple[int, Finding]]) -> bool:
-    try:
-        if receiver.poll(0.2):
-            index, finding = receiver.recv()
-            findings.append((index, finding))
-            sys.stderr.write(f"\n{finding.kind} at {index}: {finding.detail}\n")
-            return True
-    except EOFError:
-        time.sleep(0.05)
-    return False
+    """Waits a moment for a finding. Raises EOFError if the sender has ended."""
+    if not receiver.poll(0.2):
+        return False
+    index, finding = receiver.recv()
+    findings.append((index, finding))
+    sys.stderr.write(f"\n{finding.kind} at {index}: {finding.detail}\n")
+    return True
 
 
 def keep(finding: Finding) -> Path:
