@@ -166,8 +166,9 @@ class Codec:
     def tokenize(self, images: Iterable[ImageInput | Source], **options: Unpack[EncodeOptions]) -> list[TokenSequence]:
         """The tokens of each image, most important first. Every rate is a prefix of this one encoding.
 
-        Without a target, these are all tokens; with one, the first, as many as `write` can need for it. With an effort above
-        the default, tokens are refined for the length that the target asks for. Images of similar size share network calls.
+        Without a target, returns all tokens; with a target, the first tokens, enough for `write` to meet it. With an effort
+        above the default, tokens are refined for the length that the target asks for. Images of similar size share network
+        calls.
 
         Raises UsageError if the model cannot refine tokens, or has fewer than the target asks for."""
         check_options(EncodeOptions, options)
@@ -198,7 +199,7 @@ class Codec:
     def write(self, sequence: TokenSequence, source: Source | None = None, /, **options: Unpack[EncodeOptions]) -> Encoded:
         """The file with the tokens that the target asks for, and with the metadata and transparency of `source`.
 
-        No network is needed, except to search for a target of PSNR or LPIPS, which needs `source`. Raises TargetError if no
+        Only the search for a PSNR or LPIPS target needs the network; it also needs `source`. Raises TargetError if no
         token fits."""
         check_options(EncodeOptions, options)
         file, search = self._choose_tokens(sequence, source, Target.of(options))

@@ -75,7 +75,7 @@ def _read_array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], kin
     if entry.file_size > expected + NPY_HEADER_MAX:
         msg = f"{name} has {entry.file_size:,} bytes, and {kind} {shape} takes {expected:,}"
         raise FormatError(msg)
-    with archive.open(entry) as stream:  # with a size, since zipfile otherwise unpacks more than the entry states
+    with archive.open(entry) as stream:  # without a size, zipfile unpacks more than the entry states
         content = io.BytesIO(stream.read(entry.file_size + 1))
     array = np.lib.format.read_array(content, allow_pickle=False)
     fits = np.issubdtype(array.dtype, np.integer) if kind == "integer" else array.dtype == np.dtype(kind)

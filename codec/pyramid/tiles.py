@@ -53,7 +53,7 @@ def decode_pixels(
     for (ys, inner_ys), (xs, inner_xs) in spans:
         top, left = (ys.start + inner_ys.start) * CELL, (xs.start + inner_xs.start) * CELL
         targets = [image[top:, left:] for image in images]
-        if not any(target.size for target in targets):  # the tile lies outside of all images
+        if not any(target.size for target in targets):  # the tile is outside of all images
             report_progress(1 / len(spans))
             continue
         tile_latents = latents[:, :, ys, xs]

@@ -42,7 +42,7 @@ KMEANS_VECTORS = 16384  # encoder vectors that initialise the codebook
 KMEANS_ROUNDS = 10
 KMEANS_BATCH = 16  # crops per call of the encoder
 ERROR_FLOOR = 0.004  # squared error (30 dB) below which the logarithm is close to linear
-ERROR_UNIT = 0.05  # squared error where the loss has the slope of the error itself
+ERROR_UNIT = 0.05  # squared error; at this value the loss and the error have the same slope
 # Shares of the learning rate, by prefix of a parameter's name; the first match applies. The encoder starts close to its final
 # state, and the codebook has to follow it.
 RATE_SHARES = (("quantize.", 2.0), ("decoder.ffn.", 1.0), ("decoder.", 0.5), ("pixel_", 1.0), ("", 0.1))
