@@ -47,7 +47,7 @@ def main() -> None:
     arguments = parser.parse_args()
     shutil.copy(arguments.model, BUNDLED / "standard.safetensors")
     run_module("cli", "models", "graphs")
-    for module in ("tests.make_golden", "tests.fuzz.make_corpus"):
+    for module in ("tests.make_golden", "tests.fuzz.make_corpus", "tests.transcripts.make"):
         run_module(module)
     pairs: list[tuple[str, str]] = []
     for name, *images in arguments.study:
