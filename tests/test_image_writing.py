@@ -31,6 +31,6 @@ def test_every_default_quality_is_of_a_format_that_pillow_writes():
 
 def test_the_error_of_a_missing_plugin_names_it(monkeypatch):
     monkeypatch.setattr(Image, "SAVE", {name: save for name, save in Image.SAVE.items() if name != "JXL"})
-    monkeypatch.setattr("codec.image.writing.load_plugin", lambda **_: None)
+    monkeypatch.setattr("codec.image.writing.load_plugin", lambda *_, **__: None)
     with pytest.raises(UsageError, match="pillow-jxl-plugin"):
         image_format(".jxl")
