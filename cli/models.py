@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -262,7 +263,8 @@ def _without_name(name: str) -> Iterator[None]:
     except ModelError as error:
         from codec.models.registry import model_files
 
-        prefixes = [f"{name}: ", *(f"{path}: " for path in model_files() if path.stem == name)]
+        prefixes = [f"{name}: ", f"{Path(name)}: ", f"{Path(name)}{os.sep}"]
+        prefixes += [f"{path}: " for path in model_files() if path.stem == name]
         message = str(error)
         for prefix in prefixes:
             message = message.removeprefix(prefix)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bitstream.container import SIDE_MAX, File, write_file
 from bitstream.range_coder import encode_tokens
-from codec.errors import FormatError, TesseraError
+from codec.errors import FormatError, TesseraError, TruncatedError
 from codec.image.opening import check_size
 from codec.models.registry import DEFAULT, model_for, open_model
 from codec.options import MAX_PIXELS
@@ -27,7 +27,11 @@ def file_to_npz(data: FileInput, model: str | None = None, max_pixels: int = MAX
     `known_I` bool (n, m) for each level I; for One-D-Piece and TiTok `indices` int32 and `known` bool (N, rows, columns)."""
     file = read_tsr(data, max_pixels)
     code = (open_model(model) if model else model_for(file.stream_id)).code
-    prefix = read_tokens(file, code)
+    try:
+        prefix = read_tokens(file, code)
+    except TruncatedError as error:
+        msg = f"{error}; only complete files have arrays: get it again"
+        raise TruncatedError(msg) from error
     arrays: dict[str, NDArray] = {"size": np.array([file.width, file.height]), **code.to_arrays(prefix)}
     stream = io.BytesIO()
     np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]

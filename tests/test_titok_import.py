@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
-from types import SimpleNamespace
+import tracemalloc
+import zipfile
+import zlib
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import ClassVar
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -15,12 +23,13 @@ from safetensors.torch import load_file, save_file
 from bitstream.codebook_tokens import uniform_code
 from codec.errors import FileError, ModelError
 from codec.models import base
-from codec.models.registry import open_model
+from codec.models.registry import import_model, open_model
 from codec.titok import checkpoint as checkpoint_module
 from codec.titok.checkpoint import Checkpoint, check_shapes, fetch_repository, network_config, open_checkpoint
 from codec.titok.config import TitokConfig, published_config
 from codec.titok.model import TitokModel, fingerprint
 from codec.titok.network import Titok
+from tests.helpers.commands import run
 from tests.helpers.titok import PUBLISHED, published_settings
 
 TINY = TitokConfig(8, True, 16, 1, 2, side=32, codebook=64, pixel_codebook=20, pixel_code=8, pixel_width=32)
@@ -277,40 +286,184 @@ def test_an_unpublished_number_of_tokens_needs_a_variant(checkpoint):
 def test_a_folder_without_a_single_file_of_weights_is_refused(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
-    check_refused(folder, tmp_path / "models", "none")
+    check_refused(folder, tmp_path / "models", "no weights")
     for name in ("a.bin", "b.pt"):
         (folder / name).write_bytes(b"x")
     check_refused(folder, tmp_path / "models", "a.bin, b.pt")
     check_refused(tmp_path / "no such file", tmp_path / "models", "no such file")
 
 
-def test_a_repository_is_downloaded_by_its_name(checkpoint, tmp_path, monkeypatch):
-    requests = []
+class Hub(BaseHTTPRequestHandler):
+    """The part of Hugging Face's protocol that a download needs: a repository's file list, and its files."""
 
-    def snapshot_download(name: str, allow_patterns: list[str]) -> str:
-        requests.append((name, allow_patterns))
-        return str(checkpoint)
+    repositories: ClassVar[dict[str, dict[str, bytes]]] = {}
+    downloads: ClassVar[list[str]] = []
+    COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = urlsplit(self.path).path.strip("/").removeprefix("api/models/")
+        owner, name, *rest = path.split("/")
+        files = self.repositories.get(f"{owner}/{name}")
+        if files is None:
+            return self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
+        if rest[0] != "resolve":
+            listing = [{"type": "file", "path": file, "size": len(data), "oid": "0" * 40} for file, data in files.items()]
+            siblings = [{"rfilename": file} for file in files]
+            content = listing if rest[0] == "tree" else {"id": f"{owner}/{name}", "sha": self.COMMIT, "siblings": siblings}
+            return self.answer(200, json.dumps(content).encode(), {"Content-Type": "application/json"})
+        data = files[rest[2]]
+        if self.command == "GET":
+            self.downloads.append(rest[2])
+        return self.answer(200, data, {"ETag": f'"{zlib.crc32(data):040x}"', "X-Repo-Commit": self.COMMIT})
+
+    def answer(self, status: int, data: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for key, value in {**headers, "Content-Length": str(len(data))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Iterator[type[Hub]]:
+    """A hub on loopback, with a cache of its own."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+        monkeypatch.delitem(sys.modules, name)  # it reads the environment when it is imported
+    monkeypatch.setattr(Hub, "repositories", {})
+    monkeypatch.setattr(Hub, "downloads", [])
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=snapshot_download))
+    yield Hub
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def pickled(checkpoint) -> bytes:
+    """The checkpoint as torch.save writes it."""
+    stream = io.BytesIO()
+    torch.save(load_file(checkpoint / "model.safetensors"), stream)
+    return stream.getvalue()
+
+
+def test_a_repository_of_safetensors_is_downloaded_by_its_name(checkpoint, pickled, hub, tmp_path):
+    files = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    hub.repositories["turing-motors/One-D-Piece-S-256"] = files | {"pytorch_model.bin": pickled, "README.md": b"-"}
     model = TitokModel.import_checkpoint("turing-motors/One-D-Piece-S-256", tmp_path / "models")
-    assert requests == [("turing-motors/One-D-Piece-S-256", ["config.json", "*.safetensors"])]
+    assert sorted(hub.downloads) == ["config.json", "model.safetensors"]
     assert model.metadata["card"] == {"source": "turing-motors/One-D-Piece-S-256"}
 
 
-def test_without_huggingface_hub_the_error_names_it(monkeypatch):
+def test_a_repository_with_a_pickle_alone_is_downloaded_by_its_name(checkpoint, pickled, hub, tmp_path, monkeypatch):
+    """As One-D-Piece is published: no configuration, no safetensors."""
+    monkeypatch.setattr(checkpoint_module, "SIZES", {"small": (TINY.width, 1, 2)})
+    monkeypatch.setitem(checkpoint_module.VARIANT_OF_TOKENS, TINY.block_tokens, "one-d-piece")
+    hub.repositories["turing-motors/One-D-Piece-S-256"] = {"pytorch_model.bin": pickled, "README.md": b"-"}
+    model = TitokModel.import_checkpoint("turing-motors/One-D-Piece-S-256", tmp_path / "models")
+    assert hub.downloads == ["pytorch_model.bin"]
+    assert model.digest == TitokModel.import_checkpoint(checkpoint, tmp_path / "others").digest
+
+
+def test_a_repository_without_weights_is_refused(hub, tmp_path):
+    hub.repositories["a/b"] = {"README.md": b"-"}
+    check_refused("a/b", tmp_path / "models", "no weights in the repository")
+
+
+def test_a_path_that_does_not_exist_is_no_repository(hub, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for source in ("folder/model", "a/model.bin", "a/b/c", "model"):
+        hub.repositories[source] = {"README.md": b"-"}
+        check_refused(source, tmp_path / "models", "not the name of a repository")
+    check_refused("a/b", tmp_path / "models", "no such file or folder here, and no such public repository")
+
+
+def test_the_command_imports_from_a_repository(checkpoint, hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    hub.repositories["a/b"] = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    assert run("models", "import", "a/b", "--name", "piece").exit_code == 0
+    hub.repositories.clear()
+    taken = run("models", "import", "c/d", "--name", "piece")  # noticed before anything is downloaded
+    assert (taken.exit_code, "installed already" in taken.stderr) == (1, True)
+    assert run("models", "check", "piece").exit_code == 0
+
+
+def test_a_name_that_is_taken_is_noticed_before_the_weights_are_read(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    import_model(str(checkpoint))
+
+    def refuse(*_: object) -> None:
+        msg = "the weights are read"
+        raise AssertionError(msg)
+
+    monkeypatch.setattr(checkpoint_module, "read_checkpoint", refuse)
+    with pytest.raises(ModelError) as error:
+        import_model(str(checkpoint))
+    assert error.value.advice == ("force",)
+
+
+def test_messages_of_an_import_name_a_path_once(checkpoint):
+    settings = published_settings("one-d-piece-s-256")
+    settings["model"]["vq_model"] |= {"is_legacy": False}
+    (checkpoint / "config.json").write_text(json.dumps(settings))
+    for source in (checkpoint, f"{checkpoint}/", checkpoint / "none.bin", checkpoint / "config.json"):
+        outcome = run("models", "import", source)
+        assert (outcome.exit_code, outcome.stderr.count(checkpoint.name)) == (1, 1), outcome.stderr
+
+
+def test_tensors_inside_a_training_state_are_found(checkpoint, tmp_path):
+    tensors = load_file(checkpoint / "model.safetensors")
+    torch.save({"state_dict": tensors, "epoch": 3}, tmp_path / "state.bin")
+    assert open_checkpoint(tmp_path / "state.bin").shapes == open_checkpoint(checkpoint).shapes
+    torch.save({"weights": tensors, "epoch": 3}, tmp_path / "other.bin")
+    check_refused(tmp_path / "other.bin", tmp_path / "models", "weights, epoch")
+
+
+def test_what_is_no_file_of_a_checkpoint_is_refused_in_bounded_memory(checkpoint, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe.bin")
+    for source in ("/dev/zero", tmp_path / "pipe", tmp_path / "pipe.bin"):
+        check_refused(source, tmp_path / "models", "neither a folder nor a file")
+    with (checkpoint / "config.json").open("wb") as file:
+        file.truncate(300 << 20)
+    tracemalloc.start()
+    check_refused(checkpoint, tmp_path / "models", "config.json")
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+    (checkpoint / "config.json").write_text("[" * 100_000)
+    check_refused(checkpoint, tmp_path / "models", "config.json")
+
+
+def test_packed_pickles_are_refused(pickled, tmp_path):
+    """A bomb: torch stores tensors as they are, and would unpack others whole."""
+    with (
+        zipfile.ZipFile(io.BytesIO(pickled)) as source,
+        zipfile.ZipFile(tmp_path / "a.bin", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for entry in source.namelist():
+            packed.writestr(entry, source.read(entry))
+    check_refused(tmp_path / "a.bin", tmp_path / "models", "packed")
+
+
+def test_without_huggingface_hub_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ModelError, match="pip install huggingface_hub"):
+    with pytest.raises(ModelError, match=r"tessera-codec\[hub\]"):
         fetch_repository("a/b")
 
 
-def test_without_a_network_the_error_is_one_line(monkeypatch):
-    def snapshot_download(*_: object, **__: object) -> str:
-        msg = "Name or service not known\nmore"
-        raise ConnectionError(msg)
-
-    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=snapshot_download))
-    with pytest.raises(ModelError, match="Name or service not known") as error:
+def test_without_a_network_the_error_is_one_line(hub, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(ModelError, match="no such file or folder here, and no repository can be fetched") as error:
         fetch_repository("a/b")
     assert "\n" not in str(error.value)
 

@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from codec.errors import FormatError, ImageError, TesseraError
+from codec.errors import FormatError, ImageError, TesseraError, TruncatedError
 from codec.token_arrays import file_to_npz, npz_to_file
 
 
@@ -58,6 +58,12 @@ def test_wrong_arrays_are_refused(arrays, name, array):
     changed = {key: value for key, value in (arrays | {name: array}).items() if value is not None}
     with pytest.raises(FormatError):
         npz_to_file(npz(changed))
+
+
+def test_a_cut_file_has_no_arrays(data):
+    with pytest.raises(TruncatedError) as error:
+        file_to_npz(data[:-10])
+    assert error.value.advice == ()  # the command has no option for such files
 
 
 def test_size_is_checked_first(arrays):

@@ -119,12 +119,14 @@ class Model(ABC):
         Raises ModelError as `code` does."""
 
     @classmethod
-    def import_checkpoint(cls, source: str, path: Path, variant: str | None = None) -> Model | None:
+    def import_checkpoint(
+        cls, source: str, path: Path, variant: str | None = None, check_name: Callable[[str], None] = lambda _: None
+    ) -> Model | None:
         """Writes the model file of a published checkpoint; returns None if the family has no published checkpoints.
 
         `source` is a file, a folder or the name of a repository. `variant` names the training method, if the checkpoint does
-        not state it. If `path` is a folder, the file gets the model's own name. Raises ModelError, and writes nothing, if
-        `source` is not a checkpoint of the family."""
+        not state it. If `path` is a folder, the file gets the model's own name. `check_name` may refuse that name before any
+        weights are read. Raises ModelError, and writes nothing, if `source` is not a checkpoint of the family."""
         return None
 
     def calibrate(self, images: Iterable[NDArray[np.uint8]], device: str) -> Calibration | None:

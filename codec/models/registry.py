@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.errors import ModelError
+from codec.errors import FileError, ImageError, ModelError
 from codec.models.base import Calibration, Model, read_metadata
 from codec.pyramid.model import PyramidModel
 from codec.pyramid.runtime.graph_templates import graph_templates_path
@@ -79,10 +80,12 @@ def model_for(stream_id: bytes) -> Model:
 def model_files() -> Iterator[Path]:
     """The files of bundled models, then of installed models."""
     yield from sorted(BUNDLED.glob(f"*{SUFFIX}"))
-    yield from sorted(installed_folder().glob(f"*{SUFFIX}"))
+    with suppress(FileError, OSError):  # without a home folder, or with one that cannot be read, there are none
+        yield from sorted(installed_folder().glob(f"*{SUFFIX}"))
 
 
 def installed_folder() -> Path:
+    """Raises FileError if the user has no home folder."""
     return data_folder() / "models"
 
 
@@ -114,15 +117,22 @@ def import_model(
     if name is not None and not re.fullmatch(r"[\w-][\w.-]*", name):
         msg = f"{name!r} is not a name for a model: use letters, digits, dots and hyphens"
         raise ModelError(msg)
+
+    def check_name(own_name: str) -> None:
+        _refuse_taken(folder / f"{name or own_name}{SUFFIX}", replace)
+
+    if name:
+        check_name(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".import-", dir=folder) as temporary:
-            imported = (family.import_checkpoint(source, Path(temporary), variant) for family in FAMILIES.values())
+            imported = (family.import_checkpoint(source, Path(temporary), variant, check_name) for family in FAMILIES.values())
             model = next(model for model in imported if model)
             calibration = model.calibrate(_squares(photos), pick_device(device)) if photos else None
             model = open_model(model.path)
             target = folder / f"{name or model.name}{SUFFIX}"
-            _refuse_conflict(model, target, replace)
+            _refuse_taken(target, replace)
+            _refuse_conflict(model, target)
             os.replace(model.path, target)
     except OSError as error:
         msg = f"{folder}: cannot be written ({error.strerror}): check space and permissions"
@@ -133,19 +143,27 @@ def import_model(
 def _squares(photos: Sequence[Path]) -> Iterator[NDArray[np.uint8]]:
     from codec.training.photos import find_photos, read_square
 
-    for _, data in find_photos(photos):
-        if (square := read_square(data)) is not None:
-            yield square
+    try:
+        for _, data in find_photos(photos):
+            if (square := read_square(data)) is not None:
+                yield square
+    except OSError as error:
+        msg = f"{error.filename or 'photos'}: cannot be read ({error.strerror or error}): check its permissions"
+        raise ImageError(msg) from error
 
 
-def _refuse_conflict(model: Model, target: Path, replace: bool) -> None:
-    """Raises ModelError if a model's name is taken, or if another model has its stream id with a different fingerprint."""
+def _refuse_taken(target: Path, replace: bool) -> None:
+    """Raises ModelError if a model's name is taken."""
     if (BUNDLED / target.name).exists():
         msg = f"{target.stem} is the name of a bundled model: give another"
         raise ModelError(msg)
     if target.exists() and not replace:
         msg = f"a model called {target.stem} is installed already"
         raise ModelError(msg, ("force",))
+
+
+def _refuse_conflict(model: Model, target: Path) -> None:
+    """Raises ModelError if another model has the stream id of this one with a different fingerprint."""
     for path in model_files():
         other = _open_if_intact(path)
         if other and path != target and other.stream_id == model.stream_id and other.fingerprint != model.fingerprint:

@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,14 @@ from codec.titok.network import Titok
 
 VARIANTS = {"one-d-piece": True, "titok": False}  # whether trained with tail token drop
 CONFIG_TYPES = {"one_d_piece": "one-d-piece", "titok": "titok"}  # variants by their name in a configuration
+TITOK_NAMES = ("TiTok-L-32", "TiTok-B-64", "TiTok-S-128")  # published and supported
 VARIANT_OF_TOKENS = {32: "titok", 64: "titok", 128: "titok", 256: "one-d-piece"}  # published checkpoints
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")  # published names
 WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+CONFIG_MAX = 1 << 20  # bytes of a config.json; published ones have 2 kB
 MAX_NAMES = 3  # maximum number of tensors that a message lists
+REPOSITORY = r"[\w-][\w.-]*/[\w-][\w.-]*"  # OWNER/NAME
+INSTALL = "pip install 'tessera-codec[hub]'"
 Shape = tuple[int, ...]
 
 
@@ -46,39 +51,67 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
 
     Raises ModelError if there is no such checkpoint, or if it is damaged or contains anything but tensors."""
     path = Path(source)
-    if not path.exists():
-        if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)):
-            msg = f"{source}: no such file or folder, and not the name of a repository (OWNER/NAME)"
+    try:
+        if not path.exists():
+            path = fetch_repository(str(source))
+        if path.is_file():
+            return _open_weights(path, None)
+        if not path.is_dir():
+            msg = f"{source}: neither a folder nor a file of weights: give the path of one"
             raise ModelError(msg)
-        path = fetch_repository(str(source))
-    if path.is_file():
-        return _open_weights(path, None)
-    weights = next((path / name for name in WEIGHTS_FILES if (path / name).is_file()), None)
-    if weights is None:
-        candidates = sorted(file for file in path.iterdir() if file.suffix in WEIGHTS_SUFFIXES)
-        if len(candidates) != 1:
-            names = ", ".join(file.name for file in candidates) or "none"
-            msg = f"{source}: one file of weights is expected in the folder, found: {names}; give its path"
-            raise ModelError(msg)
-        weights = candidates[0]
-    return _open_weights(weights, _read_config(path))
+        return _open_weights(_weights_file(path, str(source)), _read_config(path))
+    except OSError as error:
+        msg = f"{source}: cannot be read ({error.strerror or error}): check its permissions"
+        raise ModelError(msg) from error
+
+
+def _weights_file(folder: Path, source: str) -> Path:
+    """The file of weights in a folder: the one with a published name, or the only one."""
+    files = sorted(file for file in folder.iterdir() if file.suffix in WEIGHTS_SUFFIXES and file.is_file())
+    chosen = next((file for name in WEIGHTS_FILES for file in files if file.name == name), None)
+    if chosen is None and len(files) == 1:
+        chosen = files[0]
+    if chosen is None and not files:
+        msg = f"{source}: no weights in it: a file such as {' or '.join(WEIGHTS_FILES)} is needed"
+        raise ModelError(msg)
+    if chosen is None:
+        msg = f"{source}: has several files of weights, {_join_names([file.name for file in files])}: give the path of one"
+        raise ModelError(msg)
+    return chosen
 
 
 def fetch_repository(name: str) -> Path:
-    """The folder of a Hugging Face repository, downloaded unless it is in the cache.
+    """The folder of a Hugging Face repository, downloaded unless it is in the cache. Weights in files that are unpickled are
+    downloaded only if there are no safetensors.
 
-    Raises ModelError if huggingface_hub is not installed, or if there is no network or no such repository."""
+    Raises ModelError if `name` does not look like one (OWNER/NAME), if huggingface_hub is not installed, or if there is no
+    network or no such repository."""
+    owner, _, rest = name.partition("/")
+    if not re.fullmatch(REPOSITORY, name) or Path(owner).exists() or Path(rest).suffix in WEIGHTS_SUFFIXES:
+        msg = f"{name}: no such file or folder, and not the name of a repository: check the path, or give OWNER/NAME"
+        raise ModelError(msg)
     try:
         from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import RepositoryNotFoundError
     except ImportError as error:
-        msg = f"{name}: fetching it needs huggingface_hub (pip install huggingface_hub); or get its files and give their folder"
+        msg = f"{name}: no such file or folder, and fetching a repository needs huggingface_hub: {INSTALL}"
         raise ModelError(msg) from error
     try:
-        return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors"]))
-    except Exception as error:  # errors of huggingface_hub, requests or httpx, which have no common base class
-        cause = (str(error) or type(error).__name__).splitlines()[0][:120]
-        msg = f"{name}: cannot be fetched ({cause}): check the name and the network; or get its files and give their folder"
+        folder = Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors"]))
+        if not any(folder.glob("*.safetensors")):
+            pickles = [f"*{suffix}" for suffix in WEIGHTS_SUFFIXES]
+            folder = Path(snapshot_download(name, allow_patterns=["config.json", *pickles]))
+    except RepositoryNotFoundError as error:
+        msg = f"{name}: no such file or folder here, and no such public repository on Hugging Face: check the name"
         raise ModelError(msg) from error
+    except Exception as error:  # errors of huggingface_hub, requests or httpx, which have no common base class
+        cause = (str(error) or type(error).__name__).splitlines()[0][:120].rstrip(".: ")
+        msg = f"{name}: no such file or folder here, and no repository can be fetched ({cause}): check the name and the network"
+        raise ModelError(msg) from error
+    if not any(file.suffix in WEIGHTS_SUFFIXES for file in folder.glob("*")):  # there is no folder if no file matches
+        msg = f"{name}: no weights in the repository: a file such as {' or '.join(WEIGHTS_FILES)} is needed"
+        raise ModelError(msg)
+    return folder
 
 
 def _open_weights(path: Path, config: dict[str, Any] | None) -> Checkpoint:
@@ -90,29 +123,49 @@ def _open_weights(path: Path, config: dict[str, Any] | None) -> Checkpoint:
             msg = f"{path}: not a safetensors file ({error}): get it again"
             raise ModelError(msg) from error
         return Checkpoint(path, shapes, file.get_tensor, config)
+    tensors = _unpickled(path)
+    tensors = tensors.get("state_dict", tensors) if isinstance(tensors, dict) else tensors
+    if not isinstance(tensors, dict):
+        msg = f"{path}: holds a {type(tensors).__name__}: a dictionary of named tensors is needed"
+        raise ModelError(msg)
+    if others := [str(name) for name, value in tensors.items() if not (isinstance(name, str) and isinstance(value, Tensor))]:
+        msg = f"{path}: holds more than named tensors ({_join_names(others)}): save the network's state_dict alone"
+        raise ModelError(msg)
+    return Checkpoint(path, {name: tuple(value.shape) for name, value in tensors.items()}, tensors.__getitem__, config)
+
+
+def _unpickled(path: Path) -> Any:
+    """The content of a file that torch.save has written. Nothing in it is run, and nothing is unpacked: torch stores its data
+    as they are."""
     try:
-        tensors = torch.load(path, "cpu", weights_only=True)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    msg = f"{path}: packed, which torch never does: get it from its authors"
+                    raise ModelError(msg)
+        return torch.load(path, "cpu", weights_only=True)
+    except ModelError:
+        raise
     except pickle.UnpicklingError as error:
         msg = f"{path}: not only tensors, or damaged: unpickling it could run code; use safetensors"
         raise ModelError(msg) from error
     except Exception as error:  # torch.load raises almost anything for damaged bytes
-        msg = f"{path}: not a file of weights ({type(error).__name__})"
+        msg = f"{path}: not a file of weights ({type(error).__name__}): get it again"
         raise ModelError(msg) from error
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        msg = f"{path}: expected a dictionary of named tensors"
-        raise ModelError(msg)
-    return Checkpoint(path, {name: tuple(value.shape) for name, value in tensors.items()}, tensors.__getitem__, config)
 
 
 def _read_config(folder: Path) -> dict[str, Any] | None:
     path = folder / "config.json"
     if not path.is_file():
         return None
+    if path.stat().st_size > CONFIG_MAX:
+        msg = f"{path}: too large for a configuration, of which {CONFIG_MAX:,} bytes are read: leave it out"
+        raise ModelError(msg)
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text("utf-8"))
         config = config.get("config", config)
         config["model"]["vq_model"].keys()
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         msg = f"{path}: not the configuration of a TiTok or One-D-Piece tokenizer ({type(error).__name__}: {error})"
         raise ModelError(msg) from error
     return config
@@ -164,23 +217,22 @@ def _size_and_tokens(checkpoint: Checkpoint) -> tuple[str, int]:
 
 
 def _check_supported(path: Path, config: dict[str, Any]) -> None:
-    """Raises ModelError for the unsupported network variants in these authors' other checkpoints."""
+    """Raises ModelError for the unsupported kinds of network among these authors' other checkpoints."""
     vq = config["model"]["vq_model"]
-    expected = {
-        "vit_dec_model_size": vq.get("vit_enc_model_size"),
-        "vit_enc_patch_size": 16,
-        "vit_dec_patch_size": 16,
-        "codebook_size": 4096,
-        "token_size": 12,
-        "use_l2_norm": True,
-        "finetune_decoder": True,  # false for first-stage checkpoints, which have no pixel decoder
-        "quantize_mode": "vq",
-        "is_legacy": True,
-    }
-    for key, value in expected.items():
-        if vq.get(key, value) != value:
-            msg = f"{path}: {key} is {vq[key]!r} in its configuration, and only {value!r} is supported"
-            raise ModelError(msg)
+    kinds: list[tuple[str, dict[str, Any]]] = [  # the kind, and the fields without which a network is of this kind
+        ("a TiTok with continuous tokens", {"quantize_mode": "vq"}),
+        ("a first stage without a decoder of pixels", {"finetune_decoder": True}),
+        ("a later TiTok, trained in a single stage", {"is_legacy": True}),
+        ("a TiTok with a decoder of another size", {"vit_dec_model_size": vq.get("vit_enc_model_size")}),
+        ("a TiTok with another codebook", {"codebook_size": 4096, "token_size": 12, "use_l2_norm": True}),
+        ("a TiTok with other patches", {"vit_enc_patch_size": 16, "vit_dec_patch_size": 16}),
+    ]
+    for kind, fields in kinds:
+        for key, value in fields.items():
+            if vq.get(key, value) != value:
+                names = ", ".join(TITOK_NAMES)
+                msg = f"{path}: {kind} ({key} is {vq[key]!r}), which is not supported: use {names} or a One-D-Piece"
+                raise ModelError(msg)
 
 
 def read_checkpoint(checkpoint: Checkpoint, config: TitokConfig) -> dict[str, Tensor]:
@@ -193,7 +245,7 @@ def read_checkpoint(checkpoint: Checkpoint, config: TitokConfig) -> dict[str, Te
         except (SafetensorError, OSError) as error:
             msg = f"{checkpoint.path}: {name} cannot be read ({error}): get the file again"
             raise ModelError(msg) from error
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
+        if tensor.layout != torch.strided or not tensor.is_floating_point() or not tensor.isfinite().all():
             msg = f"{checkpoint.path}: {name} holds {tensor.dtype} or numbers that are not finite"
             raise ModelError(msg)
         tensors[name] = (tensor if tensor.dtype in (torch.float16, torch.float32) else tensor.float()).contiguous()

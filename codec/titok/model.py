@@ -7,7 +7,7 @@ codebook, whose decoders differ, decode each other's files. No torch until a net
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -82,17 +82,26 @@ class TitokModel(Model):
         return network.requires_grad_(False).eval().to(device)
 
     def _weights(self) -> dict[str, NDArray[Any]]:
-        """The network's arrays in their stored types."""
+        """The network's arrays in their stored types. The file is opened for each: the pages that were read would otherwise
+        stay in memory beside the arrays, and double it."""
         with self.arrays() as file:
-            return {name: file.get_tensor(name) for name in file.keys() if not name.startswith("code.")}  # noqa: SIM118
+            names = [name for name in file.keys() if not name.startswith("code.")]  # noqa: SIM118 (not a dict)
+        weights = {}
+        for name in names:
+            with self.arrays() as file:
+                weights[name] = file.get_tensor(name)
+        return weights
 
     @classmethod
-    def import_checkpoint(cls, source: str, path: Path, variant: str | None = None) -> TitokModel:
+    def import_checkpoint(
+        cls, source: str, path: Path, variant: str | None = None, check_name: Callable[[str], None] = lambda _: None
+    ) -> TitokModel:
         """See `Model`; `variant` is one-d-piece or titok. All indices cost the same until `calibrate` has measured tables."""
         from codec.titok.checkpoint import network_config, open_checkpoint, read_checkpoint
 
         checkpoint = open_checkpoint(source)
         config = network_config(checkpoint, variant)
+        check_name(config.name)
         weights = {name: tensor.numpy() for name, tensor in read_checkpoint(checkpoint, config).items()}
         code = uniform_code(config.block_tokens, config.codebook, config.side, config.tail_drop)
         provenance = {"source": Path(source).name if Path(source).exists() else str(source)}  # without folders of this machine
