@@ -7,7 +7,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -205,7 +205,6 @@ def _options(images: dict[str, str], arguments: dict[str, Any]) -> BenchOptions:
     from benchmarks.classifiers import DEFAULT
     from benchmarks.codecs.registry import BenchCodecOptions
     from benchmarks.metrics import MetricOptions
-    from codec.system.files import cache_folder
 
     return BenchOptions(
         images,
@@ -216,13 +215,24 @@ def _options(images: dict[str, str], arguments: dict[str, Any]) -> BenchOptions:
         MetricOptions(arguments["lpips_weights"], arguments["classifier"] or DEFAULT, arguments["classifier_weights"]),
         arguments["anchor"],
         BenchCodecOptions(arguments["model"], arguments["device"], arguments["compressai_weights"], arguments["runtime"]),
-        None if arguments["no_cache"] else Path(arguments["cache"] or cache_folder() / "bench"),
+        None if arguments["no_cache"] else _cache_folder(arguments["cache"]),
         arguments["jobs"],
         speed=not arguments["no_speed"],
         threads=arguments["threads"],
         max_pixels=arguments["max_pixels"],
         command=shlex.join(["tessera", *sys.argv[1:]]),
     )
+
+
+def _cache_folder(name: str | None) -> Path | None:
+    """The folder of cached results; None if it is not named and the user has no home folder."""
+    from codec.system.files import cache_folder
+
+    if name:
+        return Path(name)
+    with suppress(FileError):
+        return cache_folder() / "bench"
+    return None
 
 
 def find_images(inputs: tuple[str, ...], files_from: str | None, recursive: bool) -> dict[str, str]:

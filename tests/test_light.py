@@ -5,6 +5,7 @@ The subprocesses here cannot import torch, so these tests hold whether or not it
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -152,3 +153,56 @@ def write_graphs_of_another_shape(path: Path) -> None:
                 index["network"]["channels"] += 1
                 content = json.dumps(index).encode()
             changed.writestr(name, content)
+
+
+def test_nothing_is_stored_in_the_home_folder_and_nothing_is_sent(folder, tmp_path):
+    home, calls = tmp_path / "home", tmp_path / "calls"
+    home.mkdir()
+    calls.write_text("")
+    command = [sys.executable, "-m", "cli", "encode", str(folder / "a.png"), "-o", str(tmp_path / "a.tsr")]
+    if strace := shutil.which("strace"):
+        command = [strace, "-f", "-qq", "-e", "trace=connect,sendto,sendmsg", "-o", str(calls), *command]
+    variables = {"HOME": str(home), "PATH": os.environ["PATH"]}
+    outcome = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0
+    assert len(outcome.stderr.splitlines()) == 1, outcome.stderr
+    assert list(home.rglob("*")) == []
+    assert "AF_INET" not in calls.read_text()
+
+
+NO_HOME = """
+import os, pwd
+os.environ.pop("HOME", None)
+os.environ.pop("XDG_DATA_HOME", None)
+os.environ.pop("XDG_CACHE_HOME", None)
+def no_entry(uid):
+    raise KeyError(uid)
+pwd.getpwuid = no_entry
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows always has a home folder")
+@pytest.mark.parametrize("arguments", [["--version"], ["models", "list"], ["encode"], ["info"]], ids=lambda a: a[0])
+def test_a_user_without_a_home_folder_has_no_installed_models_and_nothing_else_is_missing(folder, tmp_path, arguments):
+    code = f"{NO_HOME}from cli.main import main; main(prog_name='tessera')"
+    files = {
+        "encode": [folder / "a.png", "-o", tmp_path / "a.tsr"],
+        "info": [ROOT / "tests" / "golden" / "pixel.tsr"],
+    }
+    command = [sys.executable, "-c", code, *arguments, *files.get(arguments[0], [])]
+    outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
+def test_a_home_folder_that_cannot_be_read_has_no_models():
+    too_long = "/" + 300 * "x"  # an error for the superuser too, unlike a lack of permissions
+    variables = {**os.environ, "XDG_DATA_HOME": too_long}
+    command = [sys.executable, "-m", "cli", "models", "list"]
+    outcome = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+
+
+def test_without_a_home_folder_installing_is_refused_on_one_line(folder):
+    outcome = run_python(f"{NO_HOME}from cli.main import main; main(prog_name='tessera')", "models", "remove", "any")
+    assert (outcome.returncode, len(outcome.stderr.splitlines())) == (1, 1)

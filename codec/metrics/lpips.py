@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from codec.errors import ModelError
+from codec.errors import FileError, ModelError
 from codec.system.files import data_folder
 
 STAGES = ((0, 4, 2), (3, 1, 2), (6, 1, 1), (8, 1, 1), (10, 1, 1))  # convolutions of AlexNet: index, stride, padding
@@ -85,9 +86,12 @@ def read_weights(path: Path | None = None) -> dict[str, Tensor]:
 
     Without a path, from `installed_weights`, or else from torch's cache and the installed torchmetrics. Raises ModelError if
     there are none."""
-    source = path or installed_weights()
+    installed = None
+    with suppress(FileError):  # a user without a home folder has installed none
+        installed = installed_weights()
+    source = path or installed
     try:
-        if path is None and not source.exists():
+        if source is None or (path is None and not source.exists()):
             source = Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET
             weights = _cached_weights(source)
         else:
@@ -96,8 +100,8 @@ def read_weights(path: Path | None = None) -> dict[str, Tensor]:
         return {name: weights[name].float() for name in _names()}
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         msg = f"LPIPS weights cannot be read from {source} ({error}): {ADVICE}"
-        if path is None and source != installed_weights():
-            msg = f"LPIPS weights are neither at {installed_weights()} nor in the torch cache ({error}): {ADVICE}"
+        if path is None and source != installed:
+            msg = f"LPIPS weights are neither at {installed or 'home'} nor in the torch cache ({error}): {ADVICE}"
         raise ModelError(msg) from error
 
 

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from codec.errors import DeviceError, ModelError, UsageError
 from codec.options import RUNTIMES
@@ -69,6 +70,19 @@ def is_installed(runtime: str) -> bool:
     if package in sys.modules:  # None there means that the import is blocked, which find_spec reports as ValueError
         return sys.modules[package] is not None
     return find_spec(package) is not None
+
+
+def load_onnxruntime() -> Any:
+    """Imports ONNX Runtime, with its telemetry off.
+
+    From 1.29 on, its wheels store a device id and events in the user's cache when they are loaded, and send them. The variable
+    prevents all of that, in child processes too; the function stops events if the program had imported ONNX Runtime before.
+    Source: docs/Privacy.md of ONNX Runtime; tried with 1.27 to 1.32."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime
 
 
 def require_torch(purpose: str) -> None:

@@ -10,8 +10,8 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from platformdirs import user_cache_path, user_data_path
@@ -28,13 +28,21 @@ TEMPORARY = re.compile(r"\.tessera-[0-9a-f]{16}\.tmp")  # a killed run may leave
 
 
 def data_folder() -> Path:
-    """The folder for models and weights that the user installs."""
-    return user_data_path("tessera", appauthor=False)
+    """The folder for models and weights that the user installs. Raises FileError if the user has no home folder."""
+    return _user_folder(user_data_path)
 
 
 def cache_folder() -> Path:
-    """The folder for results that can be computed again."""
-    return user_cache_path("tessera", appauthor=False)
+    """The folder for results that can be computed again. Raises FileError if the user has no home folder."""
+    return _user_folder(user_cache_path)
+
+
+def _user_folder(find: Callable[..., Path]) -> Path:
+    with suppress(RuntimeError):  # raised by newer platformdirs; older ones return a path that begins with "~"
+        if (folder := find("tessera", appauthor=False)).is_absolute():
+            return folder
+    msg = "the user has no home folder: set HOME"
+    raise FileError(msg)
 
 
 @contextmanager

@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from codec.pyramid.config import NetworkConfig
 from codec.pyramid.runtime.backend import TRIM_CELLS
 from codec.pyramid.runtime.graph_templates import GraphTemplates, graph_name, space_to_depth
 from codec.system.context import context_threads
+from codec.system.device import load_onnxruntime
 from codec.system.process import after_fork_in_child, fork_safe_lock, trim_heap, usable_cores
+
+onnxruntime = load_onnxruntime()
 
 # Each session has its own threads, and each level has two sessions. ONNX Runtime can share one global thread pool, but then
 # refuses the sessions that other code in the process creates without it.

@@ -50,6 +50,7 @@ from codec.pyramid.runtime.graph_templates import (
     graph_templates_path,
     space_to_depth,
 )
+from codec.system.device import load_onnxruntime
 from codec.system.files import atomic_write
 
 OPSET = 20
@@ -120,12 +121,12 @@ def import_onnxruntime() -> Any:
     """Imports ONNX Runtime. Raises ModelError if it, or a package that torch's exporter needs, is not installed."""
     try:
         import onnx  # noqa: F401
-        import onnxruntime
         import onnxscript  # noqa: F401 (torch's own error comes late and does not name it)
+
+        return load_onnxruntime()
     except ModuleNotFoundError as error:
         msg = f"export needs {error.name}, which is not installed: pip install onnx onnxruntime onnxscript"
         raise ModelError(msg) from error
-    return onnxruntime
 
 
 @dataclass(frozen=True)
