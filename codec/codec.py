@@ -305,7 +305,7 @@ class Codec:
     def _search(self, sequence: TokenSequence, target: Target, source: Source | None) -> SearchResult:
         """The length for a PSNR or LPIPS target. Raises TargetError if LPIPS cannot be measured."""
         if source is None:
-            msg = "a target of quality needs the image to compare with"
+            msg = "a PSNR or LPIPS target needs the image to compare with"
             raise TypeError(msg)
         higher_is_better = target.kind == "target_psnr"
         distance = psnr if higher_is_better else self._lpips_distance(source)
