@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import sys
@@ -185,9 +186,20 @@ def read_npz(path: str, max_pixels: int) -> bytes:
 
 def read_lines(path: str) -> list[str]:
     """The names in a file, or in standard input for '-': one per line, or separated by zero bytes, as `find -print0` writes
-    them, so that names may contain line breaks. Raises FileError."""
+    them, so that names may contain line breaks. On Unix, names need not be UTF-8. Raises FileError if the list cannot be read,
+    or is UTF-16 or UTF-32."""
     from codec.system.inputs import open_file, read_at_most
 
     with open_file(input_of(path)) as stream:
         data = read_at_most(stream, b"", LIST_MAX)
-    return [os.fsdecode(name) for name in data.split(b"\0" if b"\0" in data else b"\n") if name]
+        data = data.removeprefix(codecs.BOM_UTF8)
+        names = data.split(b"\0") if b"\0" in data else data.replace(b"\r\n", b"\n").split(b"\n")
+        # In UTF-16 and UTF-32, a line break has zero bytes beside it, so that it looks like a name.
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or not {b"\n", b"\r"}.isdisjoint(names):
+            msg = "is UTF-16 or UTF-32: save the list as UTF-8 (in PowerShell, `... | Set-Content -Encoding utf8 FILE`)"
+            raise FileError(msg)
+        try:
+            return [os.fsdecode(name) for name in names if name]
+        except UnicodeDecodeError as error:  # on Windows
+            msg = "is not UTF-8: save the list as UTF-8"
+            raise FileError(msg) from error

@@ -158,6 +158,37 @@ def test_names_of_all_kinds(tmp_path, small):
     assert [record["input"] for record in records(run("info", *paths, "--json"))] == paths
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        "\ufeffa.png\né.png\n".encode(),
+        "a.png\r\né.png\r\n".encode(),
+        "\ufeffa.png\r\né.png".encode(),
+        "\ufeffa.png\0é.png\0".encode(),
+    ],
+    ids=["mark", "CRLF", "mark and CRLF", "mark and zeros"],
+)
+def test_a_list_may_have_a_byte_order_mark_and_line_ends_of_windows(tmp_path, small, monkeypatch, data):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "é.png"):
+        small[0].save(name)
+    outcome = run("encode", "--files-from", "-", "--json", data=data)
+    assert (outcome.exit_code, statuses(outcome)) == (0, {"a.png": "done", "é.png": "done"})
+
+
+@pytest.mark.parametrize("mark", ["\ufeff", ""], ids=["mark", "no mark"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_a_list_in_another_encoding_is_refused_and_nothing_else_is_encoded(tmp_path, small, monkeypatch, mark, end, encoding):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "unlisted.png"):
+        small[0].save(name)
+    Path("list.txt").write_bytes(f"{mark}a.png{end}".encode(encoding))
+    outcome = run("encode", "--files-from", "list.txt")
+    assert (outcome.exit_code, outcome.stdout) == (2, "")
+    assert files_below(tmp_path) == {"a.png", "unlisted.png", "list.txt"}
+
+
 def test_names_that_begin_with_a_dash(tmp_path, small, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small[0].save("-n.png")
