@@ -242,5 +242,6 @@ outputs = together(
     ),
     force,
     skip_existing,
+    click.option("--preserve", is_flag=True, help="Give outputs the modification times and permissions of their inputs."),
     click.option("-n", "--dry-run", is_flag=True, help="Show what would be done, without doing it."),
 )

@@ -56,12 +56,14 @@ def is_folder(path: str) -> bool:
     return path != STANDARD and (os.path.isdir(path) or os.path.basename(path) == "")
 
 
-def write_output(path: str, data: bytes, replace: bool = False, writer: Writer | None = None) -> None:
-    """Writes one file, or standard output for '-'. Raises FileError."""
+def write_output(
+    path: str, data: bytes, replace: bool = False, writer: Writer | None = None, original: os.stat_result | None = None
+) -> None:
+    """Writes one file, or standard output for '-'; see `Writer.write`. Raises FileError."""
     if path == STANDARD:
         write_standard(data)
     else:
-        (writer or Writer()).write(path, data, replace)
+        (writer or Writer()).write(path, data, replace, original)
 
 
 def write_standard(data: bytes) -> None:

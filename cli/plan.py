@@ -26,6 +26,7 @@ class FileOptions:
     output_dir: str | None
     force: bool
     skip_existing: bool
+    preserve: bool
     dry_run: bool
     keep_extension: bool = False
 
@@ -58,6 +59,8 @@ class Job:
     output: str
     exists: bool = False  # the output exists and is kept if it is complete
     replace: bool = False  # whether an existing output may be replaced
+    skip: bool = False  # whether a complete output that appears during the run is kept, too
+    preserve: bool = False  # whether the output gets the input's modification time and permissions
     error: TesseraError | None = None  # error that was found before any work
 
 
@@ -87,6 +90,9 @@ def make_plan(options: FileOptions, types: FileTypes, as_json: bool = False) -> 
     names = named_inputs(options.sources, options.files_from)
     if STANDARD in names and len(names) > 1:
         msg = "'-' is standard input, which must be the only input: give it alone, or ./- for a file"
+        raise click.UsageError(msg)
+    if options.preserve and STANDARD in (*names, options.output):
+        msg = "--preserve is not for standard input or output: name files"
         raise click.UsageError(msg)
     if options.output is not None:
         if len(names) != 1:
@@ -195,7 +201,7 @@ def _check_job(job: Job, options: FileOptions, types: FileTypes, as_json: bool) 
     except FileError as error:
         return replace(job, error=_input_error(job, types) or error)
     exists = options.skip_existing and job.output != STANDARD and os.path.exists(job.output)
-    return replace(job, exists=exists, replace=options.force or exists)
+    return replace(job, exists=exists, replace=options.force or exists, skip=options.skip_existing, preserve=options.preserve)
 
 
 def _input_error(job: Job, types: FileTypes) -> TesseraError | None:

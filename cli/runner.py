@@ -33,7 +33,7 @@ from cli.report import (
 )
 from codec.errors import FileError, TesseraError
 from codec.options import CodecOptions
-from codec.system.files import Writer, remove_stale_temporaries
+from codec.system.files import ExistsError, Writer, remove_stale_temporaries
 
 if TYPE_CHECKING:
     from codec.codec import Codec
@@ -157,9 +157,19 @@ def _convert_one(
     return Converted(job, summary, problem, time.perf_counter() - start, image_progress.reported)
 
 
-def _write(command: Command, job: Job, result: Any, writer: Writer, bytes_in: int | None = None) -> Summary:
-    write_output(job.output, result.data, job.replace, writer)
-    return command.summarise(result, Path(job.source).stat().st_size if bytes_in is None else bytes_in)
+def _write(command: Command, job: Job, result: Any, writer: Writer, bytes_in: int | None = None) -> Summary | None:
+    """Writes an output. Returns None if another run has written it in the meantime and it is to be skipped."""
+    original = None if job.source == STANDARD else Path(job.source).stat()
+    write = partial(write_output, job.output, result.data, writer=writer, original=original if job.preserve else None)
+    try:
+        write(job.replace)
+    except ExistsError:
+        if not job.skip or not os.path.exists(job.output):
+            raise
+        if command.is_complete(job.output):
+            return None
+        write(True)
+    return command.summarise(result, original.st_size if original else bytes_in or 0)
 
 
 @dataclass

@@ -48,6 +48,7 @@ FLAGS = {
     "--force": (*CODING, "tokens"),
     "--keep-extension": ("encode",),
     "--skip-existing": ("encode", "decode", "tokens"),
+    "--preserve": IMAGES,
     "--dry-run": IMAGES,
     "--strip": ("encode",),
     "--keep-exif": ("encode",),

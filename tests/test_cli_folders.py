@@ -16,6 +16,7 @@ from PIL import Image
 
 import tessera
 from bitstream.container import read_file
+from cli.outputs import write_output
 from tests.helpers.commands import files_below, records, run
 
 ODD_NAMES = (
@@ -274,6 +275,76 @@ def test_existing_outputs_are_refused_replaced_or_skipped(encoded, tree):
     assert (encoded / "a.tsr").stat().st_mtime_ns == before["a.tsr"].st_mtime_ns
     assert run("encode", "-r", tree, "--output-dir", encoded, "-f", "-q", "0").exit_code == 0
     assert all((encoded / name).stat().st_size < state.st_size for name, state in before.items())
+
+
+@pytest.mark.parametrize("sources", [("-r", "."), ("a.png",)], ids=["many", "one"])
+def test_an_output_that_another_run_writes_meanwhile_is_skipped_on_request(tree, encoded, tmp_path, monkeypatch, sources):
+    monkeypatch.chdir(tree)
+    cut: set[str] = set()
+
+    def write_late(path: str, *arguments: object, **options: object) -> None:
+        """Another run has just written the file, or a part of it."""
+        other = (encoded / os.path.relpath(path, out)).read_bytes()
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        if not os.path.exists(path):
+            Path(path).write_bytes(other[:-1] if os.path.basename(path) in cut else other)
+        write_output(path, *arguments, **options)
+
+    monkeypatch.setattr("cli.runner.write_output", write_late)
+    out = tmp_path / "skipped"
+    outcome = run("encode", *sources, "--output-dir", out, "--skip-existing", "--json")
+    assert (outcome.exit_code, set(statuses(outcome).values())) == (0, {"skipped"})
+    out = tmp_path / "refused"
+    outcome = run("encode", *sources, "--output-dir", out, "--json")
+    assert (outcome.exit_code, set(statuses(outcome).values())) == (1, {"failed"})
+    cut.add("a.tsr")
+    out = tmp_path / "cut"
+    outcome = run("encode", *sources, "--output-dir", out, "--skip-existing", "--json")
+    assert (outcome.exit_code, statuses(outcome)["a.png"]) == (0, "done")
+    assert (out / "a.tsr").read_bytes() == (encoded / "a.tsr").read_bytes()
+
+
+def test_a_link_to_a_folder_in_the_output_folder_is_followed_and_no_file_behind_it_replaced(tree, tmp_path):
+    out, behind = tmp_path / "out", tmp_path / "behind"
+    out.mkdir()
+    (behind / "deep").mkdir(parents=True)
+    (behind / "a.tsr").write_bytes(b"kept")
+    (out / "sub").symlink_to(behind)
+    outcome = run("encode", "-r", tree, "--output-dir", out, "--json")
+    assert outcome.exit_code == 1
+    assert Counter(record["status"] for record in records(outcome)) == {"failed": 1, "done": 4}
+    assert (out / "sub").is_symlink()
+    assert files_below(behind) == {"a.tsr", "deep/c.tsr", "deep/d.tsr"}
+    assert (behind / "a.tsr").read_bytes() == b"kept"
+
+
+def test_times_and_permissions_are_preserved_on_request(folder, photo):
+    old = 1_234_567_890_123_456_789  # nanoseconds
+    photo.crop((0, 0, 20, 20)).save("other.png")
+    for name, mode in (("photo.jpg", 0o4751), ("other.png", 0o400)):
+        os.chmod(name, mode)
+        os.utime(name, ns=(old, old))
+
+    def states(*names: str) -> list[tuple[int, int]]:
+        return [(Path(name).stat().st_mtime_ns, Path(name).stat().st_mode & 0o7777) for name in names]
+
+    assert run("encode", "photo.jpg", "other.png").exit_code == 0
+    assert all(time > old and mode & 0o111 == 0 for time, mode in states("photo.tsr", "other.tsr"))
+    expected = [(old, 0o751), (old, 0o400)]
+    assert run("encode", "photo.jpg", "other.png", "--preserve", "-f").exit_code == 0
+    assert states("photo.tsr", "other.tsr") == expected
+    assert run("encode", "photo.jpg", "one.tsr", "--preserve").exit_code == 0
+    assert states("one.tsr") == expected[:1]
+    assert run("decode", "photo.tsr", "other.tsr", "--output-dir", "back", "--preserve").exit_code == 0
+    assert states("back/photo.png", "back/other.png") == expected
+    assert run("encode", "photo.jpg", "-o", "/dev/null", "--preserve").exit_code == 0
+    assert Path("/dev/null").stat().st_mode & 0o777 == 0o666
+
+
+@pytest.mark.parametrize("arguments", [("-",), ("photo.jpg", "-o", "-"), ("-", "-o", "a.tsr")])
+def test_standard_input_and_output_have_no_permissions_to_preserve(folder, arguments):
+    assert run("encode", *arguments, "--preserve").exit_code == 2
+    assert files_below(folder) == {"photo.jpg"}
 
 
 def test_decoding_skips_images_that_can_be_read(encoded, tmp_path):

@@ -15,7 +15,9 @@ import pytest
 
 from bitstream.container import read_file
 from cli.main import main
+from codec.errors import FileError
 from codec.system.files import TEMPORARY
+from codec.system.inputs import read_at_most
 from tests.fuzz.check import forget_peak, peak
 from tests.helpers.commands import SURROUNDINGS, TESSERA, TIMEOUT, files_below, run, start, wait_for_outputs
 
@@ -78,6 +80,16 @@ def test_endless_and_huge_files_are_refused_at_once(large, monkeypatch, argument
     assert run(*arguments).exit_code == code
     assert peak() - before < MAX_RISE
     assert not list(large.glob("x.*"))
+
+
+def test_an_endless_pipe_takes_no_more_memory_than_the_limit():
+    limit = 256 << 20
+    with Path("/dev/zero").open("rb") as endless:
+        forget_peak()
+        before = peak()
+        with pytest.raises(FileError):
+            read_at_most(endless, b"head", limit)
+    assert peak() - before < 1.2 * limit
 
 
 def test_a_pipe_without_an_end_is_read_up_to_the_limit(large):

@@ -54,6 +54,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
 
 
+class ExistsError(FileError):
+    """The output exists and was not to be replaced."""
+
+
 class Writer:
     """Writes files atomically, from any thread, until it is aborted.
 
@@ -65,11 +69,12 @@ class Writer:
         self._temporaries: set[Path] = set()
         self._aborted = False
 
-    def write(self, path: str, data: bytes, replace: bool = False) -> None:
+    def write(self, path: str, data: bytes, replace: bool = False, original: os.stat_result | None = None) -> None:
         """Writes a file and creates missing folders. A device or a named pipe is written to directly.
 
-        With `replace`, a link is followed and its target replaced; without it, an existing file or link of that name is an
-        error, even if it appears at the last moment. Raises FileError."""
+        With `replace`, a link is followed and its target replaced; without it, an existing file or link of that name is
+        ExistsError, even if it appears at the last moment. The file gets the times and the permissions of `original`, without
+        its setuid, setgid and sticky bits. Raises FileError."""
         if os.path.exists(path) and not Path(path).is_file():
             try:
                 Path(path).write_bytes(data)
@@ -77,7 +82,12 @@ class Writer:
                 raise _write_error(path, error) from error
         else:
             with self.atomic_write(path, replace) as temporary:
+                if original:
+                    os.chmod(temporary, 0o600)  # an original that others may not read stays secret
                 temporary.write_bytes(data)
+                if original:
+                    os.utime(temporary, ns=(original.st_atime_ns, original.st_mtime_ns))
+                    os.chmod(temporary, original.st_mode & 0o777)
 
     @contextmanager
     def atomic_write(self, path: str, replace: bool = True) -> Iterator[Path]:
@@ -97,7 +107,7 @@ class Writer:
                     self._temporaries.discard(temporary)
             except FileExistsError as error:
                 msg = f"the output {path} has appeared in the meantime"
-                raise FileError(msg, ("force",)) from error
+                raise ExistsError(msg, ("force",)) from error
             finally:
                 os.close(handle)
                 self._remove(temporary)

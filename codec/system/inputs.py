@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 from codec.errors import FileError, TesseraError
 
+PIECE = 1 << 20  # bytes
 FileInput: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 
 
@@ -53,8 +54,11 @@ def read_at_most(stream: BinaryIO, head: bytes, limit: int) -> bytes:
         size = os.fstat(stream.fileno()).st_size  # 0 for pipes and devices
     except (AttributeError, OSError):
         size = 0
-    data = head + stream.read(limit + 1 - len(head)) if size <= limit else b""
-    if max(size, len(data)) > limit:
+    content = io.BytesIO()  # grows in place, and `getvalue` does not copy: joined pieces would take twice the memory
+    content.write(head)
+    while max(size, content.tell()) <= limit and (piece := stream.read(min(PIECE, limit + 1 - content.tell()))):
+        content.write(piece)
+    if max(size, content.tell()) > limit:
         msg = f"has more than {limit / 1e6:.0f} MB, the limit for files of its kind: check the file"
         raise FileError(msg, ("max_pixels",))
-    return data
+    return content.getvalue()
