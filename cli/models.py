@@ -6,8 +6,9 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +17,11 @@ from cli.outputs import human, printable
 from cli.progress import Bar
 from cli.report import Failed, Report, ReportOptions, fail, put, put_record, reporting
 from codec.errors import FileError, ModelError, TesseraError
+
+if TYPE_CHECKING:
+    from codec.models.base import Model
+
+TRIAL_SIZE = (48, 32)  # pixels
 
 
 @click.group(cls=options.Ordered)
@@ -31,7 +37,8 @@ def models() -> None:
 @models.command("list")
 @options.reporting
 def list_models(**values: Any) -> None:
-    """List the bundled and the installed models: name, stream id, size.
+    """List the bundled and the installed models: name, stream id, size. If one is damaged, its error is
+    printed instead, and the exit code is 1.
 
     \b
     tessera models list
@@ -40,8 +47,13 @@ def list_models(**values: Any) -> None:
     from codec.models.registry import model_files
 
     report_options = options.gather(ReportOptions, values)
+    code = 0
     for path in model_files():
-        _print_model(str(path), "{name}  stream id {stream_id}  {size}", report_options)
+        try:
+            _print_model(str(path), "{name}  stream id {stream_id}  {size}", report_options)
+        except Failed:
+            code = 1
+    raise SystemExit(code)
 
 
 @models.command()
@@ -82,8 +94,8 @@ def _describe(name: str) -> dict[str, Any]:
 @click.argument("names", metavar="NAME|PATH...", nargs=-1, type=options.Model())
 @options.reporting
 def check(names: tuple[str, ...], **values: Any) -> None:
-    """Verify model files, by default all bundled and installed ones. All weights must match the digest in the file, and the
-    weights that define the tokens must match its stream id.
+    """Verify model files, by default all bundled and installed ones. All weights must match the digest in the file, the
+    weights that define the tokens must match its stream id, and a small image must encode and decode.
 
     \b
     tessera models check
@@ -99,11 +111,28 @@ def check(names: tuple[str, ...], **values: Any) -> None:
                 description = _describe(name)
                 path, stream_id = description["path"], description["stream_id"]
                 report.values = {"model": description["name"], "stream_id": stream_id, "bytes": description["bytes"]}
-                open_model(name).check()
+                _try(open_model(name))
                 report.line = f"{path}: stream id {stream_id}, sound"
         except Failed:
             code = 1
     raise SystemExit(code)
+
+
+def _try(model: Model) -> None:
+    """Raises TesseraError unless the model's arrays are sound, and a small image encodes and decodes."""
+    from PIL import Image
+
+    from codec.codec import Codec
+    from codec.system.device import TORCH
+
+    model.check()
+    model.check_finite()
+    if model.runtimes == (TORCH,) and find_spec(TORCH) is None:
+        return  # its arrays can be used elsewhere
+    gradient = Image.linear_gradient("L").resize(TRIAL_SIZE)
+    image = Image.merge("RGB", (gradient, gradient.transpose(Image.Transpose.ROTATE_180), Image.new("L", TRIAL_SIZE, 128)))
+    with Codec(str(model.path)) as codec:
+        codec.decode(codec.encode(image).data)
 
 
 @models.command("import")

@@ -67,6 +67,7 @@ def tokens(source: str, output: str | None, back: bool, model: str | None, max_p
 def _is_complete_npz(path: str) -> bool:
     try:
         with zipfile.ZipFile(Path(path)) as archive:
-            return archive.testzip() is None
+            plain = all(entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in archive.infolist())
+            return plain and archive.testzip() is None  # it would unpack others without a limit
     except (OSError, zipfile.BadZipFile):
         return False

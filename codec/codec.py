@@ -172,6 +172,7 @@ class Codec:
 
         Raises UsageError if the model cannot refine tokens, or has fewer than the target asks for."""
         check_options(EncodeOptions, options)
+        self.model.check()  # a file with a wrong stream id could never be read
         sources = [image if isinstance(image, Source) else read_source(image, options, self.max_pixels) for image in images]
         pixels, code, target = [source.pixels for source in sources], self.model.code, Target.of(options)
         if steps := REFINEMENT_STEPS.get(options.get("effort", DEFAULT_EFFORT), 0):

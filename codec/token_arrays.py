@@ -17,6 +17,7 @@ from codec.options import MAX_PIXELS
 from codec.reading import read_tokens, read_tsr
 from codec.system.inputs import FileInput
 
+PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # NumPy's; zipfile unpacks others without a limit
 NPY_HEADER_MAX = 256  # bytes of a .npy header, if the array has few dimensions
 
 
@@ -62,10 +63,14 @@ def npz_to_file(data: bytes, model: str | None = None, max_pixels: int = MAX_PIX
         raise FormatError(msg) from error
     prefix = code.from_arrays(layout, arrays)
     sequence = code.sequence(prefix)
+    if prefix.length > layout.tokens:
+        msg = f"{prefix.length} tokens are known, of an image that has {layout.tokens}"
+        raise FormatError(msg)
     first = code.to_arrays(sequence.first(prefix.length))
     if not all(np.array_equal(arrays[name], first[name]) for name in arrays if name.startswith("known")):
         msg = f"the {prefix.length} known tokens are not the first {prefix.length} of the sequence: a file holds no others"
         raise FormatError(msg)
+    writer.check()
     payload = encode_tokens(sequence, prefix.length)
     file = File(width, height, writer.stream_id, prefix.length, payload)
     return write_file(file), width, height, prefix.length
@@ -74,6 +79,9 @@ def npz_to_file(data: bytes, model: str | None = None, max_pixels: int = MAX_PIX
 def _read_array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], kind: str) -> NDArray:
     """An array of this shape and type from an .npz. Raises FormatError, KeyError, or any error of NumPy."""
     entry = archive.getinfo(f"{name}.npy")
+    if entry.compress_type not in PACKINGS:
+        msg = f"{name} is packed by method {entry.compress_type} of zip: only stored and deflated arrays are read"
+        raise FormatError(msg)
     item_size = 8 if kind == "integer" else np.dtype(kind).itemsize
     expected = item_size * int(np.prod(shape, dtype=np.int64))
     if entry.file_size > expected + NPY_HEADER_MAX:

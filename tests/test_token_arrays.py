@@ -30,6 +30,12 @@ def npz(arrays: dict[str, np.ndarray]) -> bytes:
     return stream.getvalue()
 
 
+def npy_files(arrays: dict[str, np.ndarray]) -> dict[str, bytes]:
+    """The files in an .npz, unpacked."""
+    with zipfile.ZipFile(io.BytesIO(npz(arrays))) as archive:
+        return {entry: archive.read(entry) for entry in archive.namelist()}
+
+
 def test_npz_to_file_inverts_file_to_npz(data, arrays):
     again, width, height, length = npz_to_file(npz(arrays))
     assert again == data
@@ -91,6 +97,34 @@ def test_arrays_larger_than_expected_are_not_unpacked():
             npz_to_file(data)
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("name", ["size.npy", "digits_0.npy"])
+def test_arrays_that_unpack_without_a_limit_are_refused(arrays, packing, name):
+    bomb = io.BytesIO()
+    files = npy_files(arrays)
+    with zipfile.ZipFile(bomb, "w") as file:
+        for entry, content in files.items():
+            if entry == name:
+                file.writestr(entry, content + bytes(1 << 26), packing)
+            else:
+                file.writestr(entry, content)
+    data, size = bomb.getvalue(), len(files[name])
+    lying = data.replace((size + (1 << 26)).to_bytes(4, "little"), size.to_bytes(4, "little"))
+    assert lying != data
+    tracemalloc.start()
+    with pytest.raises(FormatError):
+        npz_to_file(lying)
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+
+
+def test_known_tokens_that_no_file_has_are_refused(arrays):
+    for levels in (range(14), [4], [13]):
+        known = {f"known_{i}": np.ones_like(arrays[f"known_{i}"]) for i in levels}
+        with pytest.raises(FormatError):
+            npz_to_file(npz(arrays | known))
 
 
 def test_damage_is_refused_or_changes_nothing(data, arrays):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,11 @@ from bitstream.sequence import AnyCode, Prefix, TokenSequence
 from codec.errors import FileError, ModelError
 from codec.system.device import TORCH
 from codec.system.files import atomic_write
+
+HASH = "[0-9a-f]{64}"
+METADATA: dict[str, Any] = {"kind": r"[\w.-]{1,64}", "fingerprint": HASH, "digest": HASH, "network": dict, "card": dict}
+METADATA_MAX = 1 << 20  # bytes
+ARRAY_TYPES = {"F16", "F32", "I16", "I32", "I64", "U8"}
 
 
 @dataclass(frozen=True)
@@ -82,11 +88,23 @@ class Model(ABC):
             raise ModelError(msg)
 
     def check(self) -> None:
-        """Raises ModelError unless the arrays have the digest and the fingerprint in the metadata."""
+        """Raises ModelError unless the arrays have the digest and the fingerprint in the metadata. Computes them only once."""
         self.verify()
-        if (actual := self.compute_fingerprint()) != self.fingerprint:
+        if (actual := self._actual_fingerprint) != self.fingerprint:
             msg = f"{self.path}: damaged, its fingerprint is {actual[:16]} and not {self.fingerprint[:16]}: get the file again"
             raise ModelError(msg)
+
+    def check_finite(self) -> None:
+        """Raises ModelError if a number in the arrays is infinite or not a number."""
+        with self.arrays() as file:
+            for name in file.keys():  # noqa: SIM118 (not a dict)
+                if not np.isfinite(file.get_tensor(name)).all():
+                    msg = f"{self.path}: {name} holds numbers that are not finite: get the file again"
+                    raise ModelError(msg)
+
+    @cached_property
+    def _actual_fingerprint(self) -> str:
+        return self.compute_fingerprint()
 
     @contextmanager
     def arrays(self) -> Iterator[Any]:
@@ -186,18 +204,44 @@ class Refiner(Protocol):
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a model file. Raises ModelError if it is not a model file."""
+    """The metadata of a model file, checked against METADATA. Raises ModelError if it is not a model file."""
     try:
         with safe_open(path, "numpy") as file:
-            metadata = json.loads((file.metadata() or {})["tessera"])
-        metadata["kind"], bytes.fromhex(metadata["fingerprint"]), metadata["network"], metadata["card"]  # KeyError if missing
+            text = (file.metadata() or {})["tessera"]
+            types = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (not a dict)
+        if len(text) > METADATA_MAX:
+            msg = f"{len(text):,} bytes of metadata, and {METADATA_MAX:,} are allowed"
+            raise ValueError(msg)
+        metadata = json.loads(text, parse_constant=_refuse_constant)
+        _check_metadata(metadata, types)
     except (SafetensorError, OSError) as error:
         msg = f"{path}: not a model file ({error})"
         raise ModelError(msg) from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         msg = f"{path}: not a Tessera model ({type(error).__name__}: {error})"
         raise ModelError(msg) from error
     return metadata
+
+
+def _refuse_constant(name: str) -> None:
+    msg = f"{name} in the metadata"
+    raise ValueError(msg)
+
+
+def _check_metadata(metadata: Any, types: set[str]) -> None:
+    """Raises ValueError unless the metadata fit METADATA, and the arrays' types ARRAY_TYPES."""
+    if not isinstance(metadata, dict):
+        msg = "its metadata are no object"
+        raise ValueError(msg)
+    for key, expected in METADATA.items():
+        value = metadata.get(key)
+        fits = isinstance(value, dict) if expected is dict else isinstance(value, str) and re.fullmatch(expected, value)
+        if not fits and not (key == "digest" and key not in metadata):  # `Model.verify` refuses files without one
+            msg = f"{key} is missing or malformed"
+            raise ValueError(msg)
+    if others := types - ARRAY_TYPES:
+        msg = f"arrays of type {', '.join(sorted(others))}"
+        raise ValueError(msg)
 
 
 def write_model(path: Path, arrays: Mapping[str, NDArray], metadata: Mapping[str, Any]) -> None:

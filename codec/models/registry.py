@@ -54,8 +54,8 @@ def open_model(name: str | os.PathLike[str] = DEFAULT) -> Model:
     model = family(path, metadata)
     try:
         model.config  # noqa: B018 (must parse)
-    except (KeyError, TypeError, ValueError) as error:
-        msg = f"{path}: not a Tessera model ({type(error).__name__}: {error})"
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        msg = f"{path}: not a Tessera model ({type(error).__name__}: {str(error)[:200]})"
         raise ModelError(msg) from error
     return model
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from bitstream.block_order import BLOCK_CELLS
 from bitstream.pyramid_tokens import ANCHOR, NON_ANCHOR, Level
 
+MAX_LEVELS, MAX_DEPTH, MAX_WIDTH = 64, 64, 1 << 14
 CHECKERBOARD = (ANCHOR, NON_ANCHOR)  # the two passes over the cells in a refinement
 
 
@@ -51,6 +54,39 @@ class NetworkConfig:
     predictor_width: int = 48
     prior_width: int = 64  # channels in the entropy model
     prior_kernels: tuple[int, ...] = (3, 3, 1)  # kernel sides in the entropy model, 3 or 1 each
+
+    def __post_init__(self) -> None:
+        """Raises ValueError or TypeError for values that no network has, so that a damaged file requests none."""
+        sides = [level.side for level in self.levels]
+        lengths = {len(self.levels), len(self.steps), len(self.bit_worth)}
+        plain = asdict(self)
+        depths = [plain.pop(name) for name in ("encoder_depth", "decoder_depth16", "decoder_depth32", "decoder_depth8")]
+        counts = [
+            plain[name] for name in plain if name not in ("levels", "steps", "bit_worth", "prior_kernels", "flat_channels")
+        ]
+        numbers = [number for level in self.levels for number in (level.side, level.digits, level.limit, level.part)]
+        problem = None
+        if not all(type(number) is int for number in (*numbers, *depths, *counts, *self.prior_kernels, self.flat_channels)):
+            problem = "a number that is not an integer"
+        elif not self.levels or len(self.levels) > MAX_LEVELS or len(lengths) > 1:
+            problem = f"{len(self.levels)} levels, {len(self.steps)} steps and {len(self.bit_worth)} lambdas"
+        elif not set(sides) <= {1, 2, 4, 8, BLOCK_CELLS} or sides != sorted(sides):
+            problem = f"levels of {sides} tokens along a block"
+        elif not all(0 < number < math.inf for number in (*self.steps, *self.bit_worth)):
+            problem = "a step or lambda that is not positive"
+        elif not all(0 <= depth <= MAX_DEPTH for depth in depths) or not all(0 < count <= MAX_WIDTH for count in counts):
+            problem = f"a width outside 1..{MAX_WIDTH} or a depth outside 0..{MAX_DEPTH}"
+        elif not 0 <= self.flat_channels <= self.channels or self.predicted_channels > self.channels:
+            problem = f"{self.flat_channels} flat and {self.predicted_channels} predicted of {self.channels} channels"
+        elif not set(self.prior_kernels) <= {1, 3} or not 0 < len(self.prior_kernels) <= MAX_DEPTH:
+            problem = f"kernels of {self.prior_kernels}"
+        for level in self.levels if problem is None else ():
+            details = 3 if level.side < BLOCK_CELLS else 0  # digits of a coarse level that are not means
+            if not 0 < level.limit < 128 or not max(1, details) <= level.digits <= self.channels + details:
+                problem = f"a level of {level.digits} digits up to {level.limit}, for {self.channels} channels"
+        if problem:
+            msg = f"the network's configuration has {problem}"
+            raise ValueError(msg)
 
     @property
     def encoder_radius(self) -> int:

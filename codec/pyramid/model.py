@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from bitstream.entropy_model import IntegerLayer, LevelEntropyModel
-from bitstream.pyramid_tokens import PyramidCode, fingerprint
+from bitstream.pyramid_tokens import PyramidCode, context_grids, fingerprint
 from codec.errors import ModelError
 from codec.models.base import Model, read_metadata, write_model
 from codec.pyramid.config import NetworkConfig
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from codec.pyramid.tokenizer import PyramidTokenizer
 
 PREFIX = "prior."  # prefix of the entropy model's array names
+MAX_BIAS = 1 << 52  # sums stay exact in float64
 DEQUANTIZER = (".predict.", ".expand.", ".smooth.")  # the layers of a level that turn digits into latents
 
 
@@ -61,10 +62,18 @@ class PyramidModel(Model):
             except (SafetensorError, ValueError) as error:
                 msg = f"{self.path}: the entropy model is incomplete ({error})"
                 raise ModelError(msg) from error
-        return PyramidCode(self.config.levels, levels)
+        code = PyramidCode(self.config.levels, levels)
+        for index, level in enumerate(levels):
+            inputs = max(1, sum(self.config.levels[grid[0]].digits for grid in context_grids(self.config.levels, index)))
+            if level.layers[0].weight.shape[1] != inputs:
+                msg = f"{self.path}: the entropy model of level {index} does not have {inputs} inputs: get the file again"
+                raise ModelError(msg)
+        return code
 
     def compute_fingerprint(self) -> str:
-        return _fingerprint(self.code, self._weights())
+        with self.arrays() as file:
+            names = [name for name in file.keys() if _defines_tokens(name)]  # noqa: SIM118 (not a dict)
+            return _fingerprint(self.code, {name: file.get_tensor(name) for name in names})
 
     def tokenizer(self, runtime: str, device: str, tile: int | None = None) -> PyramidTokenizer:
         if runtime == TORCH:
@@ -84,9 +93,11 @@ class PyramidModel(Model):
 
         from codec.pyramid.network import Network
 
-        network = Network(self.config)
+        with torch.device("meta"):  # takes no memory, whatever the configuration
+            network = Network(self.config)
+        weights = {name: torch.from_numpy(array).float() for name, array in self._weights().items()}
         try:
-            network.load_state_dict({name: torch.from_numpy(array).float() for name, array in self._weights().items()})
+            network.load_state_dict(weights, assign=True)
         except RuntimeError as error:
             msg = f"{self.path}: the weights do not fit the configuration ({str(error).splitlines()[-1].strip()[:120]})"
             raise ModelError(msg) from error
@@ -131,19 +142,38 @@ def _fingerprint(code: PyramidCode, weights: dict[str, NDArray[np.float16]]) -> 
     blobs = [
         name.encode() + b"\0" + str(weights[name].shape).encode() + weights[name].astype("<f2").tobytes()
         for name in sorted(weights)
-        if name.startswith("levels.") and any(layer in name for layer in DEQUANTIZER)
+        if _defines_tokens(name)
     ]
     return fingerprint(code, blobs).hex()
 
 
+def _defines_tokens(name: str) -> bool:
+    """Whether an array of the network turns digits into latents."""
+    return name.startswith("levels.") and any(layer in name for layer in DEQUANTIZER)
+
+
 def _level_from_arrays(file: Any, index: int) -> LevelEntropyModel:
-    names = ["shifts", "frequencies", "costs"]
-    shifts, frequencies, costs = (file.get_tensor(f"{PREFIX}{index}.{name}") for name in names)
-    layers = []
-    for i, shift in enumerate(shifts):
-        weight, bias = (file.get_tensor(f"{PREFIX}{index}.{i}.{name}") for name in ("weight", "bias"))
-        layers.append(IntegerLayer(weight, bias, int(shift)))
-    return LevelEntropyModel(tuple(layers), frequencies, costs)
+    """The entropy model of a level. Raises SafetensorError if an array is missing, ValueError if one has another type or shape
+    than `_arrays_of_level` writes."""
+
+    def array(name: str, dtype: type, rank: int) -> NDArray[Any]:
+        content: NDArray[Any] = file.get_tensor(f"{PREFIX}{index}.{name}")
+        if content.dtype != dtype or content.ndim != rank or not content.size:
+            msg = f"{name} of level {index} is {content.dtype} {content.shape}"
+            raise ValueError(msg)
+        return content
+
+    layers: list[IntegerLayer] = []
+    for i, shift in enumerate(array("shifts", np.int32, 1).tolist()):
+        weight, bias = array(f"{i}.weight", np.int16, 4), array(f"{i}.bias", np.int64, 1)
+        if layers and weight.shape[1] != len(layers[-1].bias):
+            msg = f"layer {i} of level {index} has {weight.shape[1]} inputs, and the one before {len(layers[-1].bias)} outputs"
+            raise ValueError(msg)
+        if max(-int(bias.min()), int(bias.max())) > MAX_BIAS:
+            msg = f"layer {i} of level {index} has sums beyond 2^53"
+            raise ValueError(msg)
+        layers.append(IntegerLayer(weight, bias, shift))
+    return LevelEntropyModel(tuple(layers), array("frequencies", np.int32, 2), array("costs", np.int32, 1))
 
 
 def _arrays_of_level(level: LevelEntropyModel, index: int) -> dict[str, NDArray]:

@@ -34,7 +34,7 @@ def average(shares: Mapping[str, float], rdo_lambda: Sequence[float] = ()) -> Ne
     `rdo_lambda`, one value per level, replaces `bit_worth` of the configuration. Raises ModelError unless the models have
     the same configuration otherwise."""
     networks = {name: as_pyramid(open_model(name)).network("cpu") for name in shares}
-    configs = {name: replace(network.config, bit_worth=()) for name, network in networks.items()}
+    configs = {name: network.config.to_dict() | {"bit_worth": ()} for name, network in networks.items()}
     first, *others = networks
     for name in others:
         if configs[name] != configs[first]:

@@ -8,6 +8,7 @@ from typing import Any
 from codec.errors import ModelError, TesseraError
 
 SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}  # width, layers, heads
+MAX_DEPTH = 64  # layers
 MAX_NUMBER = (1 << 16) - 1  # maximum in a configuration, so that a damaged file cannot request a huge network
 
 
@@ -41,6 +42,8 @@ class TitokConfig:
             problem = f"mixed {self.mixed!r}"
         elif not all(type(number) is int and 0 < number <= MAX_NUMBER for number in (*numbers, *self.pixel_multipliers)):
             problem = f"a number outside 1..{MAX_NUMBER}"
+        elif max(self.layers, self.pixel_depth, len(self.pixel_multipliers)) > MAX_DEPTH:
+            problem = f"more than {MAX_DEPTH} layers"
         elif self.side % self.patch or self.patch != 2 ** (len(self.pixel_multipliers) - 1):
             problem = f"patches of {self.patch} pixels for blocks of {self.side} and {len(self.pixel_multipliers)} resolutions"
         elif self.width % self.heads or self.pixel_width % self.pixel_groups:

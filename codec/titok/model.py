@@ -51,6 +51,11 @@ class TitokModel(Model):
             except SafetensorError as error:
                 msg = f"{self.path}: the code is incomplete ({error})"
                 raise ModelError(msg) from error
+        if (tables.dtype, table_of.dtype, classes.dtype) != (np.int32, np.int32, np.uint8):
+            msg = (
+                f"{self.path}: its code has arrays of {tables.dtype}, {table_of.dtype} and {classes.dtype}: get the file again"
+            )
+            raise ModelError(msg)
         code = CodebookCode(tables, table_of, classes, self.config.side, self.config.tail_drop)
         if (code.block_tokens, code.values) != (self.config.block_tokens, self.config.codebook):
             msg = f"{self.path}: its code has {code.block_tokens} tokens of {code.values} values, and its network has others"
