@@ -84,6 +84,7 @@ class EncodeOptions(TypedDict, total=False):
             default=str(DEFAULT_EFFORT),
         ),
     ]
+    allow_damaged: Annotated[bool, Option("Accept a cut or damaged image; missing pixels are grey or black")]
     strip: Annotated[bool, Option("Drop the colour profile and convert colours to sRGB")]
     keep_exif: Annotated[bool, Option("Keep EXIF and XMP")]
     background: Annotated[
@@ -142,7 +143,7 @@ class CodecOptions(TypedDict, total=False):
     lpips_weights: Annotated[
         str | None,
         Option(
-            "Weights of AlexNet and LPIPS, for a target of LPIPS",
+            "AlexNet and LPIPS weights, for an LPIPS target",
             metavar="PATH",
             kind="path",
             default="what `tessera models fetch lpips` downloaded",

@@ -65,6 +65,14 @@ def test_errors_name_the_file(tmp_path, path):
             call(closed)
 
 
+def test_permissions_are_named_only_if_they_are_the_reason(tmp_path):
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    for image in (tmp_path / "loop.png", "a" * 300 + ".png"):
+        with pytest.raises(FileError) as caught:
+            tessera.encode(image)
+        assert "check its permissions" not in str(caught.value)
+
+
 def test_a_grey_array_equals_the_grey_image(codec, photo):
     grey = photo.crop((0, 0, 60, 50)).convert("L")
     pixels = np.asarray(grey)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from typing import TypeAlias
+from contextlib import contextmanager, suppress
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from bitstream.block_order import BLOCK
 from bitstream.container import MAGIC
 from codec.errors import ImageError, TesseraError
-from codec.image.plugins import load_plugin, plugin_for
+from codec.image.plugins import READ, jxl_size, load_plugin, plugin_for
 from codec.options import MAX_PIXELS
 from codec.system.inputs import FileInput, open_file, read_at_most
 from codec.system.process import after_fork_in_child, fork_safe_lock
@@ -28,11 +29,12 @@ IMAGE_BYTES, IMAGE_EXTRA = 4, 1 << 26  # limit on image files: bytes per allowed
 # may cost four times its own pixels, or a thirtieth of max_pixels, or as much as that example.
 THIN_FACTOR = 4
 THIN_COST = 1 << 24
-_pillow_lock = fork_safe_lock()
-_pillow_users, _pillow_limit = 0, None  # threads that have lifted Pillow's pixel limit; the original limit
+TEXT_MAX = 1 << 24  # bytes of an unpacked profile or text in a PNG, as in `codec.image.metadata`; Pillow allows 1 MiB
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+DAMAGE = "tessera_damage"  # key in an image's `info`: a remark for the user on damage that was accepted
 
 
-def open_input(image: ImageInput, max_pixels: int = MAX_PIXELS) -> Image.Image | NDArray[np.uint8]:
+def open_input(image: ImageInput, max_pixels: int = MAX_PIXELS, allow_damaged: bool = False) -> Image.Image | NDArray[np.uint8]:
     """Returns an image or array unchanged, and opens an image file: reads its header and checks its size.
 
     Raises FileError if the file cannot be read, ImageError if it is not an image or too large."""
@@ -45,7 +47,7 @@ def open_input(image: ImageInput, max_pixels: int = MAX_PIXELS) -> Image.Image |
             raise ImageError(msg, ("decode",))
         check_head(head)
         limit = IMAGE_BYTES * max_pixels + IMAGE_EXTRA
-        return open_image(read_at_most(stream, head, limit), max_pixels)
+        return open_image(read_at_most(stream, head, limit), max_pixels, allow_damaged)
 
 
 def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
@@ -62,97 +64,162 @@ def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
 
 
 def check_head(head: bytes) -> None:
-    """Raises ImageError if a file is certainly not an image that Pillow reads. `head` is its content, or the first 64 KiB."""
+    """Raises ImageError if a file is certainly not an image that is read. `head` is its content, or the first 64 KiB."""
     if not head:
         msg = "is empty"
         raise ImageError(msg)
     load_plugin(plugin_for(head))
-    Image.init()
-    for _, accept in Image.OPEN.values():
-        with suppress(IndexError, struct.error):  # the head may be too short for a signature
-            if accept and accept(head[:16]):
-                return
+    if _has_signature(head):
+        return
     try:  # a format without a signature must be parsed
-        _open(head).close()
+        _open(io.BytesIO(head), MAX_PIXELS).close()
     except UnidentifiedImageError as error:
         raise _unknown_format(head) from error
     except Exception:
         return  # reported when the complete file is read
 
 
-def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(data: bytes, max_pixels: int = MAX_PIXELS, allow_damaged: bool = False) -> Image.Image:
     """The image in the bytes of a file. Its header is read and its size is checked; `load_image` reads its pixels.
 
-    Raises ImageError."""
-    load_plugin(plugin_for(data))
-    with reading_errors():
+    Wrong checksums of a PNG's metadata are ignored. Raises ImageError."""
+    plugin = plugin_for(data)
+    load_plugin(plugin)
+    if plugin and plugin.format == "JPEG XL" and "JXL" in Image.OPEN:
+        check_size(*jxl_size(data), max_pixels)
+    with reading_errors("allow_damaged"):
         try:
-            image = _open(data)
-        except UnidentifiedImageError as error:
-            raise _unknown_format(data) from error
+            image = _open(io.BytesIO(data), max_pixels)
+        except Exception as error:
+            unidentified = isinstance(error, UnidentifiedImageError)
+            if not (allow_damaged or (unidentified and data.startswith(PNG_SIGNATURE))):
+                raise (_unknown_format(data) if unidentified else error) from error
+            try:
+                image = _open(io.BytesIO(data), max_pixels, allow_damaged=True)
+            except UnidentifiedImageError:
+                raise _unknown_format(data) from error
+            image.info[DAMAGE] = "its metadata is damaged, such as a wrong checksum"
     check_size(*image.size, max_pixels)
     return image
 
 
-def load_image(image: Image.Image) -> Image.Image:
-    """Reads the pixels of an opened image. Raises ImageError."""
-    with reading_errors():
-        # For TIFF, Pillow checks its limit again here, on the size of tiles.
-        pixels = image.width * image.height
-        tile_width, tile_height = getattr(image, "_tile_size", image.size)
-        above_limit = pixels > (Image.MAX_IMAGE_PIXELS or pixels)
-        with _without_limit() if above_limit and tile_width * tile_height <= THIN_FACTOR * pixels else nullcontext():
+def load_image(image: Image.Image, max_pixels: int = MAX_PIXELS, allow_damaged: bool = False) -> Image.Image:
+    """Reads the pixels of an opened image. Returns the image, or another one if it is damaged and `allow_damaged`.
+
+    Raises ImageError."""
+    stream, tiled = getattr(image, "fp", None), hasattr(image, "_tile_size")
+    # For TIFF, Pillow checks the size of the tiles, which may be larger than the image.
+    limit = max(max_pixels, THIN_FACTOR * image.width * image.height) if tiled else max_pixels
+    try:
+        with reading_errors("allow_damaged"), pillow_settings(limit):
             image.load()
+    except ImageError as error:
+        if not allow_damaged or stream is None or stream.closed or "allow_damaged" not in error.advice:
+            raise
+        with reading_errors():
+            frame, image = image.tell(), _open(stream, max_pixels, allow_damaged=True)
+            with pillow_settings(limit, allow_damaged=True):
+                image.seek(frame)
+                image.load()
+        image.info[DAMAGE] = "it is damaged, and some pixels are missing or wrong"
+    check_size(*image.size, max_pixels)  # an icon may be larger than its header says
     return image
 
 
 @contextmanager
-def reading_errors() -> Iterator[None]:
-    """Converts any error of Pillow's plugins into ImageError; damaged images raise errors of many types."""
+def reading_errors(*advice: str) -> Iterator[None]:
+    """Converts any error of Pillow's plugins into ImageError with this advice; damaged images raise errors of many types."""
     try:
         yield
     except (TesseraError, MemoryError):
         raise
+    except Image.DecompressionBombError as error:
+        msg = "the image has more pixels than allowed"
+        raise ImageError(msg, ("max_pixels",)) from error
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        msg = f"the image cannot be read ({reason}): it may be cut or damaged"
-        raise ImageError(msg) from error
+        msg = f"the image is cut or damaged ({reason})" if advice else f"cannot be read ({reason}): convert it to PNG first"
+        raise ImageError(msg, advice) from error
+
+
+def _has_signature(head: bytes) -> bool:
+    for name in _formats():
+        accept = Image.OPEN[name][1]
+        with suppress(IndexError, struct.error):  # the head may be too short for a signature
+            if accept and accept(head[:16]):
+                return True
+    return False
 
 
 def _unknown_format(head: bytes) -> ImageError:
     if plugin := plugin_for(head):
         msg = f"{plugin.format} cannot be read, or it is damaged: install {plugin.package}, or convert it to PNG first"
         return ImageError(msg)
-    return ImageError("not an image of a format that Pillow knows: convert it to PNG first")
+    if _has_signature(head):
+        return ImageError("the image cannot be read: it is cut or damaged, get it again")
+    return ImageError("not an image of a format that tessera reads: convert it to PNG first")
 
 
-def _open(data: bytes) -> Image.Image:
-    with _without_limit():
-        return Image.open(io.BytesIO(data))
+def _formats() -> list[str]:
+    """Pillow's names of the formats that are read."""
+    Image.init()
+    return [name for name in READ if name in Image.OPEN]
+
+
+def _open(stream: IO[bytes], max_pixels: int, allow_damaged: bool = False) -> Image.Image:
+    with pillow_settings(max_pixels, allow_damaged):
+        return Image.open(stream, formats=_formats())
+
+
+class _PixelLimit(int):
+    """A value for `Image.MAX_IMAGE_PIXELS`. Pillow warns of images above the limit and refuses those of twice as many pixels;
+    twice this limit is the limit itself."""
+
+    def __rmul__(self, _: int) -> int:
+        return int(self)
+
+
+_pillow = threading.Condition(fork_safe_lock())
+_pillow_users = 0  # threads for which Pillow is set
+_pillow_values: tuple[int, bool] = (0, False)  # the values that they share
+_pillow_before: list[Any] = []  # Pillow's settings before
 
 
 @contextmanager
-def _without_limit() -> Iterator[None]:
-    """Lifts Pillow's pixel limit, which applies to the whole process; `check_size` applies ours."""
-    global _pillow_users, _pillow_limit
-    with _pillow_lock:
+def pillow_settings(max_pixels: int, allow_damaged: bool = False) -> Iterator[None]:
+    """Sets Pillow's limits. They apply to the whole process: a thread that needs other values waits until no thread needs
+    these, and other code that uses Pillow meanwhile gets them, too."""
+    global _pillow_users, _pillow_values
+    with _pillow:
+        values = (max_pixels, allow_damaged)
+        _pillow.wait_for(lambda: not _pillow_users or _pillow_values == values)
         if not _pillow_users:
-            _pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            _pillow_values = values
+            _pillow_before[:] = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, PngImagePlugin.MAX_TEXT_CHUNK
+            Image.MAX_IMAGE_PIXELS = _PixelLimit(max_pixels)
+            ImageFile.LOAD_TRUNCATED_IMAGES |= allow_damaged
+            PngImagePlugin.MAX_TEXT_CHUNK = max(PngImagePlugin.MAX_TEXT_CHUNK, TEXT_MAX + 1)
         _pillow_users += 1
     try:
         yield
     finally:
-        with _pillow_lock:
+        with _pillow:
             _pillow_users -= 1
             if not _pillow_users:
-                Image.MAX_IMAGE_PIXELS = _pillow_limit
+                _restore_pillow()
+                _pillow.notify_all()
 
 
-def _restore_limit() -> None:
-    """In a forked child, no thread has lifted the limit."""
+def _restore_pillow() -> None:
+    Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, PngImagePlugin.MAX_TEXT_CHUNK = _pillow_before
+
+
+def _after_fork() -> None:
+    """In a forked child, no other thread uses Pillow."""
     global _pillow_users
     if _pillow_users:
-        _pillow_users, Image.MAX_IMAGE_PIXELS = 0, _pillow_limit
+        _pillow_users = 0
+        _restore_pillow()
 
 
-after_fork_in_child(_restore_limit)
+after_fork_in_child(_after_fork)

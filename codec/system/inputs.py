@@ -40,7 +40,8 @@ def open_file(file: Any, expected: str = "a file") -> Iterator[BinaryIO]:
         raise FileError(msg) from error
     except (OSError, ValueError) as error:  # ValueError: a closed file, or a path with a zero byte
         reason = getattr(error, "strerror", None) or error
-        msg = f"{prefix}cannot be read ({reason}): check its permissions"
+        advice = "check its permissions" if isinstance(error, PermissionError) else "check the name, or name another file"
+        msg = f"{prefix}cannot be read ({reason}): {advice}"
         raise FileError(msg) from error
     except TesseraError as error:
         if prefix and not str(error).startswith(prefix):
