@@ -52,9 +52,9 @@ if TYPE_CHECKING:
 def decode(**values: Any) -> None:
     """Decode .tsr files to images, as PNG unless the output's name or --format says otherwise.
 
-    A second name with an image extension is the output; without one, photo.tsr becomes photo.png beside it. All formats that
-    Pillow writes are supported; JPEG XL and HEIC need plugins (pillow-jxl-plugin, pillow-heif). Lossy formats have a high
-    quality by default; -v shows it.
+    A second name with an image extension is the output; without one, photo.tsr becomes photo.png beside it. Formats that hold
+    any image can be written, such as png, jpg, webp, avif, tiff and ppm; JPEG XL and HEIC need plugins (pillow-jxl-plugin,
+    pillow-heif). Lossy formats have a high quality by default; -v shows it.
 
     \b
     tessera decode photo.tsr
@@ -86,7 +86,7 @@ class Decoding:
     inputs: ClassVar[Files] = TSR_FILES
     name: ClassVar[str] = "decode"
     verb: ClassVar[str] = "decoded"
-    keys: ClassVar[tuple[str, ...]] = ("partial",)  # JSON keys in addition to `cli.report.FIELDS`
+    keys: ClassVar[tuple[str, ...]] = ("partial", "notes")  # JSON keys in addition to `cli.report.FIELDS`
     fatal: ClassVar[tuple[type[Exception], ...]] = ()
 
     @property
@@ -137,10 +137,11 @@ class Decoding:
         values = {
             "width": width, "height": height, "bytes": bytes_in, "bpp": round(8 * bytes_in / (width * height), 5),
             "tokens": round(decoded.block_tokens, 2), "model": decoded.model, "partial": decoded.partial,
+            "notes": list(decoded.notes),
         }  # fmt: skip
         line = f"{width}x{height}"
         if decoded.partial:
             line += f", cut: {decoded.block_tokens:.1f} tokens per block"
         if self.show_format:
             line += f", {self.save_as}"
-        return Summary(line, values, bytes_in, len(decoded.data), width * height)
+        return Summary(line, values, bytes_in, len(decoded.data), width * height, decoded.notes)

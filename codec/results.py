@@ -8,7 +8,7 @@ from PIL import Image
 
 from bitstream.container import File
 from bitstream.sequence import Prefix
-from codec.image.writing import ImageFormat, write_image
+from codec.image.writing import ImageFormat, losses, write_image
 from codec.models.base import Model
 
 
@@ -67,7 +67,7 @@ class Decoded:
     def as_file(self, format: ImageFormat, background: str | None = None) -> DecodedFile:
         """The image as a file; transparency is laid on `background`, if one is given. Raises ImageError."""
         data = write_image(self.image, format, background)
-        return DecodedFile(data, self.file, self.block_tokens, self.partial, self.model)
+        return DecodedFile(data, self.file, self.block_tokens, self.partial, self.model, losses(self.image, format))
 
 
 @dataclass(frozen=True)
@@ -79,3 +79,4 @@ class DecodedFile:
     block_tokens: float  # tokens per block of 256x256 pixels
     partial: bool  # whether the file is cut
     model: str  # its name
+    notes: tuple[str, ...] = ()  # remarks for the user, such as metadata that the format does not keep

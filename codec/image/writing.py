@@ -7,20 +7,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
 
 from codec.errors import ImageError, UsageError
 from codec.image.alpha import flatten, parse_colour
 from codec.image.colour import to_rgb
-from codec.image.plugins import load_plugin, plugin_for
+from codec.image.opening import pillow_settings
+from codec.image.plugins import WRITTEN, jxl_size, load_plugin, plugin_for
+from codec.options import MAX_PIXELS
 
 # Default quality of lossy formats: about 40 dB from the decoded image (Kodak), a sixth to a tenth of the size of the PNG.
 QUALITY = {"JPEG": 90, "WEBP": 90, "AVIF": 80, "JXL": 90, "HEIF": 90}
 PNG_LEVEL = 2  # zlib level, 0 to 9: four times as fast as Pillow's 6, for files 2 % smaller to 11 % larger
 LOSSLESS_AT_100 = ("WEBP", "JXL")
-METADATA = ("icc_profile", "exif", "xmp")  # passed to Pillow's plugins, which write the fields that their format supports
 WITH_PROFILE = ("AVIF", "HEIF", "JPEG", "PNG", "TIFF", "WEBP")  # formats that keep a colour profile
-OPAQUE = ("JPEG", "PPM")  # common formats without transparency
+WITH_EXIF = (*WITH_PROFILE, "JXL")  # formats that keep EXIF and XMP
+OPAQUE = ("BMP", "DIB", "JPEG", "PCX", "PPM")  # formats without transparency, at least in what Pillow writes
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,14 @@ class ImageFormat:
 def image_format(ending: str, quality: int | None = None) -> ImageFormat:
     """The format of files with this ending, such as '.png'.
 
-    Raises UsageError if Pillow cannot write it, or if it has no quality and one is given."""
+    Raises UsageError if it cannot be written or does not hold every image, or if it has no quality and one is given."""
     ending = ending.lower()
     Image.init()
     plugin = plugin_for(ending=ending)
     load_plugin(plugin)
     name = Image.registered_extensions().get(ending)
-    if name not in Image.SAVE or name == "TSR":
-        msg = f"no image format is called {ending.lstrip('.')!r}: use png, jpg, webp, ppm, tiff or another that Pillow writes"
+    if name not in Image.SAVE or name not in WRITTEN:
+        msg = f"images cannot be written as {ending.lstrip('.')!r}: use png, jpg, webp, tiff, ppm, avif or bmp"
         if plugin:
             msg = f"images cannot be written as {ending.lstrip('.')}: install {plugin.package}, or use png"
         raise UsageError(msg)
@@ -74,16 +77,50 @@ def write_image(image: Image.Image, format: ImageFormat, background: str | None 
             raise ImageError(msg, ("background",))
     if format.name not in WITH_PROFILE:
         image = in_srgb(image)
-    metadata = {key: image.info[key] for key in METADATA if key in image.info}
     stream = io.BytesIO()
     try:
-        image.save(stream, format.name, **format.save_options(), **metadata)
+        image.save(stream, format.name, **format.save_options(), **_metadata(image, format.name))
+        _verify(image, stream, format.name)
     except MemoryError:
         raise
     except Exception as error:  # unusual EXIF makes Pillow's writers of TIFF and AVIF raise errors of any kind
         msg = f"a {image.width}x{image.height} image cannot be written as {format.name} ({error}): use png"
         raise ImageError(msg) from error
     return stream.getvalue()
+
+
+def losses(image: Image.Image, format: ImageFormat) -> tuple[str, ...]:
+    """Remarks for the user on metadata that the format does not keep."""
+    lost = [label for key, label in (("exif", "EXIF"), ("xmp", "XMP")) if image.info.get(key)]
+    return () if format.name in WITH_EXIF or not lost else (f"{' and '.join(lost)} left out: {format.name} does not keep it",)
+
+
+def _metadata(image: Image.Image, name: str) -> dict[str, Any]:
+    """Keywords of `Image.save` for profile, EXIF and XMP."""
+    values = {key: image.info[key] for key in ("icc_profile", "exif", "xmp") if image.info.get(key)}
+    if name == "PNG" and "xmp" in values:
+        values["pnginfo"] = PngInfo()
+        values["pnginfo"].add_itxt("XML:com.adobe.xmp", values["xmp"])
+    elif name == "TIFF" and "xmp" in values:
+        exif = Image.Exif()
+        exif.load(values.get("exif", b""))
+        exif[ExifTags.Base.XMLPacket] = values["xmp"]
+        values["exif"] = exif
+    return values
+
+
+def _verify(image: Image.Image, stream: io.BytesIO, name: str) -> None:
+    """Raises ValueError if the written file has another size or no transparency, as icons and palettes would."""
+    transparent = image.has_transparency_data
+    if name == "JXL":  # opening it decodes it
+        written = jxl_size(stream.getvalue()), transparent
+    else:
+        with pillow_settings(max(MAX_PIXELS, image.width * image.height)):
+            opened = Image.open(stream, formats=[name])
+        written = opened.size, opened.has_transparency_data
+    if written != (image.size, transparent):
+        msg = f"the file would have {written[0][0]}x{written[0][1]} pixels, {'with' if written[1] else 'without'} transparency"
+        raise ValueError(msg)
 
 
 def flattened(image: Image.Image, background: str) -> Image.Image:
