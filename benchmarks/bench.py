@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import shlex
 import signal
@@ -28,7 +29,7 @@ from benchmarks.codecs.base import SCALES, BenchCodec, enlarge
 from benchmarks.codecs.registry import NATIVE_NAMES, QUICK_NAMES, SCALED_NAMES, BenchCodecOptions, open_codec
 from benchmarks.curves import delta
 from benchmarks.metrics import METRICS, Evaluator, MetricOptions, open_evaluator
-from benchmarks.records import SCALED, TESSERA, Pixels, Results, Sample, Speed
+from benchmarks.records import SCALED, TESSERA, ImageInfo, Pixels, Results, Sample, Speed
 from benchmarks.study import BenchmarkImage, Outcome, Study, open_benchmark_image, shown
 from benchmarks.timing import note, time_codec
 from codec import __version__
@@ -120,12 +121,23 @@ class Bench:
     def _open_images(self, say: Callable[[str], None]) -> None:
         for name, path in self.options.images.items():
             try:
-                self.sources.append(open_benchmark_image(Path(path), name, self.options.max_pixels))
+                source = open_benchmark_image(Path(path), name, self.options.max_pixels)
+                self._check_rates(source.image)
+                self.sources.append(source)
             except ImageError as error:
                 self.failed[name] = str(error)
                 say(f"{path}: {error}")
         if not self.sources:
-            msg = "none of the images could be read"
+            msg = "none of the images can be measured"
+            raise ImageError(msg)
+
+    def _check_rates(self, image: ImageInfo) -> None:
+        """Raises ImageError if the image has less than one byte at the lowest rate: no file could fit, so that no codec would
+        have a mean over all images."""
+        lowest = min(() if self.options.own_settings else self.options.budgets, default=math.inf)
+        if lowest * image.width * image.height < 8:
+            rate = f"{lowest:g} bits per pixel"
+            msg = f"{image.width}x{image.height} has less than one byte at {rate}: leave it out, or choose higher rates"
             raise ImageError(msg)
 
     def _open_codecs(self, say: Callable[[str], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,8 +63,9 @@ def rate_at(series: Series, metric: str, value: float, images: int) -> float | N
 
 
 def curve_of(series: Series, metric: str, images: int) -> Curve:
-    """Rate and quality of the points that cover all `images`, lowest rate first."""
-    points = [p for p in series.points if p.images == images and metric in p.metrics]
+    """Rate and quality of the points that cover all `images`, lowest rate first. Points of infinite PSNR, which exact copies
+    have, are left out."""
+    points = [p for p in series.points if p.images == images and isfinite(p.metrics.get(metric, inf))]
     rates, qualities = np.array([p.bpp for p in points]), np.array([to_quality(metric, p.metrics[metric]) for p in points])
     keep = [i for i in range(len(points)) if i == 0 or rates[i] > rates[i - 1]]  # a codec repeats its last file at its limit
     return rates[keep], qualities[keep]

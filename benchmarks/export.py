@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,8 @@ def json_of(series: Series, results: Results) -> dict:
     curve: dict[str, list] = {"bpp": [point.bpp for point in points]}
     for key in results.metrics:
         if all(key in point.metrics for point in points):
-            curve[METRICS[key].json] = [point.metrics[key] for point in points]
+            values = [point.metrics[key] for point in points]
+            curve[METRICS[key].json] = [value if isfinite(value) else None for value in values]  # JSON has no infinity
     speed = next((speed for speed in results.speeds if speed.codec == series.name), None)
     if speed and points:
         area = sum(image.width * image.height for image in results.images) / len(results.images) / 1e6
@@ -76,13 +78,15 @@ def write_json_file(path: Path, plain: dict) -> Path:
 
 
 def csv_of(results: Results) -> str:
-    """A row for each sample, and then the means under the image name `mean`."""
+    """A row for each sample, and then the means under the image name `mean`. A name that a spreadsheet would compute as a
+    formula begins with a quote."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["image", "codec", "point", "setting", "scale", "bytes", "bpp", *results.metrics])
     for (image, codec, label), s in results.samples.items():
         values = [f"{s.metrics[key]:.6g}" if key in s.metrics else "" for key in results.metrics]
-        writer.writerow([image, codec, label, s.setting, f"{s.scale:g}", len(s.data), f"{s.bpp:.6g}", *values])
+        name = f"'{image}" if image.startswith(("=", "+", "-", "@", "\t", "\r")) else image
+        writer.writerow([name, codec, label, s.setting, f"{s.scale:g}", len(s.data), f"{s.bpp:.6g}", *values])
     for series in results.series:
         for point in series.points:
             values = [f"{point.metrics[key]:.6g}" if key in point.metrics else "" for key in results.metrics]

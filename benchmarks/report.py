@@ -96,7 +96,7 @@ def write_report(
         scripts=[Markup((HERE / name).read_text(encoding="utf-8")) for name in ("report.js", "report.images.js")],
         plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),
     )
-    Writer().write(str(path), page.encode(), replace=True)
+    Writer().write(str(path), page.encode(errors="backslashreplace"), replace=True)
 
 
 def in_script(plain: Any) -> str:

@@ -15,7 +15,7 @@ import click
 
 from cli import options
 from cli.inputs import IMAGES, find_inputs, named_inputs
-from cli.outputs import STANDARD, check_output, write_output
+from cli.outputs import STANDARD, check_output, printable, write_output
 from cli.progress import Bar
 from cli.report import fail, put_record, say
 from codec.errors import FileError, TesseraError
@@ -220,7 +220,7 @@ def _options(images: dict[str, str], arguments: dict[str, Any]) -> BenchOptions:
         speed=not arguments["no_speed"],
         threads=arguments["threads"],
         max_pixels=arguments["max_pixels"],
-        command=shlex.join(["tessera", *sys.argv[1:]]),
+        command=printable(shlex.join(["tessera", *sys.argv[1:]])),
     )
 
 
@@ -236,7 +236,7 @@ def _cache_folder(name: str | None) -> Path | None:
 
 
 def find_images(inputs: tuple[str, ...], files_from: str | None, recursive: bool) -> dict[str, str]:
-    """The paths of all named images and of all images in named folders, by unique name.
+    """The paths of all named images and of all images in named folders, by unique and printable name.
 
     Raises FileError if a folder holds no images or cannot be read."""
     named = named_inputs(inputs, files_from)
@@ -248,7 +248,8 @@ def find_images(inputs: tuple[str, ...], files_from: str | None, recursive: bool
         if found.error:
             msg = f"{found.path}: {found.error}"
             raise FileError(msg)
-        names = (f"{found.name} ({n})" if n > 1 else found.name for n in itertools.count(1))
+        name = printable(found.name)
+        names = (f"{name} ({n})" if n > 1 else name for n in itertools.count(1))
         images[next(name for name in names if name not in images)] = found.path
     return images
 
@@ -277,7 +278,7 @@ def _run(bench_options: BenchOptions, arguments: dict[str, Any]) -> bool:
     elif arguments["csv_path"] != "-" and not arguments["quiet"]:
         _show(results)
     if arguments["csv_path"]:
-        write_output(arguments["csv_path"], export.csv_of(results).encode(), arguments["force"])
+        write_output(arguments["csv_path"], export.csv_of(results).encode(errors="backslashreplace"), arguments["force"])
     if arguments["json_dir"]:
         export.write_json(results, Path(arguments["json_dir"]))
     if arguments["plot_path"]:
@@ -318,7 +319,7 @@ def _show(results: Results) -> None:
         for part in (Text(title, "bold"), table, f"{remarks}\n" if remarks else ""):
             show(part)
     for name, reason in results.missing.items():
-        show(f"left out: {name}: {reason}")
+        show(printable(f"left out: {name}: {reason}"))
 
 
 @contextmanager

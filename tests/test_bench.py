@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from benchmarks.records import Sample
 from cli.bench import find_images
 from codec.metrics import psnr
 from tests.helpers import ROOT
-from tests.helpers.commands import run
+from tests.helpers.commands import records, run
 
 CODECS = "tessera,jpeg,webp,webp-scaled,jpeg2000,jxl-scaled"
 SIZES = {"a.png": (170, 180), "b.jpg": (64, 40), "sub/c.png": (200, 161)}  # the second is too small for MS-SSIM
@@ -250,6 +251,50 @@ def test_an_unreadable_image_and_a_missing_codec_do_not_stop_the_others(images, 
     assert bad_image.startswith(f"{tmp_path}/bad.png: ")
     assert missing_codec.startswith("jxl: ")
     assert re.search(r"^WebP +\d\d\.\d\d$", result.stdout, re.MULTILINE)
+
+
+def test_an_image_with_less_than_a_byte_at_the_lowest_rate_is_named_and_left_out(images, tmp_path, photo):
+    photo.crop((0, 0, 1, 1)).save(tmp_path / "one.png")
+    photo.crop((0, 0, 12, 13)).save(tmp_path / "small.png")  # 15.6 bytes at 0.8 bpp, but less than one at 0.05
+    options = ("--codecs", "tessera,webp", "--metrics", "psnr", "--no-speed", "--no-cache", "--json")
+    result = bench(tmp_path, images / "b.jpg", "--bpp", "0.05,0.8", *options)
+    assert result.exit_code == 1
+    assert [line.partition(": ")[0] for line in result.stderr.splitlines()] == [f"{tmp_path}/one.png", f"{tmp_path}/small.png"]
+    assert [record["images"] for record in records(result)] == [1, 1]
+
+
+def test_exact_copies_of_infinite_psnr_are_null_in_json_and_not_in_bd_rates(tmp_path):
+    Image.new("RGB", (1, 1)).save(tmp_path / "one.png")
+    options = ("--codecs", "jpeg,webp", "--metrics", "psnr", "--no-speed", "--no-cache", "--json")
+    outcome = bench(tmp_path, "--own-settings", *options)
+    assert outcome.exit_code == 0, outcome.output
+    for record in records(outcome):
+        assert None in record["results"]["psnr-rgb"]
+    assert "Infinity" not in outcome.stdout
+    assert "NaN" not in outcome.stdout
+
+
+def test_a_name_may_have_any_bytes_and_is_no_formula(photo, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in (b"bad\xff.png", b"=1+1.png", b"-n.png", b"\x1b[31mred.png"):
+        photo.crop((0, 0, 40, 30)).save(os.path.join(os.fsencode(folder), name), "png")
+    outputs = ("--csv", tmp_path / "b.csv", "--report", tmp_path / "b.html", "--json-dir", tmp_path / "json")
+    options = ("--codecs", "webp", "--bpp", "2", "--metrics", "psnr,ms_ssim", "--no-speed", "--no-cache")
+    result = bench(folder, *options, *outputs)
+    assert result.exit_code == 1, result.output  # MS-SSIM was named, and the images are too small
+    assert all(line.isprintable() for line in result.output.splitlines())
+    names = {row["image"] for row in rows_of(tmp_path)}
+    assert names == {r"bad\xff.png", "'=1+1.png", "'-n.png", r"\x1b[31mred.png", "mean"}
+    assert r"bad\xff.png" in (tmp_path / "b.html").read_text()
+    assert any(r"bad\xff.png" in name for name in json.loads((tmp_path / "json" / "study.json").read_text())["images"])
+
+
+def test_without_a_home_folder_nothing_is_cached(images, monkeypatch):
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    assert bench(images / "b.jpg", "--codecs", "webp", "--bpp", "1", "--metrics", "psnr", "--no-speed").exit_code == 0
 
 
 def test_an_output_is_replaced_only_with_force(images, tmp_path):
