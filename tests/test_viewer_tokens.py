@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import lzma
+import struct
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -20,9 +22,9 @@ from bitstream.range_coder import encode_tokens
 from codec.errors import FormatError
 from codec.image.metadata import unpack
 from codec.models.registry import model_for, open_model
-from codec.results import read_tokens
+from codec.reading import read_tokens
 from tests.helpers import GOLDEN, ROOT
-from tests.helpers.browser import browser, opened, served
+from tests.helpers.browser import Handler, browser, opened, served
 from tests.helpers.tokens import random_digits
 from tests.helpers.viewer import NAMES, with_checksum
 
@@ -41,9 +43,33 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+class Endless(Handler):
+    """Files of a folder, and a file that never ends: `head`, then zeros for as long as they are read."""
+
+    head = b""
+    sent = 0
+    ended = Event()
+
+    def do_GET(self) -> None:  # noqa: N802 (the name that http.server calls)
+        if not self.path.startswith("/endless"):
+            return super().do_GET()
+        self.send_response(200)
+        self.end_headers()
+        Endless.sent = 0
+        try:
+            self.wfile.write(self.head)
+            while Endless.sent < 1 << 28:
+                self.wfile.write(bytes(1 << 16))
+                Endless.sent += 1 << 16
+        except OSError:  # the page has ended the download
+            pass
+        Endless.ended.set()
+        return None
+
+
 @pytest.fixture(scope="module")
 def page(folder) -> Iterator[Any]:
-    with browser() as chromium, served(folder) as address, opened(chromium, address) as page:
+    with browser() as chromium, served(folder, Endless) as address, opened(chromium, address) as page:
         yield page
 
 
@@ -191,3 +217,82 @@ def test_sections_unpack_as_in_the_library(page):
     )
     assert [None if text is None else base64.b64decode(text) for text in reported] == expected
     assert None in expected and len(expected) - expected.count(None) > 21
+
+
+BOMB = b"\xd4\x54\x12\xab\xcd" + bytes.fromhex("00ffffff 00000001") + bytes(4)  # 16777216x2: 12.9 GB of contexts
+
+
+def problem(page: Any, call: str, data: bytes) -> str:
+    """The kind of the error in a call with the bytes `data`, or an empty string."""
+    return page.evaluate(
+        f"""async (text) => {{
+          const data = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+          const [container, extras] = await Promise.all(["container", "extras"].map((name) => import(`./viewer/${{name}}.js`)));
+          try {{ {call}; return ""; }} catch (error) {{ return error.kind ?? String(error); }}
+        }}""",
+        base64_of(data),
+    )
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "kind"),
+    [
+        (1 << 24, 2, "large"), (2, 1 << 24, "large"), (1 << 24, 1 << 24, "large"), (7000, 6000, "large"),
+        (65535, 1, ""), (6000, 6000, ""), (1, 1, ""),
+    ],
+)  # fmt: skip
+def test_sizes_are_limited_before_anything_is_allocated(page, width, height, kind):
+    sides = (width - 1).to_bytes(4, "big") + (height - 1).to_bytes(4, "big")
+    data = b"\xd4\x54\x12\xab\xcd" + sides + bytes(4)
+    assert problem(page, "container.bytesAllowed(data)", data) == kind
+
+
+def exif_of(entries: int, count: int) -> bytes:
+    """EXIF with many tags for one text, that of the description."""
+    tags = b"".join(struct.pack("<HHII", 0x10E, 2, count, 14 + 12 * entries) for _ in range(entries))
+    return b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", entries) + tags + bytes(4) + b"a" * count
+
+
+def test_many_tags_of_one_text_become_one_note(page):
+    exif = exif_of(65535, 700_000)
+    notes = page.evaluate(
+        """async (text) => {
+          const data = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+          return (await import("./viewer/extras.js")).notesOf(data).map(([label, words]) => [label, words.length]);
+        }""",
+        base64_of(exif),
+    )
+    assert notes == [["Description", 1000]]
+
+
+DOWNLOAD = """async (stop) => {
+  const { download } = await import("./viewer/decoder.js");
+  let most = 0;
+  try {
+    for await (const { bytes } of download("endless.tsr")) {
+      most = bytes.length;
+      if (stop) break;
+    }
+  } catch (error) {
+    return [error.kind ?? String(error), most];
+  }
+  return ["", most];
+}"""
+
+
+@pytest.mark.parametrize(
+    ("head", "stop", "kind"),
+    [
+        (BOMB, False, "large"),  # refused by its header
+        (b"GIF89a" + bytes(90), False, "format"),
+        (b"\xd4\x54\x10\xab\xcd\x0f\x0f" + bytes(90), False, "damaged"),  # 16x16: longer than such a file can be
+        (b"\xd4\x54\x11\xab\xcd\x0f\xff\x0f\xff" + bytes(90), True, ""),  # 4096x4096: 67 MB are allowed, but the page stops
+    ],
+    ids=["size", "format", "surplus", "closed"],
+)
+def test_a_download_ends_when_its_file_is_refused_or_closed(page, head, stop, kind):
+    Endless.head = head
+    Endless.ended.clear()
+    assert page.evaluate(DOWNLOAD, stop)[0] == kind
+    assert Endless.ended.wait(30)
+    assert Endless.sent < 1 << 26  # what the browser and the system keep in buffers

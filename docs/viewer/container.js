@@ -8,7 +8,9 @@ export const COLOURED = 0, GREY = 1, NEUTRAL = 2;
 const SPACES_OF = [[0, 1, 2, 3], [0, 4], [0, 1, 2, 3]]; // by greyness
 const SIDE_MAX = 2 ** 24; // pixels
 const SURPLUS_MAX = 4096; // bytes after the end of a file, at most, that are reported as such
-const CELL = 16; // pixels
+const CELL = 16, BLOCK = 256; // pixels
+const PIXELS_MAX = 40e6; // fits the memory of any current browser
+const THIN_FACTOR = 4, THIN_COST = 2 ** 24; // as codec/image/opening.py allows narrow images
 
 /**
  * @typedef {object} Header
@@ -92,12 +94,29 @@ function payloadMax(width, height) {
   return 1024 * Math.ceil(width / CELL) * Math.ceil(height / CELL);
 }
 
+/** The most bytes of a file that begins with `data`. Throws a TsrError if its image is too large for this page, or so narrow that its
+ * blocks are. @param {Uint8Array} data */
+export function bytesAllowed(data) {
+  const header = readHeader(data), { width, height } = header;
+  const blocks = Math.ceil(width / BLOCK) * Math.ceil(height / BLOCK);
+  const allowed = Math.max(THIN_FACTOR * width * height, PIXELS_MAX / 30, THIN_COST);
+  if (width * height > PIXELS_MAX || (blocks > 1 && blocks * BLOCK ** 2 > allowed)) {
+    const megapixels = Math.round(Math.max(width * height, blocks * BLOCK ** 2) / 1e6);
+    throw new TsrError("large", `Decoding ${width}x${height} takes as much as ${megapixels} megapixels. This page opens up to ${PIXELS_MAX / 1e6}.`);
+  }
+  return fileBytesMax(header);
+}
+
+function fileBytesMax({ width, height, headerBytes, payloadBytes, sectionBytes }) {
+  return headerBytes + (payloadBytes === null ? payloadMax(width, height) : payloadBytes + sectionBytes);
+}
+
 /** A file, which may be cut. A wrong checksum is not an error: see `complete`.
  * @param {Uint8Array} data @returns {File} */
 export function readFile(data) {
   const header = readHeader(data);
   const size = header.payloadBytes === null ? null : header.headerBytes + header.payloadBytes + header.sectionBytes;
-  const over = data.length - (size ?? header.headerBytes + payloadMax(header.width, header.height));
+  const over = data.length - fileBytesMax(header);
   if (over > 0) throw new TsrError("damaged", `The file has ${over} bytes after its end.`);
   const crc = crc32(data.subarray(header.headerBytes), crc32(data.subarray(0, header.headerBytes - 3)));
   const complete = data.length >= (size ?? 0) && (crc & 0xffffff) === header.checksum;

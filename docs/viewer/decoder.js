@@ -1,8 +1,10 @@
 /** Decoding for pages: runs the decoder in a worker. */
 
+import { bytesAllowed } from "./container.js";
 import { TsrError } from "./errors.js";
 
-const HEADER_MAX = 29; // bytes
+export const HEADER_MAX = 29; // bytes
+const ROOM = 2 ** 16; // bytes at first for a download
 const BASE = new URL("./", import.meta.url).href;
 
 export class Decoder {
@@ -71,14 +73,15 @@ function workerUrl(url) {
 
 /**
  * Downloads a file and yields its bytes so far, from its header on. A caller that is busy misses intermediate states, but always
- * gets the complete file.
+ * gets the complete file. The download ends early if the caller stops, or if the file is longer than its header allows.
  * @param {string | URL} url @returns {AsyncGenerator<Download>}
  */
 export async function* download(url) {
   let latest = null, failure = null, finished = false, wake = () => {};
+  const stop = new AbortController();
   (async () => {
     try {
-      for await (const state of chunksOf(url)) {
+      for await (const state of chunksOf(url, stop.signal)) {
         latest = state;
         wake();
       }
@@ -88,35 +91,45 @@ export async function* download(url) {
     finished = true;
     wake();
   })();
-  for (;;) {
-    if (failure) throw failure;
-    if (latest) {
-      const state = latest;
-      latest = null;
-      yield state;
-    } else if (finished) return;
-    else await new Promise((resolve) => (wake = resolve));
+  try {
+    for (;;) {
+      if (failure) throw failure;
+      if (latest) {
+        const state = latest;
+        latest = null;
+        yield state;
+      } else if (finished) return;
+      else await new Promise((resolve) => (wake = resolve));
+    }
+  } finally {
+    stop.abort();
   }
 }
 
 /** @returns {AsyncGenerator<Download>} */
-async function* chunksOf(url) {
+async function* chunksOf(url, signal) {
   let response;
   try {
-    response = await fetch(url);
+    response = await fetch(url, { signal });
   } catch {
     throw new TsrError("network", "The file could not be loaded: there is no connection, or its site does not allow other pages to read it.");
   }
   if (!response.ok) throw new TsrError("network", `The file could not be loaded (${`${response.status} ${response.statusText}`.trim()}).`);
   const total = response.headers.has("Content-Encoding") ? null : Number(response.headers.get("Content-Length")) || null;
   const reader = response.body.getReader();
-  let bytes = new Uint8Array();
+  let room = new Uint8Array(ROOM), size = 0, sizeMax = Infinity;
   for (let { done, value } = await reader.read(); !done; { done, value } = await reader.read()) {
-    const longer = new Uint8Array(bytes.length + value.length);
-    longer.set(bytes);
-    longer.set(value, bytes.length);
-    bytes = longer;
-    if (bytes.length >= HEADER_MAX) yield { bytes, total, done: false };
+    if (size + value.length > room.length) {
+      const larger = new Uint8Array(Math.max(2 * room.length, size + value.length)); // so that each byte is copied about once
+      larger.set(room.subarray(0, size));
+      room = larger;
+    }
+    room.set(value, size);
+    size += value.length;
+    if (size < HEADER_MAX) continue;
+    if (sizeMax === Infinity) sizeMax = bytesAllowed(room.subarray(0, size));
+    if (size > sizeMax) throw new TsrError("damaged", "The file has bytes after its end.");
+    yield { bytes: room.subarray(0, size), total, done: false };
   }
-  yield { bytes, total, done: true };
+  yield { bytes: room.subarray(0, size), total, done: true };
 }

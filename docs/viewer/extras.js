@@ -7,6 +7,7 @@ import { profileOf } from "./profiles.js";
 
 const CONTENT_MAX = 2 ** 24; // bytes
 const ORIENTATION = 0x112;
+const NOTE_MAX = 1000; // bytes of a text
 const NOTES = { 0x10e: "Description", 0x10f: "Camera", 0x110: "Model", 0x13b: "Artist", 0x132: "Date", 0x8298: "Copyright" };
 
 /** @typedef {{ alpha: Uint8Array | null, icc: Uint8Array | null, exif: Uint8Array | null, xmp: Uint8Array | null }} Extras */
@@ -74,11 +75,13 @@ function upright(exif) {
 /** Labels and texts of an image's EXIF. @param {Uint8Array | null} exif @returns {[string, string][]} */
 export function notesOf(exif) {
   const { number, tags } = (exif && tiffOf(exif)) || { tags: [] };
+  const labels = new Set();
   return tags.flatMap((tag) => {
     const label = NOTES[number(tag, 2)], count = number(tag + 4, 4);
-    if (!label || number(tag + 2, 2) !== 2) return []; // not text
+    if (!label || number(tag + 2, 2) !== 2 || labels.has(label)) return []; // not text, or a second one
+    labels.add(label);
     const start = count <= 4 ? tag + 8 : number(tag + 8, 4);
-    const words = new TextDecoder().decode(exif.subarray(start, start + count)).replace(/\0.*$/s, "").trim();
+    const words = new TextDecoder().decode(exif.subarray(start, start + Math.min(count, NOTE_MAX))).replace(/\0.*$/s, "").trim();
     return words ? [[label, words]] : [];
   });
 }

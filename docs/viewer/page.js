@@ -1,6 +1,7 @@
 /** The viewer's page: opens files, and shows their content, their image, and the image of each prefix. */
 
-import { Decoder, download } from "./decoder.js";
+import { bytesAllowed } from "./container.js";
+import { Decoder, HEADER_MAX, download } from "./decoder.js";
 import { TsrError } from "./errors.js";
 
 const element = (id) => document.getElementById(id);
@@ -172,6 +173,8 @@ function openFiles(files) {
 }
 
 async function* read(blob) {
+  const sizeMax = bytesAllowed(new Uint8Array(await blob.slice(0, HEADER_MAX).arrayBuffer())); // before it is read into memory
+  if (blob.size > sizeMax) throw new TsrError("damaged", "The file has bytes after its end.");
   yield { bytes: new Uint8Array(await blob.arrayBuffer()), total: blob.size, done: true };
 }
 

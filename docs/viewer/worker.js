@@ -1,6 +1,6 @@
 /** Decodes in the background. Pages call it through `Decoder` in decoder.js. Each call has one message as its answer. */
 
-import { COLOURED, EXIF, GREY, ICC, SPACES, XMP, readFile } from "./container.js";
+import { COLOURED, EXIF, GREY, ICC, SPACES, XMP, bytesAllowed, readFile } from "./container.js";
 import { TsrError } from "./errors.js";
 import { extrasOf, notesOf } from "./extras.js";
 import { readModel } from "./model.js";
@@ -8,7 +8,6 @@ import { Network } from "./network.js";
 import { encodePng } from "./png.js";
 import { blockTokensOf, firstTokens, readTokens, stateOf } from "./tokens.js";
 
-const PIXELS_MAX = 40e6; // fits the memory of any current browser
 const SECTION_NAMES = ["", "alpha", "colour profile", "EXIF", "XMP"];
 const THREADS_MAX = 4;
 
@@ -72,11 +71,8 @@ function once(compute) {
 const calls = {
   /** Reads a file, or more bytes of an open file, and returns a description. */
   async open({ bytes, handle }) {
+    bytesAllowed(bytes);
     const file = readFile(bytes);
-    if (file.width * file.height > PIXELS_MAX) {
-      const [actual, allowed] = [file.width * file.height, PIXELS_MAX].map((pixels) => Math.round(pixels / 1e6));
-      throw new TsrError("large", `The image has ${actual} megapixels. This page opens up to ${allowed}.`);
-    }
     const { model, network, name } = await modelOf(file.streamId);
     const tokens = readTokens(model, file);
     const state = stateOf(model, file, tokens);
