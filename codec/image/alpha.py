@@ -15,12 +15,47 @@ from PIL import Image, ImageColor
 from bitstream.block_order import CELL
 from codec.errors import ImageError
 from codec.image.colour import DEEP
+from codec.image.opening import load_image, open_image
 
 LOSSLESS_QUALITY = 100
 DEFAULT_ALPHA_QUALITY = 75
 SHRINKS = (0, 1, 2, 3)  # base-2 logarithms of the factor that both sides are divided by
 LEVEL_COUNTS = (4, 8, 16, 32, 64, 128)
 STRIP_ROWS = 256  # rows computed per step, to bound memory
+
+
+def mend_key(image: Image.Image, max_pixels: int) -> Image.Image | None:
+    """Scales the transparent colour of an opened PNG, in its `info`, to 8 bits. Pillow leaves it at the depth of the file.
+
+    For 16-bit RGB, returns the low bytes of the pixels, which `clear_key` needs to compare all bits."""
+    key, tiles = image.info.get("transparency"), getattr(image, "tile", ())
+    if image.format != "PNG" or key is None:
+        return None
+    if image.mode == "L" and tiles:
+        depth = int(tiles[0].args[2:] or 8)  # of "L", "L;2" or "L;4"
+        image.info["transparency"] = (key & ((1 << depth) - 1)) * 255 // ((1 << depth) - 1)
+    elif image.mode == "RGB" and max(key) > 255 and not tiles:  # of 16 bits, and loaded: the low bytes are lost
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+    if image.mode != "RGB" or not tiles or tiles[0].args != "RGB;16B":
+        return None
+    image.fp.seek(0)  # type: ignore[attr-defined]
+    low_bytes = open_image(image.fp.read(), max_pixels)  # type: ignore[attr-defined]
+    low_bytes.seek(image.tell())
+    low_bytes.tile = [tile._replace(args="RGB;16L") for tile in low_bytes.tile]  # type: ignore[attr-defined]
+    return load_image(low_bytes, max_pixels)
+
+
+def clear_key(image: Image.Image, low_bytes: Image.Image | None) -> Image.Image:
+    """An image with its transparent colour as alpha, if `mend_key` returned low bytes; otherwise the image itself."""
+    if low_bytes is None:
+        return image
+    clear = np.ones((image.height, image.width), bool)
+    for channel, value in enumerate(image.info["transparency"]):
+        for plane, byte in ((image, value >> 8), (low_bytes, value & 255)):
+            clear &= np.asarray(plane.getchannel(channel)) == byte
+    rgba = image.copy()
+    rgba.putalpha(Image.fromarray(np.where(clear, 0, 255).astype(np.uint8)))
+    return rgba
 
 
 def split_alpha(image: Image.Image) -> tuple[Image.Image, NDArray[np.uint8] | None]:
@@ -30,7 +65,9 @@ def split_alpha(image: Image.Image) -> tuple[Image.Image, NDArray[np.uint8] | No
     if image.mode in DEEP:  # one value of the file is transparent
         alpha = np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8)
     else:
-        grey = image.mode in ("L", "LA", "La")
+        if image.mode == "La":  # Pillow converts it to LA alone
+            image = image.convert("LA")
+        grey = image.mode in ("1", "L", "LA")
         rgba = image.convert("RGBA")
         alpha = np.asarray(rgba.getchannel("A"))
         image = rgba.getchannel("R") if grey else rgba.convert("RGB")

@@ -37,8 +37,10 @@ class Colours:
     notes: tuple[str, ...] = ()  # remarks for the user
 
 
-def to_rgb(image: Image.Image, profile: bytes | None, strip: bool) -> Colours:
-    """Converts an image without alpha, of any mode. Raises ImageError if the meaning of its pixels is not known."""
+def to_rgb(image: Image.Image, profile: bytes | None, strip: bool, embedded: bool = True) -> Colours:
+    """Converts an image without alpha, of any mode. A profile is kept only if it was embedded or its space has a number.
+
+    Raises ImageError if the meaning of the pixels is not known."""
     image = _standard_mode(image)
     notes = [f"its {NOT_KEPT[image.mode]} colours became sRGB"] if image.mode in NOT_KEPT else []
     mode = MODES.get(profile[ICC_SPACE]) if profile and profile[ICC_SIGNATURE] == b"acsp" else None
@@ -50,11 +52,13 @@ def to_rgb(image: Image.Image, profile: bytes | None, strip: bool) -> Colours:
         rgb = _without_profile(image)
     elif (number := recognise(profile, mode)) is not None and (number == SRGB or (mode == image.mode and not strip)):
         rgb, space = image.convert("RGB"), number
-    elif image.mode == "RGB" and not strip:
+    elif image.mode == "RGB" and embedded and not strip:
         rgb, kept_profile = image, profile
     else:
         try:
             rgb = _to_srgb(image.convert(mode), ImageCms.ImageCmsProfile(io.BytesIO(profile)))
+            if not embedded and not strip:
+                notes.append("its colours, which it states without a profile, became sRGB")
         except (ImageCms.PyCMSError, OSError, ValueError) as error:
             rgb = _without_profile(image)
             notes.append(f"its colour profile cannot be used and was left out ({error})")

@@ -7,7 +7,10 @@ files of about a thousand bytes.
 from __future__ import annotations
 
 import lzma
+import re
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
+from xml.parsers import expat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +27,17 @@ CONTENT_MAX = 1 << 24  # bytes of an unpacked profile, EXIF or XMP
 DICTIONARY = 1 << 20  # bytes; part of the format
 CHEAP_ALPHA = 800  # bytes, 600 at the default quality: smaller planes stay lossless
 FALLING_QUALITIES = (50, 25, 0)  # alpha qualities, in order of trial
-TIFF_HEADER = 8  # bytes
-SHORT = 3  # the TIFF type of an orientation
+ByteOrder: TypeAlias = Literal["little", "big"]
+BYTE_ORDERS: dict[bytes, ByteOrder] = {b"II*\0": "little", b"MM\0*": "big"}
+TIFF_HEADER, ENTRY = 8, 12  # bytes of the header and of a directory's entry in EXIF
+SHORT, LONG = 3, 4  # TIFF types of an orientation and of a dimension
+THUMBNAIL_TAGS = (  # offset and size of a thumbnail
+    (ExifTags.Base.JpegIFOffset, ExifTags.Base.JpegIFByteCount),
+    (ExifTags.Base.StripOffsets, ExifTags.Base.StripByteCounts),
+)
+TIFF_URI = "http://ns.adobe.com/tiff/1.0/"
+ORIENTATIONS = tuple("12345678")
+XML_ATTRIBUTE = re.compile(rb"""([^\s=]+)\s*=\s*("[^"]*"|'[^']*')""")
 SLOW_PRESET_MAX = 1 << 22  # bytes; longer contents use a faster LZMA preset
 
 
@@ -134,17 +146,105 @@ def upright_exif(exif: bytes) -> bytes | None:
     """EXIF with orientation 1; None if it is not EXIF.
 
     All other bytes are unchanged, so that offsets stay valid, such as those in the camera's own notes."""
-    order = {b"II*\0": "little", b"MM\0*": "big"}.get(exif[:4])
-    if order is None or len(exif) < TIFF_HEADER:
+    if (order := _byte_order(exif)) is None:
         return None
+    changed = bytearray(exif)
+    for tag, entry in _entries(exif, int.from_bytes(exif[4:8], order), order).items():
+        if tag == ExifTags.Base.Orientation:
+            _set(changed, entry, SHORT, 1, order)
+    return bytes(changed)
 
-    def number(offset: int, size: int) -> int:
-        return int.from_bytes(exif[offset : offset + size], order)  # type: ignore[arg-type]
 
-    directory = number(4, 4)
-    for entry in range(directory + 2, directory + 2 + 12 * number(directory, 2), 12):
-        if number(entry, 2) == ExifTags.Base.Orientation and entry + 12 <= len(exif):
-            fields = ((SHORT, 2), (1, 4), (1, 2))  # type, count and value, with their sizes
-            upright = b"".join(value.to_bytes(size, order) for value, size in fields)  # type: ignore[arg-type]
-            return exif[: entry + 2] + upright + exif[entry + 10 :]
-    return exif
+def mend_exif(exif: bytes, width: int, height: int) -> bytes:
+    """EXIF with these dimensions and without its thumbnail, which still has the former orientation. Offsets stay valid."""
+    order, changed = _byte_order(exif), bytearray(exif)
+    if order is None:
+        return exif
+    first = int.from_bytes(exif[4:8], order)
+    entries = _entries(exif, first, order)
+    if ExifTags.IFD.Exif in entries:
+        details = _entries(exif, _value(exif, entries[ExifTags.IFD.Exif], order), order)
+        for tag, size in ((ExifTags.Base.ExifImageWidth, width), (ExifTags.Base.ExifImageHeight, height)):
+            if tag in details:
+                _set(changed, details[tag], LONG, size, order)
+    link = first + 2 + ENTRY * int.from_bytes(exif[first : first + 2], order)  # to the directory of the thumbnail
+    second = int.from_bytes(exif[link : link + 4], order)
+    if not second or link + 4 > len(exif):
+        return bytes(changed)
+    changed[link : link + 4] = bytes(4)
+    thumbnail = _entries(exif, second, order)
+    spans = [(second, 2 + ENTRY * len(thumbnail) + 4)]
+    for offset_tag, size_tag in THUMBNAIL_TAGS:
+        if offset_tag in thumbnail and size_tag in thumbnail:
+            spans.append((_value(exif, thumbnail[offset_tag], order), _value(exif, thumbnail[size_tag], order)))
+    for start, size in sorted(spans, reverse=True):  # zeros take no bytes when packed; those at the end are cut off
+        end = min(start + size, len(changed))
+        changed[start:end] = bytes(max(0, end - start))
+        if start < end == len(changed):
+            del changed[start:]
+    return bytes(changed)
+
+
+def _byte_order(exif: bytes) -> ByteOrder | None:
+    return BYTE_ORDERS.get(exif[:4]) if len(exif) >= TIFF_HEADER else None
+
+
+def _entries(exif: bytes, directory: int, order: ByteOrder) -> dict[int, int]:
+    """The offset of each tag's entry in a directory of EXIF. Entries beyond the end are left out."""
+    count = int.from_bytes(exif[directory : directory + 2], order)
+    offsets = range(directory + 2, min(directory + 2 + ENTRY * count, len(exif) - ENTRY + 1), ENTRY)
+    return {int.from_bytes(exif[offset : offset + 2], order): offset for offset in offsets}
+
+
+def _value(exif: bytes, entry: int, order: ByteOrder) -> int:
+    """The single number of an entry."""
+    size = 2 if int.from_bytes(exif[entry + 2 : entry + 4], order) == SHORT else 4
+    return int.from_bytes(exif[entry + 8 : entry + 8 + size], order)
+
+
+def _set(exif: bytearray, entry: int, kind: int, value: int, order: ByteOrder) -> None:
+    """Writes a single number into an entry, as its type, count and value."""
+    number = value.to_bytes(2 if kind == SHORT else 4, order)
+    exif[entry + 2 : entry + 8 + len(number)] = kind.to_bytes(2, order) + (1).to_bytes(4, order) + number
+
+
+def upright_xmp(xmp: bytes) -> tuple[int, bytes]:
+    """The orientation that XMP states, 1 if none, and the XMP with orientation 1 and all other bytes unchanged.
+
+    Raises ValueError or ExpatError if it is not XML in UTF-8, or has a document type, which XMP does not need and which may
+    declare entities that grow without limit."""
+    names, orientations, spans, inside = {"tiff:Orientation"}, [], [], False
+    parser = expat.ParserCreate()
+
+    def start_element(name: str, attributes: dict[str, str]) -> None:
+        nonlocal inside
+        names.update(f"{key[6:]}:Orientation" for key, uri in attributes.items() if key[:6] == "xmlns:" and uri == TIFF_URI)
+        position = parser.CurrentByteIndex + 1 + len(name.encode())
+        for (key, value), match in zip(attributes.items(), XML_ATTRIBUTE.finditer(xmp, position), strict=False):
+            if key in names:
+                orientations.append(value)
+                spans.append((match.start(2) + 1, match.end(2) - 1))
+        inside = name in names
+
+    def end_element(_: str) -> None:
+        nonlocal inside
+        inside = False
+
+    def text(content: str) -> None:
+        if inside and content.strip():
+            orientations.append(content)
+            spans.append((parser.CurrentByteIndex, parser.CurrentByteIndex + len(content.encode())))
+
+    def refuse(*_: object) -> None:
+        msg = "it has a document type"
+        raise ValueError(msg)
+
+    parser.StartElementHandler, parser.EndElementHandler = start_element, end_element
+    parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = text, refuse
+    parser.Parse(xmp.rstrip(b"\0"), True)
+    for (start, end), value in reversed(list(zip(spans, orientations, strict=True))):
+        if xmp[start:end] != value.encode():
+            msg = "its orientation has an unusual encoding"
+            raise ValueError(msg)
+        xmp = xmp[:start] + b"1" + xmp[end:]
+    return next((int(value) for value in orientations if value.strip() in ORIENTATIONS), 1), xmp

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageCms
 
 SRGB = 0
 INTENTS = (ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Intent.PERCEPTUAL)  # a profile may have a table for each intent
+SMALLEST_Y, SMALLEST_GAMUT = 1e-5, 1e-3  # chromaticity y, and determinant of primaries, of usable colours
 TOLERANCE = 1  # maximum difference, of 255, from rounding
-D50 = (0.9642, 1.0, 0.8249)
+D50 = (0.9642, 1.0, 0.8249)  # XYZ
+D65 = (0.3127, 0.3290)  # x and y
+BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 # Bradford's adaptation of D65 to D50, in the ICC's rounding
 ADAPTATION = (1.04788, 0.02292, -0.05022, 0.02959, 0.99048, -0.01707, -0.00925, 0.01508, 0.75168)
+Primaries: TypeAlias = tuple[tuple[float, float, float], ...]  # XYZ of red, green and blue, adapted to D50; () for greyscale
 SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)  # the ICC's parametric curve of type 3
 
 
@@ -29,7 +35,7 @@ class Space:
 
     name: str
     curve: tuple[float, ...]  # an exponent, or five parameters
-    primaries: tuple[tuple[float, float, float], ...] = ()  # XYZ of red, green and blue, adapted to D50; () for greyscale
+    primaries: Primaries = ()
     white_d65: bool = True
 
     @property
@@ -50,6 +56,21 @@ SPACES = {
     4: Space("Grey gamma 2.2", (2.2,)),
 }
 GREYS = {SRGB: Space("sRGB grey", SRGB_CURVE), 4: SPACES[4]}
+
+
+def primaries_of(white: Sequence[float], *points: Sequence[float]) -> Primaries:
+    """Primaries from the chromaticities (x, y) of white, red, green and blue, adapted to D50 as Bradford does.
+
+    Raises ValueError if they span no colours."""
+    x, y = np.array((white, *points), float).T
+    xyz = np.stack([x, y, 1 - x - y], 1) / np.maximum(y, SMALLEST_Y)[:, None]
+    if abs(np.linalg.det(xyz[1:])) < SMALLEST_GAMUT:
+        msg = "its primaries span no colours"
+        raise ValueError(msg)
+    columns = xyz[1:].T * np.linalg.solve(xyz[1:].T, xyz[0])
+    gains = (BRADFORD @ D50) / (BRADFORD @ xyz[0])
+    red, green, blue = (np.linalg.inv(BRADFORD) @ np.diag(gains) @ BRADFORD @ columns).T.tolist()
+    return tuple(red), tuple(green), tuple(blue)
 
 
 @lru_cache

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,15 +13,28 @@ from PIL import ExifTags, Image, ImageOps
 
 from bitstream.container import COLOURED, GREY, File, Sections
 from codec.errors import ImageError
-from codec.image.alpha import DEFAULT_ALPHA_QUALITY, fill_hidden, flatten, parse_colour, split_alpha
+from codec.image.alpha import DEFAULT_ALPHA_QUALITY, clear_key, fill_hidden, flatten, mend_key, parse_colour, split_alpha
 from codec.image.colour import DEEP, greyness_of, remove_colour_if_grey, to_rgb
-from codec.image.metadata import Extras, from_sections, to_sections, upright_exif
-from codec.image.opening import MAX_PIXELS, ImageInput, check_size, load_image, open_input, reading_errors
+from codec.image.metadata import Extras, from_sections, mend_exif, to_sections, upright_exif, upright_xmp
+from codec.image.opening import DAMAGE, MAX_PIXELS, ImageInput, check_size, load_image, open_input, reading_errors
+from codec.image.stated_colours import HEAD, colour_profile, file_bytes
 
 if TYPE_CHECKING:
     from codec.options import EncodeOptions
 
-NOT_ANIMATED = ("MPO", "PSD")  # formats whose further frames are previews, gain maps or layers
+PREVIEW = "Large Thumbnail"  # how Pillow's names begin for the types of previews in an MPO file
+GAIN_MAP = re.compile(rb"hdr-gain-map|iso:ts:21496|hdrgainmap|infe\x02.{7}tmap", re.DOTALL)  # Ultra HDR, ISO 21496-1, Apple
+UNUSED_ALPHA = ("BMP", "DIB", "ICO", "TGA")  # formats whose fourth channel is often empty and means nothing
+PHOTOMETRIC, WHITE_IS_ZERO, BITS = 262, 0, 258  # tags of a TIFF, and a value
+METHODS = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 TIFF_NOTES = (270, 271, 272, 305, 306, 315, 33432, 34665, 34853)  # tags of a TIFF about the image, not about the file
 
 
@@ -49,7 +63,9 @@ def read_source(image: ImageInput, options: EncodeOptions | None = None, max_pix
 
     Raises FileError if the file cannot be read, ImageError if the image is damaged, too large or cannot be coded, or if the
     array has another shape or type."""
-    image, options = open_input(image, max_pixels), options or {}
+    options = options or {}
+    allow_damaged = options.get("allow_damaged", False)
+    image = open_input(image, max_pixels, allow_damaged)
     if isinstance(image, np.ndarray):
         channels = image.shape[2] if image.ndim == 3 else 1
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in image.shape:
@@ -60,20 +76,32 @@ def read_source(image: ImageInput, options: EncodeOptions | None = None, max_pix
             return Source(image, greyness=greyness_of(image))
         image = Image.fromarray(image if channels == 4 else image.reshape(image.shape[:2]))
     check_size(*image.size, max_pixels)
-    notes = _depth_notes(image)  # before loading, when Pillow narrows colours
-    load_image(image)
     with reading_errors():
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format not in NOT_ANIMATED:
-            position = image.tell()
-            notes.insert(0, f"first of {frames} frames" if position == 0 else f"frame {position + 1} of {frames}")
-        profile, xmp = image.info.get("icc_profile") or None, _upright_xmp(image)
-        image, exif = _upright(image, notes)
-        colours, alpha = split_alpha(image)
+        # These read what Pillow drops or narrows when it loads the pixels.
+        notes = _depth_notes(image)
+        profile, embedded = colour_profile(image, notes)
+        gain_map = GAIN_MAP.search(file_bytes(image, 0, HEAD) + repr(image.info.get("aux")).encode())  # aux is from pillow-heif
+        low_bytes = mend_key(image, max_pixels)
+        grey = any(tile.args == "LA;16B" for tile in getattr(image, "tile", ()))  # Pillow makes RGBA of it
+    image = load_image(image, max_pixels, allow_damaged)
+    notes += [image.info[DAMAGE]] if DAMAGE in image.info else []
+    with reading_errors():
+        notes[:0] = ["its HDR gain map was left out"] if gain_map else _frame_notes(image)
+        source_format, tags = image.format, getattr(image, "tag_v2", {})
+        image = image.convert("LA") if grey else clear_key(image, low_bytes)
+        image, exif, xmp = _upright(image, source_format, notes)
+        colours, alpha = split_alpha(_standard_values(image, source_format, tags))
+        if alpha is not None and not alpha.any():
+            unused = source_format in UNUSED_ALPHA
+            notes.append(
+                "its alpha is 0 everywhere and was ignored" if unused else "all of it is transparent: its colours are lost"
+            )
+            alpha = None if unused else alpha
         background = options.get("background") if alpha is not None else None
         # A grey profile does not fit the pixels if a coloured background shows through.
         coloured = background is not None and len(set(parse_colour(background)[:3])) > 1
-        converted = to_rgb(colours, profile, options.get("strip", False) or (coloured and colours.mode in ("L", "1")))
+        strip = options.get("strip", False) or (coloured and colours.mode in ("L", "1"))
+        converted = to_rgb(colours, profile, strip, embedded)
     rgb, greyness = converted.image, converted.greyness
     if alpha is not None and background is not None:
         rgb, alpha = flatten(rgb, alpha, background), None
@@ -110,34 +138,62 @@ def _depth_notes(image: Image.Image) -> list[str]:
     if image.mode == "I" and image.format != "PPM":
         msg = "pixels are 32-bit integers, whose range is not known: convert it to 8 or 16 bits first"
         raise ImageError(msg)
-    deep = image.mode in DEEP or any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
+    arguments = [tile.args for tile in getattr(image, "tile", ())]
+    deep = image.mode in DEEP or any(";16" in str(args) for args in arguments)
+    deep |= image.format == "PPM" and any(args[-1] > 255 for args in arguments if isinstance(args, tuple))  # the maximum value
     return ["16 bits per channel became 8"] if deep else []
 
 
-def _upright(image: Image.Image, notes: list[str]) -> tuple[Image.Image, bytes | None]:
-    """The image in its EXIF orientation, and its EXIF, from the TIFF header on, with orientation 1.
+def _frame_notes(image: Image.Image) -> list[str]:
+    """A note if the image is one of several frames. Layers of a PSD and previews in an MPO are no frames."""
+    frames = getattr(image, "n_frames", 1) if image.format != "PSD" else 1
+    if image.format == "MPO":
+        entries = image.mpinfo[0xB002]  # type: ignore[attr-defined]
+        frames -= sum(entry["Attribute"]["MPType"].startswith(PREVIEW) for entry in entries[1:])
+    if frames <= 1:
+        return []
+    position = image.tell()
+    return [f"first of {frames} frames" if position == 0 else f"frame {position + 1} of {frames}"]
 
-    Damaged EXIF is left out, with a note."""
+
+def _upright(image: Image.Image, source_format: str | None, notes: list[str]) -> tuple[Image.Image, bytes | None, bytes | None]:
+    """The image in its orientation, its EXIF from the TIFF header on, and its XMP, both with orientation 1.
+
+    The orientation in EXIF has priority over that in XMP. Damaged EXIF or XMP is left out, with a note."""
+    orientation, exif, xmp = 1, None, image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or None
     try:
+        if xmp:
+            orientation, xmp = upright_xmp(xmp.encode() if isinstance(xmp, str) else xmp)
+    except Exception as error:  # damaged metadata, like a damaged image, raises errors of many types
+        notes.append(f"its XMP is damaged and was left out ({type(error).__name__})")
+        xmp = None
+    try:
+        tags = image.getexif()
+        orientation = tags.get(ExifTags.Base.Orientation) or orientation
         exif = image.info.get("exif")
         if not exif:  # a TIFF has these notes among the tags of the file itself
-            tags, kept = image.getexif(), Image.Exif()
+            kept = Image.Exif()
             for tag in TIFF_NOTES:
                 if value := tags.get_ifd(tag) if tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo) else tags.get(tag):
                     kept[tag] = value
             exif = kept.tobytes() if len(kept) else b""
         exif = upright_exif(exif.removeprefix(b"Exif\0\0"))
-        if image.format == "JXL" and not getattr(image, "jpeg", True):  # turned already, as its own header says
-            return image, exif
-        return ImageOps.exif_transpose(image), exif
-    except Exception as error:  # damaged EXIF, like a damaged image, raises errors of many types
+    except Exception as error:
         notes.append(f"its EXIF is damaged and was left out ({type(error).__name__})")
-        return image, None
+        exif = None
+    # Pillow turns a TIFF when it loads the pixels. A JPEG XL is turned already, as its own header says.
+    turned = source_format == "TIFF" or (source_format == "JXL" and not getattr(image, "jpeg", True))
+    if not turned and orientation in METHODS:
+        image = image.transpose(METHODS[orientation])
+    return image, mend_exif(exif, *image.size) if exif else None, xmp
 
 
-def _upright_xmp(image: Image.Image) -> bytes | None:
-    """The image's XMP with orientation 1."""
-    xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or None
-    if isinstance(xmp, str):
-        xmp = xmp.encode()
-    return re.sub(rb"(tiff:Orientation(?:=[\"']|>))\d", rb"\g<1>1", xmp) if xmp else None
+def _standard_values(image: Image.Image, source_format: str | None, tags: Mapping[int, Any]) -> Image.Image:
+    """An image whose values Pillow leaves as the file has them, with 0 as black and the full range of 16 bits."""
+    if source_format == "PSD" and image.mode == "1":
+        return ImageOps.invert(image.convert("L"))
+    if source_format != "TIFF" or image.mode not in DEEP:
+        return image
+    white = (1 << tags.get(BITS, (16,))[0]) - 1  # 12 or 16 bits
+    values = np.asarray(image).astype(np.uint32) * 65535 // white
+    return Image.fromarray((65535 - values if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else values).astype(np.uint16))
