@@ -236,3 +236,22 @@ def test_workers_for_which_there_is_no_room(head, images, tmp_path):
     outcome = with_ray(head, "encode", images / "01.png", "-o", tmp_path / "a.tsr", "-j", "3")
     assert (outcome.returncode, outcome.stdout, outcome.stderr.count("\n")) == (2, "", 1)
     assert not (tmp_path / "a.tsr").exists()
+
+
+LISTENING = """
+import psutil
+from codec.parallel.ray_cluster import LOCAL, _connected
+with _connected(LOCAL):
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        for connection in process.net_connections("inet"):
+            if connection.status == psutil.CONN_LISTEN:
+                print(connection.laddr.ip)
+"""
+
+
+def test_a_local_cluster_listens_on_loopback_alone():
+    outcome = subprocess.run(
+        [sys.executable, "-c", LISTENING], env=SURROUNDINGS, capture_output=True, text=True, timeout=TIMEOUT, check=True
+    )
+    assert {address.removeprefix("::ffff:") for address in outcome.stdout.split()} <= {"127.0.0.1", "::1"}
+    assert len(outcome.stdout.split()) > 1

@@ -41,6 +41,7 @@ POLL_INTERVAL = 0.2  # seconds; the longest time that a signal waits
 STOP_TIMEOUT = 5  # seconds to wait for workers to stop
 OBJECT_STORE_BYTES = 100 << 20  # a small store suffices: Ray sends small results directly
 ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # no telemetry; no warning
+LOCAL_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # listens on loopback, instead of on all interfaces
 
 
 class Task(Protocol[Result]):
@@ -217,13 +218,21 @@ class _Scheduler(Generic[Item, Result]):
         else:
             self._idle.append(handle)
 
-    def _next_result(self, stream: Any, handle: _WorkerHandle, chunk: list[int]) -> Iterator[tuple[int, Result]]:
-        """The next result of a worker; after its last one, the worker gets a new chunk."""
+    def _next_result(self, stream: Any, handle: _WorkerHandle, chunk: list[int]) -> Iterator[tuple[int, Result | TesseraError]]:
+        """The next result of a worker; after its last one, the worker gets a new chunk. A worker whose answers do not fit its
+        items, each of them once, is treated as a lost one."""
         try:
             position, result = self._ray.get(next(stream))
         except StopIteration:
             del self._busy[stream]
-            self._assign(handle)
+            if handle.unfinished:
+                yield from self._replace(handle, ClusterError("a worker ended with items undone"))
+            else:
+                self._assign(handle)
+            return
+        if position not in range(len(chunk)) or chunk[position] not in handle.unfinished:
+            del self._busy[stream]
+            yield from self._replace(handle, ClusterError(f"a worker answered with the index {position!r}"))
             return
         handle.unfinished.discard(chunk[position])
         self._unfinished -= 1
@@ -253,7 +262,8 @@ class _Scheduler(Generic[Item, Result]):
 @contextmanager
 def _connected(address: str) -> Iterator[Any]:
     """Ray, connected to a cluster. It prints nothing: its messages are in its own logs."""
-    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})  # before it is imported
+    environment = ENVIRONMENT | (LOCAL_ENVIRONMENT if address == LOCAL else {})
+    os.environ.update({name: os.environ.get(name, value) for name, value in environment.items()})  # before it is imported
     try:
         import ray
     except ModuleNotFoundError as error:
