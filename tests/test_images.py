@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,7 +15,7 @@ from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin, TiffImageP
 
 from bitstream.container import COLOURED, GREY, NEUTRAL
 from codec.errors import ImageError
-from codec.image.metadata import Extras, from_sections, mend_exif, upright_exif
+from codec.image.metadata import Extras, from_sections, mend_exif, upright_exif, upright_xmp
 from codec.image.opening import check_size, load_image, open_image, pillow_settings
 from codec.image.plugins import PLUGINS, WRITTEN, jxl_size, load_plugin, plugin_for, readable_endings, writable_endings
 from codec.image.profiles import profile_of
@@ -227,6 +228,13 @@ def test_the_orientation_in_xmp_is_applied(small, kind, description, upright):
     assert np.array_equal(source.pixels, np.rot90(np.asarray(Image.open(io.BytesIO(data))), -1))
     assert extras(source).xmp == RDF.format(upright).encode()
     assert source.notes == ()
+
+
+def test_long_xmp_takes_linear_time():
+    repeated = b"<tiff:Orientation>6</tiff:Orientation>" * 50_000
+    start = time.perf_counter()
+    assert upright_xmp(b"<x>" + repeated + b"</x>") == (6, b"<x>" + repeated.replace(b">6<", b">1<") + b"</x>")
+    assert time.perf_counter() - start < 10  # seconds; half a second, or half a minute if quadratic
 
 
 def test_the_orientation_in_exif_has_priority_over_xmp(small):

@@ -242,9 +242,9 @@ def upright_xmp(xmp: bytes) -> tuple[int, bytes]:
     parser.StartElementHandler, parser.EndElementHandler = start_element, end_element
     parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = text, refuse
     parser.Parse(xmp.rstrip(b"\0"), True)
-    for (start, end), value in reversed(list(zip(spans, orientations, strict=True))):
-        if xmp[start:end] != value.encode():
-            msg = "its orientation has an unusual encoding"
-            raise ValueError(msg)
-        xmp = xmp[:start] + b"1" + xmp[end:]
+    if any(xmp[start:end] != value.encode() for (start, end), value in zip(spans, orientations, strict=True)):
+        msg = "its orientation has an unusual encoding"
+        raise ValueError(msg)
+    edges = [0, *(edge for span in spans for edge in span), len(xmp)]
+    xmp = b"1".join(xmp[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True))
     return next((int(value) for value in orientations if value.strip() in ORIENTATIONS), 1), xmp

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from codec.options import EncodeOptions
 
 PREVIEW = "Large Thumbnail"  # how Pillow's names begin for the types of previews in an MPO file
-GAIN_MAP = re.compile(rb"hdr-gain-map|iso:ts:21496|hdrgainmap|infe\x02.{7}tmap", re.DOTALL)  # Ultra HDR, ISO 21496-1, Apple
+GAIN_MAPS = (b"hdr-gain-map", b"iso:ts:21496", b"hdrgainmap")  # of Ultra HDR, ISO 21496-1 in JPEG, and Apple
+TONE_MAP = re.compile(rb"infe\x02.{7}tmap", re.DOTALL)  # an item of ISO 21496-1 in AVIF and HEIF
 UNUSED_ALPHA = ("BMP", "DIB", "ICO", "TGA")  # formats whose fourth channel is often empty and means nothing
 PHOTOMETRIC, WHITE_IS_ZERO, BITS = 262, 0, 258  # tags of a TIFF, and a value
 METHODS = {  # by EXIF orientation
@@ -80,7 +81,8 @@ def read_source(image: ImageInput, options: EncodeOptions | None = None, max_pix
         # These read what Pillow drops or narrows when it loads the pixels.
         notes = _depth_notes(image)
         profile, embedded = colour_profile(image, notes)
-        gain_map = GAIN_MAP.search(file_bytes(image, 0, HEAD) + repr(image.info.get("aux")).encode())  # aux is from pillow-heif
+        head = file_bytes(image, 0, HEAD) + repr(image.info.get("aux")).encode()  # aux is from pillow-heif
+        gain_map = any(name in head for name in GAIN_MAPS) or TONE_MAP.search(head)
         low_bytes = mend_key(image, max_pixels)
         grey = any(tile.args == "LA;16B" for tile in getattr(image, "tile", ()))  # Pillow makes RGBA of it
     image = load_image(image, max_pixels, allow_damaged)
