@@ -213,7 +213,8 @@ def test_a_damaged_model_does_not_affect_others(models, image, tmp_path):
 def test_calibration_on_photos_makes_smaller_files(models, image, tmp_path, photo):
     photos = tmp_path / "photos"
     photos.mkdir()
-    photo.save(photos / "photo.png")
+    for number in range(2):
+        photo.rotate(180 * number).save(photos / f"{number}.png")
     outcome = run("models", "import", tmp_path / "piece", "--name", "tuned", "--calibrate", photos, "--json")
     assert outcome.exit_code == 0, outcome.output
     assert records(outcome)[0]["bits_per_token"] < 6

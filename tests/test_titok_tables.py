@@ -47,13 +47,30 @@ def cost(code, indices) -> float:
     return float(sequence_of(code, indices.T[:, :, None]).bits().mean())
 
 
+def measured(indices):
+    """The measurement of blocks of a photo each."""
+    return measure_code(uniform_code(6, VALUES), indices, np.arange(len(indices)), CODEBOOK)
+
+
+def test_blocks_of_one_photo_are_never_both_counted_and_held_out():
+    """Four equal blocks of each photo, as if they overlapped whole: they say nothing about other photos."""
+    rng = np.random.default_rng(0)
+    blocks, photos = np.repeat(uniform(rng, 500, 6), 4, 0), np.repeat(np.arange(500), 4)
+    measurement = measure_code(uniform_code(6, VALUES), blocks, photos, CODEBOOK)
+    bits = cost(measurement.code, uniform(rng, 2000, 6))
+    assert abs(measurement.bits - bits) < 0.1
+    assert measurement.bits > 5.95  # of 6, those of uniform indices
+    with pytest.raises(ImageError):
+        measure_code(uniform_code(6, VALUES), blocks, np.zeros(len(blocks), np.int64), CODEBOOK)
+
+
 @pytest.mark.parametrize(
     ("source", "max_bits", "conditioned"),
     [(uniform, 6.15, range(0, 2)), (uneven, 4.2, range(0, 3)), (chained, 4.0, range(5, 6))],
 )
 def test_the_measured_cost_is_that_of_new_blocks(source, max_bits, conditioned):
     rng = np.random.default_rng(0)
-    measurement = measure_code(uniform_code(6, VALUES), source(rng, 2000, 6), CODEBOOK)
+    measurement = measured(source(rng, 2000, 6))
     bits = cost(measurement.code, source(rng, 2000, 6))
     assert bits < max_bits
     assert abs(bits - measurement.bits) < 0.1
@@ -62,14 +79,14 @@ def test_the_measured_cost_is_that_of_new_blocks(source, max_bits, conditioned):
 
 def test_tables_of_few_blocks_are_close_to_uniform():
     rng = np.random.default_rng(1)
-    measurement = measure_code(uniform_code(6, VALUES), uniform(rng, 5, 6), CODEBOOK)
+    measurement = measured(uniform(rng, 5, 6))
     assert cost(measurement.code, uniform(rng, 500, 6)) < 6.4
 
 
 @pytest.mark.parametrize("source", [uneven, chained])
 def test_indices_that_were_never_counted_can_be_coded(source):
     rng = np.random.default_rng(2)
-    code = measure_code(uniform_code(6, VALUES), source(rng, 300, 6) // 2, CODEBOOK).code
+    code = measured(source(rng, 300, 6) // 2).code
     indices = np.full((6, 2, 2), VALUES - 1, np.int32)
     payload = encode_tokens(sequence_of(code, indices), indices.size)
     assert np.array_equal(code.decode(code.layout(512, 512), payload, indices.size).indices, indices)
@@ -84,7 +101,7 @@ def test_classes_divide_the_codebook():
 
 def test_too_few_blocks_are_refused():
     with pytest.raises(ImageError):
-        measure_code(uniform_code(6, VALUES), np.zeros((3, 6), np.int32), CODEBOOK)
+        measured(np.zeros((3, 6), np.int32))
 
 
 def test_calibration_replaces_the_tables_alone(tmp_path):

@@ -26,7 +26,7 @@ MIN_BLOCKS = 4
 
 @dataclass(frozen=True)
 class TableMeasurement:
-    """Tables counted on all blocks, and the cost of one half of the blocks under tables counted on the other half."""
+    """Tables counted on all blocks, and the cost of one half of the photos under tables counted on the other half."""
 
     code: CodebookCode
     bits: float  # per token; uniform tables cost log2 V
@@ -42,19 +42,25 @@ def classes_of(codebook: NDArray[np.float32]) -> NDArray[np.uint8]:
     return (sides * 2 ** np.arange(sides.shape[1])).sum(1).astype(np.uint8)
 
 
-def measure_code(code: CodebookCode, indices: NDArray[np.int32], codebook: NDArray[np.float32]) -> TableMeasurement:
-    """The code with the cheapest tables for photos with these indices (blocks, N), given the codebook (V, D).
+def measure_code(
+    code: CodebookCode, indices: NDArray[np.int32], photos: NDArray[np.int64], codebook: NDArray[np.float32]
+) -> TableMeasurement:
+    """The code with the cheapest tables for photos with these indices (blocks, N), given the number (blocks,) of each block's
+    photo and the codebook (V, D).
 
-    Raises ImageError for fewer than MIN_BLOCKS blocks."""
+    Raises ImageError for fewer than MIN_BLOCKS blocks, or a single photo."""
     if len(indices) < MIN_BLOCKS:
         msg = f"tables cannot be measured on {len(indices)} blocks: {MIN_BLOCKS} or more are needed, thousands are better"
+        raise ImageError(msg)
+    if photos.max() < 1:
+        msg = "tables cannot be measured on a single photo: two or more are needed, thousands are better"
         raise ImageError(msg)
     classes = classes_of(codebook)
     values = len(codebook)
 
-    # Half of the blocks are counted. The other half chooses the weights of the coarser tables, and the positions that get
-    # tables per class.
-    counted, held_out = indices[::2], indices[1::2]
+    # Half of the photos are counted. The other half chooses the weights of the coarser tables, and the positions that get
+    # tables per class. Blocks of one photo overlap, so both halves never share one.
+    counted, held_out = indices[photos % 2 == 0], indices[photos % 2 == 1]
     counts, coarse = _counts(counted, values), _frequencies(counted, values)
     weight, bits = _cheapest(lambda w: _bits(_blend(counts, coarse, w), held_out))
     tables = _blend(counts, coarse, weight)

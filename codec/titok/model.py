@@ -116,9 +116,9 @@ class TitokModel(Model):
         """See `Model`. The new tables change the stream id: older files need the old model."""
         from codec.titok.tokenizer import tokenize_blocks
 
-        blocks = tokenize_blocks(self.network(device), images)
+        blocks, photos = tokenize_blocks(self.network(device), images)
         weights = self._weights()
-        measurement = measure_code(self.code, blocks, weights[CODEBOOK].astype(np.float32))
+        measurement = measure_code(self.code, blocks, photos, weights[CODEBOOK].astype(np.float32))
         layout = self.code.layout(len(blocks) * self.config.side, self.config.side)  # one image, a row of blocks
         bits_before = self.code.sequence(complete_prefix(layout, blocks.T[:, None, :])).bits().mean()
         provenance = self.metadata["card"] | {"calibrated_on_blocks": len(blocks)}

@@ -39,11 +39,12 @@ class TitokTokenizer:
         return [from_unit(detokenize_image(self.network, prefix)) for prefix in prefixes]
 
 
-def tokenize_blocks(network: Titok, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.int32]:
-    """The indices (blocks, N) of all blocks of images (H, W, 3)."""
+def tokenize_blocks(network: Titok, images: Iterable[NDArray[np.uint8]]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The indices (blocks, N) of all blocks of images (H, W, 3), and the number (blocks,) of each block's image."""
     indices = [tokenize_image(network, to_unit(image)) for image in images]
     empty = np.empty((0, network.config.block_tokens), np.int32)
-    return np.concatenate([empty, *(grid.reshape(len(grid), -1).T for grid in indices)])
+    blocks = [grid.reshape(len(grid), -1).T for grid in indices]
+    return np.concatenate([empty, *blocks]), np.repeat(np.arange(len(blocks)), [len(rows) for rows in blocks])
 
 
 def tokenize_image(network: Titok, pixels: NDArray[np.float32]) -> NDArray[np.int32]:

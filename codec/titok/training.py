@@ -195,7 +195,7 @@ class TitokTrainer(Trainer):
         config = network.config
         uniform = uniform_code(config.block_tokens, config.codebook, config.side, config.tail_drop)
         codebook = network.quantize.embedding.weight.cpu().numpy()
-        measurement = measure_code(uniform, tokenize_blocks(network, photos.numpy()), codebook)
+        measurement = measure_code(uniform, *tokenize_blocks(network, photos.numpy()), codebook)
         weights = {name: value.half().cpu().numpy() for name, value in network.state_dict().items()}
         return save_titok(path, config, weights, measurement.code, provenance)
 
