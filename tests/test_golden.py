@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from bitstream.container import read_file
 from codec.models.registry import model_for, open_model
-from codec.results import read_tokens
+from codec.reading import read_tokens
 from codec.token_arrays import npz_to_file
 from tests.helpers import GOLDEN
 from tests.helpers import reference_decoder as reference
