@@ -60,6 +60,14 @@ def lpips_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_lpips_weights(tmp_path_factory.mktemp("weights") / "lpips.npz")
 
 
+@pytest.fixture
+def folder(tmp_path, photo, monkeypatch) -> Path:
+    """The current folder, with a photo."""
+    photo.crop((40, 60, 88, 92)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def photo() -> Image.Image:
     return Image.open(PHOTO).convert("RGB")

@@ -56,14 +56,6 @@ def encoded(tree, tmp_path) -> Path:
     return tmp_path / "out"
 
 
-@pytest.fixture
-def folder(tmp_path, photo, monkeypatch) -> Path:
-    """The current folder, with a photo."""
-    photo.crop((40, 60, 88, 92)).save(tmp_path / "photo.jpg")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def statuses(outcome) -> dict[str, str]:
     """The status of each file, by its name."""
     return {os.path.basename(record["input"]): record["status"] for record in records(outcome)}
@@ -212,49 +204,6 @@ def test_links_are_followed_and_each_folder_entered_once(tree, tmp_path):
     assert (out / "a.tsr").is_symlink()
     assert read_file((tmp_path / "kept.tsr").read_bytes()).complete
     assert (out / "link.tsr").read_bytes() == (out / "a.tsr").read_bytes()
-
-
-# Names of outputs
-
-
-def test_a_second_name_is_the_output(folder):
-    assert run("encode", "photo.jpg", "out.tsr").exit_code == 0
-    assert run("decode", "out.tsr", "again.webp").exit_code == 0
-    assert run("decode", "-", "piped.png", data=Path("out.tsr").read_bytes()).exit_code == 0
-    assert files_below(folder) == {"photo.jpg", "out.tsr", "again.webp", "piped.png"}
-    with Image.open("again.webp") as decoded:
-        assert (decoded.format, decoded.size) == ("WEBP", (48, 32))
-
-
-def test_two_images_are_two_inputs(folder, photo):
-    photo.crop((0, 0, 20, 20)).save("b.png")
-    assert run("encode", "photo.jpg", "b.png").exit_code == 0
-    assert files_below(folder) == {"photo.jpg", "b.png", "photo.tsr", "b.tsr"}
-
-
-@pytest.mark.parametrize("output", ["out/", "out/deeper/", "there"])
-def test_an_output_that_is_a_folder_gets_the_file(folder, output):
-    Path("there").mkdir()
-    name = output.rstrip("/")
-    assert run("encode", "photo.jpg", "-o", output).exit_code == 0
-    assert run("decode", f"{name}/photo.tsr", "--output", f"{name}/").exit_code == 0
-    Path(output).mkdir(exist_ok=True)
-    assert run("tokens", f"{name}/photo.tsr", "-o", output).exit_code == 0
-    assert files_below(folder) == {"photo.jpg", *(f"{name}/photo.{ending}" for ending in ("tsr", "png", "npz"))}
-
-
-def test_an_output_with_the_ending_of_an_input_needs_f(folder):
-    assert run("encode", "photo.jpg", "-o", "x.webp").exit_code == 2
-    assert files_below(folder) == {"photo.jpg"}
-    assert run("encode", "photo.jpg", "-o", "x.webp", "-f").exit_code == 0
-    assert read_file(Path("x.webp").read_bytes()).complete
-    assert run("decode", "x.webp", "-o", "y.tsr", "--format", "png").exit_code == 2
-
-
-def test_devices_are_written_to_and_not_replaced(folder):
-    assert run("encode", "photo.jpg", "-o", "/dev/full").exit_code == 1
-    assert run("encode", "photo.jpg", "-o", "/dev/null").exit_code == 0
-    assert Path("/dev/null").is_char_device()
 
 
 # Outputs that exist, or are wanted twice

@@ -39,7 +39,7 @@ def decode(data):
 locked, finished = threading.Event(), threading.Event()
 
 def hold_locks():
-    with codec_module.LOADING, opening._pillow_lock:
+    with codec_module.LOADING, opening._pillow:
         locked.set()
         finished.wait()
 
