@@ -76,8 +76,8 @@ def pixel_decoder() -> dict[str, tuple[int, ...]]:
     residual("mid.0", 512, 512)
     residual("mid.1", 512, 512)
     for level, inputs, outputs in ((4, 512, 512), (3, 512, 256), (2, 256, 256), (1, 256, 128), (0, 128, 128)):
-        residual(f"up.{level}.block.0", inputs, outputs)
-        residual(f"up.{level}.block.1", outputs, outputs)
+        for block, width in enumerate((inputs, outputs)):
+            residual(f"up.{level}.block.{block}", width, outputs)
         if level:
             conv(f"up.{level}.upsample_conv", outputs, outputs)
     norm("norm_out", 128)
@@ -351,7 +351,6 @@ def hub(tmp_path, monkeypatch) -> Iterator[type[Hub]]:
 
 @pytest.fixture
 def pickled(checkpoint) -> bytes:
-    """The checkpoint as torch.save writes it."""
     stream = io.BytesIO()
     torch.save(load_file(checkpoint / "model.safetensors"), stream)
     return stream.getvalue()
