@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import BenchError
 from benchmarks.cache import Cache
 from benchmarks.codecs.base import SCALES, BenchCodec, enlarge
 from benchmarks.codecs.registry import NATIVE_NAMES, QUICK_NAMES, SCALED_NAMES, BenchCodecOptions, open_codec
@@ -33,7 +34,7 @@ from benchmarks.records import SCALED, TESSERA, ImageInfo, Pixels, Results, Samp
 from benchmarks.study import BenchmarkImage, Outcome, Study, open_benchmark_image, shown
 from benchmarks.timing import note, time_codec
 from codec import __version__
-from codec.errors import CodecMissingError, ImageError, ModelError, TesseraError, UsageError
+from codec.errors import ImageError, ModelError, TesseraError, UsageError
 from codec.options import MAX_PIXELS
 
 NAMES = (*NATIVE_NAMES, *SCALED_NAMES)
@@ -144,13 +145,13 @@ class Bench:
         for name in dict.fromkeys(name.removesuffix(SCALED) for name in self.options.names):
             try:
                 self.codecs.append(open_codec(name, self.options.codec_options))
-            except CodecMissingError as error:
+            except BenchError as error:
                 self.missing[name] = str(error)
                 if self.options.codecs:
                     say(f"{name}: {error}")
         if not self.codecs:
             msg = f"none of the codecs can run: {'; '.join(self.missing.values())}"
-            raise CodecMissingError(msg)
+            raise BenchError(msg)
 
     def _open_evaluators(self, say: Callable[[str], None]) -> None:
         problems = {}
@@ -159,7 +160,7 @@ class Bench:
                 continue
             try:
                 self.evaluators.append(open_evaluator(key, self.options.metric_options))
-            except (ModelError, CodecMissingError) as error:
+            except (ModelError, BenchError) as error:
                 if key == "lpips" and self.options.metric_options.lpips_weights:
                     raise
                 problems[key] = str(error)

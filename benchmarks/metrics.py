@@ -21,9 +21,9 @@ from PIL import Image
 from pytorch_msssim import ms_ssim as torch_ms_ssim
 from torch import nn
 
+from benchmarks import BenchError
 from benchmarks.classifiers import DEFAULT, TOP, Classifier, Lite0Features, load_classifier
 from benchmarks.records import Pixels
-from codec.errors import CodecMissingError
 from codec.metrics import psnr
 from codec.metrics.lpips import LPIPS
 
@@ -177,7 +177,7 @@ class MetricOptions:
 def open_evaluator(key: str, options: MetricOptions) -> Evaluator:
     """The evaluator that computes a metric.
 
-    Raises ModelError if its weights are missing, CodecMissingError if its package is, UsageError for an unknown classifier."""
+    Raises ModelError if its weights are missing, BenchError if its package is, UsageError for an unknown classifier."""
     match key:
         case "lpips":
             lpips = LPIPS(Path(options.lpips_weights) if options.lpips_weights else None)
@@ -196,7 +196,7 @@ def open_evaluator(key: str, options: MetricOptions) -> Evaluator:
                 return Formula(key, ssimulacra2, MIN_SIDE_SSIMULACRA2, version("ssimulacra2"))
             except PackageNotFoundError as error:
                 msg = "SSIMULACRA2 needs ssimulacra2: pip install ssimulacra2"
-                raise CodecMissingError(msg) from error
+                raise BenchError(msg) from error
         case "psnr":
             return Formula(key, psnr)
         case _:

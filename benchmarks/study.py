@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import BenchError
 from benchmarks.cache import Cache, key_of
 from benchmarks.codecs.base import SCALES, BenchCodec, CodedFile, enlarge, shrink
 from benchmarks.metrics import METRICS, Evaluator
 from benchmarks.records import SCALED, ImageInfo, Pixels, Point, Sample, Series, rate_label
-from codec.errors import CodecMissingError, ImageError
+from codec.errors import ImageError
 from codec.image.opening import open_image
 from codec.image.source import read_source
 from codec.options import MAX_PIXELS
@@ -100,7 +101,7 @@ class Study:
             return [], self.failed[codec.name]
         try:
             return self.measure(source, codec, scale), ""
-        except CodecMissingError as error:
+        except BenchError as error:
             self.failed[codec.name] = str(error)
             return [], str(error)
 
@@ -160,7 +161,7 @@ class Study:
         image = enlarge(codec.decode(sample.data), width, height)
         if image.shape != original.shape:
             msg = f"{codec.title} decoded {image.shape[1]}x{image.shape[0]} pixels instead of {width}x{height}: it is left out"
-            raise CodecMissingError(msg)
+            raise BenchError(msg)
         metrics = dict(sample.metrics)
         for evaluator in missing:
             values = evaluator.evaluate(image, original, self._prepare(evaluator, source))

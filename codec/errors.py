@@ -3,7 +3,7 @@
 from bitstream.errors import FormatError, ModelError, TesseraError, TruncatedError
 
 __all__ = [
-    "ClusterError", "CodecMissingError", "DeviceError", "FileError", "FormatError", "ImageError", "ModelError", "TargetError",
+    "ClusterError", "DeviceError", "FileError", "FormatError", "ImageError", "ModelError", "TargetError",
     "TesseraError", "TruncatedError", "UsageError",
 ]  # fmt: skip
 
@@ -32,7 +32,3 @@ class ClusterError(UsageError):
 
 class FileError(TesseraError):
     """A file cannot be read or written."""
-
-
-class CodecMissingError(TesseraError):
-    """A codec of the benchmarks is not installed."""

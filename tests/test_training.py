@@ -18,10 +18,10 @@ from codec.pyramid.model import save_pyramid
 from codec.pyramid.network import TABLES, Network, choose_digits, logistic_tables
 from codec.pyramid.runtime.torch_backend import TorchBackend
 from codec.pyramid.tokenizer import dequantize, quantize
-from codec.pyramid.training import PyramidTrainer, PyramidTraining, code_for_training, priced
+from codec.pyramid.training import PyramidTrainer, PyramidTraining, code_for_training, karhunen_loeve, priced
 from codec.system.device import pick_device
 from codec.training.losses import Cosine, local_distance, pattern_distance
-from codec.training.photos import is_held_out, karhunen_loeve, load_photos, random_crops, read_square
+from codec.training.photos import is_held_out, load_photos, random_crops, read_square
 from codec.training.run import Run
 from codec.training.trainer import CHECKPOINT, train
 from tests.helpers.commands import run

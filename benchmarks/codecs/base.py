@@ -54,7 +54,7 @@ class BenchCodec(Protocol):
         """The settings of a published curve, lowest rate first."""
 
     def check(self) -> None:
-        """Raises CodecMissingError if the codec cannot run here."""
+        """Raises BenchError if the codec cannot run here."""
 
     def encode(self, pixels: Pixels, setting: float) -> bytes:
         """Pixels -> a complete file."""

@@ -37,10 +37,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from benchmarks import BenchError
 from benchmarks.codecs.base import CodedFile, SettingSearch
 from benchmarks.records import Pixels
 from bitstream.container import read_number, write_number
-from codec.errors import CodecMissingError, FormatError, ImageError
+from codec.errors import FormatError, ImageError
 from codec.image.opening import check_size
 
 T = TypeVar("T")
@@ -133,7 +134,7 @@ def weights_in(folder: Path, name: str) -> dict[int, Path]:
 
 
 def from_hub(name: str, quality: int) -> Path:
-    """The file of weights in torch's cache, downloaded if it is missing. Raises CodecMissingError if that fails."""
+    """The file of weights in torch's cache, downloaded if it is missing. Raises BenchError if that fails."""
     import torch
 
     file = ZOO[name].hub_name(quality)
@@ -150,7 +151,7 @@ def from_hub(name: str, quality: int) -> Path:
             f"the weights of {name} at quality {quality} cannot be downloaded from compressai's hub ({error}): "
             f"put {HUB}/{file} into a folder and name it with --compressai-weights"
         )
-        raise CodecMissingError(msg) from error
+        raise BenchError(msg) from error
     finally:
         socket.setdefaulttimeout(default_timeout)
     return path
@@ -188,23 +189,23 @@ class CompressaiCodec:
         return f"{self.title}: {self.name} of {libraries}, {origin}, a header of 5 to 9 bytes"
 
     def check(self) -> None:
-        """Raises CodecMissingError if compressai or the weights are missing."""
+        """Raises BenchError if compressai or the weights are missing."""
         if find_spec("compressai") is None:
             msg = "compressai is not installed: pip install '.[bench]' in Tessera's repository"
-            raise CodecMissingError(msg)
+            raise BenchError(msg)
         if not self.settings:
             example = f"{self.name}-1.pth.tar or {ZOO[self.name].hub_name(1)}"
             msg = f"no weights of {self.name} in {self.weights}: name its files as in {example}"
-            raise CodecMissingError(msg)
+            raise BenchError(msg)
         self._run(_check, self.settings[0])
 
     def encode(self, pixels: Pixels, setting: float) -> bytes:
-        """Pixels -> a complete file. Raises CodecMissingError if compressai fails, ImageError for a side above 65535."""
+        """Pixels -> a complete file. Raises BenchError if compressai fails, ImageError for a side above 65535."""
         height, width = pixels.shape[:2]
         return pack(self.name, int(setting), width, height, self._run(_compress, int(setting), pixels))
 
     def decode(self, data: bytes) -> Pixels:
-        """The inverse of `encode`. Raises FormatError for a damaged header, CodecMissingError if compressai fails or crashes.
+        """The inverse of `encode`. Raises FormatError for a damaged header, BenchError if compressai fails or crashes.
         Damage in the strings is rarely detected, since they have no checksum."""
         quality, width, height, strings = unpack(self.name, data)
         return self._run(_decompress, quality, strings, width, height)
@@ -221,12 +222,12 @@ class CompressaiCodec:
             self._pool = None
 
     def _run(self, function: Callable[..., T], quality: int, *arguments: Any) -> T:
-        """function(name, path of weights, *arguments) in the process. Raises CodecMissingError if it fails or crashes; the next
+        """function(name, path of weights, *arguments) in the process. Raises BenchError if it fails or crashes; the next
         call starts another process."""
         with self._lock:
             if self.weights and quality not in self.files:
                 msg = f"no weights of {self.name} at quality {quality} in {self.weights}"
-                raise CodecMissingError(msg)
+                raise BenchError(msg)
             path = self.files[quality] if self.weights else from_hub(self.name, quality)
             if self._pool is None:
                 self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_start)
@@ -235,11 +236,11 @@ class CompressaiCodec:
             except BrokenProcessPool as error:
                 self.close()
                 msg = f"the process of {self.name} crashed: the file may be damaged, or memory too small"
-                raise CodecMissingError(msg) from error
+                raise BenchError(msg) from error
             except Exception as error:  # compressai may raise anything; the benchmark continues with other codecs
                 reason = (str(error).strip().splitlines() or [""])[0]
                 msg = f"{self.name} failed with the weights {path.name} ({type(error).__name__}: {reason})"
-                raise CodecMissingError(msg) from error
+                raise BenchError(msg) from error
 
 
 # The functions below run in the process.

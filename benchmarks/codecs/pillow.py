@@ -24,9 +24,9 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
+from benchmarks import BenchError
 from benchmarks.codecs.base import CodedFile, SettingSearch
 from benchmarks.records import QUICK, Pixels
-from codec.errors import CodecMissingError
 
 # Plugins for formats that Pillow lacks: distribution -> module, and the function that registers it with Pillow
 PLUGINS: Mapping[str, tuple[str, Callable[[Any], object]]] = {
@@ -62,7 +62,7 @@ class PillowCodec:
         self._version()
 
     def _version(self) -> str:
-        """The version of the library. Raises CodecMissingError if it is not installed."""
+        """The version of the library. Raises BenchError if it is not installed."""
         if self.feature in PLUGINS:
             module, register = PLUGINS[self.feature]
             try:
@@ -70,11 +70,11 @@ class PillowCodec:
                 return version(self.feature)
             except (ImportError, PackageNotFoundError) as error:
                 msg = f"{self.title} needs {self.feature}: pip install {self.feature}"
-                raise CodecMissingError(msg) from error
+                raise BenchError(msg) from error
         library_version = features.version(self.feature)
         if library_version is None:
             msg = f"{self.title} is missing from this Pillow ({PIL.__version__}): install a build with {self.feature}"
-            raise CodecMissingError(msg)
+            raise BenchError(msg)
         return library_version
 
     def encode(self, pixels: Pixels, setting: float) -> bytes:
@@ -84,7 +84,7 @@ class PillowCodec:
         except (OSError, ValueError, RuntimeError) as error:
             height, width = pixels.shape[:2]
             msg = f"{self.title} failed on an image of {width}x{height} at quality {setting:g} ({error})"
-            raise CodecMissingError(msg) from error
+            raise BenchError(msg) from error
         return stream.getvalue()
 
     def _quality(self, setting: float) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class BenchCodecOptions:
 
 
 def open_codec(name: str, options: BenchCodecOptions) -> BenchCodec:
-    """Opens a codec; `name` is one of NATIVE_NAMES. Raises CodecMissingError if it cannot run here."""
+    """Opens a codec; `name` is one of NATIVE_NAMES. Raises BenchError if it cannot run here."""
     codec: BenchCodec
     if name == TESSERA:
         from benchmarks.codecs.tessera import TesseraCodec

@@ -18,9 +18,10 @@ from functools import lru_cache
 
 import numpy as np
 
+from benchmarks import BenchError
 from benchmarks.codecs.base import CodedFile, SettingSearch
 from benchmarks.records import QUICK, Pixels
-from codec.errors import CodecMissingError, FormatError, ImageError
+from codec.errors import FormatError, ImageError
 
 MIN_SIDE = 16  # pixels that VVenC accepts; smaller images are padded
 MAX_SIDE = 0xFFFF  # pixels
@@ -56,10 +57,10 @@ class VvcCodec:
     def check(self) -> None:
         if b"libvvenc" not in _run("-encoders"):
             msg = f"{self.title} needs an ffmpeg with libvvenc, which {_ffmpeg()[0]} lacks: pip install imageio-ffmpeg"
-            raise CodecMissingError(msg)
+            raise BenchError(msg)
 
     def encode(self, pixels: Pixels, setting: float) -> bytes:
-        """Pixels -> a complete file. Raises CodecMissingError if ffmpeg fails, ImageError for a side above 65535."""
+        """Pixels -> a complete file. Raises BenchError if ffmpeg fails, ImageError for a side above 65535."""
         height, width = pixels.shape[:2]
         if max(width, height) > MAX_SIDE:
             msg = f"{width}x{height} is too large for {self.title} here: sides are 1 to {MAX_SIDE} pixels"
@@ -75,7 +76,7 @@ class VvcCodec:
         return width.to_bytes(2, "big") + height.to_bytes(2, "big") + stream
 
     def decode(self, data: bytes) -> Pixels:
-        """The inverse of `encode`. Raises FormatError if the bytes are not such a file, CodecMissingError if ffmpeg fails."""
+        """The inverse of `encode`. Raises FormatError if the bytes are not such a file, BenchError if ffmpeg fails."""
         width, height = int.from_bytes(data[:2], "big"), int.from_bytes(data[2:HEADER], "big")
         padded_height, padded_width = map(_padded, (height, width))
         pixels = _run(
@@ -102,22 +103,22 @@ def _padded(side: int) -> int:
 
 
 def _run(*arguments: str, stdin: bytes = b"") -> bytes:
-    """The standard output of ffmpeg. Raises CodecMissingError if it fails."""
+    """The standard output of ffmpeg. Raises BenchError if it fails."""
     process = subprocess.run([_ffmpeg()[0], "-v", "error", *arguments], input=stdin, capture_output=True, check=False)
     if process.returncode:
         reason = (process.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[0]
         msg = f"ffmpeg failed on VVC ({reason})"
-        raise CodecMissingError(msg)
+        raise BenchError(msg)
     return process.stdout
 
 
 @lru_cache
 def _ffmpeg() -> tuple[str, str]:
-    """Path and version of ffmpeg. Raises CodecMissingError if it is not installed."""
+    """Path and version of ffmpeg. Raises BenchError if it is not installed."""
     try:
         import imageio_ffmpeg
 
         return imageio_ffmpeg.get_ffmpeg_exe(), imageio_ffmpeg.get_ffmpeg_version()
     except (ImportError, RuntimeError) as error:  # RuntimeError: the package is installed without its program
         msg = "VVC needs imageio-ffmpeg: pip install imageio-ffmpeg"
-        raise CodecMissingError(msg) from error
+        raise BenchError(msg) from error

@@ -6,8 +6,8 @@ latents, decodes them and follows the gradient of
     squared error + lambda x bits
 
 Lambda is measured on the image's own rate-distortion curve around the length. Rounding passes gradients straight through, and
-the cost of a digit has the slope of its frequency table, as in training. The best step is kept, so the loss never increases.
-The file format and the time to decode stay the same.
+the cost of a digit has the slope of its frequency table, as in training, but without its growth beyond the largest digit. The
+best step is kept, so the loss never increases. The file format and the time to decode stay the same.
 """
 
 from __future__ import annotations

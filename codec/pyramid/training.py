@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitstream.block_order import BLOCK
+from bitstream.block_order import BLOCK, CELL
 from bitstream.pyramid_tokens import context_grids
 from codec.errors import UsageError
 from codec.models.pixels import from_network, to_network
@@ -36,7 +36,7 @@ from codec.pyramid.network import (
 )
 from codec.system.device import trains_in_bf16
 from codec.training.losses import PerceptualLoss, colour_distance, pattern_distance
-from codec.training.photos import karhunen_loeve
+from codec.training.photos import random_crops
 from codec.training.trainer import Trainer, TrainingConfig
 
 COUNT_DECAY = 0.998  # factor of the counts per step
@@ -313,3 +313,23 @@ class PyramidTrainer(Trainer):
         rate = torch.stack([bits * value for bits, value in zip(coded.bits, lambdas, strict=False)]).sum(0) / BLOCK**2
         balance = lambdas[torch.from_numpy(level)].rsqrt() * math.sqrt(0.25 * c.lambda_scale)  # equalises long and short ones
         return ((error + rate) * balance).mean()
+
+
+def karhunen_loeve(photos: Tensor, components: int, rng: np.random.Generator, crops: int = 600) -> tuple[Tensor, Tensor]:
+    """Mean (768,) and first principal components (components, 768) of 16x16 patches, in (3, 16, 16) order.
+
+    The first three components are flat colours; the others are orthogonal to them. Plain components would only be nearly flat:
+    a flat area would then decode to a pattern of dots, since the small coefficients that correct it are not sent."""
+    sample = random_crops(photos, crops, rng)
+    patches = F.pixel_unshuffle(sample, CELL).permute(0, 2, 3, 1).reshape(-1, 3, CELL**2).double()
+    colours = patches.mean(2, keepdim=True)
+    mean = colours.mean(0).expand(3, CELL**2).flatten()
+    flat = _principal(colours[:, :, 0], 3)[:, :, None].expand(3, 3, CELL**2).flatten(1) / CELL
+    detail = _principal((patches - colours).flatten(1), components - 3)
+    return mean.float(), torch.cat([flat, detail]).float().contiguous()
+
+
+def _principal(samples: Tensor, count: int) -> Tensor:
+    """The first `count` principal components (count, D), of unit length, of samples (N, D)."""
+    _, vectors = torch.linalg.eigh(torch.cov(samples.t()))
+    return vectors.flip(1)[:, :count].t()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from bitstream.block_order import BLOCK, CELL
+from bitstream.block_order import BLOCK
 from codec.errors import ImageError
 from codec.models.pixels import to_network
 
@@ -132,23 +132,3 @@ def _random_colour(crop: Tensor, rng: np.random.Generator) -> Tensor:
         return crop[tuple(rng.integers(len(crop), size=2))]
     channels = np.where(rng.random(3) < 0.5, rng.choice((0, 255), 3), rng.integers(256, size=3))
     return torch.from_numpy(channels.astype(np.uint8)).to(crop.device)
-
-
-def karhunen_loeve(photos: Tensor, components: int, rng: np.random.Generator, crops: int = 600) -> tuple[Tensor, Tensor]:
-    """Mean (768,) and first principal components (components, 768) of 16x16 patches, in (3, 16, 16) order.
-
-    The first three components are flat colours; the others are orthogonal to them. Plain components would only be nearly flat:
-    a flat area would then decode to a pattern of dots, since the small coefficients that correct it are not sent."""
-    sample = random_crops(photos, crops, rng)
-    patches = torch.nn.functional.pixel_unshuffle(sample, CELL).permute(0, 2, 3, 1).reshape(-1, 3, CELL**2).double()
-    colours = patches.mean(2, keepdim=True)
-    mean = colours.mean(0).expand(3, CELL**2).flatten()
-    flat = _principal(colours[:, :, 0], 3)[:, :, None].expand(3, 3, CELL**2).flatten(1) / CELL
-    detail = _principal((patches - colours).flatten(1), components - 3)
-    return mean.float(), torch.cat([flat, detail]).float().contiguous()
-
-
-def _principal(samples: Tensor, count: int) -> Tensor:
-    """The first `count` principal components (count, D), of unit length, of samples (N, D)."""
-    _, vectors = torch.linalg.eigh(torch.cov(samples.t()))
-    return vectors.flip(1)[:, :count].t()
