@@ -276,13 +276,16 @@ class _Pipeline(Generic[Result]):
         count = len(inputs) if isinstance(inputs, Sized) else None
         self.budget = _MemoryBudget(pixels)
         self.network = _Network(self._compute, self._codec.device, self._resources, pixels, count)
-        threads = self._resources.threads + 2 * self.network.count * self.network.batch
+        # An image waits for the network in its thread. One image more than network calls keeps all of them busy on a CPU; a GPU
+        # takes the next batch while others are read and written.
+        in_flight = self.network.count + 1 if self.network.batch == 1 else 2 * self.network.count * self.network.batch
+        threads = max(self._resources.threads, in_flight)
         pool = ThreadPoolExecutor(threads, "image")
         running: dict[Future[Result], Item] = {}
-        waiting = enumerate(inputs)
+        entries = enumerate(inputs)
         try:
             while True:
-                while len(running) < threads and (entry := next(waiting, None)):
+                while len(running) < threads and (entry := next(entries, None)):
                     item = Item(self, entry[0])
                     running[pool.submit(self._timed, entry[1], item)] = item
                 if not running:
