@@ -104,10 +104,10 @@ def test_lack_of_memory_is_one_line_per_file(large, tmp_path, kilobytes):
     line = f"ulimit -v {kilobytes}; {' '.join(TESSERA)} encode photo.png photo.png none.png --output-dir {tmp_path}"
     outcome = subprocess.run(["bash", "-c", line], cwd=large, env=SURROUNDINGS, capture_output=True, text=True, timeout=TIMEOUT)
     assert outcome.returncode == 1
-    lines = outcome.stderr.splitlines()
-    assert 2 <= len(lines) <= 3
-    assert all(line.startswith(("Error: ", "photo.png -> ")) for line in lines[:-1]), lines
+    lines = [line for line in outcome.stderr.splitlines() if line.startswith(("Error: ", "photo.png -> "))]
+    assert 1 <= len(lines) <= 2  # the summary follows; libraries in C may add lines of their own ("std::bad_alloc")
     assert "a bug in tessera" not in outcome.stderr
+    assert "Traceback" not in outcome.stderr
 
 
 # Signals
