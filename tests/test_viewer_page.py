@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -206,9 +207,38 @@ def test_a_file_without_an_image_has_an_error(chromium, address):
         assert page.locator("#problem").is_hidden()
 
 
+def test_only_given_addresses_are_fetched(chromium, address, site):
+    """Neither the page nor the worker, which reads the file, may fetch from elsewhere. Files of another site are shown."""
+    with served(site, Sharing) as other:
+        given = f"{other}odd;%20good.tsr"
+        (site / "odd; good.tsr").symlink_to(WIDE)
+        link = f"{address}?src={quote(given)}&original={quote(other)}photo.webp"
+        with opened(chromium, link, forgiven="Content Security Policy", others=(other,)) as page:
+            assert shown_tokens(page) == TOKENS
+            page.wait_for_function("document.getElementById('original').naturalWidth > 0")
+            fetching = "(url) => fetch(url).then(() => 'fetched', () => 'refused')"
+            loading = """(url) => new Promise((done) => Object.assign(new Image(), {
+                src: url, onload: () => done("fetched"), onerror: () => done("refused") }))"""
+            for context in (page, *page.workers):
+                assert context.evaluate(fetching, given) == "fetched"
+                assert context.evaluate(fetching, f"{address}page.css") == "fetched"
+                assert context.evaluate(fetching, f"{other}pixel.tsr") == "refused"
+            assert len(page.workers) > 0
+            assert page.evaluate(loading, f"{address}photo.webp") == "fetched"
+            assert page.evaluate(loading, f"{other}example.webp") == "refused"
+
+
 def test_a_missing_file_has_an_error(chromium, address):
     with opened(chromium, f"{address}?src=nowhere.tsr", forgiven="404") as page:
         page.wait_for_selector("#problem:has-text('404')")
+
+
+class Sharing(Handler):
+    """A server whose files other sites may read."""
+
+    def end_headers(self) -> None:
+        self.send_header("Access-Control-Allow-Origin", "*")
+        super().end_headers()
 
 
 @pytest.fixture

@@ -63,9 +63,8 @@ export class OpenFile {
   }
 }
 
-/** The address of a module that a worker may start with: browsers allow none of another site, so that one is imported from a blob. */
+/** The address of a worker's module. Through a blob, the worker has the content security policy of the page, and may be of another site. */
 function workerUrl(url) {
-  if (url.origin === location.origin) return url;
   return URL.createObjectURL(new Blob([`import ${JSON.stringify(url.href)};`], { type: "text/javascript" }));
 }
 

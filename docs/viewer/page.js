@@ -7,6 +7,8 @@ import { TsrError } from "./errors.js";
 const element = (id) => document.getElementById(id);
 const numbers = new Intl.NumberFormat("en");
 const bytesOf = (count) => `${numbers.format(count)} ${count === 1 ? "byte" : "bytes"}`;
+const query = new URLSearchParams(location.search);
+restrict(query.get("src"), query.get("original")); // before the decoder starts, whose worker has the page's policy
 const decoder = new Decoder((received) => setStatus("Loading the decoder", `${(received / 1e6).toFixed(1)} MB`));
 
 let opened = 0; // number of files opened so far: an older one that is still loading is dropped
@@ -14,6 +16,14 @@ let file = null; // the OpenFile on the page
 let nextSize = null; // bytes of the prefix to draw next; null if none
 let drawing = false;
 let original = null; // { url, bytes } of the image to compare with
+
+/** From now on, the page fetches from its own site and these addresses only. @param {(string | null)[]} addresses */
+function restrict(...addresses) {
+  const urls = addresses.filter((address) => address !== null && URL.canParse(address, location)).map((address) => new URL(address, location));
+  const sources = urls.map(({ origin, pathname }) => origin + pathname.replace(/[;,]/g, encodeURIComponent)).join(" ");
+  const content = `connect-src 'self' ${sources}; img-src 'self' data: blob: ${sources}`;
+  document.head.append(Object.assign(document.createElement("meta"), { httpEquiv: "Content-Security-Policy", content }));
+}
 
 /** Sets the line below the image. Screen readers skip the progress, which changes many times a second. */
 function setStatus(text, progress = "") {
@@ -205,7 +215,6 @@ addEventListener("drop", (event) => {
   if (event.dataTransfer.files.length) openFiles(event.dataTransfer.files);
 });
 
-const query = new URLSearchParams(location.search);
 if (query.has("original")) original = { url: query.get("original"), bytes: 0 };
 if (query.has("src")) {
   const url = query.get("src"), name = url.split(/[?#]/)[0].split("/").pop() || url;

@@ -60,9 +60,11 @@ def served(folder: Path, handler: type[SimpleHTTPRequestHandler] = Handler) -> I
 
 
 @contextmanager
-def opened(browser: Any, place: Path | str, forgiven: str = "", **options: Any) -> Iterator[Any]:
-    """A page from a file or a local server. Asks of anything but files and that server are refused; at the end there must have
-    been none, and no errors but those in which the word `forgiven` stands."""
+def opened(
+    browser: Any, place: Path | str, forgiven: str = "", others: tuple[str, ...] = (), **options: Any
+) -> Iterator[Any]:
+    """A page from a file or a local server. Asks of anything but files, that server and `others` are refused; at the end there
+    must have been none, and no errors but those in which the word `forgiven` stands."""
     context = browser.new_context(**options)
     context.set_default_timeout(PATIENCE)
     address = place.as_uri() if isinstance(place, Path) else place
@@ -70,7 +72,7 @@ def opened(browser: Any, place: Path | str, forgiven: str = "", **options: Any) 
     wrong: list[str] = []
 
     def route(route: Any) -> None:
-        if route.request.url.startswith((own, "data:", "blob:")):
+        if route.request.url.startswith((own, "data:", "blob:", *others)):
             route.continue_()
         else:
             wrong.append(f"asked for {route.request.url}")
