@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import tracemalloc
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,10 +15,10 @@ import pytest
 import torch
 
 from codec.codec import Codec
-from codec.errors import UsageError
+from codec.errors import ModelError, UsageError
 from codec.models.registry import open_model
 from codec.pyramid import network
-from codec.pyramid.runtime.graph_templates import GraphTemplates, graph_templates_path, read_graph_templates
+from codec.pyramid.runtime.graph_templates import GraphTemplates, graph_shape, graph_templates_path, read_graph_templates
 from codec.pyramid.runtime.onnx_backend import OnnxBackend
 from codec.system import device as devices
 from codec.system.device import pick_device, pick_runtime
@@ -78,6 +81,32 @@ def test_graph_templates_have_no_weights_and_take_those_of_the_model():
         stored = {name for name in file.keys() if not name.startswith("prior.") and ".prior." not in name}  # noqa: SIM118
     assert taken == stored  # the float entropy model is for training alone
     assert graph_templates_path(model.path).stat().st_size < 100_000
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+def test_graph_templates_unpack_to_a_limit(tmp_path, packing):
+    """Large entries, small entries that state a large size, many large entries, and an entry that unpacks to more than it
+    states."""
+    path, config = tmp_path / "bomb.graphs.zip", open_model().config
+    names = ("index.json", "predict.onnx", "encoder.onnx")
+    index = json.dumps({"network": graph_shape(config), "weights": {"predict": [], "encoder": []}}).encode()
+    size = 40_000_000
+    for contents, stated in (
+        ((index + b" " * size, b"", b""), size + len(index)),
+        ((index, bytes(size), b""), size),
+        ((index, bytes(size), b""), 1000),
+        ((index, bytes(9_000_000), bytes(9_000_000)), 9_000_000),
+    ):
+        with zipfile.ZipFile(path, "w", packing) as file:
+            for name, content in zip(names, contents, strict=True):
+                file.writestr(name, content)
+        largest = max(map(len, contents)).to_bytes(4, "little")
+        path.write_bytes(path.read_bytes().replace(largest, stated.to_bytes(4, "little")))
+        tracemalloc.start()
+        with pytest.raises(ModelError):
+            read_graph_templates(path, config)
+        assert tracemalloc.get_traced_memory()[1] < 25_000_000
+        tracemalloc.stop()
 
 
 def test_threads_share_a_codec(both, photo):

@@ -60,9 +60,7 @@ def served(folder: Path, handler: type[SimpleHTTPRequestHandler] = Handler) -> I
 
 
 @contextmanager
-def opened(
-    browser: Any, place: Path | str, forgiven: str = "", others: tuple[str, ...] = (), **options: Any
-) -> Iterator[Any]:
+def opened(browser: Any, place: Path | str, forgiven: str = "", others: tuple[str, ...] = (), **options: Any) -> Iterator[Any]:
     """A page from a file or a local server. Asks of anything but files, that server and `others` are refused; at the end there
     must have been none, and no errors but those in which the word `forgiven` stands."""
     context = browser.new_context(**options)

@@ -19,7 +19,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 from numpy.typing import NDArray
 
@@ -31,6 +31,8 @@ SUFFIX = ".graphs.zip"
 INDEX = "index.json"
 PATCH = 8  # side in pixels of the patches that become channels in the input of the encoder graph
 COMMAND = "tessera models graphs"  # writes graph templates
+ZIP_MAX, INDEX_MAX, GRAPHS_MAX = 1 << 23, 1 << 20, 1 << 24  # bytes of the file, and unpacked: a hundred times what graphs take
+PACKINGS = (ZIP_STORED, ZIP_DEFLATED)  # zipfile unpacks others without a limit
 NOT_IN_GRAPHS = ("steps", "bit_worth", "prior_width", "prior_kernels")  # configuration fields without effect on the graphs
 
 
@@ -70,15 +72,32 @@ def space_to_depth(array: NDArray[Any]) -> NDArray[Any]:
 def read_graph_templates(path: Path, config: NetworkConfig) -> GraphTemplates:
     """Raises ModelError if the file cannot be read, or if its graphs are for another configuration."""
     try:
+        if path.stat().st_size > ZIP_MAX:
+            msg = f"more than {ZIP_MAX:,} bytes"
+            raise ValueError(msg)
         with ZipFile(path) as file:
-            index = json.loads(file.read(INDEX))
+            index = json.loads(_read_entry(file, INDEX, INDEX_MAX))
             weight_names = {name: tuple(names) for name, names in index["weights"].items()}
-            templates = GraphTemplates({name: file.read(f"{name}.onnx") for name in weight_names}, weight_names)
+            graphs: dict[str, bytes] = {}
+            left = GRAPHS_MAX
+            for name in weight_names:
+                graphs[name] = _read_entry(file, f"{name}.onnx", left)
+                left -= len(graphs[name])
             shape = index["network"]
-    except (BadZipFile, OSError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # readers of zip and JSON raise errors of many types
         msg = f"{path}: not graphs of a model ({type(error).__name__}: {error}): write them with `{COMMAND}`"
         raise ModelError(msg) from error
     if shape != json.loads(json.dumps(graph_shape(config))):
         msg = f"{path}: its graphs do not fit the model file's network: write them again with `{COMMAND}`"
         raise ModelError(msg)
-    return templates
+    return GraphTemplates(graphs, weight_names)
+
+
+def _read_entry(file: ZipFile, name: str, limit: int) -> bytes:
+    """Raises ValueError if the entry has more than `limit` bytes."""
+    entry = file.getinfo(name)
+    if entry.file_size > limit or entry.compress_type not in PACKINGS:
+        msg = f"{name} unpacks to {entry.file_size:,} bytes by method {entry.compress_type}"
+        raise ValueError(msg)
+    with file.open(entry) as stream:  # without a size, zipfile unpacks more than the entry states
+        return stream.read(entry.file_size + 1)
