@@ -99,7 +99,7 @@ class GridLayout:
         """One run per pass. The neighbours of a cell are the known cells at distance s in its row, then in its column."""
         rows, columns = self.shape
         y, x = np.divmod(self.order, columns)
-        step = np.maximum(1, (y | x) & (-(y | x)))
+        step = np.maximum(1, (y | x) & -1 * (y | x))  # the lowest bit that is set in either
         kind = 2 * (y & step > 0) + (x & step > 0)
         starts = np.flatnonzero(np.diff(4 * step + kind, prepend=-1))
         for start, end in zip(starts, [*starts[1:], len(step)], strict=True):
