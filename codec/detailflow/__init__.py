@@ -1,0 +1,1 @@
+"""The tokenizer of DetailFlow (arXiv 2505.21473)."""
