@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from bitstream.codebook_tokens import CodebookLayout, CodebookPrefix, complete_prefix, uniform_code
 from bitstream.range_coder import encode_tokens
-from codec.titok import tokenizer
+from codec.networks import block_tokenizer
+from codec.networks.block_tokenizer import BlockTokenizer
+from codec.networks.mosaic import Mosaic, block_starts, cut
 from codec.titok.config import TitokConfig
-from codec.titok.mosaic import Mosaic, block_starts, cut
 from codec.titok.network import Titok
-from codec.titok.tokenizer import detokenize_image, tokenize_image
 
 TINY = TitokConfig(6, True, 16, 1, 2, side=64, codebook=64, pixel_codebook=20, pixel_code=8, pixel_width=32)
 
@@ -97,17 +97,16 @@ def test_blocks_continue_as_their_mirror_image():
 
 @pytest.mark.parametrize(("height", "width", "grid"), [(64, 64, (1, 1)), (30, 65, (1, 2)), (200, 130, (4, 3))])
 def test_an_image_is_coded_as_its_blocks_are(height, width, grid, monkeypatch):
-    monkeypatch.setattr(tokenizer, "CALL_PIXELS", 5 * TINY.side**2)
-    network = make_network()
+    monkeypatch.setattr(block_tokenizer, "CALL_PIXELS", 5 * TINY.side**2)
+    network, code = make_network(), uniform_code(6, 64, 64)
     image = np.random.default_rng(1).random((3, height, width)).astype(np.float32)
-    indices = tokenize_image(network, image)
+    indices = BlockTokenizer(network, code).tokenize_image(image)
     assert indices.shape == (6, *grid)
     separate = [network.tokenize(torch.from_numpy(block.copy())[None])[0].numpy() for block in cut(image, 64)]
     assert np.array_equal(indices.reshape(6, -1).T, separate)
-    code = uniform_code(6, 64, 64)
     layout = code.layout(width, height)
     payload = encode_tokens(code.sequence(complete_prefix(layout, indices)), indices.size)
-    decoded = detokenize_image(network, code.decode(layout, payload, indices.size))
+    decoded = BlockTokenizer(network, code).detokenize_image(code.decode(layout, payload, indices.size))
     expected = network.detokenize(torch.from_numpy(np.array(separate))).numpy()
     assert np.abs(decoded - assemble(expected, height, width, 64)).max() < 1e-5
 
@@ -118,7 +117,7 @@ def test_each_block_decodes_from_its_known_tokens():
     indices = np.random.default_rng(2).integers(0, 64, (6, 1, 2)).astype(np.int32)
     tokens = CodebookPrefix(CodebookLayout(128, 64, 64, 6), indices, 7)
     assert tokens.block_lengths.tolist() == [[4, 3]]
-    decoded = detokenize_image(network, tokens)
+    decoded = BlockTokenizer(network, uniform_code(6, 64, 64)).detokenize_image(tokens)
     for column, length in enumerate((4, 3)):
         alone = network.detokenize(torch.from_numpy(indices[:length, 0, column])[None].long())[0].numpy()
         inside = slice(64 * column + 2, 64 * column + 62)
@@ -128,10 +127,11 @@ def test_each_block_decodes_from_its_known_tokens():
 @pytest.mark.parametrize(("tail_drop", "length"), [(True, 1), (False, 11)])
 def test_blocks_without_enough_tokens_get_the_colour_of_the_others(tail_drop, length):
     indices = np.random.default_rng(2).integers(0, 64, (6, 1, 2)).astype(np.int32)
-    decoded = detokenize_image(make_network(tail_drop), CodebookPrefix(CodebookLayout(128, 64, 64, 6), indices, length))
+    tokenizer, layout = BlockTokenizer(make_network(tail_drop), uniform_code(6, 64, 64)), CodebookLayout(128, 64, 64, 6)
+    decoded = tokenizer.detokenize_image(CodebookPrefix(layout, indices, length))
     assert decoded[:, :, :62].std() > 0.001
     blank = decoded[:, :, 66:]
     assert np.abs(blank - blank[:, :1, :1]).max() < 1e-6
     assert np.abs(blank.mean((1, 2)) - decoded[:, :, :60].mean((1, 2))).max() < 0.05
-    grey = detokenize_image(make_network(tail_drop), CodebookPrefix(CodebookLayout(128, 64, 64, 6), indices, 0))
+    grey = tokenizer.detokenize_image(CodebookPrefix(layout, indices, 0))
     assert np.abs(grey - 0.5).max() < 1e-6

@@ -10,6 +10,7 @@ import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import ClassVar
@@ -23,11 +24,14 @@ from safetensors.torch import load_file, save_file
 from bitstream.codebook_tokens import uniform_code
 from codec.errors import FileError, ModelError
 from codec.models import base
+from codec.models import checkpoint as models_checkpoint
+from codec.models.checkpoint import Checkpoint, check_shapes, fetch_repository, open_checkpoint
+from codec.models.published import fingerprint
 from codec.models.registry import import_model, open_model
 from codec.titok import checkpoint as checkpoint_module
-from codec.titok.checkpoint import Checkpoint, check_shapes, fetch_repository, network_config, open_checkpoint
+from codec.titok.checkpoint import network_config
 from codec.titok.config import TitokConfig, published_config
-from codec.titok.model import TitokModel, fingerprint
+from codec.titok.model import TitokModel
 from codec.titok.network import Titok
 from tests.helpers.commands import run
 from tests.helpers.titok import PUBLISHED, published_settings
@@ -128,7 +132,7 @@ def checkpoint(tmp_path, monkeypatch):
 def check_refused(source, folder, words: str) -> None:
     """Asserts that the import raises one line with these words, and writes nothing."""
     with pytest.raises(ModelError, match=words) as error:
-        TitokModel.import_checkpoint(source, folder)
+        TitokModel.import_checkpoint(open_checkpoint(source), folder)
     assert "\n" not in str(error.value)
     assert not folder.exists() or not list(folder.iterdir())
 
@@ -137,14 +141,16 @@ def check_refused(source, folder, words: str) -> None:
 @pytest.mark.parametrize("from_config", [True, False])
 def test_networks_have_the_tensors_of_the_published_checkpoints(name, from_config, tmp_path):
     shapes = published(name)
-    checkpoint = Checkpoint(tmp_path, shapes, torch.zeros, published_settings(name) if from_config else None)
+    checkpoint = Checkpoint(name, tmp_path, shapes, torch.zeros, published_settings(name) if from_config else None)
     config = network_config(checkpoint)
     assert config.name == name
     assert config.tail_drop == name.startswith("one")
-    check_shapes(tmp_path, shapes, config)
+    with torch.device("meta"):
+        network = Titok(config)
+    check_shapes(tmp_path, shapes, network, name)
     wrong = {("decoder.masks" if key == "decoder.mask_token" else key): shape for key, shape in shapes.items()}
     with pytest.raises(ModelError) as error:
-        check_shapes(tmp_path, wrong | {"latent_tokens": (7, 7)}, config)
+        check_shapes(tmp_path, wrong | {"latent_tokens": (7, 7)}, network, name)
     assert all(tensor in str(error.value) for tensor in ("decoder.mask_token", "decoder.masks", "latent_tokens (7, 7)"))
 
 
@@ -157,7 +163,7 @@ def test_a_published_layout_imports_and_codes_a_block(tmp_path):
     }
     save_file(tensors, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"config": published_settings("one-d-piece-s-256")}))
-    model = TitokModel.import_checkpoint(tmp_path, tmp_path / "models")
+    model = TitokModel.import_checkpoint(open_checkpoint(tmp_path), tmp_path / "models")
     assert model.path == tmp_path / "models" / "one-d-piece-s-256.safetensors"
     assert model.code.tables[0, 0] == 2**24 // 4096
     network = model.network(torch.device("cpu"))
@@ -168,35 +174,38 @@ def test_a_published_layout_imports_and_codes_a_block(tmp_path):
 
 
 def test_a_model_has_the_tensors_of_its_checkpoint(checkpoint, tmp_path):
-    model = TitokModel.import_checkpoint(checkpoint, tmp_path / "models")
+    model = TitokModel.import_checkpoint(open_checkpoint(checkpoint), tmp_path / "models")
     tensors = load_file(checkpoint / "model.safetensors")
     network = open_model(model.path).network(torch.device("cpu"))
     assert network.state_dict().keys() == tensors.keys()
     assert all(torch.equal(value, tensors[name]) for name, value in network.state_dict().items())
     assert model.metadata["card"] == {"source": "checkpoint"}
     codebook = tensors["quantize.embedding.weight"].numpy()
-    assert model.metadata["fingerprint"] == fingerprint(TINY, codebook, uniform_code(8, 64)).hex()
+    assert model.metadata["fingerprint"] == fingerprint(TINY, {"codebook": codebook}, uniform_code(8, 64))
 
 
 def test_torch_files_and_safetensors_become_the_same_model(checkpoint, tmp_path):
-    from_safetensors = TitokModel.import_checkpoint(checkpoint, tmp_path / "models").metadata
+    from_safetensors = TitokModel.import_checkpoint(open_checkpoint(checkpoint), tmp_path / "models").metadata
     torch.save(load_file(checkpoint / "model.safetensors"), checkpoint / "pytorch_model.bin")
     (checkpoint / "model.safetensors").unlink()
-    from_torch = TitokModel.import_checkpoint(checkpoint, tmp_path / "others").metadata
+    from_torch = TitokModel.import_checkpoint(open_checkpoint(checkpoint), tmp_path / "others").metadata
     assert from_torch["digest"] == from_safetensors["digest"]
     assert from_torch["fingerprint"] == from_safetensors["fingerprint"]
 
 
 def test_the_fingerprint_covers_codebook_and_tables_alone(checkpoint, tmp_path):
     """A network with another decoder decodes the same files; one with another codebook or other tables does not."""
-    before = TitokModel.import_checkpoint(checkpoint, tmp_path / "models").metadata
+    before = TitokModel.import_checkpoint(open_checkpoint(checkpoint), tmp_path / "models").metadata
     tensors = load_file(checkpoint / "model.safetensors")
     codebook = tensors["quantize.embedding.weight"].numpy()
     save_file(tensors | {"decoder.mask_token": 2 * tensors["decoder.mask_token"]}, checkpoint / "model.safetensors")
-    after = TitokModel.import_checkpoint(checkpoint, tmp_path / "models").metadata
+    after = TitokModel.import_checkpoint(open_checkpoint(checkpoint), tmp_path / "models").metadata
     assert after["fingerprint"] == before["fingerprint"]
     assert after["digest"] != before["digest"]
-    variants = [fingerprint(TINY, codebook * scale, uniform_code(8, values)) for scale, values in ((1, 64), (2, 64), (1, 32))]
+    variants = [
+        fingerprint(TINY, {"codebook": codebook * scale}, uniform_code(8, values))
+        for scale, values in ((1, 64), (2, 64), (1, 32))
+    ]
     assert len(set(variants)) == 3
 
 
@@ -269,14 +278,14 @@ def test_an_unknown_type_variant_or_width_is_refused(checkpoint):
     with pytest.raises(ModelError, match="one-d-piece, not titok"):
         network_config(opened, "titok")
     with pytest.raises(ModelError, match="'maskgit'"):
-        network_config(Checkpoint(opened.path, opened.shapes, opened.read, {"model": {"type": "maskgit", "vq_model": {}}}))
+        network_config(replace(opened, config={"model": {"type": "maskgit", "vq_model": {}}}))
     with pytest.raises(ModelError, match=r"\(100, 640\)"):
-        network_config(Checkpoint(opened.path, {"latent_tokens": (100, 640)}, opened.read, None))
+        network_config(replace(opened, shapes={"latent_tokens": (100, 640)}, config=None))
 
 
 def test_an_unpublished_number_of_tokens_needs_a_variant(checkpoint):
     opened = open_checkpoint(checkpoint)
-    unpublished = Checkpoint(opened.path, {"latent_tokens": (100, 1024)}, opened.read, None)
+    unpublished = replace(opened, shapes={"latent_tokens": (100, 1024)}, config=None)
     with pytest.raises(ModelError, match="100 tokens"):
         network_config(unpublished)
     assert network_config(unpublished, "titok").name == "titok-l-100"
@@ -371,7 +380,7 @@ def test_a_repository_with_a_pickle_alone_is_downloaded_by_its_name(checkpoint, 
     hub.repositories["turing-motors/One-D-Piece-S-256"] = {"pytorch_model.bin": pickled, "README.md": b"-"}
     model = TitokModel.import_checkpoint("turing-motors/One-D-Piece-S-256", tmp_path / "models")
     assert hub.downloads == ["pytorch_model.bin"]
-    assert model.digest == TitokModel.import_checkpoint(checkpoint, tmp_path / "others").digest
+    assert model.digest == TitokModel.import_checkpoint(open_checkpoint(checkpoint), tmp_path / "others").digest
 
 
 def test_a_repository_without_weights_is_refused(hub, tmp_path):
@@ -405,7 +414,7 @@ def test_a_name_that_is_taken_is_noticed_before_the_weights_are_read(checkpoint,
         msg = "the weights are read"
         raise AssertionError(msg)
 
-    monkeypatch.setattr(checkpoint_module, "read_checkpoint", refuse)
+    monkeypatch.setattr(models_checkpoint, "read_tensors", refuse)
     with pytest.raises(ModelError) as error:
         import_model(str(checkpoint))
     assert error.value.advice == ("force",)
@@ -468,7 +477,7 @@ def test_without_a_network_the_error_is_one_line(hub, monkeypatch):
 
 
 def test_a_damaged_model_file_is_detected_before_use(checkpoint, tmp_path):
-    path = TitokModel.import_checkpoint(checkpoint, tmp_path / "models").path
+    path = TitokModel.import_checkpoint(open_checkpoint(checkpoint), tmp_path / "models").path
     data = bytearray(path.read_bytes())
     data[-100] ^= 1
     path.write_bytes(data)
@@ -483,7 +492,7 @@ def test_a_full_disk_leaves_nothing(checkpoint, tmp_path, monkeypatch):
 
     monkeypatch.setattr(base, "save_file", save_half)
     with pytest.raises(FileError, match="No space left"):
-        TitokModel.import_checkpoint(checkpoint, tmp_path / "models")
+        TitokModel.import_checkpoint(open_checkpoint(checkpoint), tmp_path / "models")
     assert list((tmp_path / "models").iterdir()) == []
 
 

@@ -10,9 +10,9 @@ from safetensors import safe_open
 from bitstream.codebook_tokens import complete_prefix, uniform_code
 from bitstream.range_coder import encode_tokens
 from codec.errors import ImageError
-from codec.titok.coding_tables import CLASSES, classes_of, measure_code
+from codec.models.coding_tables import CLASSES, classes_of, measure_code
 from codec.titok.config import TitokConfig
-from codec.titok.model import save_titok
+from codec.titok.model import TitokModel
 from codec.titok.network import Titok
 
 VALUES = 64
@@ -109,7 +109,7 @@ def test_calibration_replaces_the_tables_alone(tmp_path):
     torch.manual_seed(4)
     config = TitokConfig(6, True, 16, 1, 2, side=32, codebook=VALUES, pixel_codebook=20, pixel_code=8, pixel_width=32)
     weights = {name: value.half().numpy() for name, value in Titok(config).state_dict().items()}
-    before = save_titok(tmp_path / "m.safetensors", config, weights, uniform_code(6, VALUES, 32), {"source": "x"})
+    before = TitokModel.save(tmp_path / "m.safetensors", config, weights, uniform_code(6, VALUES, 32), {"source": "x"})
     images = [np.random.default_rng(i).integers(0, 256, (40, 100, 3)).astype(np.uint8) for i in range(8)]
     calibration = before.calibrate(images, "cpu")
     after = calibration.model

@@ -46,6 +46,8 @@ class Model(ABC):
     kind: ClassVar[str]  # name of the family in its files' metadata
     refines: ClassVar[bool] = False  # whether its tokenizers are also of type `Refiner`
     tiles: ClassVar[bool] = False  # whether it can compute an image in tiles of any size
+    samples: ClassVar[bool] = False  # whether its tokenizers are also of type `Sampler`
+    search_tolerance: ClassVar[float] = 0.005  # share of a file's bits; larger if decoding is slow
 
     @property
     def name(self) -> str:
@@ -136,32 +138,6 @@ class Model(ABC):
 
         Raises ModelError as `code` does."""
 
-    @classmethod
-    def import_checkpoint(
-        cls, source: str, path: Path, variant: str | None = None, check_name: Callable[[str], None] = lambda _: None
-    ) -> Model | None:
-        """Writes the model file of a published checkpoint; returns None if the family has no published checkpoints.
-
-        `source` is a file, a folder or the name of a repository. `variant` names the training method, if the checkpoint does
-        not state it. If `path` is a folder, the file gets the model's own name. `check_name` may refuse that name before any
-        weights are read. Raises ModelError, and writes nothing, if `source` is not a checkpoint of the family."""
-        return None
-
-    def calibrate(self, images: Iterable[NDArray[np.uint8]], device: str) -> Calibration | None:
-        """Measures the coding tables on photos (H, W, 3) and rewrites the file; returns None if training has measured them.
-
-        Raises ModelError, or ImageError if there are too few photos."""
-        return None
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """A model whose coding tables were measured on photos."""
-
-    model: Model
-    bits: float  # mean cost of a token on these photos
-    bits_before: float
-
 
 @dataclass(frozen=True)
 class Enough:
@@ -183,6 +159,15 @@ class Tokenizer(Protocol):
 
     def detokenize(self, prefixes: Sequence[Any]) -> list[NDArray[np.uint8]]:
         """The inverse of `tokenize`, with losses: the pixels (H, W, 3) of each `Prefix`."""
+
+
+class Sampler(Protocol):
+    """A tokenizer that draws detail at random, in several passes of the network."""
+
+    def detokenize(
+        self, prefixes: Sequence[Any], steps: int | None = None, guidance: float | None = None, seed: int | None = None
+    ) -> list[NDArray[np.uint8]]:
+        """See `Tokenizer`. The options are those of `codec.options.DecodeOptions`; None is the model's default."""
 
 
 class Refiner(Protocol):

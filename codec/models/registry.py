@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.errors import FileError, ImageError, ModelError
-from codec.models.base import Calibration, Model, read_metadata
+from codec.flextok.model import FlextokModel
+from codec.models.base import Model, read_metadata
+from codec.models.published import Calibration, PublishedModel
 from codec.pyramid.model import PyramidModel
 from codec.pyramid.runtime.graph_templates import graph_templates_path
 from codec.system.device import pick_device, require_torch
@@ -25,9 +27,10 @@ from codec.system.files import data_folder
 from codec.titok.model import TitokModel
 
 if TYPE_CHECKING:
+    from codec.models.checkpoint import Checkpoint
     from codec.training.trainer import Trainer
 
-FAMILIES: dict[str, type[Model]] = {family.kind: family for family in (PyramidModel, TitokModel)}
+FAMILIES: dict[str, type[Model]] = {family.kind: family for family in (PyramidModel, TitokModel, FlextokModel)}
 BUNDLED = Path(__file__).parent.parent / "weights"
 DEFAULT = "standard"
 SUFFIX = ".safetensors"
@@ -106,11 +109,13 @@ def import_model(
     replace: bool = False,
     photos: Sequence[Path] = (),
     device: str = "auto",
+    accept_licence: bool = False,
 ) -> tuple[Model, Calibration | None]:
     """Installs a published checkpoint, and measures its coding tables on photos, if given.
 
     `source` is a file, a folder or the name of a repository; `name` defaults to the model's own name. `photos` are image files,
-    folders and tar files. Raises ModelError, and installs nothing, if the checkpoint has no known layout, or if the name is
+    folders and tar files. `accept_licence` accepts the licence of a family that states one in `PublishedModel.licence`. Raises
+    ModelError, and installs nothing, if the checkpoint has no known layout, if its licence is not accepted, or if the name is
     taken and `replace` is false."""
     require_torch("importing a model")
     folder = installed_folder()
@@ -121,15 +126,20 @@ def import_model(
     def check_name(own_name: str) -> None:
         _refuse_taken(folder / f"{name or own_name}{SUFFIX}", replace)
 
+    from codec.models.checkpoint import open_checkpoint
+
     if name:
         check_name(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".import-", dir=folder) as temporary:
-            imported = (family.import_checkpoint(source, Path(temporary), variant, check_name) for family in FAMILIES.values())
-            model = next(model for model in imported if model)
-            calibration = model.calibrate(_squares(photos), pick_device(device)) if photos else None
-            model = open_model(model.path)
+            checkpoint = open_checkpoint(source)
+            family = _family_of(checkpoint)
+            if family.licence and not accept_licence:
+                raise ModelError(family.licence, ("accept_licence",))
+            imported = family.import_checkpoint(checkpoint, Path(temporary), variant, check_name)
+            calibration = imported.calibrate(_squares(photos), pick_device(device)) if photos else None
+            model = open_model(imported.path)
             target = folder / f"{name or model.name}{SUFFIX}"
             _refuse_taken(target, replace)
             _refuse_conflict(model, target)
@@ -138,6 +148,15 @@ def import_model(
         msg = f"{folder}: cannot be written ({error.strerror}): check space and permissions"
         raise ModelError(msg) from error
     return open_model(target), calibration
+
+
+def _family_of(checkpoint: Checkpoint) -> type[PublishedModel]:
+    """The family of a published checkpoint. Raises ModelError if none recognises it."""
+    for family in FAMILIES.values():
+        if issubclass(family, PublishedModel) and family.recognises(checkpoint):
+            return family
+    msg = f"{checkpoint.path}: not a tokenizer of a known family: see `tessera models import --help`"
+    raise ModelError(msg)
 
 
 def _squares(photos: Sequence[Path]) -> Iterator[NDArray[np.uint8]]:

@@ -19,17 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitstream.codebook_tokens import uniform_code
 from codec.errors import ModelError
+from codec.models.base import Model
 from codec.models.pixels import from_network, to_network
 from codec.models.registry import open_model
 from codec.system.device import trains_in_bf16
-from codec.titok.coding_tables import measure_code
 from codec.titok.config import TitokConfig, new_config
 from codec.titok.initialization import initialize
-from codec.titok.model import TitokModel, save_titok
+from codec.titok.model import TitokModel
 from codec.titok.network import Codebook, Titok
-from codec.titok.tokenizer import tokenize_blocks
 from codec.training.losses import PerceptualLoss
 from codec.training.photos import random_crops
 from codec.training.trainer import MOMENTS, Trainer, TrainingConfig
@@ -189,15 +187,13 @@ class TitokTrainer(Trainer):
         flat = f"one colour per block: {metrics['psnr of one colour']:.2f}"
         return f"held out, PSNR by tokens: {' | '.join(points)} ({flat}); {metrics['used']:.0f} of {size} indices used"
 
-    def write_model(self, path: Path, photos: Tensor, provenance: dict[str, Any]) -> TitokModel:
+    def write_model(self, path: Path, photos: Tensor, provenance: dict[str, Any]) -> Model:
         """Weights in fp16."""
         network = self.ema.half().float().eval()
         config = network.config
-        uniform = uniform_code(config.block_tokens, config.codebook, config.side, config.tail_drop)
-        codebook = network.quantize.embedding.weight.cpu().numpy()
-        measurement = measure_code(uniform, *tokenize_blocks(network, photos.numpy()), codebook)
         weights = {name: value.half().cpu().numpy() for name, value in network.state_dict().items()}
-        return save_titok(path, config, weights, measurement.code, provenance)
+        model = TitokModel.save(path, config, weights, TitokModel.new_code(config), provenance)
+        return model.calibrate(photos.numpy(), str(self.device)).model
 
 
 def psnr(y: Tensor, x: Tensor) -> float:

@@ -1,0 +1,1 @@
+"""The tokenizer of FlexTok (arXiv 2502.13967)."""
