@@ -116,6 +116,6 @@ def test_calibration_replaces_the_tables_alone(tmp_path):
     assert calibration.bits < 4 < calibration.bits_before == 6
     assert cost(after.code, np.zeros((1, 6), np.int32)) > 0
     assert after.metadata["fingerprint"] != before.metadata["fingerprint"]
-    assert after.metadata["card"] == {"source": "x", "calibrated_on_blocks": 8 * 2 * 4}
+    assert after.metadata["card"] == {"source": "x", "calibrated_on_photos": 8}
     with safe_open(after.path, "numpy") as file:
         assert all(np.array_equal(file.get_tensor(name), value) for name, value in weights.items())

@@ -202,7 +202,7 @@ class PublishedModel(Model):
         code, bits = self.measure([sequence.first(sequence.layout.tokens) for sequence in sequences])
         costs = np.concatenate([sequence.bits() for sequence in sequences])
         model = self.save(
-            self.path, self.config, self._weights(), code, self.metadata["card"] | {"calibrated_on": len(sequences)}
+            self.path, self.config, self._weights(), code, self.metadata["card"] | {"calibrated_on_photos": len(sequences)}
         )
         return Calibration(model, bits, float(costs.mean()))
 
