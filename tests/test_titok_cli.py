@@ -42,7 +42,7 @@ def write_checkpoint(folder: Path, tail_drop: bool) -> Path:
 
 @pytest.fixture(autouse=True)
 def tiny_configs(monkeypatch):
-    monkeypatch.setattr(checkpoint_module, "published_config", lambda size, tokens, tail_drop: CONFIGS[tail_drop])
+    monkeypatch.setattr(checkpoint_module, "published_config", lambda size, tokens, tail_drop, decoder: CONFIGS[tail_drop])
 
 
 @pytest.fixture

@@ -5,16 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
-import sys
 import tracemalloc
 import zipfile
-import zlib
-from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from typing import ClassVar
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -25,7 +18,7 @@ from bitstream.codebook_tokens import uniform_code
 from codec.errors import FileError, ModelError
 from codec.models import base
 from codec.models import checkpoint as models_checkpoint
-from codec.models.checkpoint import Checkpoint, check_shapes, fetch_repository, open_checkpoint
+from codec.models.checkpoint import Checkpoint, check_shapes, open_checkpoint
 from codec.models.published import fingerprint
 from codec.models.registry import import_model, open_model
 from codec.titok import checkpoint as checkpoint_module
@@ -34,7 +27,7 @@ from codec.titok.config import TitokConfig, published_config
 from codec.titok.model import TitokModel
 from codec.titok.network import Titok
 from tests.helpers.commands import run
-from tests.helpers.titok import PUBLISHED, published_settings
+from tests.helpers.titok import PUBLISHED, SECOND_GENERATION, published_settings
 
 TINY = TitokConfig(8, True, 16, 1, 2, side=32, codebook=64, pixel_codebook=20, pixel_code=8, pixel_width=32)
 
@@ -91,19 +84,16 @@ def pixel_decoder() -> dict[str, tuple[int, ...]]:
 
 def published(name: str) -> dict[str, tuple[int, ...]]:
     """All names and shapes of the tensors in a published checkpoint."""
-    _, width, layers, tokens = PUBLISHED[name]
-    return {
-        "latent_tokens": (tokens, width),
-        **transformer("encoder", width, layers, tokens),
-        "encoder.patch_embed.weight": (width, 3, 16, 16),
-        "encoder.patch_embed.bias": (width,),
-        "encoder.conv_out.weight": (12, width, 1, 1),
-        "encoder.conv_out.bias": (12,),
-        "quantize.embedding.weight": (4096, 12),
-        **transformer("decoder", width, layers, tokens),
-        "decoder.decoder_embed.weight": (width, 12),
-        "decoder.decoder_embed.bias": (width,),
-        "decoder.mask_token": (1, 1, width),
+    second = name in SECOND_GENERATION
+    _, width, layers, tokens = (PUBLISHED | SECOND_GENERATION)[name]
+    codes, code, decoder_width, decoder_layers = (8192, 64, 1024, 24) if second else (4096, 12, width, layers)
+    direct = {
+        "decoder.ffn.0.weight": (768, 1024, 1, 1),
+        "decoder.ffn.0.bias": (768,),
+        "decoder.conv_out.weight": (3, 3, 3, 3),
+        "decoder.conv_out.bias": (3,),
+    }
+    two_stages = {
         "decoder.ffn.0.weight": (2 * width, width, 1, 1),
         "decoder.ffn.0.bias": (2 * width,),
         "decoder.ffn.2.weight": (1024, 2 * width, 1, 1),
@@ -111,14 +101,28 @@ def published(name: str) -> dict[str, tuple[int, ...]]:
         "pixel_quantize.embedding.weight": (1024, 256),
         **pixel_decoder(),
     }
+    return {
+        "latent_tokens": (tokens, width),
+        **transformer("encoder", width, layers, tokens),
+        "encoder.patch_embed.weight": (width, 3, 16, 16),
+        "encoder.patch_embed.bias": (width,),
+        "encoder.conv_out.weight": (code, width, 1, 1),
+        "encoder.conv_out.bias": (code,),
+        "quantize.embedding.weight": (codes, code),
+        **transformer("decoder", decoder_width, decoder_layers, tokens),
+        "decoder.decoder_embed.weight": (decoder_width, code),
+        "decoder.decoder_embed.bias": (decoder_width,),
+        "decoder.mask_token": (1, 1, decoder_width),
+        **(direct if second else two_stages),
+    }
 
 
 @pytest.fixture
 def checkpoint(tmp_path, monkeypatch):
     """A folder in the published layout, of a tiny network instead of a small one."""
 
-    def config(size: str, block_tokens: int, tail_drop: bool) -> TitokConfig:
-        return TINY if size == "small" else published_config(size, block_tokens, tail_drop)
+    def config(size: str, block_tokens: int, tail_drop: bool, decoder: str | None) -> TitokConfig:
+        return TINY if size == "small" else published_config(size, block_tokens, tail_drop, decoder)
 
     monkeypatch.setattr(checkpoint_module, "published_config", config)
     torch.manual_seed(1)
@@ -137,7 +141,7 @@ def check_refused(source, folder, words: str) -> None:
     assert not folder.exists() or not list(folder.iterdir())
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [*PUBLISHED, *SECOND_GENERATION])
 @pytest.mark.parametrize("from_config", [True, False])
 def test_networks_have_the_tensors_of_the_published_checkpoints(name, from_config, tmp_path):
     shapes = published(name)
@@ -253,6 +257,7 @@ def test_tensors_that_do_not_fit_are_refused(checkpoint, tmp_path, change, words
         ({"vit_enc_model_size": "huge", "vit_dec_model_size": "huge"}, "'huge'"),
         ({"vit_dec_model_size": "large"}, "vit_dec_model_size"),
         ({"vit_enc_model_size": ["small"], "vit_dec_model_size": ["small"]}, "size"),
+        ({"codebook_size": 8192}, "codebook_size is 8192"),
         ({"num_latent_tokens": "256"}, "'256' tokens"),
         ({"use_l2_norm": False}, "use_l2_norm"),
         ({"is_legacy": False}, "is_legacy"),
@@ -283,6 +288,27 @@ def test_an_unknown_type_variant_or_width_is_refused(checkpoint):
         network_config(replace(opened, shapes={"latent_tokens": (100, 640)}, config=None))
 
 
+def test_the_second_generation_is_told_by_its_codebook(tmp_path):
+    """TiTok-SL-256 has as many tokens as a One-D-Piece, but needs all of them."""
+    settings = published_settings("titok-sl-256")
+    for stated in (settings, None):
+        checkpoint = Checkpoint("x", tmp_path, published("titok-sl-256"), torch.zeros, stated)
+        config = network_config(checkpoint)
+        assert (config.name, config.tail_drop, config.unit, config.direct) == ("titok-sl-256", False, False, True)
+        with pytest.raises(ModelError, match="titok, not one-d-piece"):
+            network_config(checkpoint, "one-d-piece")
+    for key, value in (("quantize_mode", "vae"), ("use_l2_norm", True), ("is_legacy", True), ("token_size", 12)):
+        changed = {"model": {"vq_model": settings["model"]["vq_model"] | {key: value}}}
+        with pytest.raises(ModelError, match=f"{key} is {value!r}"):
+            network_config(replace(checkpoint, config=changed))
+
+
+def test_a_decoder_that_needs_a_caption_is_refused(tmp_path):
+    shapes = published("titok-bl-64") | {"decoder.text_guidance_proj.weight": (1024, 768)}
+    with pytest.raises(ModelError, match="TA-TiTok"):
+        network_config(Checkpoint("x", tmp_path, shapes, torch.zeros, None))
+
+
 def test_an_unpublished_number_of_tokens_needs_a_variant(checkpoint):
     opened = open_checkpoint(checkpoint)
     unpublished = replace(opened, shapes={"latent_tokens": (100, 1024)}, config=None)
@@ -302,98 +328,11 @@ def test_a_folder_without_a_single_file_of_weights_is_refused(tmp_path):
     check_refused(tmp_path / "no such file", tmp_path / "models", "no such file")
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The part of Hugging Face's protocol that a download needs: a repository's file list, and its files."""
-
-    repositories: ClassVar[dict[str, dict[str, bytes]]] = {}
-    downloads: ClassVar[list[str]] = []
-    COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path = urlsplit(self.path).path.strip("/").removeprefix("api/models/")
-        owner, name, *rest = path.split("/")
-        files = self.repositories.get(f"{owner}/{name}")
-        if files is None:
-            return self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
-        if rest[0] != "resolve":
-            listing = [{"type": "file", "path": file, "size": len(data), "oid": "0" * 40} for file, data in files.items()]
-            siblings = [{"rfilename": file} for file in files]
-            content = listing if rest[0] == "tree" else {"id": f"{owner}/{name}", "sha": self.COMMIT, "siblings": siblings}
-            return self.answer(200, json.dumps(content).encode(), {"Content-Type": "application/json"})
-        data = files[rest[2]]
-        if self.command == "GET":
-            self.downloads.append(rest[2])
-        return self.answer(200, data, {"ETag": f'"{zlib.crc32(data):040x}"', "X-Repo-Commit": self.COMMIT})
-
-    def answer(self, status: int, data: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for key, value in {**headers, "Content-Length": str(len(data))}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch) -> Iterator[type[Hub]]:
-    """A hub on loopback, with a cache of its own."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
-        monkeypatch.delitem(sys.modules, name)  # it reads the environment when it is imported
-    monkeypatch.setattr(Hub, "repositories", {})
-    monkeypatch.setattr(Hub, "downloads", [])
-    monkeypatch.chdir(tmp_path)
-    yield Hub
-    server.shutdown()
-    server.server_close()
-
-
 @pytest.fixture
 def pickled(checkpoint) -> bytes:
     stream = io.BytesIO()
     torch.save(load_file(checkpoint / "model.safetensors"), stream)
     return stream.getvalue()
-
-
-def test_a_repository_of_safetensors_is_downloaded_by_its_name(checkpoint, pickled, hub, tmp_path):
-    files = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
-    hub.repositories["turing-motors/One-D-Piece-S-256"] = files | {"pytorch_model.bin": pickled, "README.md": b"-"}
-    model = TitokModel.import_checkpoint("turing-motors/One-D-Piece-S-256", tmp_path / "models")
-    assert sorted(hub.downloads) == ["config.json", "model.safetensors"]
-    assert model.metadata["card"] == {"source": "turing-motors/One-D-Piece-S-256"}
-
-
-def test_a_repository_with_a_pickle_alone_is_downloaded_by_its_name(checkpoint, pickled, hub, tmp_path, monkeypatch):
-    """As One-D-Piece is published: no configuration, no safetensors."""
-    monkeypatch.setattr(checkpoint_module, "SIZES", {"small": (TINY.width, 1, 2)})
-    monkeypatch.setitem(checkpoint_module.VARIANT_OF_TOKENS, TINY.block_tokens, "one-d-piece")
-    hub.repositories["turing-motors/One-D-Piece-S-256"] = {"pytorch_model.bin": pickled, "README.md": b"-"}
-    model = TitokModel.import_checkpoint("turing-motors/One-D-Piece-S-256", tmp_path / "models")
-    assert hub.downloads == ["pytorch_model.bin"]
-    assert model.digest == TitokModel.import_checkpoint(open_checkpoint(checkpoint), tmp_path / "others").digest
-
-
-def test_a_repository_without_weights_is_refused(hub, tmp_path):
-    hub.repositories["a/b"] = {"README.md": b"-"}
-    check_refused("a/b", tmp_path / "models", "no weights in the repository")
-
-
-def test_a_path_that_does_not_exist_is_no_repository(hub, tmp_path):
-    (tmp_path / "folder").mkdir()
-    for source in ("folder/model", "a/model.bin", "a/b/c", "model"):
-        hub.repositories[source] = {"README.md": b"-"}
-        check_refused(source, tmp_path / "models", "not the name of a repository")
-    check_refused("a/b", tmp_path / "models", "no such file or folder here, and no such public repository")
 
 
 def test_the_command_imports_from_a_repository(checkpoint, hub, tmp_path, monkeypatch):
@@ -461,19 +400,6 @@ def test_packed_pickles_are_refused(pickled, tmp_path):
         for entry in source.namelist():
             packed.writestr(entry, source.read(entry))
     check_refused(tmp_path / "a.bin", tmp_path / "models", "packed")
-
-
-def test_without_huggingface_hub_the_error_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ModelError, match=r"tessera-codec\[hub\]"):
-        fetch_repository("a/b")
-
-
-def test_without_a_network_the_error_is_one_line(hub, monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
-    with pytest.raises(ModelError, match="no such file or folder here, and no repository can be fetched") as error:
-        fetch_repository("a/b")
-    assert "\n" not in str(error.value)
 
 
 def test_a_damaged_model_file_is_detected_before_use(checkpoint, tmp_path):

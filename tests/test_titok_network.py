@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from codec.errors import ModelError, TesseraError
-from codec.titok.config import TitokConfig, published_config
+from codec.titok.config import SECOND_GENERATION, TitokConfig, published_config
 from codec.titok.network import Titok
 from tests.helpers.reference_titok import Reference
 
@@ -29,8 +30,9 @@ def seeded(config: TitokConfig) -> Titok:
             value.data = 1 + 0.3 * noise if name.endswith("weight") else 0.3 * noise
         elif name.endswith("bias"):
             value.data = 0.2 * noise
-    network.pixel_decoder.conv_out.bias.data += 0.5
-    network.pixel_decoder.conv_out.weight.data *= 0.2
+    last = network.decoder if config.direct else network.pixel_decoder
+    last.conv_out.bias.data += 0.5
+    last.conv_out.weight.data *= 0.2
     return network.requires_grad_(False).eval()
 
 
@@ -42,7 +44,16 @@ def network():
 @pytest.fixture(scope="module")
 def reference(network):
     tensors = {name: value.numpy() for name, value in network.state_dict().items()}
-    return Reference(tensors, TINY.heads, TINY.layers, TINY.side, TINY.patch)
+    return Reference(tensors, (TINY.heads, TINY.heads), TINY.side, TINY.patch)
+
+
+@pytest.fixture(scope="module")
+def second():
+    """A network of TiTok's second generation, and its reference."""
+    config = replace(TINY, block_tokens=8, tail_drop=False, decoder_size=(48, 3, 2), **(SECOND_GENERATION | {"codebook": 512}))
+    network = seeded(config)
+    tensors = {name: value.numpy() for name, value in network.state_dict().items()}
+    return network, Reference(tensors, (TINY.heads, 2), TINY.side, TINY.patch)
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +127,35 @@ def test_pixels_agree_at_every_length(network, reference, length):
         assert close(block, expected.clip(0, 1))
 
 
+def test_indices_of_the_second_generation_are_identical(second, blocks):
+    network, reference = second
+    output = network.tokenize(torch.from_numpy(blocks)).numpy()
+    for indices, block in zip(output, blocks, strict=True):
+        assert np.array_equal(indices, reference.indices(reference.vectors(block.astype(np.float64))))
+    assert len(np.unique(output)) > 4
+
+
+def test_the_second_generation_chooses_the_code_of_the_smallest_distance(second):
+    """Vectors and codes have any length."""
+    network, reference = second
+    vectors = np.random.default_rng(2).normal(size=(300, 64)) * np.linspace(0.1, 3, 300)[:, None]
+    indices = network.quantize.nearest(torch.from_numpy(vectors).float()).numpy()
+    assert np.array_equal(indices, reference.indices(vectors))
+    assert not np.array_equal(indices, np.argmax(vectors @ reference.codebook().T, 1))
+    assert close(network.quantize.lookup(torch.from_numpy(indices)), reference.codebook()[indices])
+
+
+def test_the_second_generation_decodes_to_pixels(second):
+    network, reference = second
+    indices = np.random.default_rng(0).integers(0, 512, (2, 8))
+    for block, part in zip(network.detokenize(torch.from_numpy(indices)), indices, strict=True):
+        expected = reference.pixels(part)
+        assert ((expected > 0) & (expected < 1)).mean() > 0.5
+        assert close(block, expected.clip(0, 1))
+    with pytest.raises(TesseraError):
+        network.detokenize(torch.from_numpy(indices[:, :7]))
+
+
 def test_one_d_piece_decodes_any_length_and_titok_only_all_tokens():
     titok = TitokConfig(block_tokens=32, tail_drop=False, width=512, layers=8, heads=8)
     titok.check_length(32)
@@ -136,6 +176,8 @@ def test_blocks_of_another_size_are_refused(network):
 
 def test_a_configuration_is_restored_from_plain_data():
     assert TitokConfig.from_dict({**TINY.to_dict(), "pixel_multipliers": [1, 1, 2, 2, 4]}) == TINY
+    second = published_config("base", 64, tail_drop=False, decoder="large")
+    assert TitokConfig.from_dict(json.loads(json.dumps(second.to_dict()))) == second
     with pytest.raises(TypeError, match="side"):
         TitokConfig.from_dict({name: value for name, value in TINY.to_dict().items() if name != "side"})
 
@@ -154,9 +196,12 @@ def test_an_encoder_that_does_not_mix_tokens(network, blocks):
 
 @pytest.mark.parametrize(
     "change",
-    [{"layers": 10**9}, {"width": "512"}, {"tail_drop": 1}, {"mixed": None}, {"side": 250}, {"heads": 5}],
+    [
+        {"layers": 10**9}, {"width": "512"}, {"tail_drop": 1}, {"mixed": None}, {"side": 250}, {"heads": 5},
+        {"decoder_size": (32, 2, 5)}, {"decoder_size": (32, 65, 4)}, {"decoder_size": (32, 2)}, {"decoder_size": "abc"},
+    ],
     ids=lambda change: next(iter(change)),
-)
+)  # fmt: skip
 def test_an_impossible_configuration_is_refused(change):
     with pytest.raises(ModelError):
         TitokConfig.from_dict(TINY.to_dict() | change)
@@ -165,3 +210,5 @@ def test_an_impossible_configuration_is_refused(change):
 def test_an_unknown_size_is_refused():
     with pytest.raises(ModelError, match="huge"):
         published_config("huge", 256, tail_drop=True)
+    with pytest.raises(ModelError, match="huge"):
+        published_config("base", 64, tail_drop=False, decoder="huge")

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from codec.errors import ModelError
-from codec.models.checkpoint import Checkpoint
+from codec.models.checkpoint import Checkpoint, Shape
 from codec.titok.config import SIZES, TitokConfig, published_config
 
 VARIANTS = {"one-d-piece": True, "titok": False}  # whether trained with tail token drop
 CONFIG_TYPES = {"one_d_piece": "one-d-piece", "titok": "titok"}  # variants by their name in a configuration
-TITOK_NAMES = ("TiTok-L-32", "TiTok-B-64", "TiTok-S-128")  # published and supported
-VARIANT_OF_TOKENS = {32: "titok", 64: "titok", 128: "titok", 256: "one-d-piece"}  # published checkpoints
+VARIANT_OF_TOKENS = {32: "titok", 64: "titok", 128: "titok", 256: "one-d-piece"}  # published ones of the first generation
+SUPPORTED = "One-D-Piece, TiTok-L-32, -B-64 and -S-128, and the TiTok of one stage with 8192 vectors: BL-64, BL-128, SL-256"
+CODEBOOK = "quantize.embedding.weight"
+SECOND_CODEBOOK = (8192, 64)  # shape of the codebook in TiTok's second generation, trained in one stage
+CAPTION = "decoder.text_guidance_proj.weight"  # a tensor of TA-TiTok
+BOTH = {"quantize_mode": "vq", "vit_enc_patch_size": 16, "vit_dec_patch_size": 16}  # settings of both generations
+FIRST = BOTH | {"is_legacy": True, "finetune_decoder": True, "codebook_size": 4096, "token_size": 12, "use_l2_norm": True}
+SECOND = BOTH | {"is_legacy": False, "finetune_decoder": False, "codebook_size": 8192, "token_size": 64, "use_l2_norm": False}
 
 
 def network_config(checkpoint: Checkpoint, variant: str | None = None) -> TitokConfig:
@@ -20,45 +26,68 @@ def network_config(checkpoint: Checkpoint, variant: str | None = None) -> TitokC
 
     `variant` ("one-d-piece" or "titok") names the training method if neither the file nor the shapes determine it. Raises
     ModelError for an unknown size or variant, and for networks that are not supported."""
-    if checkpoint.config is None:
-        size, tokens, declared = *_size_and_tokens(checkpoint), None
-    else:
-        model = _model_settings(checkpoint)
-        vq = model["vq_model"]
-        _check_supported(checkpoint.path, vq)
-        size, tokens = vq.get("vit_enc_model_size"), vq.get("num_latent_tokens")
-        config_type = model.get("type")
-        if config_type not in (None, *CONFIG_TYPES):
-            msg = f"{checkpoint.path}: unknown type {config_type!r} in its configuration: known are {', '.join(CONFIG_TYPES)}"
-            raise ModelError(msg)
-        declared = CONFIG_TYPES.get(str(config_type))
-        if not isinstance(size, str) or type(tokens) is not int:
-            msg = f"{checkpoint.path}: size {size!r} and {tokens!r} tokens in its configuration"
-            raise ModelError(msg)
-    if declared and variant and declared != variant:
-        msg = f"{checkpoint.path}: its configuration says {declared}, not {variant}"
+    if CAPTION in checkpoint.shapes:
+        msg = f"{checkpoint.path}: a TA-TiTok, whose decoder needs a caption: supported are {SUPPORTED}"
         raise ModelError(msg)
-    variant = variant or declared or VARIANT_OF_TOKENS.get(tokens)
-    if variant not in VARIANTS:
-        reason = variant or f"no published model has {tokens} tokens"
-        msg = f"{checkpoint.path}: {reason}: say whether it is {' or '.join(VARIANTS)}"
-        raise ModelError(msg)
+    # The second generation is told by its codebook: TiTok-SL-256 has as many tokens as One-D-Piece.
+    second = checkpoint.shapes.get(CODEBOOK) == SECOND_CODEBOOK
     try:
-        return published_config(size, tokens, VARIANTS[variant])
+        stated = checkpoint.config is not None
+        size, decoder, tokens, declared = _stated(checkpoint, second) if stated else _shaped(checkpoint.shapes)
+        variant = _variant(variant, "titok" if second else declared, tokens)
+        return published_config(size, tokens, VARIANTS[variant], decoder if second else None)
     except ModelError as error:
         msg = f"{checkpoint.path}: {error}"
         raise ModelError(msg) from error
 
 
-def _size_and_tokens(checkpoint: Checkpoint) -> tuple[str, int]:
-    """Size and number of tokens, from the shape of the latent tokens (N, W): each size has its own width."""
-    shape = checkpoint.shapes.get("latent_tokens", ())
-    for size, (width, _, _) in SIZES.items():
-        if len(shape) == 2 and shape[1] == width:
-            return size, shape[0]
-    known = ", ".join(f"{width} ({size})" for size, (width, _, _) in SIZES.items())
-    msg = f"{checkpoint.path}: unknown size: its latent_tokens have shape {shape}, and known widths are {known}"
-    raise ModelError(msg)
+def _stated(checkpoint: Checkpoint, second: bool) -> tuple[str, str, int, str | None]:
+    """Sizes of encoder and decoder, number of tokens and variant in config.json. Raises ModelError for a configuration that no
+    supported checkpoint has."""
+    model = _model_settings(checkpoint)
+    vq = model["vq_model"]
+    for key, value in (SECOND if second else FIRST).items():
+        if vq.get(key, value) != value:
+            msg = f"a TiTok whose {key} is {vq[key]!r}, which is not supported: supported are {SUPPORTED}"
+            raise ModelError(msg)
+    size, tokens, config_type = vq.get("vit_enc_model_size"), vq.get("num_latent_tokens"), model.get("type")
+    decoder = vq.get("vit_dec_model_size", size)
+    if config_type not in (None, *CONFIG_TYPES):
+        msg = f"unknown type {config_type!r} in its configuration: known are {', '.join(CONFIG_TYPES)}"
+        raise ModelError(msg)
+    if not isinstance(size, str) or not isinstance(decoder, str) or type(tokens) is not int:
+        msg = f"sizes {size!r} and {decoder!r} and {tokens!r} tokens in its configuration"
+        raise ModelError(msg)
+    if decoder != size and not second:
+        msg = f"vit_dec_model_size is {decoder!r}, for an encoder of size {size!r}: supported are {SUPPORTED}"
+        raise ModelError(msg)
+    return size, decoder, tokens, CONFIG_TYPES[config_type] if config_type else None
+
+
+def _shaped(shapes: Mapping[str, Shape]) -> tuple[str, str, int, None]:
+    """The same from the shapes of the latent tokens (N, W) and of the mask token (1, 1, W): each size has its own width."""
+    latent_tokens = shapes.get("latent_tokens", ())
+    sizes = {width: size for size, (width, _, _) in SIZES.items()}
+    size = sizes.get(latent_tokens[-1]) if len(latent_tokens) == 2 else None
+    if size is None:
+        known = ", ".join(f"{width} ({size})" for width, size in sizes.items())
+        msg = f"unknown size: its latent_tokens have shape {latent_tokens}, and known widths are {known}"
+        raise ModelError(msg)
+    decoder = sizes.get(shapes.get("decoder.mask_token", latent_tokens)[-1], size)
+    return size, decoder, latent_tokens[0], None
+
+
+def _variant(wanted: str | None, declared: str | None, tokens: int) -> str:
+    """Raises ModelError if nothing determines the variant, or if the checkpoint contradicts the wanted one."""
+    if declared and wanted and declared != wanted:
+        msg = f"its configuration says {declared}, not {wanted}"
+        raise ModelError(msg)
+    variant = wanted or declared or VARIANT_OF_TOKENS.get(tokens)
+    if variant not in VARIANTS:
+        reason = variant or f"no published model has {tokens} tokens"
+        msg = f"{reason}: say whether it is {' or '.join(VARIANTS)}"
+        raise ModelError(msg)
+    return variant
 
 
 def _model_settings(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -74,21 +103,3 @@ def _model_settings(checkpoint: Checkpoint) -> dict[str, Any]:
         )
         raise ModelError(msg) from error
     return model
-
-
-def _check_supported(path: Path, vq: dict[str, Any]) -> None:
-    """Raises ModelError for the unsupported kinds of network among these authors' other checkpoints."""
-    kinds: list[tuple[str, dict[str, Any]]] = [  # the kind, and the fields without which a network is of this kind
-        ("a TiTok with continuous tokens", {"quantize_mode": "vq"}),
-        ("a first stage without a decoder of pixels", {"finetune_decoder": True}),
-        ("a later TiTok, trained in a single stage", {"is_legacy": True}),
-        ("a TiTok with a decoder of another size", {"vit_dec_model_size": vq.get("vit_enc_model_size")}),
-        ("a TiTok with another codebook", {"codebook_size": 4096, "token_size": 12, "use_l2_norm": True}),
-        ("a TiTok with other patches", {"vit_enc_patch_size": 16, "vit_dec_patch_size": 16}),
-    ]
-    for kind, fields in kinds:
-        for key, value in fields.items():
-            if vq.get(key, value) != value:
-                names = ", ".join(TITOK_NAMES)
-                msg = f"{path}: {kind} ({key} is {vq[key]!r}), which is not supported: use {names} or a One-D-Piece"
-                raise ModelError(msg)

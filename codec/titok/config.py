@@ -8,17 +8,19 @@ from typing import Any
 from codec.errors import ModelError, TesseraError
 
 SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}  # width, layers, heads
+SECOND_GENERATION: dict[str, Any] = {"codebook": 8192, "code": 64, "mixed": False, "unit": False, "direct": True}
 MAX_DEPTH = 64  # layers
 MAX_NUMBER = (1 << 16) - 1  # maximum in a configuration, so that a damaged file cannot request a huge network
 
 
 @dataclass(frozen=True)
 class TitokConfig:
-    """Everything needed to build the network; stored beside its weights. All published networks have the default values."""
+    """Everything needed to build the network; stored beside its weights. The default values are those of One-D-Piece and of
+    TiTok's first generation; `published_config` makes all published ones."""
 
-    block_tokens: int  # N: 256 for One-D-Piece; 32, 64 or 128 for TiTok
+    block_tokens: int  # N: 256 for One-D-Piece; 32, 64, 128 or 256 for TiTok
     tail_drop: bool  # if true, any prefix of a block's tokens decodes; otherwise a block needs all of them
-    width: int
+    width: int  # of the encoder, and of the decoder unless `decoder_size` is set
     layers: int
     heads: int
     side: int = 256  # pixels of a block
@@ -32,21 +34,25 @@ class TitokConfig:
     pixel_depth: int = 2  # residual blocks per resolution
     pixel_groups: int = 32  # groups in each group norm
     mixed: bool = True  # whether the encoder's last layer mixes the channels of several tokens
+    decoder_size: tuple[int, ...] | None = None  # width, layers and heads of the decoder; None if they are the encoder's
+    unit: bool = True  # whether vectors and codes are normalised to length 1
+    direct: bool = False  # whether the decoder returns pixels; otherwise a pixel decoder follows it
 
     def __post_init__(self) -> None:
-        numbers = [value for name, value in asdict(self).items() if name not in ("tail_drop", "mixed", "pixel_multipliers")]
+        values = asdict(self)
+        flags = {name: values.pop(name) for name in ("tail_drop", "mixed", "unit", "direct")}
+        values.pop("decoder_size")
+        numbers = (*values.pop("pixel_multipliers"), *values.values(), *self.decoder)
         problem = None
-        if type(self.tail_drop) is not bool:
-            problem = f"tail_drop {self.tail_drop!r}"
-        elif type(self.mixed) is not bool:
-            problem = f"mixed {self.mixed!r}"
-        elif not all(type(number) is int and 0 < number <= MAX_NUMBER for number in (*numbers, *self.pixel_multipliers)):
+        if wrong := [f"{name} {flag!r}" for name, flag in flags.items() if type(flag) is not bool]:
+            problem = wrong[0]
+        elif not all(type(number) is int and 0 < number <= MAX_NUMBER for number in numbers) or len(self.decoder) != 3:
             problem = f"a number outside 1..{MAX_NUMBER}"
-        elif max(self.layers, self.pixel_depth, len(self.pixel_multipliers)) > MAX_DEPTH:
+        elif max(self.layers, self.decoder[1], self.pixel_depth, len(self.pixel_multipliers)) > MAX_DEPTH:
             problem = f"more than {MAX_DEPTH} layers"
         elif self.side % self.patch or self.patch != 2 ** (len(self.pixel_multipliers) - 1):
             problem = f"patches of {self.patch} pixels for blocks of {self.side} and {len(self.pixel_multipliers)} resolutions"
-        elif self.width % self.heads or self.pixel_width % self.pixel_groups:
+        elif self.width % self.heads or self.decoder[0] % self.decoder[2] or self.pixel_width % self.pixel_groups:
             problem = f"width {self.width} for {self.heads} heads, pixel width {self.pixel_width} in {self.pixel_groups} groups"
         if problem:
             msg = f"the network's configuration has {problem}"
@@ -58,10 +64,17 @@ class TitokConfig:
         return self.side // self.patch
 
     @property
+    def decoder(self) -> tuple[int, ...]:
+        """Width, layers and heads of the decoder."""
+        return self.decoder_size or (self.width, self.layers, self.heads)
+
+    @property
     def name(self) -> str:
-        """Name of the model, such as one-d-piece-s-256."""
-        letters = {numbers: size[0] for size, numbers in SIZES.items()} | {(TINY.width, TINY.layers, TINY.heads): "t"}
-        size = letters.get((self.width, self.layers, self.heads), f"{self.width}x{self.layers}")
+        """Name of the model, such as one-d-piece-s-256, or titok-bl-64 for a base encoder and a large decoder."""
+        letters: dict[tuple[int, ...], str] = {numbers: size[0] for size, numbers in SIZES.items()}
+        letters[TINY.width, TINY.layers, TINY.heads] = "t"
+        sizes = [(self.width, self.layers, self.heads), *([self.decoder_size] if self.decoder_size else [])]
+        size = "".join(letters.get(numbers, f"{numbers[0]}x{numbers[1]}") for numbers in sizes)
         return f"{'one-d-piece' if self.tail_drop else 'titok'}-{size}-{self.block_tokens}"
 
     def check_length(self, block_tokens: int) -> None:
@@ -86,12 +99,15 @@ class TitokConfig:
         return asdict(self)
 
 
-def published_config(size: str, block_tokens: int, tail_drop: bool) -> TitokConfig:
-    """The configuration of a published size, one of SIZES. Raises ModelError for another size."""
-    if size not in SIZES:
-        msg = f"unknown size {size!r}: known are {', '.join(SIZES)}"
-        raise ModelError(msg)
-    return TitokConfig(block_tokens, tail_drop, *SIZES[size])
+def published_config(size: str, block_tokens: int, tail_drop: bool, decoder: str | None = None) -> TitokConfig:
+    """The configuration of a published network whose encoder has one of SIZES. The second generation of TiTok has a `decoder`
+    of a size of its own. Raises ModelError for another size."""
+    for name in filter(None, (size, decoder)):
+        if name not in SIZES:
+            msg = f"unknown size {name!r}: known are {', '.join(SIZES)}"
+            raise ModelError(msg)
+    config = TitokConfig(block_tokens, tail_drop, *SIZES[size])
+    return replace(config, decoder_size=SIZES[decoder], **SECOND_GENERATION) if decoder else config
 
 
 # A small One-D-Piece for tests and quick trials, with at most 0.16 bits per pixel

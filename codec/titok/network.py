@@ -3,8 +3,9 @@
     pixels -> patches + N latent tokens -> transformer -> N vectors -> nearest in the codebook -> N indices
     n indices -> vectors + mask tokens -> transformer -> means of a second codebook -> pixel decoder -> pixels
 
-The file holds the indices. The pixel decoder comes from MaskGIT's VQGAN (2202.04200). Tensors have the published names and
-shapes. Oddities that the published weights depend on are marked by comments.
+The file holds the indices. The pixel decoder comes from MaskGIT's VQGAN (2202.04200). TiTok's second generation has none: its
+decoder ends in pixels (`TitokConfig.direct`). Tensors have the published names and shapes. Oddities that the published weights
+depend on are marked by comments.
 
 Axes: B blocks, N latent tokens (n of them when decoding), P patches in g rows and columns, W width, D length of a code, V
 indices, H x W pixels. Pixels are RGB in [0, 1].
@@ -49,14 +50,14 @@ class Transformer(nn.Module):
     """The common part of encoder and decoder. Its input is a class embedding, the patches and the latent tokens, in this order,
     with positional embeddings."""
 
-    def __init__(self, c: TitokConfig) -> None:
+    def __init__(self, c: TitokConfig, width: int, layers: int, heads: int) -> None:
         super().__init__()
-        self.class_embedding = nn.Parameter(_noise(1, c.width))
-        self.positional_embedding = nn.Parameter(_noise(1 + c.grid**2, c.width))
-        self.latent_token_positional_embedding = nn.Parameter(_noise(c.block_tokens, c.width))
-        self.ln_pre = nn.LayerNorm(c.width)
-        self.transformer = nn.ModuleList(AttentionBlock(c.width, c.heads) for _ in range(c.layers))
-        self.ln_post = nn.LayerNorm(c.width)
+        self.class_embedding = nn.Parameter(_noise(1, width))
+        self.positional_embedding = nn.Parameter(_noise(1 + c.grid**2, width))
+        self.latent_token_positional_embedding = nn.Parameter(_noise(c.block_tokens, width))
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = nn.ModuleList(AttentionBlock(width, heads) for _ in range(layers))
+        self.ln_post = nn.LayerNorm(width)
 
     def attend(self, patches: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
         """The outputs of all layers for patches (B, P, W) and the first n latent tokens (B, n, W)."""
@@ -73,7 +74,7 @@ class Encoder(Transformer):
     """Pixels (B, 3, H, W) and learned latent tokens (N, W) -> vectors to be quantized (B, N, D)."""
 
     def __init__(self, c: TitokConfig) -> None:
-        super().__init__(c)
+        super().__init__(c, c.width, c.layers, c.heads)
         self.patch_embed = nn.Conv2d(3, c.width, c.patch, c.patch)
         self.conv_out = nn.Conv2d(c.width, c.code, 1)
         self.mixed = c.mixed
@@ -93,11 +94,16 @@ class Decoder(Transformer):
     """Vectors of the codebook (B, n, D) -> scores of all vectors of the second codebook, per patch (B, V, g, g)."""
 
     def __init__(self, c: TitokConfig) -> None:
-        super().__init__(c)
+        super().__init__(c, *c.decoder)
+        width = c.decoder[0]
         self.grid = c.grid
-        self.decoder_embed = nn.Linear(c.code, c.width)
-        self.mask_token = nn.Parameter(_noise(1, 1, c.width))
-        self.ffn = nn.Sequential(nn.Conv2d(c.width, 2 * c.width, 1), nn.Tanh(), nn.Conv2d(2 * c.width, c.pixel_codebook, 1))
+        self.decoder_embed = nn.Linear(c.code, width)
+        self.mask_token = nn.Parameter(_noise(1, 1, width))
+        self.ffn = self.last_layers(c, width)
+
+    def last_layers(self, c: TitokConfig, width: int) -> nn.Sequential:
+        """What is computed from each patch."""
+        return nn.Sequential(nn.Conv2d(width, 2 * width, 1), nn.Tanh(), nn.Conv2d(2 * width, c.pixel_codebook, 1))
 
     def forward(self, codes: Tensor) -> Tensor:
         masks = self.mask_token.expand(len(codes), self.grid**2, -1)
@@ -105,26 +111,47 @@ class Decoder(Transformer):
         return self.ffn(self.ln_post(patches).transpose(1, 2).unflatten(2, (self.grid, self.grid)))
 
 
-class Codebook(nn.Module):
-    """Vectors (V, D), looked up by index."""
+class DirectDecoder(Decoder):
+    """The decoder of TiTok's second generation: vectors of the codebook (B, n, D) -> pixels (B, 3, H, W), not clipped."""
 
-    def __init__(self, size: int, width: int) -> None:
+    def __init__(self, c: TitokConfig) -> None:
+        super().__init__(c)
+        self.patch = c.patch
+        self.conv_out = nn.Conv2d(3, 3, 3, padding=1)
+
+    def last_layers(self, c: TitokConfig, width: int) -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(width, 3 * c.patch**2, 1))
+
+    def forward(self, codes: Tensor) -> Tensor:
+        numbers = super().forward(codes).unflatten(1, (self.patch, self.patch, 3))  # (B, row, column, channel, g, g)
+        pixels = numbers.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
+        return self.conv_out(pixels)
+
+
+class Codebook(nn.Module):
+    """Vectors (V, D), looked up by index. With `unit`, they and the vectors to quantize are normalised to length 1."""
+
+    def __init__(self, size: int, width: int, unit: bool = True) -> None:
         super().__init__()
         self.embedding = nn.Embedding(size, width)
+        self.unit = unit
 
     def nearest(self, vectors: Tensor) -> Tensor:
-        """Indices (...) of the nearest code of vectors (..., D), with vectors and codes normalised to length 1."""
-        vectors, codes = F.normalize(vectors, dim=-1), F.normalize(self.embedding.weight, dim=-1)
+        """Indices (...) of the nearest code of vectors (..., D)."""
+        vectors, codes = self._normalize(vectors), self._normalize(self.embedding.weight)
         distances = vectors.square().sum(-1, keepdim=True) + codes.square().sum(-1) - 2 * vectors @ codes.t()
         return distances.argmin(-1)
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """The codes (..., D) of indices (...), normalised to length 1."""
-        return F.normalize(self.embedding(indices), dim=-1)
+        """The codes (..., D) of indices (...)."""
+        return self._normalize(self.embedding(indices))
 
     def mean(self, scores: Tensor) -> Tensor:
         """The mean (B, D, g, g) of all codes, not normalised, weighted by the softmax of scores (B, V, g, g)."""
         return torch.einsum("bvhw,vd->bdhw", scores.softmax(1), self.embedding.weight)
+
+    def _normalize(self, vectors: Tensor) -> Tensor:
+        return F.normalize(vectors, dim=-1) if self.unit else vectors
 
 
 class ResidualBlock(nn.Module):
@@ -192,10 +219,11 @@ class Titok(nn.Module):
         self.config = c = config
         self.latent_tokens = nn.Parameter(_noise(c.block_tokens, c.width))
         self.encoder = Encoder(c)
-        self.decoder = Decoder(c)
-        self.quantize = Codebook(c.codebook, c.code)
-        self.pixel_quantize = Codebook(c.pixel_codebook, c.pixel_code)
-        self.pixel_decoder = PixelDecoder(c)
+        self.decoder = DirectDecoder(c) if c.direct else Decoder(c)
+        self.quantize = Codebook(c.codebook, c.code, c.unit)
+        if not c.direct:
+            self.pixel_quantize = Codebook(c.pixel_codebook, c.pixel_code)
+            self.pixel_decoder = PixelDecoder(c)
 
     @torch.inference_mode()
     def tokenize(self, pixels: Tensor) -> Tensor:
@@ -211,8 +239,9 @@ class Titok(nn.Module):
 
         Raises TesseraError for an n that the network was not trained to decode."""
         self.config.check_length(indices.shape[1])
-        scores = self.decoder(self.quantize.lookup(indices))
-        return self.pixel_decoder(self.pixel_quantize.mean(scores)).clamp(0, 1)
+        decoded = self.decoder(self.quantize.lookup(indices))
+        pixels = decoded if self.config.direct else self.pixel_decoder(self.pixel_quantize.mean(decoded))
+        return pixels.clamp(0, 1)
 
 
 def _noise(*shape: int) -> Tensor:

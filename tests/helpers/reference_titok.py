@@ -8,12 +8,14 @@ import numpy as np
 
 
 class Reference:
-    """Computes with tensors by their published names."""
+    """Computes with tensors by their published names. `heads` are those of the encoder and of the decoder."""
 
-    def __init__(self, tensors: dict[str, np.ndarray], heads: int, layers: int, side: int, patch: int) -> None:
+    def __init__(self, tensors: dict[str, np.ndarray], heads: tuple[int, int], side: int, patch: int) -> None:
         self.tensors = {name: array.astype(np.float64) for name, array in tensors.items()}
-        self.heads, self.layers, self.side, self.patch = heads, layers, side, patch
+        self.heads = dict(zip(("encoder", "decoder"), heads, strict=True))
+        self.side, self.patch = side, patch
         self.grid = side // patch
+        self.second = "pixel_decoder.conv_in.weight" not in tensors  # whether of TiTok's second generation
 
     def get(self, name: str) -> np.ndarray:
         return self.tensors[name]
@@ -40,9 +42,10 @@ class Reference:
         """(L, W) -> (L, W), one head after the other."""
         width = x.shape[1]
         queries, keys, values = np.split(x @ self.get(f"{name}.in_proj_weight").T + self.get(f"{name}.in_proj_bias"), 3, axis=1)
-        size = width // self.heads
+        heads = self.heads[name.split(".")[0]]
+        size = width // heads
         out = []
-        for head in range(self.heads):
+        for head in range(heads):
             part = slice(head * size, (head + 1) * size)
             scores = queries[:, part] @ keys[:, part].T / np.sqrt(size)
             shares = np.exp(scores - scores.max(1, keepdims=True))
@@ -60,14 +63,18 @@ class Reference:
         front = np.concatenate([self.get(f"{name}.class_embedding"), patches]) + self.get(f"{name}.positional_embedding")
         back = latents + self.get(f"{name}.latent_token_positional_embedding")[: len(latents)]
         x = self.layer_norm(f"{name}.ln_pre", np.concatenate([front, back]))
-        for layer in range(self.layers):
+        layer = 0
+        while f"{name}.transformer.{layer}.ln_1.weight" in self.tensors:
             x = self.attention_block(f"{name}.transformer.{layer}", x)
+            layer += 1
         return x
 
     def vectors(self, pixels: np.ndarray) -> np.ndarray:
         """(3, side, side) -> (N, D), before quantization."""
         x = self.transformer("encoder", self.patches(pixels), self.get("latent_tokens"))
         latents = self.layer_norm("encoder.ln_post", x[1 + self.grid**2 :])
+        if self.second:
+            return self.linear("encoder.conv_out", latents)
         memory = latents.ravel()  # token after token, read as if it were number after number
         count, width = latents.shape
         as_read = np.array([[memory[number * count + token] for number in range(width)] for token in range(count)])
@@ -75,19 +82,28 @@ class Reference:
 
     def codebook(self) -> np.ndarray:
         codes = self.get("quantize.embedding.weight")
-        return codes / np.linalg.norm(codes, axis=1, keepdims=True)
+        return codes if self.second else codes / np.linalg.norm(codes, axis=1, keepdims=True)
 
     def indices(self, vectors: np.ndarray) -> np.ndarray:
-        """(N, D) -> (N,): the vector of the codebook at the smallest angle."""
+        """(N, D) -> (N,): the vector of the codebook at the smallest angle or, in the second generation, distance."""
+        if self.second:
+            return np.square(vectors[:, None] - self.codebook()).sum(2).argmin(1)
         return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True) @ self.codebook().T).argmax(1)
+
+    def decoded(self, indices: np.ndarray) -> np.ndarray:
+        """(n,) -> (P, W): the decoder's patches."""
+        latents = self.linear("decoder.decoder_embed", self.codebook()[indices])
+        masks = np.repeat(self.get("decoder.mask_token")[0], self.grid**2, 0)
+        return self.layer_norm("decoder.ln_post", self.transformer("decoder", masks, latents)[1 : 1 + self.grid**2])
 
     def scores(self, indices: np.ndarray) -> np.ndarray:
         """(n,) -> (P, V) for the second codebook."""
-        latents = self.linear("decoder.decoder_embed", self.codebook()[indices])
-        masks = np.repeat(self.get("decoder.mask_token")[0], self.grid**2, 0)
-        x = self.transformer("decoder", masks, latents)[1 : 1 + self.grid**2]
-        x = np.tanh(self.linear("decoder.ffn.0", self.layer_norm("decoder.ln_post", x)))
-        return self.linear("decoder.ffn.2", x)
+        return self.linear("decoder.ffn.2", np.tanh(self.linear("decoder.ffn.0", self.decoded(indices))))
+
+    def direct_pixels(self, indices: np.ndarray) -> np.ndarray:
+        """(n,) -> (3, side, side), not clipped: each patch by row, column and channel, then a convolution."""
+        patches = self.linear("decoder.ffn.0", self.decoded(indices)).reshape(self.grid, self.grid, self.patch, self.patch, 3)
+        return self.conv("decoder.conv_out", np.concatenate(np.concatenate(patches, 1), 1).transpose(2, 0, 1))
 
     def soft_lookup(self, scores: np.ndarray) -> np.ndarray:
         """(P, V) -> (D, g, g)."""
@@ -133,4 +149,6 @@ class Reference:
         return self.conv("pixel_decoder.conv_out", self.norm_swish("pixel_decoder.norm_out", x))
 
     def pixels(self, indices: np.ndarray) -> np.ndarray:
+        if self.second:
+            return self.direct_pixels(indices)
         return self.pixel_decoder(self.soft_lookup(self.scores(indices)))
