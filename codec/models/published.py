@@ -104,6 +104,11 @@ class PublishedModel(Model):
         """The code in which all tokens are equally likely."""
         return uniform_code(config.block_tokens, config.codebook, config.side, config.tail_drop)
 
+    @classmethod
+    def meaning_of(cls, config: Any) -> tuple[str, ...]:
+        """The arrays that give tokens their meaning, if they depend on the configuration."""
+        return cls.meaning
+
     def read_code(self, arrays: Mapping[str, NDArray[Any]]) -> AnyCode:
         """The code with these arrays, by their names in `code_arrays`. Raises ModelError if they do not fit."""
         tables, table_of, classes = (arrays[name] for name in self.code_arrays)
@@ -143,7 +148,7 @@ class PublishedModel(Model):
 
     def compute_fingerprint(self) -> str:
         with self.arrays() as file:
-            return fingerprint(self.config, {name: file.get_tensor(name) for name in self.meaning}, self.code)
+            return fingerprint(self.config, {name: file.get_tensor(name) for name in self.meaning_of(self.config)}, self.code)
 
     def network(self, device: str | torch.device) -> Any:
         """The network in float32 on `device`. Raises ModelError if the file is damaged or does not fit its configuration."""
@@ -223,7 +228,7 @@ class PublishedModel(Model):
         """Writes a model file atomically. `provenance` is plain data on how the model was made."""
         metadata = {
             "kind": cls.kind,
-            "fingerprint": fingerprint(config, {name: weights[name] for name in cls.meaning}, code),
+            "fingerprint": fingerprint(config, {name: weights[name] for name in cls.meaning_of(config)}, code),
             "network": config.to_dict(),
             "card": provenance,
         }
