@@ -27,17 +27,17 @@ import torch
 from benchmarks import BenchError
 from benchmarks.cache import Cache
 from benchmarks.codecs.base import SCALES, BenchCodec, enlarge
-from benchmarks.codecs.registry import NATIVE_NAMES, QUICK_NAMES, SCALED_NAMES, BenchCodecOptions, open_codec
-from benchmarks.curves import delta
+from benchmarks.codecs.registry import NAMES, QUICK_NAMES, BenchCodecOptions, model_names, open_codec, split_name
+from benchmarks.curves import delta, has_curve
 from benchmarks.metrics import METRICS, Evaluator, MetricOptions, open_evaluator
-from benchmarks.records import SCALED, TESSERA, ImageInfo, Pixels, Results, Sample, Speed
+from benchmarks.records import SCALED, TESSERA, ImageInfo, Pixels, Results, Sample, Series, Speed
 from benchmarks.study import BenchmarkImage, Outcome, Study, open_benchmark_image, shown
 from benchmarks.timing import note, time_codec
 from codec import __version__
 from codec.errors import ImageError, ModelError, TesseraError, UsageError
+from codec.models.catalogue import CATALOGUE
 from codec.options import MAX_PIXELS
 
-NAMES = (*NATIVE_NAMES, *SCALED_NAMES)
 BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.25, 0.4, 0.7)  # default rates, bits per pixel
 SPEED_BPP = 0.153  # speed is measured at the nearest of the rates
 SPEED_IMAGES = 2
@@ -70,10 +70,10 @@ class BenchOptions:
     command: str = ""
 
     def __post_init__(self) -> None:
-        for kind, names, known in (("codec", self.codecs, NAMES), ("metric", self.metrics, (*METRICS, ALL))):
-            if unknown := [name for name in names if name not in known]:
-                msg = f"unknown {kind} {', '.join(map(repr, unknown))}: choose from {', '.join(known)}"
-                raise UsageError(msg)
+        if unknown := [name for name in self.metrics if name not in (*METRICS, ALL)]:
+            msg = f"unknown metric {', '.join(map(repr, unknown))}: choose from {', '.join((*METRICS, ALL))}"
+            raise UsageError(msg)
+        self._check_codecs()
         if self.own_settings and (scaled := [name for name in self.codecs if name.endswith(SCALED)]):
             msg = f"{', '.join(scaled)} need common rates: leave out --own-settings"
             raise UsageError(msg)
@@ -82,6 +82,19 @@ class BenchOptions:
             raise UsageError(msg)
         if not all(budget > 0 for budget in self.budgets):
             msg = "rates are bits per pixel, above 0"
+            raise UsageError(msg)
+
+    def _check_codecs(self) -> None:
+        """Raises UsageError for names that are neither codecs nor models."""
+        models = [name for name in self.codecs if name not in NAMES]
+        known = (TESSERA, *model_names()) if models else ()
+        if unknown := [name for name in models if split_name(name)[0] not in known]:
+            msg = (
+                f"unknown codec {', '.join(map(repr, unknown))}: choose from {', '.join(NAMES)}; or a model, as NAME or "
+                f"NAME@TOKENS: {', '.join(known[1:])}"
+            )
+            if importable := [name for name in unknown if split_name(name)[0] in CATALOGUE]:
+                msg += f"; tessera models import {split_name(importable[0])[0]} installs that model"
             raise UsageError(msg)
 
     @property
@@ -93,8 +106,10 @@ class BenchOptions:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The codecs to run, in the order of tables."""
-        chosen = [name for name in NAMES if name in self.codecs or (not self.codecs and name not in QUICK_NAMES)]
+        """The codecs to run, in the order of tables: Tessera, models as they were named, other codecs."""
+        models = [name for name in dict.fromkeys(self.codecs) if name not in NAMES]
+        known = (TESSERA, *models, *(name for name in NAMES if name != TESSERA))
+        chosen = [name for name in known if name in self.codecs or (not self.codecs and name not in QUICK_NAMES)]
         return tuple(name for name in chosen if not (self.own_settings and name.endswith(SCALED)))
 
 
@@ -209,8 +224,7 @@ class Bench:
             self.missing[name] = reason
             say(f"{name}: {reason}")
         series = {one.name: one for one in study.series(samples)}
-        candidates = (*DEFAULT_ANCHORS, *series)
-        anchor = self.options.anchor or next((name for name in candidates if name in series and name != TESSERA), "")
+        anchor = self.options.anchor or self._default_anchor(series)
         deltas = (
             delta(series[anchor], one, key, len(self.sources))
             for one in series.values() if anchor in series and one.name != anchor
@@ -233,6 +247,11 @@ class Bench:
             settings=self._settings(study),
             samples=shown(samples, list(series.values())),
         )
+
+    def _default_anchor(self, series: Mapping[str, Series]) -> str:
+        """The first codec that has a curve, other than Tessera; else the first codec; '' if there is none."""
+        names = [name for name in (*DEFAULT_ANCHORS, *series) if name in series and name != TESSERA]
+        return next((name for name in names if has_curve(series[name], len(self.sources))), next(iter(names), ""))
 
     def _speeds(self, say: Callable[[str], None]) -> tuple[tuple[Speed, ...], str]:
         """The speeds of the codecs that can be timed, and a description of the conditions."""
@@ -281,9 +300,9 @@ class Bench:
 
 
 def run_locally(options: BenchOptions, study: Study) -> Iterator[Outcome]:
-    """The outcomes of a study's tasks, in order. Several jobs are separate processes, since most encoders hold the
+    """The outcomes of a study's tasks, model by model. Several jobs are separate processes, since most encoders hold the
     GIL."""
-    indexes = range(len(study.tasks()))
+    indexes = study.order()
     if options.jobs == 1 or len(indexes) < MIN_TASKS:
         torch.set_num_threads(1)  # makes numbers independent of the number of jobs
         yield from map(study.run_task, indexes)

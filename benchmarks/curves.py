@@ -51,6 +51,11 @@ def same_quality(
     return rows
 
 
+def has_curve(series: Series, images: int) -> bool:
+    """Whether a codec has enough points that cover all `images` for a BD-rate."""
+    return len({point.bpp for point in series.complete(images)}) >= MIN_POINTS
+
+
 def rate_at(series: Series, metric: str, value: float, images: int) -> float | None:
     """Bits per pixel of a codec at a mean quality, interpolated between its points; None outside of them."""
     rates, qualities = curve_of(series, metric, images)
@@ -65,7 +70,7 @@ def rate_at(series: Series, metric: str, value: float, images: int) -> float | N
 def curve_of(series: Series, metric: str, images: int) -> Curve:
     """Rate and quality of the points that cover all `images`, lowest rate first. Points of infinite PSNR, which exact copies
     have, are left out."""
-    points = [p for p in series.points if p.images == images and isfinite(p.metrics.get(metric, inf))]
+    points = [p for p in series.complete(images) if isfinite(p.metrics.get(metric, inf))]
     rates, qualities = np.array([p.bpp for p in points]), np.array([to_quality(metric, p.metrics[metric]) for p in points])
     keep = [i for i in range(len(points)) if i == 0 or rates[i] > rates[i - 1]]  # a codec repeats its last file at its limit
     return rates[keep], qualities[keep]

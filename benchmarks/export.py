@@ -216,11 +216,12 @@ def write_plot(curves: Sequence[Series], keys: Sequence[str], path: Path, overla
         colours: dict[str, str] = {}
         for series in curves:
             colour = colours.setdefault(base_name(series.name), COLOURS[len(colours) % len(COLOURS)])
-            points = [p for p in series.points if p.images == images and key in p.metrics]
+            points = [p for p in series.complete(images) if key in p.metrics]
             bold = series.name == TESSERA
             line = "--" if series.name.endswith(SCALED) else ":" if series.name.endswith(QUICK) else "-"
+            marker, size = ("D", 7) if len(points) == 1 else ("o", 4 if bold else 3)  # one point has no line beside it
             axis.plot(
-                [p.bpp for p in points], [p.metrics[key] for p in points], marker="o", markersize=4 if bold else 3,
+                [p.bpp for p in points], [p.metrics[key] for p in points], marker=marker, markersize=size,
                 linewidth=2.6 if bold else 1.3, linestyle=line, color=colour, label=series.title,
                 zorder=3 if bold else 2,
             )  # fmt: skip

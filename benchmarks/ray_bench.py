@@ -25,7 +25,7 @@ CacheEntries = dict[str, Sample | None]  # key -> sample
 
 
 def run_on_ray(options: BenchOptions, study: Study, cluster: Cluster) -> Iterator[Outcome]:
-    """The outcomes of a study's tasks, in order. Raises TesseraError if workers are lost or lack a codec or metric."""
+    """The outcomes of a study's tasks, image by image. Raises TesseraError if workers are lost or lack a codec or metric."""
 
     def pack(source: BenchmarkImage, _: int) -> tuple[BenchmarkImage, CacheEntries]:
         tasks = replace(study, sources=[source]).tasks()
@@ -34,18 +34,15 @@ def run_on_ray(options: BenchOptions, study: Study, cluster: Cluster) -> Iterato
 
     first = study.sources[0].image
     start = _StartWorker(replace(options, images={first.name: first.path}, cache=None), _components(study))
-    finished: dict[int, list[Outcome]] = {}  # index of the image -> outcomes that wait for their turn
-    following = 0
     for index, result in run_on_cluster(study.sources, start, cluster, pack, max_chunk=1):
         if isinstance(result, TesseraError):
             msg = f"{study.sources[index].image.path}: {result}"
             raise TesseraError(msg) from result
-        finished[index], new_entries = result
+        outcomes, new_entries = result
         for key, sample in new_entries.items():
             study.cache.put(key, sample)
-        while following in finished:
-            yield from finished.pop(following)
-            following += 1
+        for task, samples, problem in outcomes:  # `task` counts the tasks of one image
+            yield index * len(outcomes) + task, samples, problem
 
 
 def _codec_id(codec: BenchCodec) -> tuple[str, ...]:

@@ -61,6 +61,12 @@ class Series:
     points: tuple[Point, ...]
     made_for: str = ""  # objective of its training or of its encoder
 
+    def complete(self, images: int) -> list[Point]:
+        """The points that cover all `images`. At its limit a codec repeats its last file at higher rates: that point is listed
+        once."""
+        points = [point for point in self.points if point.images == images]
+        return [point for index, point in enumerate(points) if index == 0 or point.bpp != points[index - 1].bpp]
+
     def at(self, label: str) -> Point | None:
         return next((point for point in self.points if point.label == label), None)
 

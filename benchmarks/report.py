@@ -129,7 +129,7 @@ def page_data(results: Results, gallery: Gallery, blocks: list[dict[str, Any]]) 
         "series": [
             {"name": series.name, "title": series.title, "colour": colour_of(results, series.name),
              "dashed": series.name.endswith(SCALED), "dotted": series.name.endswith(QUICK), "bold": series.name == TESSERA,
-             "points": [{"label": p.label, "bpp": p.bpp} | finite(p.metrics) for p in series.points if p.images == count]}
+             "points": [{"label": p.label, "bpp": p.bpp} | finite(p.metrics) for p in series.complete(count)]}
             for series in results.series
         ],
         "images": [
@@ -236,10 +236,9 @@ class Gallery:
         pixels = self.original(image.name)
         images = [as_webp(pixels, MAX_SIDE, WEBP_QUALITY)]
         indexes: dict[bytes, int] = {}  # file -> index in `images`
-        files = []
-        for rate in self.rates:
-            row = {}
-            for name in self.names:
+        files: list[dict[str, Any]] = [{} for _ in self.rates]
+        for name in self.names:  # codec by codec: only one model is in memory
+            for rate, row in zip(self.rates, files, strict=True):
                 sample = self.sample(image.name, name, rate)
                 if sample is None:
                     continue
@@ -250,7 +249,6 @@ class Gallery:
                     "image": indexes[sample.data], "bytes": len(sample.data), "bpp": sample.bpp, "setting": sample.setting,
                     "scale": sample.scale, "metrics": finite(sample.metrics),
                 }  # fmt: skip
-            files.append(row)
         return {"image": image, "thumbnail": as_webp(pixels, THUMBNAIL, 70), "data": {"images": images, "files": files}}
 
 

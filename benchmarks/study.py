@@ -18,6 +18,7 @@ import numpy as np
 from benchmarks import BenchError
 from benchmarks.cache import Cache, key_of
 from benchmarks.codecs.base import SCALES, BenchCodec, CodedFile, enlarge, shrink
+from benchmarks.codecs.tessera import TesseraCodec
 from benchmarks.metrics import METRICS, Evaluator
 from benchmarks.records import SCALED, ImageInfo, Pixels, Point, Sample, Series, rate_label
 from codec.errors import ImageError
@@ -25,7 +26,7 @@ from codec.image.opening import open_image
 from codec.image.source import read_source
 from codec.options import MAX_PIXELS
 
-Outcome = tuple[list[Sample | None], str]  # a task's samples, one per label; or none, and the reason of the failure
+Outcome = tuple[int, list[Sample | None], str]  # index of a task; its samples, one per label, or none and the reason
 Samples = dict[tuple[str, str, str], list[Sample]]  # (image, codec, label) -> one per scale
 
 
@@ -85,6 +86,12 @@ class Study:
                 tasks += [(source, codec, scale) for scale in scales]
         return tasks
 
+    def order(self) -> list[int]:
+        """The order in which to run the tasks: those of each model together, so that only one network is in memory."""
+        models = [codec.name for codec in self.codecs if isinstance(codec, TesseraCodec)]
+        names = [codec.name for _, codec, _ in self.tasks()]
+        return sorted(range(len(names)), key=lambda index: models.index(names[index]) if names[index] in models else -1)
+
     def labels(self, codec: BenchCodec) -> list[str]:
         if self.budgets:
             return [rate_label(budget) for budget in self.budgets]
@@ -98,12 +105,12 @@ class Study:
         """Measures a task of `tasks()`. A codec that failed is not run again."""
         source, codec, scale = self.tasks()[index]
         if codec.name in self.failed:
-            return [], self.failed[codec.name]
+            return index, [], self.failed[codec.name]
         try:
-            return self.measure(source, codec, scale), ""
+            return index, self.measure(source, codec, scale), ""
         except BenchError as error:
             self.failed[codec.name] = str(error)
-            return [], str(error)
+            return index, [], str(error)
 
     def measure(self, source: BenchmarkImage, codec: BenchCodec, scale: float) -> list[Sample | None]:
         """Codes and measures an image at a scale: a sample for each label, None if no file fits. Files and metrics are cached
@@ -178,16 +185,20 @@ class Study:
         return self._prepared[key]
 
     def collect(self, outcomes: Iterable[Outcome], progress: Callable[[], None] = lambda: None) -> Samples:
-        """The samples of all tasks from their outcomes, which are in the order of `tasks()`. A codec that failed is left out,
-        with its reason in `failed`."""
-        samples: Samples = {}
-        for (source, codec, _), (task_samples, problem) in zip(self.tasks(), outcomes, strict=True):
+        """The samples of all tasks from their outcomes, in any order. A codec that failed is left out, with its reason in
+        `failed`."""
+        by_task: dict[int, list[Sample | None]] = {}
+        tasks = self.tasks()
+        for index, task_samples, problem in outcomes:
             if problem:
-                self.failed[codec.name] = problem
-            for label, sample in zip(self.labels(codec), task_samples, strict=False):
+                self.failed[tasks[index][1].name] = problem
+            by_task[index] = task_samples
+            progress()
+        samples: Samples = {}
+        for index, (source, codec, _) in enumerate(tasks):
+            for label, sample in zip(self.labels(codec), by_task[index], strict=False):
                 if sample:
                     samples.setdefault((source.image.name, codec.name, label), []).append(sample)
-            progress()
         return {key: value for key, value in samples.items() if key[1] not in self.failed}
 
     def series(self, samples: Samples) -> list[Series]:

@@ -15,7 +15,7 @@ import click
 from cli import options
 from cli.outputs import human, printable
 from cli.progress import Bar
-from cli.report import Failed, Report, ReportOptions, fail, put, put_record, reporting
+from cli.report import Failed, Report, ReportOptions, fail, message_of, put, put_record, reporting
 from codec.errors import FileError, ModelError, TesseraError
 
 if TYPE_CHECKING:
@@ -30,30 +30,73 @@ def models() -> None:
 
     \b
     tessera models list
-    tessera models import turing-motors/One-D-Piece-S-256
+    tessera models import one-d-piece-s-256
     """
 
 
 @models.command("list")
+@click.option("--available", is_flag=True, help="List the published checkpoints that `models import` knows by name.")
 @options.reporting
-def list_models(**values: Any) -> None:
-    """List the bundled and the installed models: name, stream id, size. If one is damaged, its error is
-    printed instead, and the exit code is 1.
+def list_models(available: bool, **values: Any) -> None:
+    """List the bundled and the installed models: name, stream id, size, or the reason why a file cannot be used.
 
     \b
     tessera models list
-    tessera models list --json
+    tessera models list --available
     """
     from codec.models.registry import model_files
 
     report_options = options.gather(ReportOptions, values)
-    code = 0
+    if available:
+        _list_available(report_options)
+        return
     for path in model_files():
         try:
-            _print_model(str(path), "{name}  stream id {stream_id}  {size}", report_options)
-        except Failed:
-            code = 1
-    raise SystemExit(code)
+            with _without_name(str(path)):
+                record = _describe(str(path)) | {"error": None}
+            line = f"{record['name']}  stream id {record['stream_id']}  {human(record['bytes'])}"
+        except TesseraError as error:
+            record = {"name": path.stem, "stream_id": None, "bytes": None, "path": str(path), "error": message_of(error)}
+            line = f"{path.stem}  damaged: {record['error']}"
+        if report_options.as_json:
+            put_record(json.dumps(record))
+        else:
+            put(printable(line))
+
+
+def _list_available(report_options: ReportOptions) -> None:
+    """Prints the catalogue as JSON, or as a table. Times are estimates."""
+    from dataclasses import asdict
+
+    from codec.models.catalogue import CATALOGUE, GFLOPS
+    from codec.models.registry import model_files
+
+    installed = {path.stem for path in model_files()}
+    if report_options.as_json:
+        for entry in CATALOGUE.values():
+            seconds = {"encode_seconds": round(entry.encode_seconds, 1), "decode_seconds": round(entry.decode_seconds, 1)}
+            put_record(json.dumps(asdict(entry) | seconds | {"gflops": GFLOPS, "installed": entry.name in installed}))
+        return
+    rows = [("name", "GB", "M weights", "tokens", "bits", "prefixes", "encode s", "decode s", "licence", "repository")]
+    for entry in CATALOGUE.values():
+        numbers = (
+            f"{entry.download:g}" if entry.download else "?",
+            f"{entry.parameters:g}",
+            str(entry.tokens),
+            str(entry.bits),
+        )
+        seconds_of = (f"{entry.encode_seconds:.0f}", f"{entry.decode_seconds:.0f}")
+        name = entry.name + (" *" if entry.name in installed else "")
+        rows.append((name, *numbers, entry.prefixes, *seconds_of, entry.licence, entry.repository))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) if index in (0, 5, 8, 9) else cell.rjust(width)
+                 for index, (cell, width) in enumerate(zip(row, widths, strict=True)))  # fmt: skip
+        put("  ".join(cells).rstrip())
+    put(
+        f"* installed. Tokens and bits are those of 256x256 pixels. Seconds are an estimate for a megapixel on a processor of "
+        f"{GFLOPS} GFLOP/s, which is two to four cores."
+    )
 
 
 @models.command()
@@ -136,7 +179,7 @@ def _try(model: Model) -> None:
 
 
 @models.command("import")
-@click.argument("source", metavar="PATH|REPOSITORY")
+@click.argument("source", metavar="NAME|REPOSITORY|PATH")
 @click.option("--name", metavar="NAME", help="Name to install it under.  [default: its own name, such as one-d-piece-s-256]")
 @click.option(
     "--family", type=click.Choice(["one-d-piece", "titok"]), help="Training method, if the checkpoint does not state it."
@@ -149,32 +192,46 @@ def _try(model: Model) -> None:
     metavar="PHOTOS",
     help="Measure coding tables on photographs, for smaller files: a folder, tar file or image; may be repeated.",
 )
+@click.option("--accept-licence", is_flag=True, help="Accept a licence that allows research only, as FlexTok has.")
 @options.device
 @options.force
 @options.reporting
 def import_(
-    source: str, name: str | None, family: str | None, photos: tuple[Path, ...], device: str, force: bool, **values: Any
+    source: str,
+    name: str | None,
+    family: str | None,
+    photos: tuple[Path, ...],
+    accept_licence: bool,
+    device: str,
+    force: bool,
+    **values: Any,
 ) -> None:
-    """Install a published One-D-Piece or TiTok checkpoint: a folder, a file of weights, or a repository on Hugging Face.
+    """Install a published tokenizer: a name of `models list --available`, a repository on Hugging Face, a folder, or a file of
+    weights.
 
-    Only tensors are read, and each is checked. Without --calibrate, every token costs 12 bits. The tables are part of the
-    model: a file can only be decoded with the tables used to encode it. These models code images block by block, so
-    seams may show in images larger than 256x256.
+    A download is verified, and continued after an interruption. Only tensors are read, and each is checked. Without
+    --calibrate, all tokens cost the same. The tables are part of the model: a file can only be decoded with the tables used
+    to encode it.
 
     \b
-    tessera models import turing-motors/One-D-Piece-S-256 --calibrate photos/
-    tessera encode photo.jpg --model one-d-piece-s-256
+    tessera models import detailflow-32 --calibrate photos/
+    tessera encode photo.jpg --model detailflow-32
     """
     from codec.models.registry import import_model
 
-    with _reporting(source, None, options.gather(ReportOptions, values)) as report:
-        model, calibration = import_model(source, name, family, force, photos, device)
+    report_options = options.gather(ReportOptions, values)
+    with _reporting(source, None, report_options) as report:
+        with Bar(0, "importing", hidden=report_options.quiet) as bar:
+            model, calibration = import_model(source, name, family, force, photos, device, accept_licence, bar.reach)
         size = model.path.stat().st_size
         report.values = {"output": str(model.path), "model": model.name, "stream_id": model.stream_id.hex(), "bytes": size}
         report.line = f"{model.path}: {model.name}, stream id {model.stream_id.hex()}, {human(size)}"
         if calibration:
             report.values |= {"bits_per_token": round(calibration.bits, 3)}
             report.line += f"; {calibration.bits:.2f} bits per token on these photos, {calibration.bits_before:.2f} before"
+        if licence := model.metadata["card"].get("licence"):
+            report.values |= {"licence": licence}
+            report.line += f"; {licence}"
 
 
 @models.command()
@@ -292,7 +349,7 @@ def _without_name(name: str) -> Iterator[None]:
     except ModelError as error:
         from codec.models.registry import model_files
 
-        prefixes = [f"{name}: ", f"{Path(name)}: ", f"{Path(name)}{os.sep}"]
+        prefixes = [f"{name}: ", f"{Path(name)}: ", f"{Path(name)}{os.sep}", f"{Path(name).stem}: "]
         prefixes += [f"{path}: " for path in model_files() if path.stem == name]
         message = str(error)
         for prefix in prefixes:

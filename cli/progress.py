@@ -50,6 +50,11 @@ class Bar:
                 self._progress.update(self._task, note=note)
             self._progress.advance(self._task, steps)
 
+    def reach(self, done: int, total: int) -> None:
+        """Moves the bar to `done` of `total` steps."""
+        if self._progress:
+            self._progress.update(self._task, completed=done, total=total)
+
 
 def _shown(total: int, title: str) -> tuple[Progress, TaskID]:
     from rich.console import Console

@@ -22,6 +22,7 @@ FIELDS = (
 
 
 ADVICE = {  # the next step, by the names in an error's `advice`
+    "accept_licence": "read it, and accept it with --accept-licence",
     "allow_damaged": "use --allow-damaged to accept it",
     "allow_partial": "use --allow-partial to accept an incomplete file",
     "background": "flatten it with --background white",

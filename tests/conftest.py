@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -41,6 +43,25 @@ def no_downloads(monkeypatch, tmp_path_factory):
 def chromium() -> Iterator[Any]:
     with browser() as chromium:
         yield chromium
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A hub on loopback, of class `tests.helpers.hub.Hub`, and new caches."""
+    from tests.helpers.hub import Hub, Server
+
+    with Server(("127.0.0.1", 0), Hub) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+            monkeypatch.delitem(sys.modules, name)  # it reads the environment when it is imported
+        for name, value in {"repositories": {}, "altered": {}, "downloads": [], "ranges": True}.items():
+            monkeypatch.setattr(Hub, name, value)
+        monkeypatch.chdir(tmp_path)
+        yield Hub
+        server.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ STANDARD = BUNDLED / "standard.safetensors"
 def test_models_are_listed_and_found():
     expected = {
         "name": "standard", "stream_id": open_model().stream_id.hex(), "bytes": STANDARD.stat().st_size, "path": str(STANDARD),
+        "error": None,
     }  # fmt: skip
     assert records(run("models", "list", "--json")) == [expected]
     assert run("models", "path").stdout == f"{STANDARD}\n"
@@ -190,6 +191,23 @@ def test_damaged_models_of_a_user_break_nothing_else(tmp_path, photo, monkeypatc
     assert run("info", path).exit_code == 0
     assert run("decode", path, "-o", tmp_path / "b.png").exit_code == 0
     listing = run("models", "list")
-    assert listing.exit_code == 1
-    assert [line.split()[0] for line in listing.stdout.splitlines()] == ["standard"]
-    assert len(listing.stderr.splitlines()) == len(DAMAGED_METADATA) + 3
+    assert (listing.exit_code, listing.stderr) == (0, "")
+    sound, *damaged = listing.stdout.splitlines()
+    assert sound.startswith("standard  ")
+    assert len(damaged) == len(DAMAGED_METADATA) + 3
+    assert all(line.partition("  ")[2].startswith("damaged: ") for line in damaged)
+    assert str(tmp_path) not in listing.stdout  # the name says which
+    errors = {record["name"]: record["error"] for record in records(run("models", "list", "--json"))}
+    assert [name for name, error in errors.items() if error is None] == ["standard"]
+
+
+def test_errors_name_a_model_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    installed_folder().mkdir(parents=True)
+    model = installed_folder() / "other.safetensors"
+    save_file({"a": np.zeros(1, np.float32)}, model, {"tessera": metadata_of({"kind": "x"})})
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: os.unlink(tmp_path / "none"))
+    for command in (("remove",), ("export", "-o", tmp_path / "graphs"), ("graphs",), ("path",), ("check",)):
+        for name in ("other", model) if command != ("remove",) else ("other",):
+            outcome = run("models", *command[:1], name, *command[1:])
+            assert (outcome.exit_code, outcome.stderr.count("other")) == (1, 1), outcome.stderr

@@ -9,7 +9,8 @@ from benchmarks.codecs.base import BenchCodec
 from benchmarks.codecs.jpeg2000 import JPEG2000
 from benchmarks.codecs.pillow import AVIF, AVIF_PSNR, HEIC, JPEG, JXL, QUICK_PILLOW_CODECS, WEBP
 from benchmarks.codecs.vvc import QUICK_VVC, VVC
-from benchmarks.records import SCALED, TESSERA
+from benchmarks.records import QUICK, SCALED, TESSERA
+from codec.errors import UsageError
 
 COMPRESSAI_NAMES = ("bmshj2018-factorized", "bmshj2018-hyperprior", "mbt2018-mean", "cheng2020-attn")
 CLASSICAL = (JPEG, WEBP, AVIF, AVIF_PSNR, HEIC, JPEG2000, JXL, VVC)
@@ -17,6 +18,7 @@ QUICK_CODECS = (*QUICK_PILLOW_CODECS, QUICK_VVC)
 QUICK_NAMES = tuple(codec.name for codec in QUICK_CODECS)
 NATIVE_NAMES = (TESSERA, *(codec.name for codec in CLASSICAL), *COMPRESSAI_NAMES, *QUICK_NAMES)
 SCALED_NAMES = tuple(codec.name + SCALED for codec in CLASSICAL)  # the same codecs at the best of several scales
+NAMES = (*NATIVE_NAMES, *SCALED_NAMES)
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,41 @@ class BenchCodecOptions:
     runtime: str = "auto"  # Tessera
 
 
+def model_names() -> list[str]:
+    """The bundled and installed models that `--codecs` can name."""
+    from codec.models.registry import model_files
+
+    stems = dict.fromkeys(path.stem for path in model_files())
+    return [name for name in stems if name not in NAMES and not name.endswith((SCALED, QUICK))]
+
+
+def split_name(name: str) -> tuple[str, int | None]:
+    """The model in a name of `--codecs`, and its tokens per block: `detailflow-32@64` is detailflow-32 with 64.
+
+    Raises UsageError if the part after @ is not a number."""
+    model, at, tokens = name.partition("@")
+    if at and not (tokens.isascii() and tokens.isdecimal() and len(tokens) < 8):
+        msg = f"{name!r}: write a number of tokens per block after @"
+        raise UsageError(msg)
+    return model, int(tokens) if at else None
+
+
 def open_codec(name: str, options: BenchCodecOptions) -> BenchCodec:
-    """Opens a codec; `name` is one of NATIVE_NAMES. Raises BenchError if it cannot run here."""
+    """Opens a codec: one of NATIVE_NAMES, a model, or a model at one length.
+
+    Raises BenchError if it cannot run here, ModelError if a model cannot be used, UsageError if it has no such length."""
     codec: BenchCodec
-    if name == TESSERA:
+    model, tokens = split_name(name)
+    if model == TESSERA or name not in NATIVE_NAMES:
         from benchmarks.codecs.tessera import TesseraCodec
         from codec.codec import Codec
+        from codec.models.registry import open_model
 
-        codec = TesseraCodec(Codec(options.model, options.device, runtime=options.runtime))
+        runtime = options.runtime
+        if model != TESSERA and runtime not in open_model(model).runtimes:
+            runtime = "auto"
+        model_name = options.model if model == TESSERA else model
+        codec = TesseraCodec(Codec(model_name, options.device, runtime=runtime), name, tokens)
     elif name in COMPRESSAI_NAMES:
         from benchmarks.codecs.compressai import CompressaiCodec
 

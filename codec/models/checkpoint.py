@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import re
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,14 +20,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from codec.errors import ModelError
+from codec.models.download import CONFIG, WEIGHTS_FILES, WEIGHTS_SUFFIXES, Progress, fetch_checkpoint
 
-WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")  # published names
-WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 NESTED = ("state_dict", "model")  # keys of training checkpoints under which the network's tensors are
 CONFIG_MAX = 1 << 20  # bytes of a config.json; published ones have 2 kB
 MAX_NAMES = 3  # maximum number of tensors that a message lists
-REPOSITORY = r"[\w-][\w.-]*/[\w-][\w.-]*"  # OWNER/NAME
-INSTALL = "pip install 'tessera-codec[hub]'"
 Shape = tuple[int, ...]
 
 
@@ -44,22 +40,22 @@ class Checkpoint:
     metadata: Mapping[str, str] = field(default_factory=dict)  # of a safetensors file
 
 
-def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
-    """Opens a folder (weights, perhaps config.json), a file of weights, or a repository on Hugging Face by its name.
+def open_checkpoint(source: str | os.PathLike[str], progress: Progress | None = None) -> Checkpoint:
+    """Opens a folder (weights, perhaps config.json) or a file of weights, or downloads a checkpoint by its short name in
+    `codec.models.catalogue` or by its repository on Hugging Face.
 
     Raises ModelError if there is no such checkpoint, or if it is damaged or contains anything but tensors."""
     path = Path(source)
-    name = path.name
     try:
         if not path.exists():
-            name = str(source)
-            path = fetch_repository(name)
+            files = fetch_checkpoint(str(source), progress)
+            return _open_weights(files.repository, files.weights, _read_config(files.config))
         if path.is_file():
-            return _open_weights(name, path, None)
+            return _open_weights(path.name, path, None)
         if not path.is_dir():
             msg = f"{source}: neither a folder nor a file of weights: give the path of one"
             raise ModelError(msg)
-        return _open_weights(name, _weights_file(path, str(source)), _read_config(path))
+        return _open_weights(path.name, _weights_file(path, str(source)), _read_config(path / CONFIG))
     except OSError as error:
         msg = f"{source}: cannot be read ({error.strerror or error}): check its permissions"
         raise ModelError(msg) from error
@@ -67,7 +63,8 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
 
 def _weights_file(folder: Path, source: str) -> Path:
     """The file of weights in a folder: the one with a published name, or the only one."""
-    files = sorted(file for file in folder.iterdir() if file.suffix in WEIGHTS_SUFFIXES and file.is_file())
+    paths = [*folder.iterdir(), *(folder / "checkpoints").glob("*")]  # the second as in DetailFlow
+    files = sorted(path for path in paths if path.suffix in WEIGHTS_SUFFIXES and path.is_file())
     chosen = next((file for name in WEIGHTS_FILES for file in files if file.name == name), None)
     if chosen is None and len(files) == 1:
         chosen = files[0]
@@ -78,40 +75,6 @@ def _weights_file(folder: Path, source: str) -> Path:
         msg = f"{source}: has several files of weights, {_join_names([file.name for file in files])}: give the path of one"
         raise ModelError(msg)
     return chosen
-
-
-def fetch_repository(name: str) -> Path:
-    """The folder of a Hugging Face repository, downloaded unless it is in the cache. Weights in files that are unpickled are
-    downloaded only if there are no safetensors.
-
-    Raises ModelError if `name` does not look like one (OWNER/NAME), if huggingface_hub is not installed, or if there is no
-    network or no such repository."""
-    owner, _, rest = name.partition("/")
-    if not re.fullmatch(REPOSITORY, name) or Path(owner).exists() or Path(rest).suffix in WEIGHTS_SUFFIXES:
-        msg = f"{name}: no such file or folder, and not the name of a repository: check the path, or give OWNER/NAME"
-        raise ModelError(msg)
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import RepositoryNotFoundError
-    except ImportError as error:
-        msg = f"{name}: no such file or folder, and fetching a repository needs huggingface_hub: {INSTALL}"
-        raise ModelError(msg) from error
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors"]))
-        if not any(folder.glob("*.safetensors")):
-            pickles = [f"*{suffix}" for suffix in WEIGHTS_SUFFIXES]
-            folder = Path(snapshot_download(name, allow_patterns=["config.json", *pickles]))
-    except RepositoryNotFoundError as error:
-        msg = f"{name}: no such file or folder here, and no such public repository on Hugging Face: check the name"
-        raise ModelError(msg) from error
-    except Exception as error:  # errors of huggingface_hub, requests or httpx, which have no common base class
-        cause = (str(error) or type(error).__name__).splitlines()[0][:120].rstrip(".: ")
-        msg = f"{name}: no such file or folder here, and no repository can be fetched ({cause}): check the name and the network"
-        raise ModelError(msg) from error
-    if not any(file.suffix in WEIGHTS_SUFFIXES for file in folder.glob("*")):  # there is no folder if no file matches
-        msg = f"{name}: no weights in the repository: a file such as {' or '.join(WEIGHTS_FILES)} is needed"
-        raise ModelError(msg)
-    return folder
 
 
 def _open_weights(source: str, path: Path, config: dict[str, Any] | None) -> Checkpoint:
@@ -162,9 +125,8 @@ def _unpickled(path: Path) -> Any:
         raise ModelError(msg) from error
 
 
-def _read_config(folder: Path) -> dict[str, Any] | None:
-    path = folder / "config.json"
-    if not path.is_file():
+def _read_config(path: Path | None) -> dict[str, Any] | None:
+    if path is None or not path.is_file():
         return None
     if path.stat().st_size > CONFIG_MAX:
         msg = f"{path}: too large for a configuration, of which {CONFIG_MAX:,} bytes are read: leave it out"

@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.detailflow.model import DetailFlowModel
 from codec.errors import FileError, ImageError, ModelError
 from codec.flextok.model import FlextokModel
+from codec.grid.model import GridModel
 from codec.models.base import Model, read_metadata
+from codec.models.catalogue import find_entry
 from codec.models.published import Calibration, PublishedModel
 from codec.pyramid.model import PyramidModel
 from codec.pyramid.runtime.graph_templates import graph_templates_path
@@ -28,9 +31,12 @@ from codec.titok.model import TitokModel
 
 if TYPE_CHECKING:
     from codec.models.checkpoint import Checkpoint
+    from codec.models.download import Progress
     from codec.training.trainer import Trainer
 
-FAMILIES: dict[str, type[Model]] = {family.kind: family for family in (PyramidModel, TitokModel, FlextokModel)}
+FAMILIES: dict[str, type[Model]] = {
+    family.kind: family for family in (PyramidModel, TitokModel, DetailFlowModel, FlextokModel, GridModel)
+}
 BUNDLED = Path(__file__).parent.parent / "weights"
 DEFAULT = "standard"
 SUFFIX = ".safetensors"
@@ -110,15 +116,24 @@ def import_model(
     photos: Sequence[Path] = (),
     device: str = "auto",
     accept_licence: bool = False,
+    progress: Progress | None = None,
 ) -> tuple[Model, Calibration | None]:
     """Installs a published checkpoint, and measures its coding tables on photos, if given.
 
-    `source` is a file, a folder or the name of a repository; `name` defaults to the model's own name. `photos` are image files,
-    folders and tar files. `accept_licence` accepts the licence of a family that states one in `PublishedModel.licence`. Raises
-    ModelError, and installs nothing, if the checkpoint has no known layout, if its licence is not accepted, or if the name is
-    taken and `replace` is false."""
+    `source` is a file, a folder, a name of `codec.models.catalogue` or a repository; `name` defaults to the name in the
+    catalogue or the model's own name. `photos` are image files, folders and tar files. `accept_licence` accepts the licence
+    of a family that states one in `PublishedModel.licence`. `progress` is called with the bytes of the download so far and in
+    all.
+
+    Raises ModelError, and installs nothing, if the checkpoint has no known layout, if its licence is not accepted, or if the
+    name is taken and `replace` is false."""
     require_torch("importing a model")
     folder = installed_folder()
+    entry = None if Path(source).exists() else find_entry(source)
+    name = name or (entry.name if entry else None)
+    if entry and entry.research_only and not accept_licence:  # before the download
+        msg = f"{source}: its licence is {entry.licence}"
+        raise ModelError(msg, ("accept_licence",))
     if name is not None and not re.fullmatch(r"[\w-][\w.-]*", name):
         msg = f"{name!r} is not a name for a model: use letters, digits, dots and hyphens"
         raise ModelError(msg)
@@ -133,7 +148,7 @@ def import_model(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".import-", dir=folder) as temporary:
-            checkpoint = open_checkpoint(source)
+            checkpoint = open_checkpoint(source, progress)
             family = _family_of(checkpoint)
             if family.licence and not accept_licence:
                 raise ModelError(family.licence, ("accept_licence",))
