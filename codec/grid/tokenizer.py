@@ -1,0 +1,126 @@
+"""Images of any size to tokens of a grid and back. An image is padded to complete cells by repeating its right and bottom edge.
+
+An image of up to TILE x TILE pixels is computed as a whole. A larger one is computed in tiles of this size that overlap, and
+are blended over half of the overlap: the latents before they are quantized, and the pixels. Norms use averages over tiles of
+the whole image (`codec.networks.convolution.TileStatistics`), measured in a first pass over at most MEASURED_TILES of them.
+The adaptive norms of Open-MAGVIT2 use the codes of the whole image; attention (IBQ, LlamaGen) sees a tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise, product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bitstream.digit_tokens import DigitCode, DigitPrefix, DigitSequence, complete_prefix, fill_unknown
+from codec.grid.network import Grid, code_style
+from codec.models.base import Enough
+from codec.networks.convolution import TileStatistics
+from codec.system.context import report_progress
+
+TILE = 1024  # largest side of a tile in pixels, with its overlap
+MIN_TILE_CELLS = 8
+OVERLAP = 8  # a tile extends by one OVERLAPth of its largest side beyond the middle of an overlap
+MEASURED_TILES = 8
+GREY = 128  # colour of an image without known tokens
+
+
+class GridTokenizer:
+    """A network and its code, as the protocol `codec.models.base.Tokenizer`."""
+
+    def __init__(self, network: Grid, code: DigitCode, tile: int | None = None) -> None:
+        self.network = network
+        self.code = code
+        self.cell = network.config.cell
+        self.tile_cells = max(MIN_TILE_CELLS, (tile or TILE) // self.cell)
+        self.device = next(network.parameters()).device
+
+    def tokenize(self, images: Sequence[NDArray[np.uint8]], enough: Sequence[Enough] | None = None) -> list[DigitSequence]:
+        """All tokens of images (H, W, 3). The network computes all tokens of an image together, so `enough` is ignored."""
+        return [self._tokenize(image) for image in images]
+
+    def detokenize(self, prefixes: Sequence[DigitPrefix]) -> list[NDArray[np.uint8]]:
+        """Pixels (H, W, 3) of images. Each unknown token is replaced by the nearest known one."""
+        return [self._detokenize(prefix) for prefix in prefixes]
+
+    def _tokenize(self, image: NDArray[np.uint8]) -> DigitSequence:
+        layout = self.code.layout(image.shape[1], image.shape[0])
+        latents = self._in_tiles(lambda rows, columns: self._encode(image, rows, columns), layout.shape, 1)
+        digits = self.network.quantize(latents)[0].cpu().numpy().astype(np.int32)
+        return self.code.sequence(complete_prefix(layout, digits))
+
+    def _encode(self, image: NDArray[np.uint8], rows: slice, columns: slice) -> Tensor:
+        """The latents (1, D, h, w) of a tile of cells."""
+        height, width = ((cells.stop - cells.start) * self.cell for cells in (rows, columns))
+        top, left = rows.start * self.cell, columns.start * self.cell
+        pixels = image[top : top + height, left : left + width]
+        padding = (0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0)
+        padded = torch.from_numpy(np.pad(pixels, padding, "edge")).to(self.device)
+        return self.network.encode(padded.permute(2, 0, 1)[None].float() / 255)
+
+    def _detokenize(self, prefix: DigitPrefix) -> NDArray[np.uint8]:
+        height, width = prefix.layout.height, prefix.layout.width
+        if not prefix.length:
+            return np.full((height, width, 3), GREY, np.uint8)
+        digits = torch.from_numpy(fill_unknown(prefix.digits, prefix.known).astype(np.int64))[None].to(self.device)
+        style = code_style(self.network.quantize.lookup(digits))
+
+        def decode(rows: slice, columns: slice) -> Tensor:
+            return self.network.decode(self.network.quantize.lookup(digits[:, :, rows, columns]), style)
+
+        pixels = self._in_tiles(decode, digits.shape[2:], self.cell)[0, :, :height, :width]
+        return pixels.mul_(255).round_().byte().permute(1, 2, 0).contiguous().cpu().numpy()
+
+    @torch.inference_mode()
+    def _in_tiles(self, compute: Callable[[slice, slice], Tensor], shape: Sequence[int], scale: int) -> Tensor:
+        """The result (1, C, rows * scale, columns * scale) for a grid of cells, from those of its tiles."""
+        rows, columns = (_tiles(length, self.tile_cells, scale) for length in shape)
+        tiles = list(product(rows, columns))
+        if len(tiles) == 1:
+            complete = compute(slice(0, shape[0]), slice(0, shape[1]))
+            report_progress(1.0)
+            return complete
+        statistics = TileStatistics()
+        measured = [tiles[len(tiles) * index // MEASURED_TILES] for index in range(min(len(tiles), MEASURED_TILES))]
+        calls = len(measured) + len(tiles)
+        with statistics.measured():
+            for (ys, _), (xs, _) in measured:
+                compute(ys, xs)
+                report_progress(1 / calls)
+        result: Tensor | None = None
+        with statistics.used():
+            for (ys, y_weights), (xs, x_weights) in tiles:
+                tile = compute(ys, xs)
+                if result is None:
+                    result = tile.new_zeros(1, tile.shape[1], *(length * scale for length in shape))
+                area = result[:, :, ys.start * scale : ys.stop * scale, xs.start * scale : xs.stop * scale]
+                area += tile * (y_weights[:, None] * x_weights).to(tile.device)
+                report_progress(1 / calls)
+        assert result is not None
+        return result
+
+
+def _tiles(length: int, tile: int, scale: int) -> list[tuple[slice, Tensor]]:
+    """The tiles of an axis of `length` cells: the cells of each, at most `tile`, and the weights of its pixels, `scale` per
+    cell. Weights of neighbours cross over linearly in the middle half of their overlap, so the edges of a tile do not count:
+    there the network lacked the cells beyond. The weights of all tiles in a pixel add up to 1."""
+    if length <= tile:
+        return [(slice(0, length), torch.ones(length * scale))]
+    radius = tile // OVERLAP
+    count = -(-length // (tile - 2 * radius))
+    borders = [round(length * index / count) for index in range(count + 1)]
+    tiles = []
+    for start, end in pairwise(borders):
+        cells = slice(max(0, start - radius), min(length, end + radius))
+        pixels = torch.arange(cells.start * scale, cells.stop * scale) + 0.5
+        ramps = torch.stack([pixels - start * scale, end * scale - pixels]) / (radius * scale) + 0.5
+        if start == 0:
+            ramps[0] = 1
+        if end == length:
+            ramps[1] = 1
+        tiles.append((cells, ramps.clamp(0, 1).amin(0)))
+    return tiles
