@@ -132,8 +132,8 @@ def test_a_configuration_is_restored_from_plain_data():
 @pytest.mark.parametrize(
     "change",
     [
-        {"layers": 10**9}, {"width": "24"}, {"side": 250}, {"heads": 5}, {"group": 5}, {"causal": 6}, {"causal": 20},
-        {"block_tokens": 1, "group": 1, "causal": 1}, {"power": float("nan")}, {"power": 1}, {"decoder_layers": 65},
+        {"layers": 10**9}, {"width": "24"}, {"side": 250}, {"heads": 5}, {"group": 5},
+        {"block_tokens": 1, "group": 1}, {"power": float("nan")}, {"power": 1}, {"decoder_layers": 65},
     ],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip

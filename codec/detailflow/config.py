@@ -19,8 +19,7 @@ class DetailFlowConfig:
     block_tokens: int  # N: 128 for DetailFlow-16, 256 for DetailFlow-32, 512 for DetailFlow-64
     side: int = 256  # pixels of a block
     patch: int = 16  # pixels of a patch
-    group: int = 8  # tokens that are encoded, and were trained to be decoded, together
-    causal: int = 8  # first tokens that are encoded, and were trained to be decoded, one by one; a multiple of `group`
+    group: int = 8  # tokens that are encoded, and were trained to be decoded, together; in the first group, one by one
     power: float = 1.5  # exponent of the resolution's growth with the number of tokens
     codebook: int = 8192
     code: int = 8  # length of a vector in the codebook
@@ -44,8 +43,8 @@ class DetailFlowConfig:
             problem = f"more than {MAX_DEPTH} layers"
         elif self.side % self.patch:
             problem = f"patches of {self.patch} pixels for blocks of {self.side}"
-        elif self.block_tokens % self.group or self.causal % self.group or not 1 < self.block_tokens >= self.causal:
-            problem = f"{self.block_tokens} tokens in groups of {self.group}, {self.causal} of them one by one"
+        elif self.block_tokens % self.group or self.block_tokens == 1:
+            problem = f"{self.block_tokens} tokens in groups of {self.group}"
         elif self.width % self.heads or self.decoder_width % self.decoder_heads:
             problem = f"widths {self.width} and {self.decoder_width} for {self.heads} and {self.decoder_heads} heads"
         if problem:
@@ -56,6 +55,11 @@ class DetailFlowConfig:
     def grid(self) -> int:
         """Patches along the side of a block, g."""
         return self.side // self.patch
+
+    @property
+    def tail_drop(self) -> bool:
+        """Whether any prefix of a block's tokens decodes."""
+        return True
 
     @property
     def name(self) -> str:
@@ -69,9 +73,9 @@ class DetailFlowConfig:
             raise TesseraError(msg)
 
     def trained_length(self, block_tokens: int) -> int:
-        """The number of tokens, at most `block_tokens`, that the network was trained to decode: the first ones count one by
-        one, and the others by groups."""
-        return block_tokens if block_tokens <= self.causal else block_tokens // self.group * self.group
+        """The largest number of tokens up to `block_tokens` that the network was trained to decode: any in the first group,
+        then whole groups."""
+        return block_tokens if block_tokens <= self.group else block_tokens // self.group * self.group
 
     def grid_of(self, block_tokens: int) -> int:
         """Patches along the side of the image that the network decodes from the first `block_tokens` tokens of a block."""
@@ -89,3 +93,8 @@ class DetailFlowConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def published_config(block_tokens: int) -> DetailFlowConfig:
+    """The configuration of a published network. Raises ModelError for a number of tokens per block that is impossible."""
+    return DetailFlowConfig(block_tokens)

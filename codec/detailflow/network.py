@@ -95,10 +95,10 @@ class Encoder(nn.Module):
 
     def mask(self) -> Tensor:
         """(P + N, P + N), true where a row sees a column. Patches see patches. A latent sees all patches, the latents of
-        earlier groups, and its own group: all of it or, among the causal tokens, only the tokens up to itself."""
+        earlier groups, and its own group: all of it or, in the first group, the tokens up to itself."""
         c = self.config
         position = torch.arange(c.block_tokens)
-        last_seen = torch.where(position < c.causal, position, position // c.group * c.group + c.group - 1)
+        last_seen = torch.where(position < c.group, position, position // c.group * c.group + c.group - 1)
         mask = torch.ones(c.grid**2 + c.block_tokens, c.grid**2 + c.block_tokens, dtype=torch.bool)
         mask[: c.grid**2, c.grid**2 :] = False
         mask[c.grid**2 :, c.grid**2 :] = position <= last_seen[:, None]

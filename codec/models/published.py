@@ -196,7 +196,9 @@ class PublishedModel(Model):
         weights |= cls.derive(config, weights)
         arrays = {name: tensor.numpy() for name, tensor in weights.items()}
         target = path if path.suffix else path / f"{config.name}.safetensors"
-        provenance = {"source": checkpoint.source} | ({"licence": cls.licence} if cls.licence else {})
+        provenance: dict[str, Any] = {"source": checkpoint.source}
+        provenance |= {"licence": cls.licence} if cls.licence else {}
+        provenance |= {"left_out": left_out} if (left_out := _left_out(checkpoint, sources)) else {}
         return cls.save(target, config, arrays, cls.new_code(config), provenance)
 
     def calibrate(self, images: Iterable[NDArray[np.uint8]], device: str) -> Calibration:
@@ -243,6 +245,14 @@ class Calibration:
     model: Model
     bits: float  # mean cost of a token on these photos
     bits_before: float
+
+
+def _left_out(checkpoint: Checkpoint, sources: Mapping[str, str]) -> list[str]:
+    """Names of the tensors of a checkpoint that its model does not have; only the first part of the name if it has none that
+    begin so."""
+    kept = {source.partition(".")[0] for source in sources.values()}
+    names = checkpoint.shapes.keys() - sources.values()
+    return sorted({name if (part := name.partition(".")[0]) in kept else part for name in names})
 
 
 def fingerprint(config: PublishedConfig, meaning: Mapping[str, NDArray[Any]], code: Any) -> str:

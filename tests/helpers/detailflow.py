@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,7 +13,7 @@ from codec.detailflow.config import DetailFlowConfig
 from codec.detailflow.network import DetailFlow, resize_positions
 
 TINY = DetailFlowConfig(
-    block_tokens=16, side=64, group=4, causal=4, codebook=512, width=24, layers=2, heads=3, hidden=40, decoder_width=32,
+    block_tokens=16, side=64, group=4, codebook=512, width=24, layers=2, heads=3, hidden=40, decoder_width=32,
     decoder_layers=2, decoder_heads=4, decoder_hidden=48,
 )  # fmt: skip
 PUBLISHED_PARTS = {  # how the published names of tensors differ from those of the network
@@ -51,3 +55,21 @@ def published_tensors(network: DetailFlow) -> dict[str, Tensor]:
             start = next((start for start in PUBLISHED_PARTS if name.startswith(start)), "")
             tensors[PUBLISHED_PARTS.get(start, "") + name.removeprefix(start)] = value.clone()
     return tensors
+
+
+def published_settings(tokens: int) -> dict[str, Any]:
+    """The content of a published config.json, without settings of training."""
+    return {
+        "image_size": 256, "max_image_size": 256, "codebook_size": 8192, "codebook_embed_dim": 8, "codebook_l2_norm": True,
+        "num_codebooks": 1, "enc_type": "siglip2", "dec_type": "siglip2", "encoder_model": "siglip2_base",
+        "decoder_model": "siglip2_base", "num_latent_tokens": tokens, "enc_patch_size": 16, "dec_patch_size": 16, "repa": False,
+        "causal_encoder": True, "causal_decoder": False, "group_size": 8, "causal_num": None,
+    }  # fmt: skip
+
+
+def write_checkpoint(folder: Path, tensors: dict[str, Tensor] | None = None) -> Path:
+    """A folder in the published layout, by default of the network `seeded`."""
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    torch.save({"model": tensors or published_tensors(seeded())}, folder / "checkpoints" / f"{TINY.block_tokens}.pt")
+    (folder / "config.json").write_text(json.dumps(published_settings(TINY.block_tokens)))
+    return folder
