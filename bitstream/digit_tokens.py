@@ -190,9 +190,7 @@ class DigitCode:
     grid."""
 
     levels: tuple[int, ...]  # (D,) digit d is in 0..levels[d]-1
-    tables: NDArray[
-        np.int32
-    ]  # (T, S) frequencies, none zero; each row sums to 2^24. Values beyond a symbol's levels are never sent
+    tables: NDArray[np.int32]  # (T, S) frequencies, none zero; each row sums to 2^24. A symbol may have fewer levels than S
     picks: NDArray[np.int32]  # (N or GRID_CONTEXTS, symbols, 3): first table, neighbour step, symbol step
     classes: NDArray[np.int32]  # (neighbours, symbols, S) class of each value of a neighbour; the first neighbours are used
     ranks: NDArray[np.int32]  # (L_0,) number of each value of a digit coded as two symbols, similar values close; or empty
@@ -206,6 +204,8 @@ class DigitCode:
             raise ModelError(msg)
 
     def _problem(self) -> str | None:
+        if types := {a.dtype.name for a in (self.tables, self.picks, self.classes, self.ranks)} - {"int32"}:
+            return f"arrays of {', '.join(sorted(types))}: int32 is needed"
         if not self.levels or min(self.levels) < 1 or max(self.levels) > MAX_LEVELS:
             return f"digits of {self.levels} levels"
         if max(self.levels) > SYMBOL_LEVELS and len(self.levels) > 1:

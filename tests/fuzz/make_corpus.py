@@ -12,10 +12,21 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from bitstream.container import read_file, write_file
+from bitstream.container import File, read_file, write_file
+from bitstream.range_coder import encode_tokens
+from bitstream.sequence import AnyCode
 from codec.codec import Codec
-from tests.fuzz.check import CORPUS, FINDINGS
+from tests.fuzz.check import CODES, CORPUS, FINDINGS
 from tests.helpers import PHOTO, profiles
+
+
+def tokens_of(code: AnyCode, stream_id: bytes) -> bytes:
+    """A file of random tokens whose values are 0 and 1, four fifths of its image's tokens."""
+    layout, rng = code.layout(90, 50), np.random.default_rng(0)
+    tokens = {name: rng.integers(0, 2, shape).astype(dtype) for name, (dtype, shape) in code.array_types(layout).items()}
+    sequence = code.sequence(code.from_arrays(layout, tokens | {"known": np.ones_like(tokens["known"])}))
+    length = layout.tokens - layout.tokens // 5
+    return write_file(File(layout.width, layout.height, stream_id, length, encode_tokens(sequence, length)))
 
 
 def main() -> None:
@@ -39,6 +50,7 @@ def main() -> None:
     }
     files = {name: file.data for name, file in encoded.items()}
     files["later"] = write_file(replace(encoded["cell"].file, sections=((99, b"news"), (200, b""))))
+    files |= {f"tokens-{stream_id.hex()}": tokens_of(code, stream_id) for stream_id, code in CODES.items()}
     CORPUS.mkdir(exist_ok=True)
     for name, data in files.items():
         (CORPUS / f"{name}.tsr").write_bytes(data)

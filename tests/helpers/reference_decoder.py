@@ -82,6 +82,9 @@ class RangeDecoder:
         return int.from_bytes(bytes(next(self.bytes, 0) for _ in range(count)), "big")
 
     def digit(self, frequencies: np.ndarray) -> int:
+        return self.symbol(frequencies) - len(frequencies) // 2
+
+    def symbol(self, frequencies: np.ndarray) -> int:
         scale = self.range >> 24
         q = (self.point - self.low) % 2**64 // scale
         assert q < 2**24
@@ -95,7 +98,7 @@ class RangeDecoder:
             self.low = self.low * 2**32 % 2**64
             self.range *= 2**32
             self.point = (self.point * 2**32 + self.take(4)) % 2**64
-        return symbol - len(frequencies) // 2
+        return symbol
 
 
 def z_order_key(y: int, x: int, bits: int) -> int:
@@ -144,3 +147,48 @@ def decode(data: bytes, levels: list[dict], arrays: dict[str, np.ndarray]) -> li
                 digits[i][d, y, x] = decoder.digit(arrays[f"prior.{i}.frequencies"][contexts[d, y, x]])
         length -= min(length, len(positions))
     return digits
+
+
+def decode_digits(
+    data: bytes, levels: list[int], arrays: dict[str, np.ndarray], cell: int = 0, side: int = 256
+) -> dict[tuple[int, ...], list[int]]:
+    """Digits of each known token of section 9, by its cell (row, column), or by its position in a row and its block."""
+    width, height, length, payload, _ = read_header(data)
+    rows, columns = (ceil(edge, cell or side) for edge in (height, width))
+    squares = sorted(np.ndindex(rows, columns), key=lambda p: z_order_key(*p, max(1, (max(rows, columns) - 1).bit_length())))
+    tokens = squares if cell else [(position, *block) for position in range(len(arrays["picks"])) for block in squares]
+    split = max(levels) > 512
+    half = 2 ** ceil((levels[0] - 1).bit_length(), 2)
+    limits = [ceil(levels[0], half), half] if split else levels
+    decoder, symbols = RangeDecoder(payload), {}
+    for token in tokens[:length]:
+        pick, neighbours = pick_of_cell(*token, rows, columns) if cell else pick_in_row(*token)
+        own: list[int] = []
+        for i, limit in enumerate(limits):
+            first, neighbour_step, symbol_step = arrays["picks"][pick][i].tolist()
+            classes = [int(c[i][symbols[n][i]]) for c, n in zip(arrays["classes"], neighbours, strict=False)]
+            table = first + neighbour_step * sum(classes) + (symbol_step * own[-1] if i else 0)
+            own.append(decoder.symbol(arrays["tables"][table]))
+            assert own[-1] < limit
+        symbols[token] = own
+    if not split:
+        return symbols
+    return {token: [arrays["ranks"].tolist().index(high * half + low)] for token, (high, low) in symbols.items()}
+
+
+def pick_in_row(position: int, y: int, x: int) -> tuple[int, list[tuple[int, ...]]]:
+    return position, [(position - 1, y, x)] if position else []
+
+
+def pick_of_cell(y: int, x: int, rows: int, columns: int) -> tuple[int, list[tuple[int, ...]]]:
+    if y == x == 0:
+        return 0, []
+    s = 1
+    while y % (2 * s) == x % (2 * s) == 0:
+        s *= 2
+    neighbours = []
+    if x // s % 2:
+        neighbours += [(y, x - s), (y, x + s if x + s < columns else x - s)]
+    if y // s % 2:
+        neighbours += [(y - s, x), (y + s if y + s < rows else y - s, x)]
+    return 3 * min(3, s.bit_length() - 1) + 2 * (y // s % 2) + x // s % 2, neighbours
