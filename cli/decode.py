@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 )
 @options.background
 @options.allow_partial
+@options.sampling
 @options.jobs
 @options.batch
 @options.ray

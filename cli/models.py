@@ -192,7 +192,7 @@ def _try(model: Model) -> None:
     metavar="PHOTOS",
     help="Measure coding tables on photographs, for smaller files: a folder, tar file or image; may be repeated.",
 )
-@click.option("--accept-licence", is_flag=True, help="Accept a licence that allows research only, as FlexTok has.")
+@click.option("--accept-licence", is_flag=True, help="Accept a licence that allows research only, such as FlexTok's.")
 @options.device
 @options.force
 @options.reporting

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args
 import click
 from click.shell_completion import CompletionItem
 
-from codec.options import MAX_PIXELS, CodecOptions, DecodeOptions, EncodeOptions, Option, definitions
+from codec.options import MAX_PIXELS, SAMPLING, CodecOptions, DecodeOptions, EncodeOptions, Option, definitions
 
 LOCAL, AUTO = "local", "auto"  # same values as in `codec.parallel.ray_cluster`
 Command = Callable[..., Any]
@@ -186,6 +186,7 @@ device = library("device", CodecOptions, default="auto")
 runtime = library("runtime", CodecOptions, default="auto")
 max_pixels = library("max_pixels", CodecOptions, default=MAX_PIXELS)
 allow_partial = library("allow_partial", DecodeOptions)
+sampling = together(*(library(name, DecodeOptions) for name in SAMPLING))
 reporting = together(
     click.option(
         "--json",

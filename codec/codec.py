@@ -30,6 +30,7 @@ from codec.options import (
     DEFAULT_EFFORT,
     MAX_PIXELS,
     REFINEMENT_STEPS,
+    SAMPLING,
     CodecOptions,
     DecodeOptions,
     EncodeOptions,
@@ -191,10 +192,13 @@ class Codec:
         calls."""
         stored = list(files)
         pixels: dict[int, NDArray[np.uint8]] = {}
-        for model in {file.model.fingerprint: file.model for file in stored}.values():
-            indexes = [index for index, file in enumerate(stored) if file.model.fingerprint == model.fingerprint]
-            prefixes = [stored[index].prefix for index in indexes]
-            pixels |= zip(indexes, self.tokenizer(model).detokenize(prefixes), strict=True)
+        groups: dict[Any, list[int]] = {}
+        for index, file in enumerate(stored):
+            groups.setdefault((file.model.fingerprint, *sorted(file.sampling.items())), []).append(index)
+        for indexes in groups.values():
+            prefixes, first = [stored[index].prefix for index in indexes], stored[indexes[0]]
+            tokenizer: Any = self.tokenizer(first.model)
+            pixels |= zip(indexes, tokenizer.detokenize(prefixes, **first.sampling), strict=True)
         return [pixels[index] for index in range(len(stored))]
 
     def write(self, sequence: TokenSequence, source: Source | None = None, /, **options: Unpack[EncodeOptions]) -> Encoded:
@@ -224,7 +228,7 @@ class Codec:
         parsed = file if isinstance(file, File) else read_tsr(file, self.max_pixels)
         model = self._model_of(parsed)
         prefix = read_tokens(parsed, model.code, options.get("allow_partial", False), options.get("tokens"))
-        return Stored(parsed, prefix, model)
+        return Stored(parsed, prefix, model, _sampling(model, options))
 
     # Models and networks
 
@@ -316,7 +320,14 @@ class Codec:
             return distance(remove_colour_if_grey(pixels, source.greyness), source.pixels)
 
         bits, shortest_length = sequence.bits().cumsum(), min_length(sequence, self.model.code)
-        return shortest(measure, target.value, bits, shortest_length, higher_is_better=higher_is_better)
+        return shortest(
+            measure,
+            target.value,
+            bits,
+            shortest_length,
+            higher_is_better=higher_is_better,
+            tolerance=self.model.search_tolerance,
+        )
 
     def _lpips_distance(self, source: Source) -> Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]:
         if min(source.width, source.height) < MIN_LPIPS_SIDE:
@@ -332,3 +343,12 @@ class Codec:
         from codec.metrics.lpips import LPIPS
 
         return LPIPS(self.lpips_weights).to(self.device).requires_grad_(False)
+
+
+def _sampling(model: Model, options: DecodeOptions) -> dict[str, Any]:
+    """The options for a model that samples. Raises UsageError if they are given for another model."""
+    sampling = {name: value for name, value in options.items() if name in SAMPLING and value is not None}
+    if sampling and not model.samples:
+        msg = f"{model.name} decodes without sampling: leave out {' and '.join(sampling)}"
+        raise UsageError(msg, tuple(sampling))
+    return sampling

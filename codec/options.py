@@ -18,6 +18,8 @@ from codec.errors import UsageError
 MAX_PIXELS = 500_000_000
 DEFAULT_QUALITY = 50
 DEFAULT_EFFORT = 3  # one pass of the network, the fastest that makes a file
+SAMPLER_DEFAULT = "the model's own"
+MAX_STEPS, MAX_GUIDANCE, MAX_SEED = 1000, 100, 2**32 - 1  # limits of sampling
 RUNTIMES = ("auto", "onnx", "torch")
 REFINEMENT_STEPS = {4: 4, 5: 8, 6: 16, 7: 32, 8: 64, 9: 128}  # gradient steps by effort
 
@@ -109,6 +111,29 @@ class DecodeOptions(TypedDict, total=False):
 
     tokens: Annotated[float | None, Option("Decode at most N tokens per block of 256x256 pixels", 1, metavar="N")]
     allow_partial: Annotated[bool, Option("Accept a file that was cut short")]
+    steps: Annotated[
+        int | None,
+        Option(
+            "Sampling steps of models such as FlexTok; more are slower and better",
+            1,
+            MAX_STEPS,
+            metavar="N",
+            default=SAMPLER_DEFAULT,
+        ),
+    ]
+    guidance: Annotated[
+        float | None,
+        Option(
+            "Strength of guidance when sampling; 1 is none, and twice as fast",
+            1,
+            MAX_GUIDANCE,
+            metavar="X",
+            default=SAMPLER_DEFAULT,
+        ),
+    ]
+    seed: Annotated[
+        int | None, Option("Seed of the detail that sampling invents", 0, MAX_SEED, metavar="N", default=SAMPLER_DEFAULT)
+    ]
 
 
 class CodecOptions(TypedDict, total=False):
@@ -151,6 +176,7 @@ class CodecOptions(TypedDict, total=False):
     ]
 
 
+SAMPLING = ("steps", "guidance", "seed")  # options of decoding for models that sample
 TARGETS = ("quality", "tokens", "target_size", "target_bpp", "target_psnr", "target_lpips")
 ENCODE_PASSES, DECODE_PASSES = 2.0, 1.2  # cost of coding an image, in network passes that report progress
 SEARCH_PASSES = 9  # additional passes of a search for a PSNR or LPIPS target

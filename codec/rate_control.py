@@ -25,7 +25,6 @@ from codec.reading import incomplete_block
 
 SLACK = 64  # bits: tokens that cost this much more than a budget cannot fit it, even if the range coder saves bits at its end
 ALPHA_SHARE = 3  # transparency may take a third of a size before its quality is lowered
-CLOSE = 1.005  # the search ends when the longer prefix costs at most 0.5 % more than the shorter
 MARGIN = 0.02  # share of the bracket that a guess keeps from both ends
 
 
@@ -131,13 +130,19 @@ class SearchResult:
 
 
 def shortest(
-    measure: Callable[[int], float], wanted: float, bits: NDArray[np.float64], min_length: int, *, higher_is_better: bool
+    measure: Callable[[int], float],
+    wanted: float,
+    bits: NDArray[np.float64],
+    min_length: int,
+    *,
+    higher_is_better: bool,
+    tolerance: float = 0.005,
 ) -> SearchResult:
     """The shortest length, at least `min_length`, whose measure is `wanted` or better.
 
     Quality rises with length, but not at every single token, so the result is defined by the search: a length that reaches the
-    target, decoded and measured, while one at most 0.5 % smaller, decoded too, does not. If even all tokens do not reach it,
-    the result is all tokens. `bits` (tokens,) is the cost of all tokens up to each length."""
+    target, decoded and measured, while one smaller by at most the `tolerance`, a share of the bits, decoded too, does not. If
+    even all tokens do not reach it, the result is all tokens. `bits` (tokens,) is the cost of all tokens up to each length."""
     values: dict[int, float] = {}
 
     def margin(length: int) -> float:
@@ -152,7 +157,7 @@ def shortest(
     if below >= 0:
         return SearchResult(low, True, values[low])
     side = 0  # last guess: 1 above the target, -1 below
-    while high - low > 1 and bits[high - 1] > CLOSE * bits[low - 1]:
+    while high - low > 1 and bits[high - 1] > (1 + tolerance) * bits[low - 1]:
         # The Illinois method on the logarithm of bits, since measures are nearly linear in it: 7 decodings where bisection
         # needs 11. An infinite PSNR gives no direction.
         share = below / (below - above) if math.isfinite(above) else 0.5

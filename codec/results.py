@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from PIL import Image
 
@@ -38,6 +39,7 @@ class Stored:
     file: File
     prefix: Prefix  # its tokens
     model: Model
+    sampling: Mapping[str, float] = field(default_factory=dict)  # options among `codec.options.SAMPLING`
 
     @property
     def block_tokens(self) -> float:

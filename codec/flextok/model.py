@@ -1,0 +1,78 @@
+"""Model files of FlexTok: the network, its code, and the defaults of its sampler. No torch until a network is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from bitstream.digit_tokens import DigitCode, digit_code
+from codec.errors import ModelError
+from codec.flextok.config import FlextokConfig
+from codec.models.published import PublishedModel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from codec.flextok.tokenizer import FlextokTokenizer
+    from codec.models.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class FlextokModel(PublishedModel):
+    """A model file of this family."""
+
+    kind = "tessera-flextok-1"
+    samples = True
+    search_tolerance = 0.1  # decoding a block takes minutes on a processor
+    config_type = FlextokConfig
+    # FSQ has no codebook: the encoder's last layer says which vectors have which digits, and the decoder may change.
+    meaning = ("encoder.vectors.weight", "encoder.vectors.bias")
+    code_arrays = ("tables", "picks", "classes", "ranks")
+    licence = (
+        "FlexTok's weights are licensed for research only, without commercial use (Apple Machine Learning Research Model "
+        "License, https://github.com/apple/ml-flextok/blob/main/LICENSE_WEIGHTS)"
+    )
+
+    @classmethod
+    def recognises(cls, checkpoint: Checkpoint) -> bool:
+        from codec.flextok.checkpoint import recognises
+
+        return recognises(checkpoint)
+
+    @classmethod
+    def checkpoint_config(cls, checkpoint: Checkpoint, variant: str | None) -> FlextokConfig:
+        from codec.flextok.checkpoint import checkpoint_config
+
+        return checkpoint_config(checkpoint)
+
+    @classmethod
+    def sources(cls, checkpoint: Checkpoint, config: FlextokConfig) -> dict[str, str]:
+        from codec.flextok.checkpoint import sources
+
+        return sources(checkpoint.shapes)
+
+    @classmethod
+    def build(cls, config: FlextokConfig) -> nn.Module:
+        from codec.flextok.network import Flextok
+
+        return Flextok(config)
+
+    @classmethod
+    def new_code(cls, config: FlextokConfig) -> DigitCode:
+        return digit_code(config.levels, config.block_tokens, config.side)
+
+    def read_code(self, arrays: Mapping[str, NDArray[Any]]) -> DigitCode:
+        tables, picks, classes, ranks = (arrays[name] for name in self.code_arrays)
+        code = DigitCode(self.config.levels, tables, picks, classes, ranks, side=self.config.side)
+        if code.block_tokens != self.config.block_tokens:
+            msg = f"its code has {code.block_tokens} tokens, and its network has {self.config.block_tokens}"
+            raise ModelError(msg)
+        return code
+
+    def tokenizer(self, runtime: str, device: str, tile: int | None = None) -> FlextokTokenizer:
+        from codec.flextok.tokenizer import FlextokTokenizer
+
+        return FlextokTokenizer(self.network(device), self.code)
