@@ -17,6 +17,7 @@ from cli.outputs import human, printable
 from cli.progress import Bar
 from cli.report import Failed, Report, ReportOptions, fail, message_of, put, put_record, reporting
 from codec.errors import FileError, ModelError, TesseraError
+from codec.options import DecodeOptions
 
 if TYPE_CHECKING:
     from codec.models.base import Model
@@ -175,7 +176,8 @@ def _try(model: Model) -> None:
     gradient = Image.linear_gradient("L").resize(TRIAL_SIZE)
     image = Image.merge("RGB", (gradient, gradient.transpose(Image.Transpose.ROTATE_180), Image.new("L", TRIAL_SIZE, 128)))
     with Codec(str(model.path)) as codec:
-        codec.decode(codec.encode(image).data)
+        fast: DecodeOptions = {"steps": 1} if model.samples else {}
+        codec.decode(codec.encode(image).data, **fast)
 
 
 @models.command("import")
@@ -193,6 +195,7 @@ def _try(model: Model) -> None:
     help="Measure coding tables on photographs, for smaller files: a folder, tar file or image; may be repeated.",
 )
 @click.option("--accept-licence", is_flag=True, help="Accept a licence that allows research only, such as FlexTok's.")
+@options.sampling
 @options.device
 @options.force
 @options.reporting
@@ -222,7 +225,9 @@ def import_(
     report_options = options.gather(ReportOptions, values)
     with _reporting(source, None, report_options) as report:
         with Bar(0, "importing", hidden=report_options.quiet) as bar:
-            model, calibration = import_model(source, name, family, force, photos, device, accept_licence, bar.reach)
+            model, calibration = import_model(
+                source, name, family, force, photos, device, accept_licence, options.select(DecodeOptions, values), bar.reach
+            )
         size = model.path.stat().st_size
         report.values = {"output": str(model.path), "model": model.name, "stream_id": model.stream_id.hex(), "bytes": size}
         report.line = f"{model.path}: {model.name}, stream id {model.stream_id.hex()}, {human(size)}"

@@ -40,6 +40,13 @@ def test_a_folder_is_imported(checkpoint):
         assert torch.equal(network.state_dict()[name], value)
 
 
+def test_an_import_may_set_defaults_of_sampling(checkpoint):
+    model, _ = import_model(str(checkpoint), accept_licence=True, sampling={"steps": 3, "seed": 5})
+    assert (model.config.steps, model.config.guidance, model.config.seed) == (3, TINY.guidance, 5)
+    with pytest.raises(ModelError):
+        import_model(str(checkpoint), name="b", accept_licence=True, sampling={"steps": 0})
+
+
 def test_the_licence_must_be_accepted(checkpoint):
     with pytest.raises(ModelError) as caught:
         import_model(str(checkpoint))

@@ -59,7 +59,7 @@ class FlextokConfig:
             problem = f"digits of {min(self.levels)} value"
         elif self.steps > MAX_STEPS or not (type(self.seed) is int and 0 <= self.seed <= MAX_SEED):
             problem = f"steps {self.steps!r} or seed {self.seed!r}"
-        elif not (isinstance(self.guidance, float) and 1 <= self.guidance <= MAX_GUIDANCE):
+        elif not (type(self.guidance) in (int, float) and 1 <= self.guidance <= MAX_GUIDANCE):
             problem = f"guidance {self.guidance!r}"
         if problem:
             msg = f"the network's configuration has {problem}"

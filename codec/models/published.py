@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -161,7 +162,9 @@ class PublishedModel(Model):
             network = self.build(self.config)
         weights = self._weights()
         check_shapes(self.path, {name: array.shape for name, array in weights.items()}, network, self.config.name)
-        network.load_state_dict({name: torch.from_numpy(array).float() for name, array in weights.items()}, assign=True)
+        # An array in half precision leaves memory as soon as it has its copy in float32.
+        tensors = {name: torch.from_numpy(weights.pop(name)).float() for name in list(weights)}
+        network.load_state_dict(tensors, assign=True)
         return network.requires_grad_(False).eval().to(device)
 
     def _weights(self) -> dict[str, NDArray[Any]]:
@@ -177,14 +180,24 @@ class PublishedModel(Model):
 
     @classmethod
     def import_checkpoint(
-        cls, checkpoint: Checkpoint, path: Path, variant: str | None = None, check_name: Callable[[str], None] = lambda _: None
+        cls,
+        checkpoint: Checkpoint,
+        path: Path,
+        variant: str | None = None,
+        check_name: Callable[[str], None] = lambda _: None,
+        changes: Mapping[str, Any] = MappingProxyType({}),
     ) -> Self:
-        """See `Model`. All tokens cost the same until `calibrate` has measured tables."""
+        """Writes the model file of a checkpoint that the family recognises. All tokens cost the same until `calibrate` has
+        measured tables.
+
+        `variant` names the training method, if the checkpoint does not state it. If `path` is a folder, the file gets the
+        model's own name. `check_name` may refuse that name before any weights are read. `changes` are fields of the
+        configuration. Raises ModelError, and writes nothing, if the checkpoint is not supported."""
         import torch
 
         from codec.models.checkpoint import check_shapes, read_tensors
 
-        config = cls.checkpoint_config(checkpoint, variant)
+        config = replace(cls.checkpoint_config(checkpoint, variant), **changes)
         check_name(config.name)
         sources = cls.sources(checkpoint, config)
         with torch.device("meta"):

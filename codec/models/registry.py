@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -116,14 +116,15 @@ def import_model(
     photos: Sequence[Path] = (),
     device: str = "auto",
     accept_licence: bool = False,
+    sampling: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> tuple[Model, Calibration | None]:
     """Installs a published checkpoint, and measures its coding tables on photos, if given.
 
     `source` is a file, a folder, a name of `codec.models.catalogue` or a repository; `name` defaults to the name in the
     catalogue or the model's own name. `photos` are image files, folders and tar files. `accept_licence` accepts the licence
-    of a family that states one in `PublishedModel.licence`. `progress` is called with the bytes of the download so far and in
-    all.
+    of a family that states one in `PublishedModel.licence`. `sampling` has defaults for decoding, by the names of
+    `codec.options.SAMPLING`. `progress` is called with the bytes of the download so far and in all.
 
     Raises ModelError, and installs nothing, if the checkpoint has no known layout, if its licence is not accepted, or if the
     name is taken and `replace` is false."""
@@ -152,7 +153,10 @@ def import_model(
             family = _family_of(checkpoint)
             if family.licence and not accept_licence:
                 raise ModelError(family.licence, ("accept_licence",))
-            imported = family.import_checkpoint(checkpoint, Path(temporary), variant, check_name)
+            if sampling and not family.samples:
+                msg = f"{checkpoint.source}: decodes without sampling: leave out {' and '.join(sampling)}"
+                raise ModelError(msg)
+            imported = family.import_checkpoint(checkpoint, Path(temporary), variant, check_name, sampling or {})
             calibration = imported.calibrate(_squares(photos), pick_device(device)) if photos else None
             model = open_model(imported.path)
             target = folder / f"{name or model.name}{SUFFIX}"
