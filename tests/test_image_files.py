@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,7 +16,17 @@ from PIL import Image, ImageFile, PngImagePlugin, features
 from bitstream.container import COLOURED, GREY, NEUTRAL
 from codec.errors import ImageError
 from codec.image.opening import check_size, load_image, open_image, pillow_settings
-from codec.image.plugins import PLUGINS, WRITTEN, jxl_size, load_plugin, plugin_for, readable_endings, writable_endings
+from codec.image.plugins import (
+    PLUGINS,
+    WRITTEN,
+    JxlHeader,
+    has_jxl_gain_map,
+    jxl_header,
+    load_plugin,
+    plugin_for,
+    readable_endings,
+    writable_endings,
+)
 from codec.image.profiles import profile_of
 from codec.image.source import read_source
 from tests.helpers import profiles
@@ -244,12 +255,58 @@ def test_no_decoder_runs_before_the_size_is_checked(kind, photo, monkeypatch):
 def test_the_size_of_a_jpeg_xl_file_is_read_from_its_header(size, container):
     pytest.importorskip("pillow_jxl")
     data = saved(Image.new("L", size), "JXL", use_container=container)
-    assert jxl_size(data) == size
+    assert jxl_header(data) == JxlHeader(*size, 0)
+    assert jxl_header(saved(Image.new("LA", size), "JXL", use_container=container)) == JxlHeader(*size, 1)
     if not container:  # in parts, after a box of metadata with a size of 64 bits
         parts = [struct.pack(">I4sI", 12 + len(part), b"jxlp", n) + part for n, part in enumerate((data[:4], data[4:]))]
         head = b"\0\0\0\x0cJXL \r\n\x87\n" + struct.pack(">I4sQ4x", 1, b"xml ", 20)
-        assert jxl_size(head + b"".join(parts)) == size
-    jxl_size(data[:9])  # a cut header
+        assert jxl_header(head + b"".join(parts)) == JxlHeader(*size, 0)
+    jxl_header(data[:9])  # a cut header
+
+
+def jxl_start(width: int, height: int, channels: int) -> bytes:
+    """The start of a JPEG XL file that states this number of channels beyond colour, after all other optional fields."""
+    fields = [(0, 1), *((2, 2), (height - 1, 18), (0, 3), (2, 2), (width - 1, 18)), (0, 1), (1, 1), (0, 3)]
+    fields += [(1, 1), (1, 1), (9, 5), (3, 3)]  # intrinsic size, 80 pixels high
+    fields += [(1, 1), (0, 1), (3, 2), (5, 12), (0, 3), (2, 2), (5, 10)]  # preview
+    fields += [(1, 1), (2, 2), (29, 10), (0, 2), (3, 2), (7, 32), (1, 1)]  # animation
+    fields += [(1, 1), (3, 2), (20, 6), (8, 4), (0, 1)]  # floats
+    fields += [(3, 2), (channels - 1, 12)] if channels > 17 else [(2, 2), (channels - 2, 4)]
+    bits, count = 0, 0
+    for value, width in fields:
+        bits, count = bits | value << count, count + width
+    return b"\xff\x0a" + bits.to_bytes(-(-count // 8), "little")
+
+
+def test_channels_of_a_jpeg_xl_file_are_limited_before_it_is_decoded(monkeypatch):
+    pillow_jxl = pytest.importorskip("pillow_jxl")
+    for channels in (2, 17, 18, 4096):
+        assert jxl_header(jxl_start(5000, 3000, channels)) == JxlHeader(5000, 3000, channels)
+    monkeypatch.setattr(pillow_jxl.JpegXLImagePlugin, "Decoder", lambda **_: pytest.fail("it was decoded"))
+    load_plugin(plugin_for(ending=".jxl"))
+    with pytest.raises(ImageError) as caught:
+        open_image(jxl_start(1000, 1000, 4096))
+    assert caught.value.advice == ("max_pixels",)
+
+
+def test_the_gain_map_of_a_jpeg_xl_file_is_noted(small):
+    pytest.importorskip("pillow_jxl")
+    data = saved(small, "JXL", use_container=True)
+    assert not read(data).notes
+    (note,) = read(data + struct.pack(">I4s", 12, b"jhgm") + b"\0\0\0\0").notes
+    assert "gain map" in note
+    assert not has_jxl_gain_map(saved(small, "JXL"))
+
+
+@pytest.mark.parametrize(("mode", "factor"), [("RGB", 1.5), ("L", 1.5), ("I;16", 2)])
+def test_reading_takes_little_more_memory_than_the_pixels(mode, factor):
+    """NumPy's own conversion of an image takes three times its size. Pillow's memory is not counted here."""
+    image = Image.new(mode, (3000, 2000))
+    tracemalloc.start()
+    pixels = read_source(image).pixels
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < factor * pixels.size
 
 
 def test_formats_that_start_programs_or_open_other_files_are_refused(small, monkeypatch):

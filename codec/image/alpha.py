@@ -10,18 +10,17 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor
+from PIL import Image, ImageColor, ImageOps
 
 from bitstream.block_order import CELL
 from codec.errors import ImageError
-from codec.image.colour import DEEP
+from codec.image.colour import DEEP, STRIP_ROWS
 from codec.image.opening import load_image, open_image
 
 LOSSLESS_QUALITY = 100
 DEFAULT_ALPHA_QUALITY = 75
 SHRINKS = (0, 1, 2, 3)  # base-2 logarithms of the factor that both sides are divided by
 LEVEL_COUNTS = (4, 8, 16, 32, 64, 128)
-STRIP_ROWS = 256  # rows computed per step, to bound memory
 
 
 def mend_key(image: Image.Image, max_pixels: int) -> Image.Image | None:
@@ -58,6 +57,26 @@ def clear_key(image: Image.Image, low_bytes: Image.Image | None) -> Image.Image:
     return rgba
 
 
+def mend_tga_alpha(image: Image.Image, head: bytes, notes: list[str]) -> Image.Image:
+    """A loaded TGA, whose file starts with `head`, with alpha as its header states it (Truevision TGA 2.0, field 5.6).
+
+    Pillow reads the fourth channel of 32 bits and the top bit of 16 bits as alpha even if the header has no alpha, and takes
+    that bit for transparent instead of opaque. Adds to `notes` if a fourth channel is ignored."""
+    if not head or "A" not in (image.palette.mode if image.palette else image.mode):
+        return image
+    mapped, grey, alpha_bits = image.mode == "P", image.mode == "LA", head[17] & 15
+    depth = head[7] if mapped else head[16]
+    image = image if grey else image.convert("RGBA")
+    alpha = image.getchannel("A")
+    if not alpha_bits and (depth == 16 or not mapped):
+        if (depth == 32 or grey) and alpha.getextrema() not in ((0, 0), (255, 255)):
+            notes.append("its alpha was ignored, since its header says that it has none")
+        return image.convert("L" if grey else "RGB")
+    if depth == 16 and not grey:
+        image.putalpha(ImageOps.invert(alpha))
+    return image
+
+
 def split_alpha(image: Image.Image) -> tuple[Image.Image, NDArray[np.uint8] | None]:
     """Splits an image of any mode into the image without alpha, and alpha (H, W); None if all pixels are opaque."""
     if not image.has_transparency_data:
@@ -68,14 +87,14 @@ def split_alpha(image: Image.Image) -> tuple[Image.Image, NDArray[np.uint8] | No
         if image.mode == "La":  # Pillow converts it to LA alone
             image = image.convert("LA")
         grey = image.mode in ("1", "L", "LA")
-        rgba = image.convert("RGBA")
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         alpha = np.asarray(rgba.getchannel("A"))
         image = rgba.getchannel("R") if grey else rgba.convert("RGB")
     return image, None if alpha.min() == 255 else alpha
 
 
-def fill_hidden(pixels: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pixels (H, W, 3) with invisible pixels, whose alpha (H, W) is 0, replaced by smooth colours from their surroundings.
+def fill_hidden(pixels: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> None:
+    """Replaces invisible pixels in (H, W, 3), whose alpha (H, W) is 0, by smooth colours from their surroundings.
 
     Images often have noise there, or a colour with an edge along every outline. Replacing these colours avoids spending bits on
     pixels that are never seen."""
@@ -88,8 +107,14 @@ def fill_hidden(pixels: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[
         weights.append(np.add.reduceat(strip.sum(0), starts))
     means = _push_pull(np.stack(sums), np.stack(weights)).round().astype(np.uint8)
     rows, columns = means.shape[:2]
-    smooth = Image.fromarray(means).resize((columns * CELL, rows * CELL), Image.Resampling.BILINEAR)
-    return np.where(alpha[..., None] > 0, pixels, np.asarray(smooth)[:height, :width])
+    cells = Image.fromarray(means)
+    for top in range(0, rows, STRIP_ROWS // CELL):
+        bottom = min(top + STRIP_ROWS // CELL, rows)
+        size, box = (columns * CELL, (bottom - top) * CELL), (0, top, columns, bottom)
+        smooth = np.asarray(cells.resize(size, Image.Resampling.BILINEAR, box))
+        span = slice(top * CELL, bottom * CELL)
+        hidden = alpha[span, :, None] == 0
+        np.copyto(pixels[span], smooth[: len(hidden), :width], where=hidden)
 
 
 def _push_pull(sums: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from bitstream.container import COLOURED, GREY, NEUTRAL
+from bitstream.container import COLOURED, NEUTRAL
 from codec.errors import ImageError
 from codec.image.profiles import SRGB, recognise
 
@@ -23,6 +23,7 @@ NOT_KEPT = {"CMYK": "CMYK", "LAB": "Lab"}  # modes that become sRGB, and their n
 ICC_SIGNATURE = slice(36, 40)
 ICC_SPACE = slice(16, 20)
 DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # modes with 16 bits
+STRIP_ROWS = 256  # rows computed per step, to bound memory
 FLAGS = ImageCms.Flags.BLACKPOINTCOMPENSATION
 
 
@@ -33,7 +34,7 @@ class Colours:
     image: Image.Image  # RGB
     space: int = SRGB  # number of the space in `codec.image.profiles`
     profile: bytes | None = None  # the profile, if its space has no number
-    greyness: int = COLOURED
+    grey: bool = False  # whether its file has one channel
     notes: tuple[str, ...] = ()  # remarks for the user
 
 
@@ -51,7 +52,7 @@ def to_rgb(image: Image.Image, profile: bytes | None, strip: bool, embedded: boo
     if not profile or not mode:
         rgb = _without_profile(image)
     elif (number := recognise(profile, mode)) is not None and (number == SRGB or (mode == image.mode and not strip)):
-        rgb, space = image.convert("RGB"), number
+        rgb, space = _as_rgb(image), number
     elif image.mode == "RGB" and embedded and not strip:
         rgb, kept_profile = image, profile
     else:
@@ -62,18 +63,20 @@ def to_rgb(image: Image.Image, profile: bytes | None, strip: bool, embedded: boo
         except (ImageCms.PyCMSError, OSError, ValueError) as error:
             rgb = _without_profile(image)
             notes.append(f"its colour profile cannot be used and was left out ({error})")
-    if image.mode == "L":
-        rgb, greyness = rgb.getchannel("G").convert("RGB"), GREY  # the channels may differ by one after a conversion
-    else:
-        greyness = greyness_of(np.asarray(rgb))
-    return Colours(rgb, space, kept_profile, greyness, tuple(notes))
+    if grey := image.mode == "L":
+        rgb = rgb.getchannel("G").convert("RGB")  # the channels may differ by one after a conversion
+    return Colours(rgb, space, kept_profile, grey, tuple(notes))
 
 
 def _standard_mode(image: Image.Image) -> Image.Image:
     """Converts any mode to L, RGB, CMYK or LAB with 8 bits."""
     if image.mode in DEEP:
-        values = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        values = np.asarray(image)
+        pixels = np.empty(values.shape, np.uint8)
+        for top in range(0, len(values), STRIP_ROWS):
+            strip = slice(top, top + STRIP_ROWS)
+            pixels[strip] = (values[strip].astype(np.int64).clip(0, 65535) + 128) // 257
+        return Image.fromarray(pixels)
     if image.mode == "F":
         msg = "pixels are floating point numbers, whose range is not known: convert it to 8 or 16 bits first"
         raise ImageError(msg)
@@ -83,7 +86,11 @@ def _standard_mode(image: Image.Image) -> Image.Image:
 
 
 def _without_profile(image: Image.Image) -> Image.Image:
-    return _to_srgb(image, ImageCms.createProfile("LAB")) if image.mode == "LAB" else image.convert("RGB")
+    return _to_srgb(image, ImageCms.createProfile("LAB")) if image.mode == "LAB" else _as_rgb(image)
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")  # which copies
 
 
 def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile | ImageCms.core.CmsProfile) -> Image.Image:
@@ -93,6 +100,17 @@ def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile | ImageCms.co
     converted = ImageCms.applyTransform(image, transform)
     assert converted is not None
     return converted
+
+
+def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
+    """The pixels (H, W, 3) of an RGB image. NumPy's own conversion takes three times their memory."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, STRIP_ROWS):
+        strip = pixels[top : top + STRIP_ROWS]
+        rows = Image.new("RGB", (image.width, len(strip)))
+        rows.paste(image, (0, -top))
+        strip[:] = np.asarray(rows)
+    return pixels
 
 
 def greyness_of(pixels: NDArray[np.uint8]) -> int:

@@ -16,7 +16,7 @@ from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 from bitstream.block_order import BLOCK
 from bitstream.container import MAGIC
 from codec.errors import ImageError, TesseraError
-from codec.image.plugins import READ, jxl_size, load_plugin, plugin_for
+from codec.image.plugins import READ, jxl_header, load_plugin, plugin_for
 from codec.options import MAX_PIXELS
 from codec.system.inputs import FileInput, open_file, read_at_most
 from codec.system.process import after_fork_in_child, fork_safe_lock
@@ -29,6 +29,7 @@ IMAGE_BYTES, IMAGE_EXTRA = 4, 1 << 26  # limit on image files: bytes per allowed
 # may cost four times its own pixels, or a thirtieth of max_pixels, or as much as that example.
 THIN_FACTOR = 4
 THIN_COST = 1 << 24
+CHANNELS = 4  # of an image with as many pixels as allowed; JPEG XL has up to 4099, and its plugin decodes all of them
 TEXT_MAX = 1 << 24  # bytes of an unpacked profile or text in a PNG, as in `codec.image.metadata`; Pillow allows 1 MiB
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 DAMAGE = "tessera_damage"  # key in an image's `info`: a remark for the user on damage that was accepted
@@ -86,7 +87,11 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS, allow_damaged: bool = 
     plugin = plugin_for(data)
     load_plugin(plugin)
     if plugin and plugin.format == "JPEG XL" and "JXL" in Image.OPEN:
-        check_size(*jxl_size(data), max_pixels)
+        header = jxl_header(data)
+        check_size(header.width, header.height, max_pixels)
+        if header.width * header.height * (3 + header.extra_channels) > CHANNELS * max_pixels:
+            msg = f"{header.width}x{header.height} with {header.extra_channels} channels beyond colour takes too much memory"
+            raise ImageError(msg, ("max_pixels",))
     with reading_errors("allow_damaged"):
         try:
             image = _open(io.BytesIO(data), max_pixels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import struct
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ READ = (
 WRITTEN = (
     "AVIF", "BMP", "DDS", "DIB", "HEIF", "JPEG", "JPEG2000", "JXL", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP",
 )  # fmt: skip
+JXL_CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
+JXL_HEADER_MAX = 64  # bytes of a codestream that hold the part of its header that is read
 JXL_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # width to height, by their number from 1
 
 
@@ -87,39 +90,94 @@ def _endings(formats: tuple[str, ...]) -> frozenset[str]:
     )
 
 
-def jxl_size(data: bytes) -> tuple[int, int]:
-    """Width and height in the header of a JPEG XL file (ISO/IEC 18181-1, SizeHeader). Its plugin decodes while it opens."""
-    bits = int.from_bytes(_jxl_codestream(data)[2:16], "little")  # after the signature; the lowest bit comes first
+@dataclass(frozen=True)
+class JxlHeader:
+    """The header of a JPEG XL file. Its plugin decodes while it opens."""
+
+    width: int
+    height: int
+    extra_channels: int  # beyond colour: alpha, depth, spot colours, ...
+
+
+def jxl_header(data: bytes) -> JxlHeader:
+    """Parses SizeHeader and ImageMetadata of ISO/IEC 18181-1 up to the number of extra channels."""
+    codestream = b"".join(data[start : min(end, start + JXL_HEADER_MAX)] for _, start, end in _jxl_codestream(data))
+    bits = int.from_bytes(codestream[2:JXL_HEADER_MAX], "little")  # after the signature; the lowest bit comes first
 
     def read(count: int) -> int:
         nonlocal bits
         value, bits = bits & ((1 << count) - 1), bits >> count
         return value
 
-    def read_side() -> int:
-        return 8 * (1 + read(5)) if small else 1 + read((9, 13, 18, 30)[read(2)])
+    def choose(*options: tuple[int, int]) -> int:
+        """One of four pairs of a constant and a number of bits (U32)."""
+        constant, count = options[read(2)]
+        return constant + read(count)
 
-    small = read(1)
-    height, ratio = read_side(), read(3)
-    if not ratio:
-        return read_side(), height
-    numerator, denominator = JXL_RATIOS[ratio - 1]
-    return height * numerator // denominator, height
+    def read_size() -> tuple[int, int]:
+        small = read(1)
+
+        def read_side() -> int:
+            return 8 * (1 + read(5)) if small else choose((1, 9), (1, 13), (1, 18), (1, 30))
+
+        height, ratio = read_side(), read(3)
+        if not ratio:
+            return read_side(), height
+        numerator, denominator = JXL_RATIOS[ratio - 1]
+        return height * numerator // denominator, height
+
+    def skip_preview() -> None:
+        sides = ((16, 0), (32, 0), (1, 5), (33, 9)) if read(1) else ((1, 6), (65, 8), (321, 10), (1345, 12))
+        choose(*sides)
+        if not read(3):
+            choose(*sides)
+
+    def skip_animation() -> None:
+        choose((100, 0), (1000, 0), (1, 10), (1, 30))
+        choose((1, 0), (1001, 0), (1, 8), (1, 10))
+        choose((0, 0), (0, 3), (0, 16), (0, 32))
+        read(1)
+
+    width, height = read_size()
+    if read(1):  # all values are defaults
+        return JxlHeader(width, height, 0)
+    if read(1):
+        read(3)  # orientation
+        for skip in (read_size, skip_preview, skip_animation):
+            if read(1):
+                skip()
+    if read(1):  # floats
+        choose((32, 0), (16, 0), (24, 0), (1, 6))
+        read(4)
+    else:
+        choose((8, 0), (10, 0), (12, 0), (1, 6))
+    read(1)  # depth of buffers
+    return JxlHeader(width, height, choose((0, 0), (1, 0), (2, 4), (1, 12)))
 
 
-def _jxl_codestream(data: bytes) -> bytes:
-    """The first bytes of the codestream, which is the file itself, or the content of some of its boxes (ISO/IEC 18181-2)."""
+def has_jxl_gain_map(data: bytes) -> bool:
+    """Whether a JPEG XL file has a gain map (ISO/IEC 18181-2)."""
+    return any(kind == b"jhgm" for kind, _, _ in _jxl_boxes(data))
+
+
+def _jxl_codestream(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Type, start and end of the parts of the codestream, which is the file itself, or the content of some of its boxes."""
     if data.startswith(b"\xff\x0a"):
-        return data[:16]
-    codestream, position = b"", 0
-    while len(codestream) < 16 and position + 16 <= len(data):
-        size, kind, long_size = struct.unpack_from(">I4sQ", data, position)
-        start = position + (16 if size == 1 else 8)
-        end = position + long_size if size == 1 else position + size if size else len(data)
+        yield b"", 0, len(data)
+    for kind, start, end in _jxl_boxes(data):
+        if kind in (b"jxlc", b"jxlp"):
+            yield kind, start + (4 if kind == b"jxlp" else 0), end  # without the number of the part
+
+
+def _jxl_boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Type, start and end of the content of each box of a JPEG XL file (ISO/IEC 18181-2)."""
+    position = 0 if data.startswith(JXL_CONTAINER) else len(data)
+    while position + 8 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, position)
+        start, end = position + 8, position + size if size else len(data)
+        if size == 1 and position + 16 <= len(data):
+            start, end = position + 16, position + int.from_bytes(data[position + 8 : position + 16], "big")
         if end < start:
             break
-        if kind in (b"jxlc", b"jxlp"):
-            start += 4 if kind == b"jxlp" else 0  # the number of the part
-            codestream += data[start : min(end, start + 16)]
+        yield kind, start, end
         position = end
-    return codestream

@@ -11,12 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
-from bitstream.container import COLOURED, GREY, File, Sections
+from bitstream.container import COLOURED, GREY, NEUTRAL, File, Sections
 from codec.errors import ImageError
-from codec.image.alpha import DEFAULT_ALPHA_QUALITY, clear_key, fill_hidden, flatten, mend_key, parse_colour, split_alpha
-from codec.image.colour import DEEP, greyness_of, remove_colour_if_grey, to_rgb
+from codec.image.alpha import (
+    DEFAULT_ALPHA_QUALITY,
+    clear_key,
+    fill_hidden,
+    flatten,
+    mend_key,
+    mend_tga_alpha,
+    parse_colour,
+    split_alpha,
+)
+from codec.image.colour import DEEP, greyness_of, pixels_of, remove_colour_if_grey, to_rgb
 from codec.image.metadata import Extras, from_sections, mend_exif, to_sections, upright_exif, upright_xmp
 from codec.image.opening import DAMAGE, MAX_PIXELS, ImageInput, check_size, load_image, open_input, reading_errors
+from codec.image.plugins import has_jxl_gain_map
 from codec.image.stated_colours import HEAD, colour_profile, file_bytes
 
 if TYPE_CHECKING:
@@ -79,10 +89,10 @@ def read_source(image: ImageInput, options: EncodeOptions | None = None, max_pix
     check_size(*image.size, max_pixels)
     with reading_errors():
         # These read what Pillow drops or narrows when it loads the pixels.
-        notes = _depth_notes(image)
+        head = file_bytes(image, 0, HEAD)
+        notes = _channel_notes(image, head)
         profile, embedded = colour_profile(image, notes)
-        head = file_bytes(image, 0, HEAD) + repr(image.info.get("aux")).encode()  # aux is from pillow-heif
-        gain_map = any(name in head for name in GAIN_MAPS) or TONE_MAP.search(head)
+        gain_map = _has_gain_map(image, head)
         low_bytes = mend_key(image, max_pixels)
         grey = any(tile.args == "LA;16B" for tile in getattr(image, "tile", ()))  # Pillow makes RGBA of it
     image = load_image(image, max_pixels, allow_damaged)
@@ -91,6 +101,7 @@ def read_source(image: ImageInput, options: EncodeOptions | None = None, max_pix
         notes[:0] = ["its HDR gain map was left out"] if gain_map else _frame_notes(image)
         source_format, tags = image.format, getattr(image, "tag_v2", {})
         image = image.convert("LA") if grey else clear_key(image, low_bytes)
+        image = mend_tga_alpha(image, head, notes) if source_format == "TGA" else image
         image, exif, xmp = _upright(image, source_format, notes)
         colours, alpha = split_alpha(_standard_values(image, source_format, tags))
         if alpha is not None and not alpha.any():
@@ -104,11 +115,15 @@ def read_source(image: ImageInput, options: EncodeOptions | None = None, max_pix
         coloured = background is not None and len(set(parse_colour(background)[:3])) > 1
         strip = options.get("strip", False) or (coloured and colours.mode in ("L", "1"))
         converted = to_rgb(colours, profile, strip, embedded)
-    rgb, greyness = converted.image, converted.greyness
+    rgb = converted.image
     if alpha is not None and background is not None:
         rgb, alpha = flatten(rgb, alpha, background), None
-        greyness = min(greyness, greyness_of(np.asarray(rgb)))  # grey on a coloured background is coloured
-    pixels = np.asarray(rgb) if alpha is None else fill_hidden(np.asarray(rgb), alpha)
+    pixels = pixels_of(rgb)
+    greyness = greyness_of(pixels)
+    if greyness == NEUTRAL and converted.grey:
+        greyness = GREY
+    if alpha is not None:
+        fill_hidden(pixels, alpha)
     keep_exif, alpha_quality = options.get("keep_exif", False), options.get("alpha_quality")
     extras = Extras(converted.profile, exif if keep_exif else None, xmp if keep_exif else None, alpha)
     sections = to_sections(extras, DEFAULT_ALPHA_QUALITY if alpha_quality is None else alpha_quality)
@@ -133,8 +148,8 @@ def mode_of(greyness: int, transparent: bool) -> str:
     return ("L" if greyness == GREY else "RGB") + ("A" if transparent else "")
 
 
-def _depth_notes(image: Image.Image) -> list[str]:
-    """A note if depth is lost, for an image that is opened but not loaded.
+def _channel_notes(image: Image.Image, head: bytes) -> list[str]:
+    """Notes if depth or channels are lost, for an image that is opened but not loaded, and whose file starts with `head`.
 
     Raises ImageError for 32-bit integers, except those that Pillow makes of a 16-bit PGM."""
     if image.mode == "I" and image.format != "PPM":
@@ -143,11 +158,26 @@ def _depth_notes(image: Image.Image) -> list[str]:
     arguments = [tile.args for tile in getattr(image, "tile", ())]
     deep = image.mode in DEEP or any(";16" in str(args) for args in arguments)
     deep |= image.format == "PPM" and any(args[-1] > 255 for args in arguments if isinstance(args, tuple))  # the maximum value
-    return ["16 bits per channel became 8"] if deep else []
+    bits = 16 if deep else image.info["bit_depth"] if image.format == "HEIF" else 8
+    notes = [f"{bits} bits per channel became 8"] if bits > 8 else []
+    if image.format == "PSD" and (extra := int.from_bytes(head[12:14]) - len(image.getbands())) > 0:
+        notes.append(f"{extra} channel{'s' * (extra > 1)} beyond its colours left out")
+    return notes
+
+
+def _has_gain_map(image: Image.Image, head: bytes) -> bool:
+    aux = repr(image.info.get("aux")).encode()  # from pillow-heif
+    if any(name in head or name in aux for name in GAIN_MAPS) or TONE_MAP.search(head):
+        return True
+    return image.format == "JXL" and has_jxl_gain_map(file_bytes(image, 0, -1))
 
 
 def _frame_notes(image: Image.Image) -> list[str]:
-    """A note if the image is one of several frames. Layers of a PSD and previews in an MPO are no frames."""
+    """A note if the image is one of several frames, or an icon of another size than its directory states.
+
+    Layers of a PSD and previews in an MPO are no frames."""
+    if image.format == "ICO" and image.size not in image.ico.sizes():  # type: ignore[attr-defined]
+        return [f"it has {image.width}x{image.height} pixels, and its directory states another size"]
     frames = getattr(image, "n_frames", 1) if image.format != "PSD" else 1
     if image.format == "MPO":
         entries = image.mpinfo[0xB002]  # type: ignore[attr-defined]

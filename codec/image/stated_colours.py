@@ -17,6 +17,7 @@ from PIL import ExifTags, Image
 from codec.errors import ImageError
 from codec.image.profiles import D65, SPACES, SRGB, SRGB_CURVE, Primaries, Space, make_profile, primaries_of, profile_of
 
+WITHOUT_TILES = ("HEIF", "JXL")  # their plugins decode by other means, and drop the file when they load
 HEAD = 1 << 20  # bytes searched for the boxes of AVIF and JPEG 2000
 ADOBE_RGB = 2  # number of the space in `codec.image.profiles`; also its number in the EXIF of some cameras
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -41,7 +42,9 @@ CODED_CURVES = dict.fromkeys((1, 2, 6, 7, 11, 12, 13, 14, 15), SRGB_CURVE) | {4:
 HDR_CURVES = {16: "PQ", 18: "HLG"}
 SRGB_GAMMA = 0.45455  # 1 / 2.2; in a PNG with the primaries of sRGB it stands for the curve of sRGB, as in libpng
 SAME_GAMMA = 0.005
-WHITE_POINT, PRIMARIES = 318, 319  # tags of a TIFF
+WHITE_POINT, PRIMARIES, TRANSFER = 318, 319, 301  # tags of a TIFF
+GIF_PROFILE_MAX = 1 << 24  # bytes
+GIF_PROFILE = b"!\xff\x0bICCRGBG1012"  # start of the extension with a profile (ICC.1:2010, annex B.6)
 
 
 def colour_profile(image: Image.Image, notes: list[str]) -> tuple[bytes | None, bool]:
@@ -49,6 +52,8 @@ def colour_profile(image: Image.Image, notes: list[str]) -> tuple[bytes | None, 
 
     Adds to `notes` if the stated colours cannot be used. Raises ImageError for HDR curves, which 8 bits cannot hold."""
     embedded = image.info.get("icc_profile") or _embedded_profile(image)
+    if not embedded and TRANSFER in getattr(image, "tag_v2", {}):
+        notes.append("the transfer curves in its tags were left out")  # few programs write or apply them
     if "icc_profile" in image.info and not embedded:
         notes.append("its colour profile is damaged and was left out")
     try:
@@ -64,12 +69,24 @@ def colour_profile(image: Image.Image, notes: list[str]) -> tuple[bytes | None, 
 
 
 def _embedded_profile(image: Image.Image) -> bytes | None:
-    """The profile of a bitmap of version 5 or of a JPEG 2000 file, which Pillow does not read."""
+    """The profile of a bitmap of version 5, or of a GIF or JPEG 2000 file, which Pillow does not read."""
     if image.format == "BMP" and (header := file_bytes(image, 14, 124))[56:60] == b"DEBM" and len(header) == header[0]:
         offset, size = struct.unpack("<2I", header[112:120])
         return file_bytes(image, 14 + offset, size) or None
+    gif = file_bytes(image, 0, HEAD) if image.format == "GIF" else b""
+    if (start := gif.find(GIF_PROFILE)) >= 0:
+        return _gif_blocks(file_bytes(image, start + len(GIF_PROFILE), GIF_PROFILE_MAX))
     box = re.search(rb"(....)colr[\x02\x03]", file_bytes(image, 0, HEAD), re.DOTALL) if image.format == "JPEG2000" else None
     return file_bytes(image, box.start() + 11, int.from_bytes(box[1], "big") - 11) or None if box else None
+
+
+def _gif_blocks(data: bytes) -> bytes:
+    """The content of a GIF's blocks, which have up to 255 bytes, until an empty one."""
+    content, position = bytearray(), 0
+    while size := int.from_bytes(data[position : position + 1]):
+        content += data[position + 1 : position + 1 + size]
+        position += 1 + size
+    return bytes(content)
 
 
 def _colour_codes(image: Image.Image) -> tuple[int, int, bool] | None:
@@ -151,9 +168,10 @@ def _png_chunk(image: Image.Image, name: bytes) -> bytes:
 
 
 def file_bytes(image: Image.Image, offset: int, size: int) -> bytes:
-    """Bytes of the file of an image; none if the image is loaded, since the file may be closed or replaced by then."""
+    """Bytes of the file of an image, all of them if `size` is -1; none if the image is loaded, since the file may be closed or
+    replaced by then."""
     file = getattr(image, "fp", None)
-    if file is None or not image.tile:  # type: ignore[attr-defined]
+    if file is None or not (image.tile or image.format in WITHOUT_TILES):  # type: ignore[attr-defined]
         return b""
     position = file.tell()
     file.seek(offset)

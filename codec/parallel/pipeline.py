@@ -92,6 +92,7 @@ def encode_all(
         height, width = (*opened.shape, 1, 1)[:2] if isinstance(opened, ndarray) else opened.size[::-1]  # an array of any shape
         item.enter(factor * width * height)
         source = read_source(opened, options, codec.max_pixels)
+        del opened  # with its pixels
         computed = item.compute(source, blocks_of(width, height))
         return computed if target.searched else codec.write(computed, source, **options)
 
