@@ -138,7 +138,7 @@ def input_of(path: str) -> Any:
 def refuse_address(path: str) -> None:
     """Raises FileError for a web address."""
     if ADDRESS.match(path) and not os.path.exists(path):
-        msg = "is an address, not a file: fetch it first, as in `curl -L ADDRESS | tessera encode - -o photo.tsr`"
+        msg = "is an address, not a file: fetch it first, as with `curl -L -O ADDRESS`"
         raise FileError(msg)
 
 

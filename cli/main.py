@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -115,6 +116,8 @@ def main(ctx: click.Context) -> None:
     tessera decode small.tsr -o small.png
     tessera encode - -o - <a.png | tessera decode - -o - >b.png
     """
+    ctx.with_resource(warnings.catch_warnings())
+    warnings.filterwarnings("ignore", module="PIL")  # notes and errors say what concerns the user
     for number in (signal.SIGINT, signal.SIGTERM):
         handler = signal.signal(number, _interrupt)
         ctx.call_on_close(partial(signal.signal, number, handler))  # restores the handler for Python programs that call `main`

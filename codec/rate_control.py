@@ -85,7 +85,9 @@ def quality_of_block_tokens(code: AnyCode, block_tokens: float) -> float:
 
 
 def with_tokens(file: File, sequence: TokenSequence, length: int, code: AnyCode) -> File:
-    """The file with the first `length` tokens. Raises UsageError if the model cannot decode so few."""
+    """The file with the first `length` tokens, less those at the end that change nothing. Raises UsageError if the model cannot
+    decode so few."""
+    length = sequence.layout.length_of(sequence.layout.block_tokens_of(length))
     if length < min_length(sequence, code):
         raise UsageError(incomplete_block(code, sequence.layout.block_tokens_of(length)))
     return replace(file, length=length, payload=encode_tokens(sequence, length))
@@ -102,12 +104,14 @@ def fill_budget(file: File, sequence: TokenSequence, budget: int, alpha: NDArray
         available = budget - overhead(file, max_payload)
     length, payload = fit_tokens(sequence, available) if available >= 0 else (0, b"")
     if length >= min_length(sequence, code):
-        return replace(file, length=length, payload=payload)
+        useful = sequence.layout.length_of(sequence.layout.block_tokens_of(length))
+        return replace(file, length=useful, payload=payload if useful == length else encode_tokens(sequence, useful))
     smallest = with_tokens(file, sequence, min_length(sequence, code), code)
     size = overhead(smallest, len(smallest.payload)) + len(smallest.payload)
     if size <= budget:
         return smallest
-    msg = f"a {file.width}x{file.height} image does not fit {budget} bytes: the smallest file has {size}"
+    rate = f"does not fit {budget} bytes" if budget else "at this rate has less than one byte"
+    msg = f"a {file.width}x{file.height} image {rate}: the smallest file has {size}"
     kinds = [kind for kind, _ in file.sections]
     if kinds:
         msg += f", {file.section_bytes} of them for its {' and '.join(LABELS[kind] for kind in kinds)}"
