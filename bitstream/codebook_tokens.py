@@ -33,6 +33,7 @@ class CodebookLayout:
     height: int
     side: int  # pixels of a block
     block_tokens: int  # N, tokens per block
+    group: int = 1  # after the first `group` tokens of a block, only whole groups of as many change what it decodes to
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -56,8 +57,12 @@ class CodebookLayout:
         return np.argsort(z_order_ranks(*self.grid))
 
     def length_of(self, block_tokens: float) -> int:
-        """Length of the prefix that keeps this many tokens per block."""
-        return min(self.tokens, max(0, int(np.ceil(block_tokens * self.blocks - 1e-9))))
+        """Length of the prefix that keeps this many tokens per block, without those that change nothing."""
+        length = min(self.tokens, max(0, int(np.ceil(block_tokens * self.blocks - 1e-9))))
+        complete, rest = divmod(length, self.blocks)
+        if complete < self.group or (rest and (complete + 1) % self.group == 0):
+            return length
+        return complete // self.group * self.group * self.blocks if self.group > 1 else length
 
     def block_tokens_of(self, length: int) -> float:
         """The inverse of `length_of`, up to its rounding."""
@@ -122,6 +127,7 @@ class CodebookCode:
     classes: NDArray[np.uint8]  # (V,) class of each index, below K; before position 0 the class is 0
     side: int = BLOCK  # pixels of a block
     tail_drop: bool = True  # whether the first tokens of a block decode; otherwise a block needs all of them
+    group: int = 1  # as in `CodebookLayout`
 
     def __post_init__(self) -> None:
         problem = None
@@ -161,7 +167,7 @@ class CodebookCode:
         return digest.digest()
 
     def layout(self, width: int, height: int) -> CodebookLayout:
-        return CodebookLayout(width, height, self.side, self.block_tokens)
+        return CodebookLayout(width, height, self.side, self.block_tokens, self.group)
 
     def contexts(self, position: int, sent: NDArray[np.int32]) -> NDArray[np.int32]:
         """Indices (N, blocks) in coding order, known before `position` -> (blocks,) table index of each block's token at

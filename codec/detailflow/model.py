@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
+from bitstream.codebook_tokens import CodebookCode, uniform_code
 from codec.detailflow.config import DetailFlowConfig, published_config
 from codec.errors import ModelError
 from codec.models.published import PublishedModel
@@ -66,6 +70,14 @@ class DetailFlowModel(PublishedModel):
         from codec.detailflow.network import DetailFlow
 
         return DetailFlow(config)
+
+    @classmethod
+    def new_code(cls, config: DetailFlowConfig) -> CodebookCode:
+        return replace(uniform_code(config.block_tokens, config.codebook, config.side), group=config.group)
+
+    def read_code(self, arrays: Mapping[str, NDArray[Any]]) -> CodebookCode:
+        code: Any = super().read_code(arrays)
+        return replace(code, group=self.config.group)
 
     @classmethod
     def sources(cls, checkpoint: Checkpoint, config: DetailFlowConfig) -> dict[str, str]:
