@@ -12,6 +12,7 @@ import tessera
 from bitstream.container import read_file
 from codec.codec import Codec
 from codec.errors import UsageError
+from codec.models.registry import import_model
 from codec.system.context import network_context
 from tests.helpers.commands import encoded, records, run
 from tests.helpers.flextok import write_checkpoint
@@ -155,3 +156,17 @@ def test_tokens_are_exported_and_imported(image, tmp_path):
         assert (exported["digits"].dtype, exported["digits"].shape) == (np.int32, (3, 8, 2, 3))
     assert run("tokens", "--back", arrays, "--model", "flex", "-o", tmp_path / "b.tsr").exit_code == 0
     assert (tmp_path / "b.tsr").read_bytes() == file.read_bytes()
+
+
+def test_tables_are_measured_on_photos(image, tmp_path, photo, data_folder):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(3):
+        photo.crop((80 * index, 40, 80 * index + 256, 296)).save(folder / f"{index}.png")
+    _, calibration = import_model(
+        str(data_folder.parent / "checkpoint"), name="measured", photos=[folder], accept_licence=True, device="cpu"
+    )
+    assert calibration is not None
+    assert calibration.bits < calibration.bits_before
+    small, large = (len(tessera.encode(image, model=name)) for name in ("measured", "flex"))
+    assert small < large

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from bitstream.digit_tokens import DigitCode, digit_code
+from bitstream.digit_tokens import DigitCode, DigitPrefix, digit_code
 from codec.errors import ModelError
 from codec.flextok.config import FlextokConfig
+from codec.models.digit_tables import measure_digits
 from codec.models.published import PublishedModel
 
 if TYPE_CHECKING:
@@ -71,6 +72,10 @@ class FlextokModel(PublishedModel):
             msg = f"its code has {code.block_tokens} tokens, and its network has {self.config.block_tokens}"
             raise ModelError(msg)
         return code
+
+    def measure(self, photos: Sequence[DigitPrefix]) -> tuple[DigitCode, float]:
+        measurement = measure_digits(self.code, photos)
+        return measurement.code, measurement.bits
 
     def tokenizer(self, runtime: str, device: str, tile: int | None = None) -> FlextokTokenizer:
         from codec.flextok.tokenizer import FlextokTokenizer
