@@ -17,6 +17,7 @@ import tessera
 from codec.codec import Codec
 from codec.errors import ImageError, TargetError, UsageError
 from codec.image.source import read_source, restore_image
+from codec.pyramid import tiles
 
 
 def image_of(photo: Image.Image, width: int, height: int) -> Image.Image:
@@ -116,6 +117,23 @@ def test_tiles_change_nothing_visible(photo):
     assert (digits[0] != digits[1]).mean() <= 1e-4
     images = [np.asarray(codec.decode(files[0]).image).astype(int) for codec in (untiled, tiled)]
     assert np.abs(images[0] - images[1]).max() <= 1
+
+
+def test_strips_of_levels_change_nothing_visible(photo, monkeypatch):
+    """Images above 16 megapixels pass through the levels in strips."""
+    image, codec = image_of(photo, 500, 1100), Codec(device="cpu")
+    file = codec.encode(image, tokens=1365).data
+    decoded = np.asarray(codec.decode(file).image).astype(int)
+    calls = []
+    backend = codec.tokenizer().backend
+    update = backend.update
+    monkeypatch.setattr(backend, "update", lambda *values: calls.append(values[1].shape[2]) or update(*values))
+    monkeypatch.setattr(tiles, "UNTILED_PIXELS", 2 * 512 * 256)
+    again = codec.encode(image, tokens=1365).data
+    assert set(calls) == {17, 18, 32, 48}  # cells: a block with one or two halos, of fine and of coarse levels
+    digits = [np.concatenate([level.ravel() for level in codec.read(data).prefix.digits]) for data in (file, again)]
+    assert (digits[0] != digits[1]).mean() <= 1e-4
+    assert np.abs(decoded - np.asarray(codec.decode(file).image)).max() <= 1
 
 
 SCRIPT = """

@@ -1,8 +1,8 @@
-"""Applies the encoder and the decoder to images of any size: small images as a whole, large ones in tiles. No torch.
+"""Applies the network to images of any size: small images as a whole, large ones in tiles. No torch.
 
 A tile has a halo as wide as the network's receptive-field radius, so tiling does not change its inside. The decoder works
 in two steps. Features have a large receptive field and take about 15 bytes of memory per pixel; pixels have a small one and
-take ten times as much. So tiles of features are large, and tiles of pixels small.
+take ten times as much. So tiles of features are large, and tiles of pixels small. The levels work in strips of whole blocks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from bitstream.block_order import BLOCK_CELLS, CELL
+from bitstream.block_order import BLOCK, BLOCK_CELLS, CELL
 from bitstream.pyramid_tokens import PyramidLayout
 from codec.pyramid.runtime.backend import Array, Backend
 from codec.system.context import report_progress
@@ -64,6 +64,20 @@ def decode_pixels(
             _write_cells(targets[some], backend, tile_latents[some], features[some], inner_ys, inner_xs, tile or PIXEL_TILE)
             report_progress(len(targets[some]) / len(targets) / len(spans))
     return images
+
+
+def strips(latents: Array, radius: int = 0) -> Iterator[Span]:
+    """Splits a canvas of latents (B, C, h, w) into strips of whole blocks, with halos of `radius` cells. A canvas of up to
+    `UNTILED_PIXELS` is one strip, and strips of larger ones have at most half as many pixels."""
+    rows, columns = latents.shape[2:]
+    blocks = UNTILED_PIXELS // 2 // (columns * CELL * BLOCK) if rows * columns * CELL**2 > UNTILED_PIXELS else rows
+    return split(0, rows, rows, max(1, blocks) * BLOCK, radius)
+
+
+def inside(span: Span) -> slice:
+    """The cells of a span that are not in its halo."""
+    outer, inner = span
+    return slice(outer.start + inner.start, outer.start + inner.stop)
 
 
 def _read_cells(image: NDArray[np.uint8], ys: slice, xs: slice) -> NDArray[np.uint8]:

@@ -14,7 +14,9 @@ from bitstream.entropy_model import PRECISION, STRIP
 from bitstream.pyramid_tokens import PyramidCode, PyramidLayout, PyramidPrefix, PyramidSequence, complete_prefix
 from codec.models.base import Enough
 from codec.pyramid.runtime.backend import Array, Backend
-from codec.pyramid.tiles import UNTILED_PIXELS, decode_pixels, encode_pixels
+from codec.pyramid.tiles import UNTILED_PIXELS, decode_pixels, encode_pixels, inside, strips
+
+PREDICTOR_RADIUS = 2  # cells; `codec.pyramid.network.Predictor` has two kernels of 3x3
 
 
 @dataclass(frozen=True)
@@ -71,32 +73,23 @@ def quantize(
     contexts: list[list[NDArray[np.uint8]]] = [[] for _ in layouts]
     tokens, spent = [0] * len(layouts), [0.0] * len(layouts)
     decoded, known = backend.zeros(*latents.shape), backend.zeros(len(latents), 1, *latents.shape[2:])
-    for index, level in enumerate(code.levels):
-        predicted = backend.predict(index, decoded, known)
-        raw = backend.analyse(index, latents - predicted)
-        bits, rdo_lambda = digit_bits(code, index), backend.config.bit_worth[index]
-        for i, layout in enumerate(layouts):
-            mask = layout.masks[index]
-            rows, columns = mask.shape
-            tables = code.contexts(layout, index, digits[i])
-            step = max(1, STRIP // columns)  # rows per call, to bound memory
-            chosen = [
-                backend.choose(raw[i, :, strip, :columns], tables[:, strip], bits, level.limit, rdo_lambda)
-                for strip in (slice(top, min(top + step, rows)) for top in range(0, rows, step))
-            ]
-            contexts[i].append(tables)
-            digits[i].append(np.concatenate(chosen, 1) * mask)
-            tokens[i] += layout.counts[index]
+    for index in range(len(code.levels)):
+        predicted = _predict(backend, index, decoded, known)
+        tables = [code.contexts(layout, index, digits[i]) for i, layout in enumerate(layouts)]
+        bits = digit_bits(code, index)
+        for i, chosen in enumerate(_choose(backend, index, layouts, latents, predicted, tables, bits)):
+            mask = layouts[i].masks[index]
+            contexts[i].append(tables[i])
+            digits[i].append(chosen * mask)
+            tokens[i] += layouts[i].counts[index]
             if enough and enough[i].bits < math.inf:
-                spent[i] += float(bits[tables, np.abs(digits[i][-1])].sum(0)[mask].sum())
+                spent[i] += float(bits[tables[i], np.abs(digits[i][-1])].sum(0)[mask].sum())
         last = index == len(code.levels) - 1
         if last or (enough and all(enough[i].reached(tokens[i], spent[i]) for i in range(len(layouts)))):
             break
         symbols = [levels[-1] for levels in digits]
         masks = [layout.masks[index][None] for layout in layouts]
-        decoded, known = backend.update(
-            index, decoded, known, predicted, pad_to_canvas(symbols, layouts, index), pad_to_canvas(masks, layouts, index)
-        )
+        _update(backend, index, layouts, decoded, known, predicted, symbols, masks)
     images = zip(layouts, digits, contexts, strict=True)
     return [code.sequence(complete_prefix(layout, levels), tables) for layout, levels, tables in images]
 
@@ -110,13 +103,74 @@ def dequantize(backend: Backend, prefixes: Sequence[PyramidPrefix]) -> tuple[Arr
     known = backend.zeros(len(prefixes), 1, rows, columns)
     levels = max((index + 1 for prefix in prefixes for index, mask in enumerate(prefix.known) if mask.any()), default=0)
     for index in range(levels):
-        predicted = backend.predict(index, decoded, known)
+        predicted = _predict(backend, index, decoded, known)
         symbols = [prefix.digits[index] for prefix in prefixes]
         masks = [prefix.known[index][None] for prefix in prefixes]
-        decoded, known = backend.update(
-            index, decoded, known, predicted, pad_to_canvas(symbols, layouts, index), pad_to_canvas(masks, layouts, index)
-        )
+        _update(backend, index, layouts, decoded, known, predicted, symbols, masks)
     return decoded, known
+
+
+def _predict(backend: Backend, index: int, decoded: Array, known: Array) -> Array:
+    """`Backend.predict` in strips."""
+    predicted = backend.zeros(*decoded.shape)
+    for rows, inner in strips(decoded, PREDICTOR_RADIUS):
+        strip = backend.predict(index, decoded[:, :, rows], known[:, :, rows])
+        predicted[:, :, inside((rows, inner))] = strip[:, :, inner]
+    return predicted
+
+
+def _choose(
+    backend: Backend,
+    index: int,
+    layouts: Sequence[PyramidLayout],
+    latents: Array,
+    predicted: Array,
+    tables: Sequence[NDArray[np.uint8]],
+    bits: NDArray[np.float32],
+) -> list[NDArray[np.int8]]:
+    """The digits (D, n, m) of level `index` of each image, computed in strips. `tables` are their table indexes."""
+    level, rdo_lambda = layouts[0].levels[index], backend.config.bit_worth[index]
+    chosen: list[list[NDArray[np.int8]]] = [[] for _ in layouts]
+    for cells, _ in strips(latents):
+        raw = backend.analyse(index, latents[:, :, cells] - predicted[:, :, cells])
+        first = cells.start * level.side // BLOCK_CELLS
+        for i, layout in enumerate(layouts):
+            rows, columns = layout.grids[index]
+            step = max(1, STRIP // columns)  # rows per call, to bound memory
+            last = min(first + raw.shape[2], rows)
+            for top in range(first, last, step):
+                bottom = min(top + step, last)
+                strip = raw[i, :, top - first : bottom - first, :columns]
+                chosen[i].append(backend.choose(strip, tables[i][:, top:bottom], bits, level.limit, rdo_lambda))
+    return [np.concatenate(parts, 1) for parts in chosen]
+
+
+def _update(
+    backend: Backend,
+    index: int,
+    layouts: Sequence[PyramidLayout],
+    decoded: Array,
+    known: Array,
+    predicted: Array,
+    symbols: Sequence[NDArray[np.int8]],
+    masks: Sequence[NDArray[np.bool_]],
+) -> None:
+    """`Backend.update` of `decoded` and `known` in place, in strips. Only the digits pass through filters, so that rows in a
+    halo may be of either state."""
+    side = layouts[0].levels[index].side
+    radius = 1 if side == BLOCK_CELLS else BLOCK_CELLS  # of a kernel of 3x3; coarse levels interpolate, too
+    for rows, inner in strips(decoded, radius):
+        tokens = slice(rows.start * side // BLOCK_CELLS, rows.stop * side // BLOCK_CELLS)
+        refined, more_known = backend.update(
+            index,
+            decoded[:, :, rows],
+            known[:, :, rows],
+            predicted[:, :, rows],
+            pad_to_canvas(symbols, layouts, index, tokens),
+            pad_to_canvas(masks, layouts, index, tokens),
+        )
+        target = inside((rows, inner))
+        decoded[:, :, target], known[:, :, target] = refined[:, :, inner], more_known[:, :, inner]
 
 
 def digit_bits(code: PyramidCode, index: int) -> NDArray[np.float32]:
@@ -125,12 +179,16 @@ def digit_bits(code: PyramidCode, index: int) -> NDArray[np.float32]:
     return (PRECISION - np.log2(frequencies[:, frequencies.shape[1] // 2 :])).astype(np.float32)
 
 
-def pad_to_canvas(grids: Sequence[NDArray], layouts: Sequence[PyramidLayout], index: int) -> NDArray[np.float32]:
-    """Token grids (D, n, m) of level `index`, one per image -> (B, D, blocks x side, blocks x side), zero outside of the
-    images."""
+def pad_to_canvas(
+    grids: Sequence[NDArray], layouts: Sequence[PyramidLayout], index: int, tokens: slice = slice(None)
+) -> NDArray[np.float32]:
+    """Token grids (D, n, m) of level `index`, one per image -> (B, D, blocks x side, blocks x side), or these rows of `tokens`;
+    zero outside of the images."""
     side = layouts[0].levels[index].side
     rows, columns = (count * side for count in layouts[0].blocks)
-    canvas = np.zeros((len(grids), len(grids[0]), rows, columns), np.float32)
+    first, last, _ = tokens.indices(rows)
+    canvas = np.zeros((len(grids), len(grids[0]), last - first, columns), np.float32)
     for out, grid in zip(canvas, grids, strict=True):
-        out[:, : grid.shape[1], : grid.shape[2]] = grid
+        part = grid[:, first:last]
+        out[:, : part.shape[1], : part.shape[2]] = part
     return canvas
