@@ -349,9 +349,8 @@ class DigitCode:
         read = 0
         for run in layout.runs() if length else ():
             contexts = self.first_contexts(run, symbols)[: length - read]
-            step = 1 if self.picks[run.pick, :, 2].any() else self.chunk_tokens
-            for start in range(0, len(contexts), step):
-                chunk = contexts[start : start + step]
+            for start in range(0, len(contexts), self.chunk_tokens):
+                chunk = contexts[start : start + self.chunk_tokens]
                 tokens = self._read(decoders, run.pick, chunk)
                 symbols[:, run.positions[start : start + len(tokens)]] = tokens.T
                 read += len(tokens)
@@ -362,23 +361,11 @@ class DigitCode:
         return self.prefix(layout, symbols, read)
 
     def _read(self, decoders: list[Any], pick: int, contexts: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Symbols (n, symbols) of tokens with these `first_contexts`: fewer if the bytes are not certain to mean more. If a
-        symbol depends on the one before it, a single token is read."""
-        steps, count = self.picks[pick, :, 2], len(self.symbol_levels)
-        if not steps.any():
-            tokens = read_certain(decoders, self.coder_tables[contexts.ravel()], count)
+        """Symbols (n, symbols) of tokens with these `first_contexts`: fewer if the bytes are not certain to mean more."""
+        if self.picks[pick, :, 2].any():
+            tokens = self._read_chained(decoders, self.picks[pick, :, 2], contexts)
         else:
-            tokens = np.zeros((1, count), np.int32)
-            starts = [0, *np.flatnonzero(steps).tolist()]
-            for start, end in zip(starts, [*starts[1:], count], strict=True):
-                own = contexts[0, start:end].copy()
-                if start:
-                    own[0] += steps[start] * tokens[0, start - 1]
-                part = read_certain(decoders, self.coder_tables[own], end - start)
-                if not len(part) or (part >= self.symbol_levels[start:end]).any():
-                    tokens = np.zeros((0, count), np.int32)
-                    break
-                tokens[0, start:end] = part[0]
+            tokens = read_certain(decoders, self.coder_tables[contexts.ravel()], len(self.symbol_levels))
         allowed = (tokens < self.symbol_levels).all(1)
         if self.symbol_levels != self.levels:
             allowed &= tokens[:, 0] * self.divisor + tokens[:, -1] < self.levels[0]
@@ -387,6 +374,22 @@ class DigitCode:
             msg = "the tokens are damaged: no encoder writes these bytes"
             raise FormatError(msg)
         return tokens[:certain]
+
+    def _read_chained(self, decoders: list[Any], steps: NDArray[np.int32], contexts: NDArray[np.int32]) -> NDArray[np.int32]:
+        """`_read` if some symbols of a token depend on the one before them: those with a step that is not 0. Symbols between
+        them are read together."""
+        starts = [0, *np.flatnonzero(steps).tolist()]
+        parts = list(zip(starts, [*starts[1:], len(steps)], strict=True))
+        contexts, tokens = contexts.copy(), np.zeros_like(contexts)
+        for number, (token, own) in enumerate(zip(tokens, contexts, strict=True)):
+            for start, end in parts:
+                if start:
+                    own[start] += steps[start] * token[start - 1]
+                symbols = read_certain(decoders, self.coder_tables[own[start:end]], end - start)
+                if not len(symbols) or symbols[0, -1] >= self.symbol_levels[end - 1]:
+                    return tokens[:number]
+                token[start:end] = symbols[0]
+        return tokens
 
     def to_arrays(self, prefix: DigitPrefix) -> dict[str, NDArray[Any]]:
         """`digits` (D, *positions) and `known` (*positions)."""

@@ -3,7 +3,7 @@ benchmarks use nothing else of a family.
 
 The tokens of an image are a `TokenSequence`, in coding order: the order of a file. Its first tokens are a `Prefix`, and every
 prefix decodes to an image. A `Code` lays tokens out over an image and reads prefixes from bytes; `bitstream.range_coder` writes
-them. The two implementations are `bitstream.pyramid_tokens` and `bitstream.codebook_tokens`.
+them. The implementations are `bitstream.pyramid_tokens`, `bitstream.codebook_tokens` and `bitstream.digit_tokens`.
 """
 
 from __future__ import annotations

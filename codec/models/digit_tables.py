@@ -20,6 +20,7 @@ from codec.errors import ImageError
 from codec.models.coding_tables import PSEUDOCOUNTS
 
 MIN_GAIN = 0.01  # bits per symbol that a refinement must save
+MIN_CHAIN_GAIN = 0.03  # the same for the symbol before: a token whose symbols depend on each other is read alone, which is slow
 MAX_ENTRIES = 1 << 20  # of the tables of a symbol: 4 MB
 MAX_CLASSES = 64  # of a neighbour's values
 FINE_LEVELS = 8  # symbols of at most so many levels tell all values of two neighbours apart, and look at the two others
@@ -163,7 +164,7 @@ def _choose(
         ]
         costs = [-np.log2(table[finer[held_out], rest]).mean() for _, table in candidates]
         best = int(np.argmin(costs))
-        if costs[best] < bits - MIN_GAIN:
+        if costs[best] < bits - (MIN_CHAIN_GAIN if refinement.kind == "before" else MIN_GAIN):
             weights.append(candidates[best][0])
             numbers, tables, bits = finer, candidates[best][1], float(costs[best])
             chosen.append(refinement)
