@@ -411,6 +411,26 @@ def test_a_damaged_model_file_is_detected_before_use(checkpoint, tmp_path):
         open_model(path).network(torch.device("cpu"))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_network_holds_its_weights_once(tmp_path, dtype):
+    """Also while it is loaded: neither the file nor arrays in half precision are in memory beside its numbers."""
+    config = replace(TINY, width=128, layers=4, heads=4)
+    weights = {name: value.numpy().astype(dtype) for name, value in Titok(config).state_dict().items()}
+    model = TitokModel.save(tmp_path / "m.safetensors", config, weights, TitokModel.new_code(config), {})
+    size = 4 * sum(array.size for array in weights.values())
+    half = size / 2 if dtype == np.float16 else 0  # of these, the copies in float32 are torch's, which are not counted
+    model.network(torch.device("cpu"))  # imports of torch, once
+    tracemalloc.start()
+    try:
+        network = model.network(torch.device("cpu"))
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sum(value.nbytes for value in network.state_dict().values()) == size
+    assert held < (0.1 if half else 1.1) * size
+    assert peak < 1.2 * (half or size)
+
+
 def test_a_full_disk_leaves_nothing(checkpoint, tmp_path, monkeypatch):
     def save_half(_: object, path, *__: object) -> None:
         path.write_bytes(b"half")
