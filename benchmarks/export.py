@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PANELS = 4  # per row of a plot
 # Wong, Nature Methods 8, 441 (2011): distinguishable for colour-blind readers too. report.css has the same.
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a", "#8c6bb1", "#000000", "#a6761d")
+MARKS = "os^vD"  # a mark for each time that the colours are used
 
 
 def write_json(results: Results, folder: Path) -> list[Path]:
@@ -213,15 +214,16 @@ def write_plot(curves: Sequence[Series], keys: Sequence[str], path: Path, overla
         axis.remove()
     for key, axis in zip(keys, axes.flat, strict=False):
         metric = METRICS[key]
-        colours: dict[str, str] = {}
+        indexes: dict[str, int] = {}
         for series in curves:
-            colour = colours.setdefault(base_name(series.name), COLOURS[len(colours) % len(COLOURS)])
+            index = indexes.setdefault(base_name(series.name), len(indexes))
+            colour, mark = COLOURS[index % len(COLOURS)], MARKS[index // len(COLOURS) % len(MARKS)]
             points = [p for p in series.complete(images) if key in p.metrics]
             bold = series.name == TESSERA
             line = "--" if series.name.endswith(SCALED) else ":" if series.name.endswith(QUICK) else "-"
-            marker, size = ("D", 7) if len(points) == 1 else ("o", 4 if bold else 3)  # one point has no line beside it
+            size = 8 if len(points) == 1 else 4 if bold else 3  # one point has no line beside it
             axis.plot(
-                [p.bpp for p in points], [p.metrics[key] for p in points], marker=marker, markersize=size,
+                [p.bpp for p in points], [p.metrics[key] for p in points], marker=mark, markersize=size,
                 linewidth=2.6 if bold else 1.3, linestyle=line, color=colour, label=series.title,
                 zorder=3 if bold else 2,
             )  # fmt: skip

@@ -14,6 +14,7 @@ titles.original = "Original";
 
 // in the order of report.css
 const MARKS = ["circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "pentagon", "star", "hexagon", "x"];
+const markOf = (series) => MARKS[series.mark];
 const chart = find("#chart");
 const hiddenSeries = new Set();
 let metric = data.metrics[0];
@@ -23,12 +24,13 @@ const safe = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;"); // Plo
 function curve(series, colours) {
   const points = series.points.filter((point) => point[metric.key] !== undefined && point[metric.key] !== null);
   const colour = colours.getPropertyValue(`--c${series.colour}`).trim();
+  const size = points.length === 1 ? 14 : series.bold ? 10 : 8; // one point has no line beside it
   return {
     type: "scatter", mode: "lines+markers", name: safe(series.title), visible: !hiddenSeries.has(series.name),
     x: points.map((point) => point.bpp), y: points.map((point) => point[metric.key]),
     text: points.map((point) => safe(data.budgets ? `at most ${point.label}` : point.label)),
     line: { color: colour, width: series.bold ? 4 : 2, dash: series.dashed ? "dash" : series.dotted ? "dot" : "solid" },
-    marker: { color: colour, size: series.bold ? 10 : 8, symbol: MARKS[series.colour] },
+    marker: { color: colour, size, symbol: markOf(series) },
     hovertemplate:
       `<b>${safe(series.title)}</b><br>%{text}<br>mean %{x:.4f} bpp<br>` +
       `${metric.title} %{y:.${metric.digits}f} ${metric.unit}<extra></extra>`,
@@ -74,7 +76,7 @@ function drawCurves() {
 
 function drawLegend() {
   find("#legend").replaceChildren(...data.series.map((series) => {
-    const className = `key c${series.colour}${series.dashed ? " dashed" : ""}${series.dotted ? " dotted" : ""}${series.bold ? " bold" : ""}`;
+    const className = `key c${series.colour} m${series.mark}${series.dashed ? " dashed" : ""}${series.dotted ? " dotted" : ""}${series.bold ? " bold" : ""}`;
     const key = make("span", { className });
     key.append(make("i"), series.title);
     const button = make("button", { type: "button", disabled: !series.points.length });
@@ -138,7 +140,7 @@ function timesOf(series, common, colours, textposition) {
     customdata: points.map((speed) => safe(titles[speed.name])),
     x: points.map((speed) => speed[timeOf]), y: points.map((speed) => common.rates[speed.name]),
     text: points.map((speed) => (speed.name === series.name ? safe(series.title) : "")), textfont: { color: colour, size: 12 },
-    line: { color: colour, width: 1.5 }, marker: { color: colour, size: series.bold ? 13 : 10, symbol: points.map((speed) => MARKS[series.colour] + (speed.name.endsWith("-quick") ? "-open" : "")) },
+    line: { color: colour, width: 1.5 }, marker: { color: colour, size: series.bold ? 13 : 10, symbol: points.map((speed) => markOf(series) + (speed.name.endsWith("-quick") ? "-open" : "")) },
     hovertemplate: `<b>%{customdata}</b><br>%{x:.3~g} s per megapixel<br>%{y:.4f} bpp<extra></extra>`,
   };
 }

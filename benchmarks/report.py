@@ -41,6 +41,7 @@ from codec.system.files import Writer
 HERE = Path(__file__).parent
 ORIGINAL = "original"
 COLOURS = 10  # number of colours in report.css
+MARKS = 10  # number of marks there
 RATES = 4  # maximum number of rates with images
 LOW_SHARE = 0.75  # share of the rates, from the lowest, with images: above it, codecs are hard to tell apart
 NEAR = 1.3  # maximum ratio between files that are shown together, for codecs at their own settings
@@ -111,10 +112,19 @@ def finite(values: Mapping[str, float]) -> dict[str, float | None]:
 
 def colour_of(results: Results, name: str) -> int:
     """Index in the palette: 0 for Tessera, the following for other codecs in order. Variants have the colour of their codec."""
-    base = base_name(name)
-    others = dict.fromkeys(base_name(series.name) for series in results.series)
-    others.pop(TESSERA, None)
-    return 0 if base == TESSERA else 1 + list(others).index(base) % (COLOURS - 1) if base in others else COLOURS - 1
+    number = _number_of(results, name)
+    return number and 1 + (number - 1) % (COLOURS - 1)
+
+
+def mark_of(results: Results, name: str) -> int:
+    """Index of the mark. Together with its colour, it is unique among 90 codecs."""
+    return _number_of(results, name) % MARKS
+
+
+def _number_of(results: Results, name: str) -> int:
+    """0 for Tessera; for other codecs their position among the codecs without variants, from 1."""
+    names = dict.fromkeys([TESSERA, *(base_name(series.name) for series in results.series), base_name(name)])
+    return list(names).index(base_name(name))
 
 
 def page_data(results: Results, gallery: Gallery, blocks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -128,6 +138,7 @@ def page_data(results: Results, gallery: Gallery, blocks: list[dict[str, Any]]) 
         ],
         "series": [
             {"name": series.name, "title": series.title, "colour": colour_of(results, series.name),
+             "mark": mark_of(results, series.name),
              "dashed": series.name.endswith(SCALED), "dotted": series.name.endswith(QUICK), "bold": series.name == TESSERA,
              "points": [{"label": p.label, "bpp": p.bpp} | finite(p.metrics) for p in series.complete(count)]}
             for series in results.series
@@ -279,6 +290,9 @@ class Tables:
 
     def colour(self, name: str) -> int:
         return colour_of(self.results, name)
+
+    def mark(self, name: str) -> int:
+        return mark_of(self.results, name)
 
     def dashed(self, name: str) -> bool:
         return name.endswith(SCALED)

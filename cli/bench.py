@@ -92,7 +92,8 @@ def bench() -> None:
     default=(),
     help="Codecs to run: tessera; jpeg, webp, avif, avif-psnr, heic, jpeg2000, jxl, vvc, each also with -scaled (at its best "
     "scale); compressai's bmshj2018-factorized, bmshj2018-hyperprior, mbt2018-mean, cheng2020-attn. All but tessera, jpeg2000 "
-    "and compressai's also with -quick (at quick settings). Default: all without -quick.",
+    "and compressai's also with -quick (at quick settings). Also any model of `tessera models list`: NAME at every length, "
+    "NAME@TOKENS at one. Default: all but quick settings and models.",
 )
 @click.option(
     "--bpp",

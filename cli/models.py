@@ -75,8 +75,15 @@ def _list_available(report_options: ReportOptions) -> None:
     installed = {path.stem for path in model_files()}
     if report_options.as_json:
         for entry in CATALOGUE.values():
-            seconds = {"encode_seconds": round(entry.encode_seconds, 1), "decode_seconds": round(entry.decode_seconds, 1)}
-            put_record(json.dumps(asdict(entry) | seconds | {"gflops": GFLOPS, "installed": entry.name in installed}))
+            record = asdict(entry) | {
+                "download": entry.download and round(entry.download * 1e9),
+                "parameters": round(entry.parameters * 1e6),
+                "encode_seconds": round(entry.encode_seconds, 1),
+                "decode_seconds": round(entry.decode_seconds, 1),
+                "gflops": GFLOPS,
+                "installed": entry.name in installed,
+            }
+            put_record(json.dumps(record))
         return
     rows = [("name", "GB", "M weights", "tokens", "bits", "prefixes", "encode s", "decode s", "licence", "repository")]
     for entry in CATALOGUE.values():

@@ -18,11 +18,13 @@ from benchmarks.bench import Bench, BenchOptions
 from benchmarks.codecs.registry import BenchCodecOptions, model_names, open_codec
 from benchmarks.codecs.tessera import TesseraCodec
 from benchmarks.records import Point, Series
+from benchmarks.report import colour_of, mark_of
 from codec.models.published import CODEBOOK
 from codec.models.registry import installed_folder
 from codec.titok.config import TitokConfig
 from codec.titok.model import TitokModel
 from tests.helpers.commands import records, run
+from tests.helpers.study import made_up
 
 SIZES = {"side": 32, "codebook": 64, "pixel_codebook": 20, "pixel_code": 8, "pixel_width": 32}
 CONFIGS = {"piece": TitokConfig(8, True, 16, 1, 2, **SIZES), "titok": TitokConfig(6, False, 16, 1, 2, **SIZES)}
@@ -188,3 +190,13 @@ def test_a_single_point_is_seen_in_a_plot(tmp_path):
     colour = np.array([0x00, 0x72, 0xB2])  # the second of the palette
     legend = int(0.9 * len(pixels))
     assert (np.abs(pixels[:legend] - colour).sum(-1) < 30).sum() > 60
+
+
+def test_colours_and_marks_together_tell_many_codecs_apart():
+    names = ["tessera", *(f"model-{index}" for index in range(30))]
+    results = made_up(series=tuple(Series(name, name, "", ()) for name in (*names, "model-3-scaled")))
+    looks = [(colour_of(results, name), mark_of(results, name)) for name in names]
+    assert looks[0] == (0, 0)
+    assert len(set(looks)) == len(names)
+    assert {colour for colour, _ in looks[1:]} == set(range(1, 10))
+    assert (colour_of(results, "model-3-scaled"), mark_of(results, "model-3-scaled")) == looks[4]

@@ -133,7 +133,7 @@ def import_model(
     entry = None if Path(source).exists() else find_entry(source)
     name = name or (entry.name if entry else None)
     if entry and entry.research_only and not accept_licence:  # before the download
-        msg = f"{source}: its licence is {entry.licence}"
+        msg = f"{source}: its licence, at https://huggingface.co/{entry.repository}, allows research only"
         raise ModelError(msg, ("accept_licence",))
     if name is not None and not re.fullmatch(r"[\w-][\w.-]*", name):
         msg = f"{name!r} is not a name for a model: use letters, digits, dots and hyphens"
