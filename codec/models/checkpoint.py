@@ -153,11 +153,17 @@ def read_tensors(checkpoint: Checkpoint, names: Mapping[str, str]) -> dict[str, 
         except (SafetensorError, OSError) as error:
             msg = f"{checkpoint.path}: {source} cannot be read ({error}): get the file again"
             raise ModelError(msg) from error
-        if tensor.layout != torch.strided or not tensor.is_floating_point() or not tensor.isfinite().all():
+        if tensor.layout != torch.strided or not tensor.is_floating_point() or not _is_finite(tensor):
             msg = f"{checkpoint.path}: {source} holds {tensor.dtype} or numbers that are not finite"
             raise ModelError(msg)
         tensors[name] = (tensor if tensor.dtype in (torch.float16, torch.float32) else tensor.float()).contiguous()
     return tensors
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are finite, of any floating-point type. `Tensor.isfinite` makes temporary copies, whose memory the allocator would keep."""
+    numbers = tensor.float() if tensor.itemsize == 1 else tensor  # torch compares no numbers of 8 bits
+    return tensor.numel() == 0 or bool(torch.stack(torch.aminmax(numbers)).isfinite().all())
 
 
 def check_shapes(path: Path, shapes: Mapping[str, Shape], network: nn.Module, model_name: str) -> None:
