@@ -161,7 +161,8 @@ def read_tensors(checkpoint: Checkpoint, names: Mapping[str, str]) -> dict[str, 
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Whether all numbers are finite, of any floating-point type. `Tensor.isfinite` makes temporary copies, whose memory the allocator would keep."""
+    """Whether all numbers are finite, of any floating-point type. `Tensor.isfinite` makes temporary copies, whose memory the
+    allocator would keep."""
     numbers = tensor.float() if tensor.itemsize == 1 else tensor  # torch compares no numbers of 8 bits
     return tensor.numel() == 0 or bool(torch.stack(torch.aminmax(numbers)).isfinite().all())
 
