@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from benchmarks.bench import Bench, BenchOptions
+from benchmarks.bench import Bench, BenchOptions, run_locally
 from benchmarks.codecs.registry import BenchCodecOptions, model_names, open_codec
 from benchmarks.codecs.tessera import TesseraCodec
+from benchmarks.ray_bench import run_on_ray
 from benchmarks.records import Point, Series
 from benchmarks.report import colour_of, mark_of
 from codec.models.published import CODEBOOK
@@ -200,3 +201,27 @@ def test_colours_and_marks_together_tell_many_codecs_apart():
     assert len(set(looks)) == len(names)
     assert {colour for colour, _ in looks[1:]} == set(range(1, 10))
     assert (colour_of(results, "model-3-scaled"), mark_of(results, "model-3-scaled")) == looks[4]
+
+
+def test_workers_of_a_cluster_measure_models_in_any_order(image, monkeypatch):
+    """The last image is finished first."""
+
+    def in_reverse(items, start, cluster, pack, max_chunk):
+        task = start(None)
+        for index in reversed(range(len(items))):
+            ((_, result),) = task.do([pack(items[index], 0)])
+            yield index, result
+
+    monkeypatch.setattr("benchmarks.ray_bench.run_on_cluster", in_reverse)
+    smaller = image.with_name("b.png")
+    Image.open(image).crop((0, 0, 64, 64)).save(smaller)
+    options = BenchOptions(
+        {"a": str(image), "b": str(smaller)}, ["titok", "piece@3"], (0.1, 0.4), metrics=["psnr"], speed=False
+    )
+    results = []
+    for run_study in (run_locally, lambda options, study: run_on_ray(options, study, None)):
+        bench = Bench.open(options, lambda line: None)
+        study = bench.study()
+        results.append(bench.run(study, run_study(options, study), lambda: None, lambda line: None))
+    assert results[0].samples == results[1].samples
+    assert {(image, codec) for image, codec, _ in results[0].samples} == {(i, c) for i in "ab" for c in ("titok", "piece@3")}
