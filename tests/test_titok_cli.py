@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from bitstream.container import read_file
 from codec.errors import ModelError, UsageError
 from codec.models.registry import import_model, installed_folder, open_model
 from codec.titok import checkpoint as checkpoint_module
-from codec.titok.config import TitokConfig
+from codec.titok.config import SECOND_GENERATION, TitokConfig
+from codec.titok.model import TitokModel
 from codec.titok.network import Titok
 from tests.helpers.commands import TESSERA, encoded, records, run
 from tests.helpers.titok import published_settings
@@ -167,6 +169,18 @@ def test_python_and_pillow(models, image, tmp_path):
     assert (tmp_path / "b.tsr").read_bytes() == data
     with Image.open(tmp_path / "b.tsr") as opened:
         assert np.array_equal(np.asarray(opened), np.asarray(tessera.decode(data)))
+
+
+def test_the_second_generation_codes_an_image(image, tmp_path):
+    config = replace(CONFIGS[False], decoder_size=(24, 2, 3), **(SECOND_GENERATION | {"codebook": 64}))
+    weights = {name: value.numpy() for name, value in Titok(config).state_dict().items()}
+    model = TitokModel.save(tmp_path / "second.safetensors", config, weights, TitokModel.new_code(config), {})
+    data = tessera.encode(image, model=str(model.path))
+    assert read_file(data).length == 36
+    with Image.open(image) as original:
+        assert tessera.decode(data, model=str(model.path)).size == original.size
+    assert run("encode", image, "--model", model.path, "--tokens", 5).exit_code == 2
+    assert run("models", "check", model.path).exit_code == 0
 
 
 def test_tiles_are_refused(models, image):
