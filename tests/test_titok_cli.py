@@ -178,7 +178,7 @@ def test_the_second_generation_codes_an_image(image, tmp_path):
     data = tessera.encode(image, model=str(model.path))
     assert read_file(data).length == 36
     with Image.open(image) as original:
-        assert tessera.decode(data, model=str(model.path)).size == original.size
+        assert tessera.Codec(str(model.path)).decode(data).image.size == original.size
     assert run("encode", image, "--model", model.path, "--tokens", 5).exit_code == 2
     assert run("models", "check", model.path).exit_code == 0
 
