@@ -62,8 +62,12 @@ class GridModel(PublishedModel):
         published = {name: naming.published(name, len(config.multipliers)) for name in names}
         unknown = checkpoint.shapes.keys() - published.values()
         if any(name.startswith(AVERAGES) for name in checkpoint.shapes):
-            published = {name: AVERAGES + trained.replace(".", "") for name, trained in published.items()}
-        return published | {name: name for name in unknown if not name.startswith(naming.superfluous)}
+            trained = published
+            published = {name: AVERAGES + source.replace(".", "") for name, source in trained.items()}
+            shapes = checkpoint.shapes
+            unknown |= {trained[name] for name, mean in published.items() if shapes.get(trained[name]) != shapes.get(mean)}
+        # Some names are those of other tensors in the network, so unexpected ones are marked.
+        return published | {f"{name} (in the file)": name for name in unknown if not name.startswith(naming.superfluous)}
 
     @classmethod
     def build(cls, config: GridConfig) -> Grid:

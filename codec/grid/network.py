@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.grid.config import GridConfig
-from codec.networks.convolution import EPSILON, AttentionBlock, GroupNorm, ResidualBlock
+from codec.networks.convolution import EPSILON, AttentionBlock, ResidualBlock
 
 CALL_SCORES = 1 << 26  # maximum products of cells and vectors of the codebook in one step: 256 MB
 
@@ -82,7 +82,7 @@ class Encoder(nn.Module):
             resample = nn.Identity() if coarsest else Downsampling(wide_out, c.centred_downsampling)
             self.stages.append(Stage(c, wide_in, wide_out, c.encoder_depth, c.attention and coarsest, resample))
         self.middle = _middle(c)
-        self.norm_out = GroupNorm(c.groups, c.widths[-1])
+        self.norm_out = nn.GroupNorm(c.groups, c.widths[-1], EPSILON)
         self.conv_out = nn.Conv2d(c.widths[-1], c.latent, *((3, 1, 1) if c.attention else (1,)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class Decoder(nn.Module):
             finest = index == len(widths) - 1
             resample = nn.Identity() if finest else Upsampling(wide_out, c.depth_to_space)
             self.stages.append(Stage(c, wide_in, wide_out, c.decoder_depth, c.attention and index == 0, resample))
-        self.norm_out = GroupNorm(c.groups, widths[-1])
+        self.norm_out = nn.GroupNorm(c.groups, widths[-1], EPSILON)
         self.conv_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
     def forward(self, latents: Tensor, style: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class AdaptiveNorm(nn.Module):
 
     def __init__(self, code: int, width: int, groups: int) -> None:
         super().__init__()
-        self.norm = GroupNorm(groups, width, affine=False)
+        self.norm = nn.GroupNorm(groups, width, EPSILON, affine=False)
         self.gamma = nn.Linear(code, width)
         self.beta = nn.Linear(code, width)
 

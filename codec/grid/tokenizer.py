@@ -1,9 +1,15 @@
 """Images of any size to tokens of a grid and back. An image is padded to complete cells by repeating its right and bottom edge.
 
 An image of up to TILE x TILE pixels is computed as a whole. A larger one is computed in tiles of this size that overlap, and
-are blended over half of the overlap: the latents before they are quantized, and the pixels. Norms use averages over tiles of
-the whole image (`codec.networks.convolution.TileStatistics`), measured in a first pass over at most MEASURED_TILES of them.
-The adaptive norms of Open-MAGVIT2 use the codes of the whole image; attention (IBQ, LlamaGen) sees a tile.
+are blended over half of the overlap: the latents before they are quantized, and the pixels. Group norms and attention see a
+tile. The adaptive norms of Open-MAGVIT2 use the codes of the whole image.
+
+Measured with random weights, a quarter of the channels and a Kodak image, 512-pixel tiles against the whole: 96 and 97 % of
+bits equal (MaskBit, Open-MAGVIT2), 74 and 69 % of indices (IBQ, LlamaGen); the same tokens decode 12.5, 6.7, 5.0 and 7.6 levels
+apart (RMS). Common statistics for the norms of all tiles, measured on windows of the image, halved the squared error for
+Open-MAGVIT2, changed it by -15 to 11 % for MaskBit, and made it 1.4 to 5 times larger with attention: so there are none.
+
+The networks were not trained for missing tokens. A prefix decodes because each unknown token copies the nearest known one.
 """
 
 from __future__ import annotations
@@ -19,13 +25,11 @@ from torch import Tensor
 from bitstream.digit_tokens import DigitCode, DigitPrefix, DigitSequence, complete_prefix, fill_unknown
 from codec.grid.network import Grid, code_style
 from codec.models.base import Enough
-from codec.networks.convolution import TileStatistics
 from codec.system.context import report_progress
 
 TILE = 1024  # largest side of a tile in pixels, with its overlap
-MIN_TILE_CELLS = 8
+MIN_TILE_CELLS = 16  # 256 or 128 pixels, the side of the images that the networks were trained on
 OVERLAP = 8  # a tile extends by one OVERLAPth of its largest side beyond the middle of an overlap
-MEASURED_TILES = 8
 GREY = 128  # colour of an image without known tokens
 
 
@@ -47,27 +51,33 @@ class GridTokenizer:
         """Pixels (H, W, 3) of images. Each unknown token is replaced by the nearest known one."""
         return [self._detokenize(prefix) for prefix in prefixes]
 
+    @torch.inference_mode()
     def _tokenize(self, image: NDArray[np.uint8]) -> DigitSequence:
         layout = self.code.layout(image.shape[1], image.shape[0])
-        latents = self._in_tiles(lambda rows, columns: self._encode(image, rows, columns), layout.shape, 1)
+
+        def encode(rows: slice, columns: slice) -> Tensor:
+            return self.network.encode(self._pixels(image, rows, columns))
+
+        latents = self._in_tiles(encode, layout.shape, 1)
         digits = self.network.quantize(latents)[0].cpu().numpy().astype(np.int32)
         return self.code.sequence(complete_prefix(layout, digits))
 
-    def _encode(self, image: NDArray[np.uint8], rows: slice, columns: slice) -> Tensor:
-        """The latents (1, D, h, w) of a tile of cells."""
+    def _pixels(self, image: NDArray[np.uint8], rows: slice, columns: slice) -> Tensor:
+        """Some cells (1, 3, H, W) of an image, in [0, 1]."""
         height, width = ((cells.stop - cells.start) * self.cell for cells in (rows, columns))
         top, left = rows.start * self.cell, columns.start * self.cell
         pixels = image[top : top + height, left : left + width]
         padding = (0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0)
         padded = torch.from_numpy(np.pad(pixels, padding, "edge")).to(self.device)
-        return self.network.encode(padded.permute(2, 0, 1)[None].float() / 255)
+        return padded.permute(2, 0, 1)[None].float() / 255
 
+    @torch.inference_mode()
     def _detokenize(self, prefix: DigitPrefix) -> NDArray[np.uint8]:
         height, width = prefix.layout.height, prefix.layout.width
         if not prefix.length:
             return np.full((height, width, 3), GREY, np.uint8)
         digits = torch.from_numpy(fill_unknown(prefix.digits, prefix.known).astype(np.int64))[None].to(self.device)
-        style = code_style(self.network.quantize.lookup(digits))
+        style = code_style(self.network.quantize.lookup(digits)) if self.network.config.adaptive else None
 
         def decode(rows: slice, columns: slice) -> Tensor:
             return self.network.decode(self.network.quantize.lookup(digits[:, :, rows, columns]), style)
@@ -75,31 +85,16 @@ class GridTokenizer:
         pixels = self._in_tiles(decode, digits.shape[2:], self.cell)[0, :, :height, :width]
         return pixels.mul_(255).round_().byte().permute(1, 2, 0).contiguous().cpu().numpy()
 
-    @torch.inference_mode()
     def _in_tiles(self, compute: Callable[[slice, slice], Tensor], shape: Sequence[int], scale: int) -> Tensor:
-        """The result (1, C, rows * scale, columns * scale) for a grid of cells, from those of its tiles."""
+        """The network's output (1, C, rows * scale, columns * scale) for a grid of cells, from its output for each tile."""
         rows, columns = (_tiles(length, self.tile_cells, scale) for length in shape)
-        tiles = list(product(rows, columns))
-        if len(tiles) == 1:
-            complete = compute(slice(0, shape[0]), slice(0, shape[1]))
-            report_progress(1.0)
-            return complete
-        statistics = TileStatistics()
-        measured = [tiles[len(tiles) * index // MEASURED_TILES] for index in range(min(len(tiles), MEASURED_TILES))]
-        calls = len(measured) + len(tiles)
-        with statistics.measured():
-            for (ys, _), (xs, _) in measured:
-                compute(ys, xs)
-                report_progress(1 / calls)
         result: Tensor | None = None
-        with statistics.used():
-            for (ys, y_weights), (xs, x_weights) in tiles:
-                tile = compute(ys, xs)
-                if result is None:
-                    result = tile.new_zeros(1, tile.shape[1], *(length * scale for length in shape))
-                area = result[:, :, ys.start * scale : ys.stop * scale, xs.start * scale : xs.stop * scale]
-                area += tile * (y_weights[:, None] * x_weights).to(tile.device)
-                report_progress(1 / calls)
+        for (ys, y_weights), (xs, x_weights) in product(rows, columns):
+            tile = compute(ys, xs) * (y_weights[:, None] * x_weights).to(self.device)
+            if result is None:
+                result = tile.new_zeros(1, tile.shape[1], *(length * scale for length in shape))
+            result[:, :, ys.start * scale : ys.stop * scale, xs.start * scale : xs.stop * scale] += tile
+            report_progress(1 / len(rows) / len(columns))
         assert result is not None
         return result
 
