@@ -244,6 +244,9 @@ def import_(
         if licence := model.metadata["card"].get("licence"):
             report.values |= {"licence": licence}
             report.line += f"; {licence}"
+        if left_out := model.metadata["card"].get("left_out"):
+            report.values |= {"left_out": left_out}
+            report.line += f"; without tensors of training alone: {', '.join(left_out)}"
 
 
 @models.command()

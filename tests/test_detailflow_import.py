@@ -16,6 +16,7 @@ from codec.detailflow.network import DetailFlow, resize_positions
 from codec.errors import ModelError
 from codec.models.checkpoint import Checkpoint, check_shapes, open_checkpoint
 from codec.models.registry import open_model
+from tests.helpers.commands import records, run
 from tests.helpers.detailflow import TINY, published_settings, published_tensors, seeded, write_checkpoint
 
 
@@ -113,12 +114,15 @@ def test_a_model_has_the_tensors_of_its_checkpoint(checkpoint, tmp_path, dtype):
         assert torch.equal(resized, resize_positions(table, grid))
 
 
-def test_what_only_training_used_is_dropped_and_named(checkpoint, tmp_path):
+def test_what_only_training_used_is_dropped_and_named(checkpoint, tmp_path, monkeypatch):
     tensors = published_tensors(seeded())
     extra = {"repa_model.visual_model.post_layernorm.bias": torch.zeros(9), "encoder.refined_tokens": torch.zeros(1, 16, 24)}
     write_checkpoint(checkpoint, tensors | extra | {"quantize.codebook_used": torch.zeros(99)})
-    model = imported(checkpoint, tmp_path / "models")
-    assert model.metadata["card"]["left_out"] == ["encoder.refined_tokens", "quantize.codebook_used", "repa_model"]
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    outcome = run("models", "import", checkpoint, "--json")
+    (record,) = records(outcome)
+    assert record["left_out"] == ["encoder.refined_tokens", "quantize.codebook_used", "repa_model"]
+    model = open_model(record["output"])
     size = sum(value.numel() for value in seeded().state_dict().values())
     assert sum(value.numel() for value in model.network("cpu").state_dict().values()) == size
 
