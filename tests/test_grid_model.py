@@ -71,6 +71,25 @@ def test_prefixes_decode_to_complete_images(tmp_path):
         assert codec.decode(encoded.data).image.size == (64, 64)
 
 
+@pytest.mark.parametrize("name", ["maskbit-12", "llamagen-ds16"])
+def test_calibration_on_photos_makes_smaller_files_of_the_same_tokens(name, tmp_path, photo):
+    checkpoint = write_checkpoint(tmp_path, name)
+    (photos := tmp_path / "photos").mkdir()
+    for number in range(3):
+        photo.rotate(90 * number).save(photos / f"{number}.png")
+    import_model(str(checkpoint))
+    measured, calibration = import_model(str(checkpoint), name="measured", photos=[photos], device="cpu")
+    assert calibration is not None
+    assert calibration.bits < calibration.bits_before == pytest.approx(12 if name == "maskbit-12" else 10)
+    measured.check()
+    image = photo.crop((40, 30, 104, 94))
+    models = [Codec(model=model) for model in (name, "measured")]
+    files = [codec.encode(image, quality=100).data for codec in models]
+    assert len(files[1]) < len(files[0])
+    before, after = (np.asarray(codec.decode(data).image) for codec, data in zip(models, files, strict=True))
+    assert np.array_equal(before, after)
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [

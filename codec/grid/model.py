@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from bitstream.digit_tokens import DigitCode, grid_code
+from bitstream.digit_tokens import DigitCode, DigitPrefix, grid_code
 from codec.errors import ModelError
 from codec.grid.config import PUBLISHED, GridConfig
 from codec.grid.names import AVERAGES, NAMINGS, Naming
+from codec.models.digit_tables import measure_digits
 from codec.models.published import CODEBOOK, PublishedModel
 
 if TYPE_CHECKING:
@@ -87,6 +89,20 @@ class GridModel(PublishedModel):
     def read_code(self, arrays: Mapping[str, NDArray[Any]]) -> DigitCode:
         tables, picks, classes, ranks = (arrays[name] for name in self.code_arrays)
         return DigitCode(self.config.levels, tables, picks, classes, ranks, self.config.cell)
+
+    def measure(self, photos: Sequence[DigitPrefix]) -> tuple[DigitCode, float]:
+        measurement = measure_digits(self.code, photos, self._compared_vectors())
+        return measurement.code, measurement.bits
+
+    def _compared_vectors(self) -> NDArray[np.float32] | None:
+        """The codebook (V, D) as the quantizer compares it: of length 1 for unit vectors; None for bits."""
+        if not self.config.codebook:
+            return None
+        with self.arrays() as file:
+            vectors: NDArray[np.float32] = file.get_tensor(CODEBOOK).astype(np.float32)
+        if self.config.quantizer == "unit-vector":
+            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors
 
     def tokenizer(self, runtime: str, device: str, tile: int | None = None) -> GridTokenizer:
         from codec.grid.tokenizer import GridTokenizer

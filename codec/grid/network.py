@@ -4,7 +4,7 @@
     token -> D numbers -> convolutions at each resolution -> pixels
 
 All four are the autoencoder of VQGAN (2012.09841) with small differences, which `GridConfig` lists. Modules are named and
-ordered as they are executed; `codec.grid.checkpoint` translates published names.
+ordered as they are executed; `codec.grid.names` translates published names.
 
 Axes: B images, h x w cells, D numbers and E digits of a token, V vectors of a codebook, H x W pixels. Pixels are RGB in [0, 1].
 """
