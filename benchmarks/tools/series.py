@@ -133,8 +133,8 @@ METHODS = {
     **{name: Method(QUALITIES, partial(code_with_tessera, reference=name)) for name in ("first", "previous", "auto")},
     "avif": Method((10, 25, 40, 55, 70), partial(code_each, codec=AVIF)),
     "avif-psnr": Method((10, 25, 40, 55, 70), partial(code_each, codec=AVIF_PSNR)),
-    "av1-video": Method((60, 52, 44, 36, 28), partial(code_as_video, encoder=AV1, scale="-crf", container="obu")),
-    "vvc-video": Method((47, 42, 37, 32, 27), partial(code_as_video, encoder=VVC, scale="-qp", container="vvc")),
+    "av1-video": Method((60, 52, 44, 36, 28, 20), partial(code_as_video, encoder=AV1, scale="-crf", container="obu")),
+    "vvc-video": Method((47, 42, 37, 32, 27, 22), partial(code_as_video, encoder=VVC, scale="-qp", container="vvc")),
 }
 
 
