@@ -114,6 +114,8 @@ def tables(results: Results) -> Iterator[tuple[str, Table, str]]:
 def _metric_tables(results: Results) -> Iterator[tuple[str, Table, str]]:
     images = len(results.images)
     for key in results.metrics:
+        if not any(key in point.metrics for series in results.series for point in series.points):
+            continue  # an image is too small, as `Bench.open` said
         metric = METRICS[key]
         unit = f", {metric.unit}" if metric.unit else ""
         if results.budgets:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from PIL import Image
 from pytorch_msssim import ms_ssim as torch_ms_ssim
@@ -31,9 +32,17 @@ FORMULA_VERSION = "1"  # raise it when a formula in this file changes, so that c
 COLOUR_SIDE = 16  # pixels: a wrong colour is hardly seen in smaller spots
 SRGB_TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))  # D65
 
+# Peaks of the mean spectrum
+LUMA = (0.299, 0.587, 0.114)  # BT.601
+PEAK_WINDOW = 64  # pixels; a texture of up to 16 pixels repeats at least four times in it
+PEAK_STEP = 32  # pixels between windows, which overlap by half since they are weighted by a Hann window
+PEAK_AREA = 9  # frequencies on each side of the square that a peak is compared with
+PEAK_COUNT = 10  # the spectrum is symmetric: five frequencies, each with its mirror image
+
 # Minimum length of an image's shorter side, in pixels
 MIN_SIDE_MS_SSIM = 161  # five scales of an 11x11 window
 MIN_SIDE_SSIMULACRA2 = 8  # one scale
+MIN_SIDE_PEAKS = 256  # 49 windows: fewer leave a mean spectrum that is rough by itself
 MIN_SIDE_LPIPS = 31  # one position in the last stage of AlexNet
 MIN_SIDE_FEATURES = 32  # one position in the last stage of EfficientNet-Lite0
 
@@ -64,6 +73,10 @@ METRICS = {
         Metric("psnr", "PSNR", "dB", 2, max, "psnr-rgb", "over all channels"),
         Metric("ms_ssim", "MS-SSIM", "", 4, max, "ms-ssim-rgb", "by pytorch-msssim, the mean of the channels"),
         Metric("colour", "Colour error", "", 2, min, "cielab-16", "mean distance in CIELAB of the means of 16x16 pixels"),
+        Metric(
+            "peaks", "Peaks", "dB", 1, min, "spectral-peaks", "of the mean spectrum of windows of 64x64 pixels, luma",
+            has_bd_rate=False,
+        ),
         Metric(
             "features", "Lite0 features", "", 4, min, "lite0-rgb",
             "distance of unit-normalised features of EfficientNet-Lite0, mean of five stages", default=False,
@@ -199,6 +212,8 @@ def open_evaluator(key: str, options: MetricOptions) -> Evaluator:
                 raise BenchError(msg) from error
         case "psnr":
             return Formula(key, psnr)
+        case "peaks":
+            return Formula(key, lambda image, _: peaks(image), MIN_SIDE_PEAKS)
         case _:
             return Formula(key, colour_error)
 
@@ -240,6 +255,38 @@ def colour_error(image: Pixels, original: Pixels) -> float:
         return cielab(sums / counts[..., None])
 
     return float(np.linalg.norm(means(image) - means(original), axis=-1).mean())
+
+
+def peaks(image: Pixels) -> float:
+    """Height of the peaks of an image's mean spectrum in dB: 0 for a plain colour, 1 to 3 for noise and photographs, over 10
+    for a texture that is woven the same way everywhere. There is no comparison with an original, so that this is no measure of
+    quality by itself. Both sides must be at least MIN_SIDE_PEAKS pixels.
+
+    Decoders that upsample in learned steps draw a texture that is fixed to the grid of the steps. It shows as peaks of the
+    spectrum averaged over many windows (Welch 1967), as in generated images (Frank et al. 2020, "Leveraging Frequency Analysis
+    for Deep Fake Image Recognition"). The mean is one of logarithms, so that a strong texture in one place, as photographs
+    have, does not count as one that is everywhere.
+
+    A peak is measured above the median of its 9x9 neighbours. The value is the mean of the ten highest. Frequencies up to 1/16
+    per pixel are left out, since the spectrum of photographs is steep there; those of horizontal and vertical lines too, since
+    edges in photographs have them.
+    """
+    luma = image @ np.array(LUMA)
+    hann = np.outer(np.hanning(PEAK_WINDOW), np.hanning(PEAK_WINDOW))
+    rows = []
+    for top in range(0, luma.shape[0] - PEAK_WINDOW + 1, PEAK_STEP):  # row by row, to limit memory
+        row = luma[top : top + PEAK_WINDOW]
+        windows = sliding_window_view(row, PEAK_WINDOW, axis=1)[:, ::PEAK_STEP].swapaxes(0, 1)
+        windows = windows - windows.mean((1, 2), keepdims=True)  # brightness is not texture
+        power = np.abs(np.fft.fft2(windows * hann)) ** 2 + 1  # 1 is far below rounding to 8 bits; flat areas have a logarithm
+        rows.append(10 * np.log10(power).mean(0))
+    spectrum = np.mean(rows, 0)  # every row has the same number of windows
+    padded = np.pad(spectrum, PEAK_AREA // 2, mode="wrap")
+    above = spectrum - np.median(sliding_window_view(padded, (PEAK_AREA, PEAK_AREA)), (2, 3))
+    frequencies = np.abs(np.fft.fftfreq(PEAK_WINDOW))
+    textured = np.hypot(*np.meshgrid(frequencies, frequencies)) > 1 / 16
+    oblique = frequencies > 1.5 / PEAK_WINDOW  # a Hann window spreads a line over one frequency on either side
+    return float(np.sort(above[textured & np.outer(oblique, oblique)])[-PEAK_COUNT:].mean())
 
 
 def cielab(colours: NDArray[np.float64]) -> NDArray[np.float64]:

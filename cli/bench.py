@@ -110,7 +110,7 @@ def bench() -> None:
     type=Names(),
     metavar="LIST",
     default=(),
-    help="Metrics: lpips, psnr, ms_ssim and colour (the default), features and ssimulacra2 (slow), top1, top5, or all.",
+    help="Metrics: lpips, psnr, ms_ssim, colour and peaks (the default), features and ssimulacra2 (slow), top1, top5, or all.",
 )
 @_classifier
 @_weights

@@ -320,8 +320,8 @@ def test_lpips_without_weights_is_left_out(images, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     messages: list[str] = []
     default = Bench.open(BenchOptions({"a.png": str(images / "a.png")}, codecs=["webp"]), messages.append)
-    assert default.metrics == ("psnr", "ms_ssim", "colour")
-    assert [message.startswith("LPIPS is left out: ") for message in messages] == [True]
+    assert default.metrics == ("psnr", "ms_ssim", "colour", "peaks")
+    assert [message.partition(" is left out")[0] for message in messages] == ["LPIPS", "Peaks"]  # the image is small
     assert not default.problems
     named = BenchOptions({"b.jpg": str(images / "b.jpg")}, codecs=["webp"], metrics=["lpips", "psnr"])
     assert Bench.open(named, messages.append).problems
@@ -403,6 +403,22 @@ def test_a_new_metric_encodes_nothing_again(images, tmp_path, monkeypatch):
     rows = [list(csv.DictReader(io.StringIO(result.stdout))) for result in (first, more)]
     assert [row["psnr"] for row in rows[0]] == [row["psnr"] for row in rows[1]]
     assert all(float(row["colour"]) > 0 for row in rows[1])
+
+
+def test_peaks_of_large_images_are_in_every_output(photo, tmp_path):
+    photo.crop((0, 0, 256, 260)).save(tmp_path / "a.png")
+    outputs = ("--csv", tmp_path / "b.csv", "--json-dir", tmp_path, "--report", tmp_path / "b.html")
+    options = ("--codecs", "jpeg,webp", "--bpp", "0.5,1,2", "--metrics", "psnr,peaks", "--no-speed", "--no-cache")
+    result = bench(tmp_path / "a.png", *options, *outputs)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^Peaks, dB, .*\(lower is better\)", result.stdout, re.MULTILINE)
+    values = [float(row["peaks"]) for row in rows_of(tmp_path) if (row["codec"], row["image"]) == ("jpeg", "mean")]
+    assert len(values) == 3
+    assert 0 < min(values) <= max(values) < 10
+    plain = json.loads((tmp_path / "jpeg.json").read_text())
+    assert plain["results"]["spectral-peaks"] == pytest.approx(values, rel=1e-5)
+    assert set(plain["bd_rate"]) == {"psnr-rgb"}  # more bits do not mean lower peaks
+    assert "Peaks in dB, lower is better" in (tmp_path / "b.html").read_text()
 
 
 @pytest.mark.learned

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from benchmarks.metrics import cielab, colour_error, ms_ssim
+from benchmarks.metrics import cielab, colour_error, ms_ssim, peaks
 from benchmarks.tools import compare
-from benchmarks.tools.pattern import pattern_error
 from codec.metrics import psnr
 from codec.metrics.lpips import LPIPS
 from tests.helpers import PHOTO, ROOT
@@ -58,14 +57,37 @@ def test_colour_error_measures_casts_and_ignores_noise():
     assert colour_error(cast, grey) == pytest.approx(distance / 20)
 
 
-def test_pattern_error_measures_repetition_and_ignores_noise():
-    grey = np.full((150, 200, 3), 119, np.uint8)
-    assert pattern_error(grey, grey) == pattern_error(grey + np.uint8(8), grey) == 0
-    dots = grey.copy()
-    dots[::8, ::8] += 80
-    assert pattern_error(dots, grey) == pytest.approx(80 * np.sqrt(63) / 64)
-    noisy = grey + np.random.default_rng(0).choice([0, 20], (150, 200, 1)).astype(np.uint8)  # an error of the same size
-    assert pattern_error(noisy, grey) < 0.5
+def woven(amplitude: float, deviation: float, columns: int = 384) -> np.ndarray:
+    """A grey image of noise; its first columns have a wave of 4 pixels along both axes."""
+    y, x = np.indices((256, 384))
+    noise = np.random.default_rng(0).normal(0, deviation, x.shape)
+    grey = 120 + amplitude * np.cos(np.pi / 2 * (x + y)) * (x < columns) + noise
+    return np.repeat(grey.round().astype(np.uint8)[..., None], 3, 2)
+
+
+def test_peaks_have_the_height_of_a_texture_above_noise():
+    """A Hann window of 64 samples sums to 31.5, and its squares to 23.625. The wave has the power (a/2)^2 31.5^4; the noise has
+    (s^2 + 1/12) 23.625^2, with rounding, and the mean of its logarithm is lower by Euler's constant. The ten highest values are
+    the wave and its four neighbours at half the amplitude, twice."""
+    amplitude, deviation = 20, 4
+    signal, noise = (amplitude / 2) ** 2 * 31.5**4, (deviation**2 + 1 / 12) * 23.625**2
+    centre = 10 * np.log10(signal / noise) + 10 * np.euler_gamma / np.log(10)
+    assert centre == pytest.approx(43, abs=0.5)
+    expected = centre - 4 / 5 * 20 * np.log10(2)
+    assert peaks(woven(amplitude, deviation)) == pytest.approx(expected, abs=0.5)
+    assert peaks(woven(2 * amplitude, deviation)) == pytest.approx(expected + 20 * np.log10(2), abs=0.5)
+
+
+def test_peaks_ignore_noise_brightness_lines_and_texture_in_one_place():
+    image = woven(20, 4)
+    assert peaks(image + np.uint8(40)) == pytest.approx(peaks(image), abs=1e-6)
+    assert peaks(np.full((256, 256, 3), 119, np.uint8)) == 0
+    noise = woven(0, 20)
+    assert 0 < peaks(noise) < 3
+    assert peaks(woven(20, 20, columns=64)) < 0.3 * peaks(woven(20, 20))
+    lines = noise.copy()
+    lines[::8] = 220
+    assert peaks(lines) < 3
 
 
 @pytest.fixture(scope="module")

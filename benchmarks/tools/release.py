@@ -33,8 +33,8 @@ ANCHOR = "webp-scaled"  # reference codec for BD-rates, as in `tessera bench`
 KEPT_OPTIONS = ("--metrics", "--bpp")  # options that are copied from a study's command
 BY_HAND = """\
 By hand: MODEL.md; sentences with numbers in README.md and docs/; `bench recognition`; docs/viewer.webp; docs/comparison.webp
-(benchmarks.tools.compare); the row of training-curve.csv and its plot (benchmarks.tools.held_out); benchmarks.tools.prefixes
-and pattern; training-log.md; CHANGELOG.md; numbers in tests.
+(benchmarks.tools.compare); the row of training-curve.csv and its plot (benchmarks.tools.held_out); benchmarks.tools.prefixes;
+the peaks in docs/benchmarks.md; training-log.md; CHANGELOG.md; numbers in tests.
 """
 
 
