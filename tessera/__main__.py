@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from pathlib import Path
 
@@ -13,6 +15,7 @@ if (ROOT / "pyproject.toml").is_file():  # a checkout, whose folders have names 
 def main() -> None:
     from cli.main import main
 
+    atexit.register(gc.freeze)  # or Python searches all objects for garbage before it ends: a twentieth of the whole time
     main()
 
 
