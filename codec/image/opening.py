@@ -16,7 +16,7 @@ from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 from bitstream.block_order import BLOCK
 from bitstream.container import MAGIC
 from codec.errors import ImageError, TesseraError
-from codec.image.plugins import READ, jxl_header, load_plugin, plugin_for
+from codec.image.plugins import READ, jxl_header, load_formats, load_plugin, plugin_for
 from codec.options import MAX_PIXELS
 from codec.system.inputs import FileInput, open_file, read_at_most
 from codec.system.process import after_fork_in_child, fork_safe_lock
@@ -167,7 +167,7 @@ def _unknown_format(head: bytes) -> ImageError:
 
 def _formats() -> list[str]:
     """Pillow's names of the formats that are read."""
-    Image.init()
+    load_formats()
     return [name for name in READ if name in Image.OPEN]
 
 

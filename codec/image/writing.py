@@ -14,7 +14,7 @@ from codec.errors import ImageError, UsageError
 from codec.image.alpha import flatten, parse_colour
 from codec.image.colour import to_rgb
 from codec.image.opening import pillow_settings
-from codec.image.plugins import WRITTEN, load_plugin, plugin_for
+from codec.image.plugins import WRITTEN, load_formats, load_plugin, plugin_for
 from codec.options import MAX_PIXELS
 
 # Default quality of lossy formats: about 40 dB from the decoded image (Kodak), a sixth to a tenth of the size of the PNG.
@@ -50,7 +50,7 @@ def image_format(ending: str, quality: int | None = None) -> ImageFormat:
 
     Raises UsageError if it cannot be written or does not hold every image, or if it has no quality and one is given."""
     ending = ending.lower()
-    Image.init()
+    load_formats()
     plugin = plugin_for(ending=ending)
     load_plugin(plugin)
     name = Image.registered_extensions().get(ending)
