@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -107,6 +106,8 @@ def convert(
     """Converts the inputs of jobs and writes their outputs; yields the outcome of each. Complete outputs are kept."""
     pending = [job for job in jobs if not job.exists]
     if existing := [job for job in jobs if job.exists]:
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(threads) as pool:
             complete = pool.map(command.is_complete, [job.output for job in existing])
             for job, kept in zip(existing, complete, strict=True):

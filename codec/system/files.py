@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from platformdirs import user_cache_path, user_data_path
-
 from codec.errors import FileError
 
 try:
@@ -29,11 +27,15 @@ TEMPORARY = re.compile(r"\.tessera-[0-9a-f]{16}\.tmp")  # a killed run may leave
 
 def data_folder() -> Path:
     """The folder for models and weights that the user installs. Raises FileError if the user has no home folder."""
+    from platformdirs import user_data_path
+
     return _user_folder(user_data_path)
 
 
 def cache_folder() -> Path:
     """The folder for results that can be computed again. Raises FileError if the user has no home folder."""
+    from platformdirs import user_cache_path
+
     return _user_folder(user_cache_path)
 
 
