@@ -59,9 +59,9 @@ def test_a_model_is_checked_with_one_step(monkeypatch):
     assert steps == [1]
 
 
-def test_an_image_is_coded_at_three_lengths(image, tmp_path):
+def test_an_image_is_coded_at_two_lengths(image, tmp_path):
     sizes = []
-    for tokens in (1, 3, 8):
+    for tokens in (1, 8):
         record = encoded(image, "--model", "flex", "--tokens", tokens)
         assert (record["model"], record["tokens"]) == ("flex", tokens)
         assert run("decode", tmp_path / "a.tsr", "-o", tmp_path / "b.png", "-f", "--steps", 1).exit_code == 0
@@ -89,8 +89,8 @@ def test_sampling_is_repeatable_and_has_options(image):
 def test_files_of_different_options_are_decoded_together(image):
     with Codec("flex", device="cpu") as codec:
         data = codec.encode(image, tokens=2).data
-        stored = [codec.read(data, steps=steps, seed=seed) for steps, seed in ((1, 0), (2, 0), (1, 9), (1, 0))]
-        assert [len(file.sampling) for file in stored] == [2, 2, 2, 2]
+        stored = [codec.read(data, steps=steps, seed=seed) for steps, seed in ((1, 0), (2, 0), (1, 9))]
+        assert [len(file.sampling) for file in stored] == [2, 2, 2]
         together = codec.detokenize(stored)
         for file, pixels in zip(stored, together, strict=True):
             assert np.abs(codec.detokenize([file])[0].astype(int) - pixels).max() <= 1
@@ -114,10 +114,10 @@ def test_other_models_refuse_options_of_sampling(photo, tmp_path, name, value):
     assert run("decode", tmp_path / "a.tsr", f"--{name}", value).exit_code == 2
 
 
-@pytest.mark.parametrize("flags", [("--steps", 0), ("--steps", 1.5), ("--guidance", 0.5), ("--seed", -1), ("--seed", 2**32)])
-def test_values_out_of_range_are_refused(image, tmp_path, flags):
+def test_values_out_of_range_are_refused(image, tmp_path):
     encoded(image, "--model", "flex", "--tokens", 1)
-    assert run("decode", tmp_path / "a.tsr", *flags).exit_code == 2
+    for flags in (("--steps", 0), ("--steps", 1.5), ("--guidance", 0.5), ("--seed", -1), ("--seed", 2**32)):
+        assert run("decode", tmp_path / "a.tsr", *flags).exit_code == 2, flags
 
 
 def test_a_target_takes_few_decodings(image, monkeypatch):
@@ -131,7 +131,7 @@ def test_a_target_takes_few_decodings(image, monkeypatch):
         return decode(tokenizer, prefixes, steps=1)
 
     monkeypatch.setattr(FlextokTokenizer, "detokenize", counted)
-    for target in (5, 8, 90):
+    for target in (8, 90):
         calls.clear()
         assert run("encode", image, "--model", "flex", "--target-psnr", target, "-f").exit_code == 0
         assert len(calls) <= 6
@@ -161,8 +161,8 @@ def test_tokens_are_exported_and_imported(image, tmp_path):
 def test_tables_are_measured_on_photos(image, tmp_path, photo, data_folder):
     folder = tmp_path / "photos"
     folder.mkdir()
-    for index in range(3):
-        photo.crop((80 * index, 40, 80 * index + 256, 296)).save(folder / f"{index}.png")
+    for index in range(2):
+        photo.crop((80 * index, 40, 80 * index + 128, 168)).save(folder / f"{index}.png")
     _, calibration = import_model(
         str(data_folder.parent / "checkpoint"), name="measured", photos=[folder], accept_licence=True, device="cpu"
     )

@@ -80,7 +80,7 @@ def test_quantizer_uses_all_levels_and_no_others():
     assert codes[:, 5].unique().tolist() == [-1, -0.5, 0, 0.5, 1]
 
 
-@pytest.mark.parametrize("known", [1, 5, 8])
+@pytest.mark.parametrize("known", [1, 8])
 def test_velocity(network, reference, noise, digits, known):
     registers = network.decoder.registers(codes_of(torch.from_numpy(digits[:1]), TINY.levels).float(), torch.tensor([known]))
     output = network.decoder(torch.from_numpy(noise[None]), 0.35, registers)
@@ -90,7 +90,7 @@ def test_velocity(network, reference, noise, digits, known):
 @pytest.mark.parametrize("guidance", [1.0, 7.5])
 def test_pixels_of_blocks_with_different_lengths(network, reference, noise, digits, guidance):
     """Unknown digits do not matter."""
-    lengths, steps = np.array([3, 8]), 4
+    lengths, steps = np.array([3, 8]), 2
     arrays = (torch.from_numpy(array) for array in (digits, lengths, np.stack([noise, noise[::-1]])))
     calls: list[None] = []
     output = network.detokenize(*arrays, steps=steps, guidance=guidance, progress=lambda: calls.append(None))

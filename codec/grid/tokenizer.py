@@ -14,8 +14,8 @@ The networks were not trained for missing tokens. A prefix decodes because each 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise, product
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -58,8 +58,8 @@ class GridTokenizer:
         def encode(rows: slice, columns: slice) -> Tensor:
             return self.network.encode(self._pixels(image, rows, columns))
 
-        latents = self._in_tiles(encode, layout.shape, 1)
-        digits = self.network.quantize(latents)[0].cpu().numpy().astype(np.int32)
+        quantized = [self.network.quantize(strip)[0].cpu() for strip in self._strips(encode, layout.shape, 1)]
+        digits = torch.cat(quantized, 1).numpy().astype(np.int32)
         return self.code.sequence(complete_prefix(layout, digits))
 
     def _pixels(self, image: NDArray[np.uint8], rows: slice, columns: slice) -> Tensor:
@@ -82,21 +82,33 @@ class GridTokenizer:
         def decode(rows: slice, columns: slice) -> Tensor:
             return self.network.decode(self.network.quantize.lookup(digits[:, :, rows, columns]), style)
 
-        pixels = self._in_tiles(decode, digits.shape[2:], self.cell)[0, :, :height, :width]
-        return pixels.mul_(255).round_().byte().permute(1, 2, 0).contiguous().cpu().numpy()
+        pixels, top = np.empty((height, width, 3), np.uint8), 0
+        for strip in self._strips(decode, digits.shape[2:], self.cell):
+            part = pixels[top : top + strip.shape[2]]
+            part[:] = strip[0, :, : len(part), :width].mul_(255).round_().byte().permute(1, 2, 0).cpu().numpy()
+            top += len(part)
+        return pixels
 
-    def _in_tiles(self, compute: Callable[[slice, slice], Tensor], shape: Sequence[int], scale: int) -> Tensor:
-        """The network's output (1, C, rows * scale, columns * scale) for a grid of cells, from its output for each tile."""
+    def _strips(self, compute: Callable[[slice, slice], Tensor], shape: Sequence[int], scale: int) -> Iterator[Tensor]:
+        """The network's output (1, C, rows * scale, columns * scale) for a grid of cells in strips from top to bottom, from its
+        output for each tile."""
         rows, columns = (_tiles(length, self.tile_cells, scale) for length in shape)
-        result: Tensor | None = None
-        for (ys, y_weights), (xs, x_weights) in product(rows, columns):
-            tile = compute(ys, xs) * (y_weights[:, None] * x_weights).to(self.device)
-            if result is None:
-                result = tile.new_zeros(1, tile.shape[1], *(length * scale for length in shape))
-            result[:, :, ys.start * scale : ys.stop * scale, xs.start * scale : xs.stop * scale] += tile
-            report_progress(1 / len(rows) / len(columns))
-        assert result is not None
-        return result
+        starts = [ys.start for ys, _ in rows[1:]] + [shape[0]]  # of the next tiles
+        below: Tensor | None = None  # the part of a strip that the next tiles overlap
+        for (ys, y_weights), next_start in zip(rows, starts, strict=True):
+            strip: Tensor | None = None
+            for xs, x_weights in columns:
+                tile = compute(ys, xs) * (y_weights[:, None] * x_weights).to(self.device)
+                if strip is None:
+                    strip = tile.new_zeros(*tile.shape[:3], shape[1] * scale)
+                strip[..., xs.start * scale : xs.stop * scale] += tile
+                report_progress(1 / len(rows) / len(columns))
+            assert strip is not None
+            if below is not None:
+                strip[:, :, : below.shape[2]] += below
+            above, below = strip.split([(next_start - ys.start) * scale, (ys.stop - next_start) * scale], 2)
+            below = below.clone()  # so that the strip leaves memory
+            yield above
 
 
 def _tiles(length: int, tile: int, scale: int) -> list[tuple[slice, Tensor]]:

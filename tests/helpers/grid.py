@@ -16,8 +16,9 @@ NAMES = ("maskbit-12", "open-magvit2-f8", "ibq-1024", "llamagen-ds16")  # one of
 
 
 def tiny(name: str) -> GridConfig:
-    """A published network with fewer channels and resolutions: cells of 8 pixels."""
-    config = replace(BY_NAME[name], width=8, groups=4, multipliers=(1, 1, 2, 2))
+    """A published network with fewer channels, blocks and resolutions: cells of 8 pixels."""
+    config = replace(BY_NAME[name], width=8, groups=4, multipliers=(1, 1, 2, 2), encoder_depth=2)
+    config = replace(config, decoder_depth=min(config.decoder_depth, 3))
     return replace(config, codebook=1024) if config.codebook else config
 
 
