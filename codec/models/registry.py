@@ -10,32 +10,32 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from pkgutil import resolve_name
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.detailflow.model import DetailFlowModel
 from codec.errors import FileError, ImageError, ModelError
-from codec.flextok.model import FlextokModel
-from codec.grid.model import GridModel
 from codec.models.base import Model, read_metadata
 from codec.models.catalogue import find_entry
-from codec.models.published import Calibration, PublishedModel
-from codec.pyramid.model import PyramidModel
 from codec.pyramid.runtime.graph_templates import graph_templates_path
 from codec.system.device import pick_device, require_torch
 from codec.system.files import data_folder
-from codec.titok.model import TitokModel
 
 if TYPE_CHECKING:
     from codec.models.checkpoint import Checkpoint
     from codec.models.download import Progress
+    from codec.models.published import Calibration, PublishedModel
     from codec.training.trainer import Trainer
 
-FAMILIES: dict[str, type[Model]] = {
-    family.kind: family for family in (PyramidModel, TitokModel, DetailFlowModel, FlextokModel, GridModel)
+FAMILIES = {  # by the kind of their model files: a subclass of `Model`, imported when a model of this kind is opened
+    "tessera-pyramid-1": "codec.pyramid.model:PyramidModel",
+    "tessera-titok-1": "codec.titok.model:TitokModel",
+    "tessera-detailflow-1": "codec.detailflow.model:DetailFlowModel",
+    "tessera-flextok-1": "codec.flextok.model:FlextokModel",
+    "tessera-grid-1": "codec.grid.model:GridModel",
 }
 BUNDLED = Path(__file__).parent.parent / "weights"
 DEFAULT = "standard"
@@ -56,17 +56,21 @@ def open_model(name: str | os.PathLike[str] = DEFAULT) -> Model:
         msg = f"{name}: no such file: check the name"
         raise ModelError(msg)
     metadata = read_metadata(path)
-    family = FAMILIES.get(metadata["kind"])
-    if family is None:
+    if metadata["kind"] not in FAMILIES:
         msg = f"{path}: a model of kind {metadata['kind']!r}, and this release knows {', '.join(FAMILIES)}: update tessera"
         raise ModelError(msg)
-    model = family(path, metadata)
+    model = family(metadata["kind"])(path, metadata)
     try:
         model.config  # noqa: B018 (must parse)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         msg = f"{path}: not a Tessera model ({type(error).__name__}: {str(error)[:200]})"
         raise ModelError(msg) from error
     return model
+
+
+def family(kind: str) -> type[Model]:
+    """The family of this kind, a key of FAMILIES."""
+    return resolve_name(FAMILIES[kind])
 
 
 def model_for(stream_id: bytes) -> Model:
@@ -150,13 +154,13 @@ def import_model(
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".import-", dir=folder) as temporary:
             checkpoint = open_checkpoint(source, progress)
-            family = _family_of(checkpoint)
-            if family.licence and not accept_licence:
-                raise ModelError(family.licence, ("accept_licence",))
-            if sampling and not family.samples:
+            recognised = _family_of(checkpoint)
+            if recognised.licence and not accept_licence:
+                raise ModelError(recognised.licence, ("accept_licence",))
+            if sampling and not recognised.samples:
                 msg = f"{checkpoint.source}: decodes without sampling: leave out {' and '.join(sampling)}"
                 raise ModelError(msg)
-            imported = family.import_checkpoint(checkpoint, Path(temporary), variant, check_name, sampling or {})
+            imported = recognised.import_checkpoint(checkpoint, Path(temporary), variant, check_name, sampling or {})
             calibration = imported.calibrate(_squares(photos), pick_device(device)) if photos else None
             model = open_model(imported.path)
             target = folder / f"{name or model.name}{SUFFIX}"
@@ -171,9 +175,11 @@ def import_model(
 
 def _family_of(checkpoint: Checkpoint) -> type[PublishedModel]:
     """The family of a published checkpoint. Raises ModelError if none recognises it."""
-    for family in FAMILIES.values():
-        if issubclass(family, PublishedModel) and family.recognises(checkpoint):
-            return family
+    from codec.models.published import PublishedModel
+
+    for candidate in map(family, FAMILIES):
+        if issubclass(candidate, PublishedModel) and candidate.recognises(checkpoint):
+            return candidate
     msg = f"{checkpoint.path}: not a tokenizer of a known family: see `tessera models import --help`"
     raise ModelError(msg)
 
