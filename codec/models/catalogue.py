@@ -1,15 +1,16 @@
 """The published checkpoints that `tessera models import` knows by a short name. Plain data, no torch.
 
-Sources: the official repositories (names of files, licences), counts from the official code (parameters, GFLOP). Sizes of
-downloads are those that the sources state or four bytes per parameter; the hub states the exact size when the download starts.
+Names of files and licences are those of the official repositories. Parameters and GFLOP are counted on the networks; GFLOP
+include the search in the codebook. Sizes of downloads are those that the authors state, or four bytes per parameter; Hugging
+Face states the exact size when the download starts.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-GFLOPS = 200  # GFLOP/s of the processor in estimates; two to four cores of a desktop reach it with torch
-BLOCKS = 1e6 / 256**2  # blocks of 256x256 pixels in a megapixel
+GFLOPS = 200  # speed of the processor in estimates, in GFLOP/s; two to four cores of a desktop reach it with torch
+MEGAPIXEL_BLOCKS = 1e6 / 256**2  # blocks of 256x256 pixels in a megapixel
 APACHE, MIT, APPLE = "Apache-2.0", "MIT", "Apple, research only"
 
 
@@ -19,25 +20,25 @@ class Entry:
 
     name: str  # short name, under which it is installed
     repository: str  # on Hugging Face
-    file: str | None  # weights in the repository; None if it has only one file of weights
+    file: str | None  # weights in the repository; None if the name is usual, or the only one
     download: float | None  # GB, rounded; None if the file holds an unknown amount of training state
     parameters: float  # millions, of the encoder and decoder
     tokens: int
     bits: int
-    prefixes: str  # "yes", "untrained" if prefixes decode but the network was not trained for them, or "no"
+    prefixes: str  # whether prefixes decode: "yes", "no", or "untrained" if the network was not trained for them
     licence: str  # of the weights
     encode_gflop: float
     decode_gflop: float
 
     @property
     def encode_seconds(self) -> float:
-        """Estimated seconds to encode a megapixel on a processor of GFLOPS."""
-        return self.encode_gflop * BLOCKS / GFLOPS
+        """Estimated seconds to encode a megapixel at GFLOPS."""
+        return self.encode_gflop * MEGAPIXEL_BLOCKS / GFLOPS
 
     @property
     def decode_seconds(self) -> float:
-        """Estimated seconds to decode a megapixel on a processor of GFLOPS."""
-        return self.decode_gflop * BLOCKS / GFLOPS
+        """Estimated seconds to decode a megapixel at GFLOPS."""
+        return self.decode_gflop * MEGAPIXEL_BLOCKS / GFLOPS
 
     @property
     def research_only(self) -> bool:
@@ -65,13 +66,15 @@ _ENTRIES = (
     ),
     *(
         Entry(f"ibq-{vectors}", f"TencentARC/IBQ-Tokenizer-{vectors}", f"imagenet256_{vectors}.ckpt", None, parameters, 256,
-              256 * bits, "untrained", APACHE, 265, 380)
-        for vectors, bits, parameters in ((1024, 10, 107), (8192, 13, 109), (16384, 14, 111), (262144, 18, 174))
+              256 * bits, "untrained", APACHE, encode_gflop, 380)
+        for vectors, bits, parameters, encode_gflop in (
+            (1024, 10, 107, 266), (8192, 13, 109, 266), (16384, 14, 111, 268), (262144, 18, 174, 300)
+        )
     ),
     *(
         Entry(f"ibq-{vectors}-pretrain", f"TencentARC/IBQ-Tokenizer-{vectors}-Pretrain", f"IBQ_pretrain_{vectors}.ckpt", None,
-              parameters, 256, 256 * bits, "untrained", APACHE, 265, 380)
-        for vectors, bits, parameters in ((16384, 14, 111), (262144, 18, 174))
+              parameters, 256, 256 * bits, "untrained", APACHE, encode_gflop, 380)
+        for vectors, bits, parameters, encode_gflop in ((16384, 14, 111, 268), (262144, 18, 174, 300))
     ),
     Entry("open-magvit2-f16", "TencentARC/Open-MAGVIT2-Tokenizer-256-resolution", "imagenet_256_L.ckpt", None, 115, 256, 4608,
           "untrained", APACHE, 266, 317),
@@ -81,11 +84,11 @@ _ENTRIES = (
           "untrained", APACHE, 426, 571),
     Entry("llamagen-ds16", "FoundationVision/LlamaGen", "vq_ds16_c2i.pt", 0.29, 72, 256, 3584, "untrained", MIT, 138, 253),
     Entry("llamagen-ds8", "FoundationVision/LlamaGen", "vq_ds8_c2i.pt", 0.28, 70, 1024, 14336, "untrained", MIT, 229, 475),
-    # Decoding is 20 steps with guidance, which computes the network twice.
-    Entry("flextok-d12-d12", "EPFL-VILAB/flextok_d12_d12_in1k", None, 1.4, 339, 256, 4087, "yes", APPLE, 370, 4500),
-    Entry("flextok-d18-d18", "EPFL-VILAB/flextok_d18_d18_in1k", None, 3.8, 940, 256, 4087, "yes", APPLE, 600, 13200),
-    Entry("flextok-d18-d28", "EPFL-VILAB/flextok_d18_d28_in1k", None, 10.1, 2500, 256, 4087, "yes", APPLE, 600, 46600),
-    Entry("flextok-d18-d28-dfn", "EPFL-VILAB/flextok_d18_d28_dfn", None, 10.1, 2500, 256, 4087, "yes", APPLE, 600, 46600),
+    # Decoding takes 20 steps with guidance, which computes the network twice per step.
+    Entry("flextok-d12-d12", "EPFL-VILAB/flextok_d12_d12_in1k", None, 1.4, 342, 256, 4087, "yes", APPLE, 370, 4493),
+    Entry("flextok-d18-d18", "EPFL-VILAB/flextok_d18_d18_in1k", None, 3.8, 950, 256, 4087, "yes", APPLE, 588, 13248),
+    Entry("flextok-d18-d28", "EPFL-VILAB/flextok_d18_d28_in1k", None, 10.2, 2541, 256, 4087, "yes", APPLE, 588, 46966),
+    Entry("flextok-d18-d28-dfn", "EPFL-VILAB/flextok_d18_d28_dfn", None, 10.2, 2541, 256, 4087, "yes", APPLE, 588, 46966),
 )  # fmt: skip
 CATALOGUE = {entry.name: entry for entry in _ENTRIES}
 
