@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from codec.grid.tokenizer import GridTokenizer
     from codec.models.checkpoint import Checkpoint
 
-LATENTS = "encoder.conv_out.weight"  # (channels, ...): the bits of a token, if it is of bits
+LATENTS = "encoder.conv_out.weight"  # (C, ...), with a channel for each bit of a token if there is no codebook
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class GridModel(PublishedModel):
 
     @classmethod
     def checkpoint_config(cls, checkpoint: Checkpoint, variant: str | None) -> GridConfig:
-        """The published configuration with the checkpoint's number of resolutions, and of bits or vectors."""
+        """See `PublishedModel`. The published configuration with as many resolutions, and bits or vectors."""
         naming = _naming(checkpoint)
         assert naming is not None
         start = f"encoder.{naming.stages[0]}."
@@ -50,7 +50,7 @@ class GridModel(PublishedModel):
             if checkpoint.shapes.get(tensor, (0,))[0] == size and len(stages) == len(config.multipliers):
                 return config
         known = ", ".join(config.name for config in configs)
-        msg = f"{checkpoint.path}: none of the networks of its kind that are supported: use {known}"
+        msg = f"{checkpoint.path}: not a supported network of its kind: use {known}"
         raise ModelError(msg)
 
     @classmethod
@@ -68,7 +68,7 @@ class GridModel(PublishedModel):
             published = {name: AVERAGES + source.replace(".", "") for name, source in trained.items()}
             shapes = checkpoint.shapes
             unknown |= {trained[name] for name, mean in published.items() if shapes.get(trained[name]) != shapes.get(mean)}
-        # Some names are those of other tensors in the network, so unexpected ones are marked.
+        # An unexpected tensor may have the network's name of another tensor, so its name is marked.
         return published | {f"{name} (in the file)": name for name in unknown if not name.startswith(naming.superfluous)}
 
     @classmethod
@@ -82,8 +82,8 @@ class GridModel(PublishedModel):
         return grid_code(config.levels, config.cell)
 
     @classmethod
-    def meaning_of(cls, config: GridConfig) -> tuple[str, ...]:
-        """The codebook. Bits have none: the last layer of the encoder says which latents have which bits."""
+    def fingerprint_arrays(cls, config: GridConfig) -> tuple[str, ...]:
+        """The codebook or, without one, the encoder's last layer, which determines the bits."""
         return (CODEBOOK,) if config.codebook else (LATENTS, "encoder.conv_out.bias")
 
     def read_code(self, arrays: Mapping[str, NDArray[Any]]) -> DigitCode:
@@ -111,4 +111,4 @@ class GridModel(PublishedModel):
 
 
 def _naming(checkpoint: Checkpoint) -> Naming | None:
-    return next((naming for naming in NAMINGS if naming.sign in checkpoint.shapes), None)
+    return next((naming for naming in NAMINGS if naming.marker in checkpoint.shapes), None)

@@ -1,15 +1,15 @@
 """The names of tensors in published checkpoints, by their names in the network. No torch.
 
-The published networks name and order the same modules in different ways: this module knows all four. Checkpoints of
-Open-MAGVIT2 and IBQ hold each tensor twice: as trained last, and averaged over training steps, under a name without dots. The
-averages were used for the published figures, so they are read if they are there.
+The four published networks name and order the same modules in different ways. Checkpoints of Open-MAGVIT2 and IBQ hold each
+tensor twice: with its last value and, under a name without dots, as a moving average over training steps. The published figures
+are those of the averages, so these are read if there are any.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-AVERAGES = "model_ema."  # start of the names of averaged tensors; the rest is the name without dots
+AVERAGES = "model_ema."  # prefix of the names of averages; the rest is the name of the tensor without dots
 
 
 @dataclass(frozen=True)
@@ -17,25 +17,26 @@ class Naming:
     """How one of the published networks names its modules."""
 
     family: str  # start of the names of its models
-    sign: str  # a tensor that no other network has
-    stages: tuple[str, str]  # in the encoder and in the decoder
+    marker: str  # a tensor that only this network has
+    stages: tuple[str, str]  # the stages of the encoder, and of the decoder
     blocks: str  # residual blocks of a stage
-    resample: tuple[str, str]
-    middle: tuple[str, ...]
-    fine_first: bool = True  # order of the decoder's stages
-    superfluous: tuple[str, ...] = ()  # starts of names that the network does not need
+    resample: tuple[str, str]  # the convolution of a downsampling, and of an upsampling
+    middle: tuple[str, ...]  # modules at the coarsest resolution, in order
+    fine_first: bool = True  # whether the decoder numbers its stages from fine to coarse
+    superfluous: tuple[str, ...] = ()  # prefixes of names of tensors that the network does not need
 
     def published(self, name: str, stages: int) -> str:
-        """The published name of a tensor, as in `stages.0.blocks.1.conv1.weight`, of a network with this many stages."""
+        """The published name of a tensor by its name in `codec.grid.network`, such as `encoder.stages.0.blocks.1.conv1.weight`.
+        `stages` is their number in the encoder, and in the decoder."""
         side, *rest = name.split(".")
         decoder = side == "decoder"
         match rest:
             case ["stages", index, module, *rest]:
-                place = str(stages - 1 - int(index)) if decoder and self.fine_first else index
+                stage = str(stages - 1 - int(index)) if decoder and self.fine_first else index
                 module = {"blocks": self.blocks, "attention": "attn"}.get(module, module)
                 if module == "resample":
                     module, rest = self.resample[decoder], rest[1:]
-                return ".".join([side, self.stages[decoder], place, module, *rest])
+                return ".".join([side, self.stages[decoder], stage, module, *rest])
             case ["adaptive", index, *rest]:
                 return ".".join([side, "adaptive", str(stages - 1 - int(index)), *rest])
             case ["middle", index, *rest]:

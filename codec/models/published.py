@@ -1,9 +1,9 @@
 """Model files of published tokenizers: the network's arrays under their own names, and the arrays of the code under `code.*`.
 
-A family extends `PublishedModel`. It says which checkpoints it recognises, which configuration they have, and under which names
-they hold the network's tensors. The fingerprint covers the meaning of tokens: the code's tables, the geometry, and the arrays
-that tokens refer to, such as a codebook. Two networks that agree in these decode each other's files. No torch until a network
-is needed.
+Each family extends `PublishedModel`: it recognises its checkpoints, reads their configuration, and names the tensors that the
+network needs. The fingerprint covers what determines the meaning of tokens: the tables of the code, the size of blocks, and the
+arrays that tokens refer to, such as a codebook. Two models that agree in these decode each other's files. No torch until a
+network is needed.
 """
 
 from __future__ import annotations
@@ -67,12 +67,11 @@ class PublishedModel(Model):
     """A model file of a published tokenizer. By default its tokens are indices into one codebook, N in a row per block."""
 
     config_type: ClassVar[type[Any]]  # a PublishedConfig
-    meaning: ClassVar[tuple[str, ...]] = (CODEBOOK,)  # arrays that give tokens their meaning
     code_arrays: ClassVar[tuple[str, ...]] = ("tables", "table_of", "classes")  # fields of the code that the file holds
-    derived: ClassVar[tuple[str, ...]] = ()  # how the names of tensors begin that `derive` makes
+    derived: ClassVar[tuple[str, ...]] = ()  # prefixes of the names of tensors that `derive` returns
     licence: ClassVar[str | None] = None  # conditions that a user has to accept before an import
 
-    # What a family says
+    # Defined by each family
 
     @classmethod
     @abstractmethod
@@ -87,38 +86,40 @@ class PublishedModel(Model):
     @classmethod
     @abstractmethod
     def build(cls, config: Any) -> nn.Module:
-        """The network, on the default device."""
+        """The network with uninitialised or random weights, on torch's default device."""
 
     @classmethod
     def sources(cls, checkpoint: Checkpoint, config: Any) -> dict[str, str]:
-        """Names of tensors in the checkpoint, by their names in the network. A family leaves out only tensors that it knows to
-        be superfluous: any other name is refused as unexpected."""
+        """The name in the checkpoint of each tensor, by its name in the network. Only tensors that are known to be superfluous
+        are left out: an import refuses all other names that the network does not have."""
         return {name: name for name in checkpoint.shapes}
 
     @classmethod
     def derive(cls, config: Any, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Further tensors of the network, which no checkpoint holds."""
+        """The network's tensors that no checkpoint holds, computed from `weights`, those that it does hold, by name."""
         return {}
 
     @classmethod
     def new_code(cls, config: Any) -> AnyCode:
-        """The code in which all tokens are equally likely."""
+        """The code whose tables make all tokens equally likely."""
         return uniform_code(config.block_tokens, config.codebook, config.side, config.tail_drop)
 
     @classmethod
-    def meaning_of(cls, config: Any) -> tuple[str, ...]:
-        """The arrays that give tokens their meaning, if they depend on the configuration."""
-        return cls.meaning
+    def fingerprint_arrays(cls, config: Any) -> tuple[str, ...]:
+        """Names of the network's arrays that the fingerprint covers, in this order: those that give tokens their meaning."""
+        return (CODEBOOK,)
 
     def read_code(self, arrays: Mapping[str, NDArray[Any]]) -> AnyCode:
-        """The code with these arrays, by their names in `code_arrays`. Raises ModelError if they do not fit."""
+        """The code with these arrays, by their names in `code_arrays`. Raises ModelError if they do not fit each other or the
+        network."""
         tables, table_of, classes = (arrays[name] for name in self.code_arrays)
         if (tables.dtype, table_of.dtype, classes.dtype) != (np.int32, np.int32, np.uint8):
             msg = f"its code has arrays of {tables.dtype}, {table_of.dtype} and {classes.dtype}: get the file again"
             raise ModelError(msg)
         code = CodebookCode(tables, table_of, classes, self.config.side, self.config.tail_drop)
         if (code.block_tokens, code.values) != (self.config.block_tokens, self.config.codebook):
-            msg = f"its code has {code.block_tokens} tokens of {code.values} values, and its network has others"
+            expected = f"{self.config.block_tokens} tokens of {self.config.codebook}"
+            msg = f"its code has {code.block_tokens} tokens of {code.values} values, not {expected}: get the file again"
             raise ModelError(msg)
         return code
 
@@ -149,7 +150,9 @@ class PublishedModel(Model):
 
     def compute_fingerprint(self) -> str:
         with self.arrays() as file:
-            return fingerprint(self.config, {name: file.get_tensor(name) for name in self.meaning_of(self.config)}, self.code)
+            return fingerprint(
+                self.config, {name: file.get_tensor(name) for name in self.fingerprint_arrays(self.config)}, self.code
+            )
 
     def network(self, device: str | torch.device) -> Any:
         """The network in float32 on `device`. Raises ModelError if the file is damaged or does not fit its configuration."""
@@ -168,8 +171,8 @@ class PublishedModel(Model):
         return network.requires_grad_(False).eval().to(device)
 
     def _weights(self) -> dict[str, NDArray[Any]]:
-        """The network's arrays in their stored types. The file is opened for each: the pages that were read would otherwise
-        stay in memory beside the arrays, and double it."""
+        """The network's arrays in their stored types. The file is opened for each array: otherwise the pages that were read
+        would stay in memory beside the copies, and take as much again."""
         with self.arrays() as file:
             names = [name for name in file.keys() if not name.startswith("code.")]  # noqa: SIM118 (not a dict)
         weights = {}
@@ -190,9 +193,9 @@ class PublishedModel(Model):
         """Writes the model file of a checkpoint that the family recognises. All tokens cost the same until `calibrate` has
         measured tables.
 
-        `variant` names the training method, if the checkpoint does not state it. If `path` is a folder, the file gets the
-        model's own name. `check_name` may refuse that name before any weights are read. `changes` are fields of the
-        configuration. Raises ModelError, and writes nothing, if the checkpoint is not supported."""
+        `path` is the new file, or a folder in which the file gets the model's own name. `variant` names the training method, if
+        the checkpoint does not state it. `check_name` may refuse the model's name before any weights are read. `changes`
+        replaces fields of the configuration. Raises ModelError, and writes nothing, if the checkpoint is not supported."""
         import torch
 
         from codec.models.checkpoint import check_shapes, read_tensors
@@ -215,7 +218,7 @@ class PublishedModel(Model):
         return cls.save(target, config, arrays, cls.new_code(config), provenance)
 
     def calibrate(self, images: Iterable[NDArray[np.uint8]], device: str) -> Calibration:
-        """Measures the coding tables on photos (H, W, 3) and rewrites the file. The new tables change the stream id: files that
+        """Measures the coding tables on photos (H, W, 3), and rewrites the model file. This changes the stream id: files that
         were encoded before need the old model. Raises ImageError if there are too few photos."""
         tokenizer = self.tokenizer(TORCH, device)
         sequences = [tokenizer.tokenize([image])[0] for image in images]
@@ -227,12 +230,12 @@ class PublishedModel(Model):
         return Calibration(model, bits, float(costs.mean()))
 
     def measure(self, photos: Sequence[Any]) -> tuple[AnyCode, float]:
-        """The code with the cheapest tables for the complete prefixes of photos, and the bits of a token under it."""
+        """The code with the cheapest tables for photos, given as complete prefixes, and its mean bits per token."""
         blocks = [prefix.indices.reshape(len(prefix.indices), -1).T for prefix in photos]
         numbers = np.repeat(np.arange(len(blocks)), [len(rows) for rows in blocks])
         empty = np.empty((0, self.config.block_tokens), np.int32)
         with self.arrays() as file:
-            codebook = file.get_tensor(self.meaning[0]).astype(np.float32)
+            codebook = file.get_tensor(CODEBOOK).astype(np.float32)
         measurement = measure_code(self.code, np.concatenate([empty, *blocks]), numbers, codebook)
         return measurement.code, measurement.bits
 
@@ -243,7 +246,7 @@ class PublishedModel(Model):
         """Writes a model file atomically. `provenance` is plain data on how the model was made."""
         metadata = {
             "kind": cls.kind,
-            "fingerprint": fingerprint(config, {name: weights[name] for name in cls.meaning_of(config)}, code),
+            "fingerprint": fingerprint(config, {name: weights[name] for name in cls.fingerprint_arrays(config)}, code),
             "network": config.to_dict(),
             "card": provenance,
         }
@@ -261,18 +264,19 @@ class Calibration:
 
 
 def _left_out(checkpoint: Checkpoint, sources: Mapping[str, str]) -> list[str]:
-    """Names of the tensors of a checkpoint that its model does not have; only the first part of the name if it has none that
-    begin so."""
+    """Names of the checkpoint's tensors that the model does without, sorted. Modules of which it needs no tensor are listed by
+    the first part of the name alone."""
     kept = {source.partition(".")[0] for source in sources.values()}
     names = checkpoint.shapes.keys() - sources.values()
     return sorted({name if (part := name.partition(".")[0]) in kept else part for name in names})
 
 
-def fingerprint(config: PublishedConfig, meaning: Mapping[str, NDArray[Any]], code: Any) -> str:
-    """SHA-256 of the code, the geometry, and the arrays that tokens refer to: 64 hexadecimal digits."""
+def fingerprint(config: PublishedConfig, arrays: Mapping[str, NDArray[Any]], code: Any) -> str:
+    """SHA-256 of the code, the side of blocks, and these arrays of the network, in 64 hexadecimal digits. FORMAT.md, sections 8
+    and 9."""
     digest = hashlib.sha256(code.fingerprint)
     digest.update(np.array([config.side, config.tail_drop], ">i4").tobytes())
-    for array in meaning.values():
+    for array in arrays.values():
         digest.update(np.array(array.shape, ">i4").tobytes())
         digest.update(np.ascontiguousarray(array, "<f4").data)  # no copy of a codebook of 268 MB
     return digest.hexdigest()
