@@ -103,6 +103,8 @@ class CodebookSequence:
     indices: NDArray[np.int32]  # (tokens,)
     contexts: NDArray[np.int32]  # (tokens,) table indexes
 
+    difference = None
+
     def bits(self) -> NDArray[np.float64]:
         """(tokens,) cost of each token."""
         return PRECISION - np.log2(self.code.tables[self.contexts, self.indices])

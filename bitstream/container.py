@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from bitstream.block_order import CELL
 from bitstream.errors import FormatError
+from bitstream.reference import Reference, hash_tokens, read_reference, reference_max, write_reference
 
 MAGIC = b"\xd4T"  # not text, and not the start of any registered image format
 VERSION = 1
@@ -22,10 +23,11 @@ STREAM_ID_BYTES = 2
 SIDE_MAX = 1 << 24  # pixels
 SIDE_BYTES = (1, 2, 4)
 CRC_BYTES = 3
-HEADER_MAX = 29  # bytes
+HEADER_MAX = 33  # bytes, without the reference
 SURPLUS_MAX = 4096  # largest number of bytes after the end of a file that is reported as such
 CELL_BYTES = 1 << 10  # largest payload per cell; real images use far less
 HAS_KIND = 0x04  # flag: a byte with the kind of image follows the length; the two lowest bits are the index of SIDE_BYTES
+HAS_REFERENCE = 0x08  # flag: the size of a reference precedes the checksum, and the reference follows it
 SPACE_BITS, GREYNESS_SHIFT, TRANSPARENT, HAS_SECTIONS = 0x0F, 4, 0x40, 0x80  # fields of that byte
 COLOURED, GREY, NEUTRAL = range(3)  # greyness: colour, one grey channel, or three channels that are equal everywhere
 SPACES = {COLOURED: range(4), GREY: (0, 4), NEUTRAL: range(4)}  # numbers of colour spaces; 0 is sRGB
@@ -48,8 +50,9 @@ class Header:
     transparent: bool  # a section holds the opacity
     payload_bytes: int | None  # None if not stated: the payload then extends to the end of the file
     section_bytes: int
+    reference_bytes: int  # 0 if the tokens are those of the image itself
     checksum: bytes
-    header_bytes: int
+    header_bytes: int  # with the reference
 
     @property
     def file_bytes(self) -> int | None:
@@ -74,6 +77,7 @@ class File:
     sections: Sections = ()
     space: int = 0
     greyness: int = COLOURED
+    reference: Reference | None = None  # the image that the tokens are the difference to
     # Results of reading, which writing ignores.
     complete: bool = True  # the checksum is right; False for a cut or damaged file
     payload_complete: bool = True  # no payload byte is missing, as far as the header tells
@@ -86,6 +90,11 @@ class File:
     def section_bytes(self) -> int:
         return sum(1 + len(write_number(len(content))) + len(content) for _, content in self.sections)
 
+    @property
+    def hash(self) -> bytes:
+        """The hash by which other files name this one as their reference."""
+        return hash_tokens(self.stream_id, self.width, self.height, self.length, self.payload, self.reference)
+
 
 def payload_max(width: int, height: int) -> int:
     """Maximum size of the payload in bytes, for an image of this size."""
@@ -94,7 +103,8 @@ def payload_max(width: int, height: int) -> int:
 
 def overhead(file: File, payload_bytes: int) -> int:
     """Bytes of header and sections of the file if its payload had `payload_bytes`; its actual payload is ignored."""
-    return len(_write_head(file, payload_bytes)) + CRC_BYTES + file.section_bytes
+    reference_bytes = len(write_reference(file.reference)) if file.reference else 0
+    return len(_write_head(file, payload_bytes)) + CRC_BYTES + reference_bytes + file.section_bytes
 
 
 def write_file(file: File) -> bytes:
@@ -104,7 +114,7 @@ def write_file(file: File) -> bytes:
         raise FormatError(msg)
     head = _write_head(file, len(file.payload))
     sections = (bytes([kind]) + write_number(len(content)) + content for kind, content in file.sections)
-    body = file.payload + b"".join(sections)
+    body = (write_reference(file.reference) if file.reference else b"") + file.payload + b"".join(sections)
     return head + checksum(head, body) + body
 
 
@@ -118,11 +128,16 @@ def read_file(data: bytes, header: Header | None = None) -> File:
         at_least = "at least " if header.file_bytes is None else ""
         msg = f"the file is damaged: {at_least}{surplus} byte{'s' * (surplus > 1)} after its end; get it again"
         raise FormatError(msg)
-    head, body = data[: header.header_bytes - CRC_BYTES], data[header.header_bytes :]
+    head_end = header.header_bytes - header.reference_bytes
+    head, body = data[: head_end - CRC_BYTES], data[head_end:]
+    if len(body) < header.reference_bytes:
+        raise FormatError(CUT_HEADER)
     complete = len(data) >= (header.file_bytes or 0) and checksum(head, body) == header.checksum
     missing = header.file_bytes - len(data) if header.file_bytes is not None else 0 if complete else None
-    payload_bytes = header.payload_bytes if header.payload_bytes is not None else len(body)
-    sections = _read_sections(body[payload_bytes:], bool(missing))
+    start = header.reference_bytes
+    end = start + header.payload_bytes if header.payload_bytes is not None else len(body)
+    reference = read_reference(body[:start], header.width, header.height) if start else None
+    sections = _read_sections(body[end:], bool(missing))
     if header.transparent != (ALPHA in dict(sections)) and not missing:
         msg = "the header and the sections do not agree on transparency: the file is damaged"
         raise FormatError(msg)
@@ -131,12 +146,13 @@ def read_file(data: bytes, header: Header | None = None) -> File:
         header.height,
         header.stream_id,
         header.length,
-        payload=body[:payload_bytes],
+        payload=body[start:end],
         sections=sections,
         space=header.space,
         greyness=header.greyness,
+        reference=reference,
         complete=complete,
-        payload_complete=missing is not None and payload_bytes <= len(body),
+        payload_complete=missing is not None and end <= len(body),
         missing=missing,
         surplus=_surplus(head, body, header.checksum) if missing is None else 0,
         header_bytes=header.header_bytes,
@@ -153,10 +169,12 @@ def _write_head(file: File, payload_bytes: int) -> bytes:
     size_class = next(i for i, size in enumerate(SIDE_BYTES) if longer <= 1 << 8 * size)
     kind = file.space | file.greyness << GREYNESS_SHIFT
     kind |= (TRANSPARENT if ALPHA in dict(file.sections) else 0) | (HAS_SECTIONS if file.sections else 0)
-    head = MAGIC + bytes([VERSION << 4 | size_class | (HAS_KIND if kind else 0)]) + file.stream_id[:STREAM_ID_BYTES]
+    flags = size_class | (HAS_KIND if kind else 0) | (HAS_REFERENCE if file.reference else 0)
+    head = MAGIC + bytes([VERSION << 4 | flags]) + file.stream_id[:STREAM_ID_BYTES]
     head += b"".join((side - 1).to_bytes(SIDE_BYTES[size_class], "big") for side in (file.width, file.height))
     head += write_number(file.length) + (bytes([kind]) if kind else b"")
-    return head + (write_number(payload_bytes) + write_number(file.section_bytes) if file.sections else b"")
+    head += write_number(payload_bytes) + write_number(file.section_bytes) if file.sections else b""
+    return head + (write_number(len(write_reference(file.reference))) if file.reference else b"")
 
 
 def read_header(data: bytes) -> Header:
@@ -172,7 +190,7 @@ def read_header(data: bytes) -> Header:
         msg = f"a .tsr file of version {version}, and this release reads version {VERSION}: update tessera"
         raise FormatError(msg)
     flags = data[2] & 0x0F
-    if flags & 0x08 or flags & 0x03 == 3:
+    if flags & 0x03 == 3:
         msg = f"unknown flags {flags:#x} in the header: the file is damaged, or from a later release"
         raise FormatError(msg)
     side = SIDE_BYTES[flags & 0x03]
@@ -197,6 +215,12 @@ def read_header(data: bytes) -> Header:
         if payload_bytes > payload_max(width, height):
             msg = f"{payload_bytes} bytes of tokens for an image of {width}x{height}: the file is damaged"
             raise FormatError(msg)
+    reference_bytes = 0
+    if flags & HAS_REFERENCE:
+        reference_bytes, end = read_number(data, end)
+        if not 0 < reference_bytes <= reference_max(width, height):
+            msg = f"a reference of {reference_bytes} bytes for an image of {width}x{height}: the file is damaged"
+            raise FormatError(msg)
     if len(data) < end + CRC_BYTES:
         raise FormatError(CUT_HEADER)
     return Header(
@@ -209,8 +233,9 @@ def read_header(data: bytes) -> Header:
         transparent=bool(kind & TRANSPARENT),
         payload_bytes=payload_bytes,
         section_bytes=section_bytes,
+        reference_bytes=reference_bytes,
         checksum=data[end : end + CRC_BYTES],
-        header_bytes=end + CRC_BYTES,
+        header_bytes=end + CRC_BYTES + reference_bytes,
     )
 
 

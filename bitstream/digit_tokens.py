@@ -161,6 +161,8 @@ class DigitSequence:
     symbols: NDArray[np.int32]  # (tokens, symbols)
     contexts: NDArray[np.int32]  # (tokens, symbols) table indexes
 
+    difference = None
+
     def bits(self) -> NDArray[np.float64]:
         """(tokens,) cost of each token."""
         return (PRECISION - np.log2(self.code.tables[self.contexts, self.symbols])).sum(1)

@@ -27,6 +27,7 @@ from bitstream.block_order import BLOCK_CELLS, CELL, blocks_of, z_order_ranks
 from bitstream.entropy_model import PRECISION, LevelEntropyModel
 from bitstream.errors import FormatError, ModelError
 from bitstream.range_coder import make_decoders, read_certain
+from bitstream.sequence import Difference
 
 ALL, ANCHOR, NON_ANCHOR = 0, 1, 2  # the part of its grid that a level codes; anchors have an even sum of row and column
 CONTEXT_GRIDS = 3  # coarser grids whose digits the entropy model of a level reads
@@ -142,6 +143,7 @@ class PyramidPrefix:
     layout: PyramidLayout
     digits: tuple[NDArray[np.int8], ...]  # (D, n, m) per level, 0 if not known; trailing levels without tokens may be left out
     known: tuple[NDArray[np.bool_], ...]  # (n, m) per level
+    base: Any = None  # a `codec.pyramid.reference.Base` if the tokens are the difference to a reference
 
     @property
     def length(self) -> int:
@@ -162,6 +164,7 @@ class PyramidSequence:
     symbols: tuple[NDArray[np.int8], ...]  # (tokens, D) digits per level
     contexts: tuple[NDArray[np.uint8], ...]  # (tokens, D) table indexes per level
     orders: tuple[NDArray[np.int64], ...]  # (tokens,) positions in reading order, per level
+    difference: Difference | None = None
 
     def bits(self) -> NDArray[np.float64]:
         """(tokens,) cost of each token."""
@@ -200,7 +203,7 @@ class PyramidSequence:
         if length > prefix.length:
             msg = f"{length} tokens of a sequence that has {prefix.length}"
             raise ValueError(msg)
-        return prefix
+        return replace(prefix, base=self.difference.base) if self.difference else prefix
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,13 @@ them. The implementations are `bitstream.pyramid_tokens`, `bitstream.codebook_to
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bitstream.reference import Reference
 
 L = TypeVar("L", bound="Layout")
 P = TypeVar("P", bound="Prefix")
@@ -55,6 +58,10 @@ class TokenSequence(Protocol):
     @property
     def layout(self) -> Layout: ...
 
+    @property
+    def difference(self) -> Difference | None:
+        """The image that the tokens are the difference to, if they are not those of the image itself."""
+
     def bits(self) -> NDArray[np.float64]:
         """(tokens,) cost of each token under the tables of the code."""
 
@@ -64,6 +71,15 @@ class TokenSequence(Protocol):
 
     def first(self, length: int) -> Prefix:
         """The first `length` tokens, as `Code.decode` returns them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Difference:
+    """What the tokens of an image with a reference are the difference to."""
+
+    reference: Reference
+    base: Any  # what the network adds to the tokens; of a type of its own
+    alone: TokenSequence  # the tokens of the image itself
 
 
 class Code(Protocol[L, P]):

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 )
 @options.background
 @options.allow_partial
+@options.library("reference", DecodeOptions)
 @options.sampling
 @options.jobs
 @options.batch
@@ -68,6 +69,8 @@ def decode(**values: Any) -> None:
     ending = f".{(values['ending'] or 'png').lstrip('.')}"
     command = Decoding(decoder, codec, ending, values["output_quality"], values["background"], report.verbose)
     plan = make_plan(files, command, report.as_json is not None)
+    if "reference" not in decoder and (folders := [folder for folder in plan.folders if os.path.isdir(folder)]):
+        command = replace(command, options={**decoder, "reference": folders[0]})
     if plan.output not in (None, STANDARD) and not values["ending"]:
         command = replace(command, ending=os.path.splitext(plan.output or "")[1] or ending)
     raise SystemExit(Run(command, plan, report, values).execute(files.dry_run))
@@ -87,7 +90,7 @@ class Decoding:
     inputs: ClassVar[Files] = TSR_FILES
     name: ClassVar[str] = "decode"
     verb: ClassVar[str] = "decoded"
-    keys: ClassVar[tuple[str, ...]] = ("partial", "notes")  # JSON keys in addition to `cli.report.FIELDS`
+    keys: ClassVar[tuple[str, ...]] = ("partial", "reference", "notes")  # JSON keys in addition to `cli.report.FIELDS`
     fatal: ClassVar[tuple[type[Exception], ...]] = ()
 
     @property
@@ -138,7 +141,7 @@ class Decoding:
         values = {
             "width": width, "height": height, "bytes": bytes_in, "bpp": round(8 * bytes_in / (width * height), 5),
             "tokens": round(decoded.block_tokens, 2), "model": decoded.model, "partial": decoded.partial,
-            "notes": list(decoded.notes),
+            "reference": decoded.file.reference.name if decoded.file.reference else None, "notes": list(decoded.notes),
         }  # fmt: skip
         line = f"{width}x{height}"
         if decoded.partial:

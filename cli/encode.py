@@ -75,7 +75,12 @@ class Encoding:
     ending: ClassVar[str] = ENDING
     name: ClassVar[str] = "encode"
     verb: ClassVar[str] = "encoded"
-    keys: ClassVar[tuple[str, ...]] = ("reached", "measured", "notes")  # JSON keys in addition to `cli.report.FIELDS`
+    keys: ClassVar[tuple[str, ...]] = (
+        "reached",
+        "measured",
+        "reference",
+        "notes",
+    )  # JSON keys in addition to `cli.report.FIELDS`
     fatal: ClassVar[tuple[type[Exception], ...]] = (ModelError,)  # every image would raise the same error
 
     def output_endings(self) -> frozenset[str]:
@@ -109,11 +114,14 @@ class Encoding:
         measured = encoded.measured if encoded.measured is not None and math.isfinite(encoded.measured) else None
         values = {
             "width": file.width, "height": file.height, "bytes": len(encoded.data), "bpp": round(encoded.bpp, 5),
-            "tokens": round(encoded.block_tokens, 2), "quality": round(encoded.quality, 1),
-            "model": encoded.model, "reached": encoded.reached, "measured": measured, "notes": list(encoded.notes),
+            "tokens": round(encoded.block_tokens, 2), "quality": None if encoded.quality is None else round(encoded.quality, 1),
+            "model": encoded.model, "reached": encoded.reached, "measured": measured,
+            "reference": file.reference.name if file.reference else None, "notes": list(encoded.notes),
         }  # fmt: skip
         size = f"{human(bytes_in)} -> {human(len(encoded.data))}  {encoded.bpp:.4f} bpp"
         line, warning = f"{size}  {encoded.block_tokens:.0f} tokens per block", None
+        if file.reference:
+            line += f"  reference {file.reference.name or file.reference.hash.hex()}"
         if encoded.measured is not None:
             kind = "target_psnr" if self.options.get("target_psnr") is not None else "target_lpips"
             reached = f"{encoded.measured:.2f} dB" if kind == "target_psnr" else f"LPIPS {encoded.measured:.4f}"

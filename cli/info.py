@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bitstream.container import File
 
 KEYS = (
-    "format", "stream_id", "whole", "length", "header_bytes", "section_bytes", "payload_bytes", "sections",
+    "format", "stream_id", "whole", "length", "header_bytes", "section_bytes", "payload_bytes", "sections", "reference",
 )  # fmt: skip
 
 
@@ -58,14 +58,15 @@ def _inspect(report: Report, file: File, allow_partial: bool, show: bool) -> Non
         "width": file.width, "height": file.height, "bytes": file.file_bytes, "bpp": round(bpp, 5), **_model_values(file),
         "format": VERSION, "stream_id": file.stream_id.hex(), "whole": file.complete, "length": file.length,
         "header_bytes": file.header_bytes, "section_bytes": file.section_bytes, "payload_bytes": len(file.payload),
-        "sections": sections,
+        "sections": sections, "reference": _reference_values(file),
     }  # fmt: skip
     if show:
         parts = "".join(f", {section['name']} {human(section['bytes'])}" for section in sections)  # type: ignore[arg-type]
+        reference = f"reference {file.reference.name or file.reference.hash.hex()}, " if file.reference else ""
         put(
             f"{printable(name_of(report.source))}: {file.width}x{file.height}, {file.length} tokens, {human(file.file_bytes)} "
             f"({bpp:.4f} bpp: header {file.header_bytes} B, tokens {human(len(file.payload))}{parts}), format {VERSION}, "
-            f"stream id {file.stream_id.hex()}, {'complete' if file.complete else 'cut or damaged'}"
+            f"stream id {file.stream_id.hex()}, {reference}{'complete' if file.complete else 'cut or damaged'}"
         )
     if not (file.complete or allow_partial):
         msg = "the checksum is wrong: the file is cut or damaged"
@@ -82,4 +83,16 @@ def _model_values(file: File) -> dict[str, Any]:
     except ModelError:
         return {}
     tokens = model.code.layout(file.width, file.height).block_tokens_of(file.length)
-    return {"tokens": round(tokens, 2), "quality": round(quality_of_block_tokens(model.code, tokens), 1), "model": model.name}
+    quality = None if file.reference else round(quality_of_block_tokens(model.code, tokens), 1)
+    return {"tokens": round(tokens, 2), "quality": quality, "model": model.name}
+
+
+def _reference_values(file: File) -> dict[str, Any] | None:
+    reference = file.reference
+    if reference is None:
+        return None
+    blocks = reference.uses(file.width, file.height)
+    return {
+        "name": reference.name or None, "hash": reference.hash.hex(), "pixels": reference.of_pixels,
+        "motion": list(reference.motion), "blocks": int(blocks.sum()),
+    }  # fmt: skip

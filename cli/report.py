@@ -35,6 +35,7 @@ ADVICE = {  # the next step, by the names in an error's `advice`
     "max_pixels": "raise --max-pixels to allow it",
     "model": "name a model file with --model",
     "processes": "leave out --processes",
+    "reference": "use --reference to name it",
     "runtime": "leave out --runtime",
     "shape": "leave out --size and --block-tokens, or give another --state",
     "strip": "leave it out with --strip",

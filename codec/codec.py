@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitstream.container import File, write_file
+from bitstream.container import File, overhead, write_file
 from bitstream.sequence import Prefix, TokenSequence
-from codec.errors import ModelError, TargetError, TesseraError, UsageError
+from codec.errors import FormatError, ModelError, TargetError, TesseraError, UsageError
 from codec.image.colour import remove_colour_if_grey
 from codec.image.opening import ImageInput
 from codec.image.source import Source, read_source, restore_image
@@ -47,6 +48,7 @@ from codec.rate_control import (
     with_tokens,
 )
 from codec.reading import read_tokens, read_tsr
+from codec.references import References, folder_of
 from codec.results import Decoded, Encoded, Stored
 from codec.system.device import ONNX, PACKAGES, TORCH, pick_device, pick_runtime, require_torch
 from codec.system.inputs import FileInput
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from codec.results import DecodedFile
     from codec.system.context import ProgressListener
 
+Distance: TypeAlias = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
 LOADING = fork_safe_lock()  # several threads load a network only once
 MIN_LPIPS_SIDE = 31  # pixels; at this size AlexNet's last stage has one position
 
@@ -96,6 +99,7 @@ class Codec:
         self._model_name = model
         self._tokenizers: dict[tuple[str, str], Tokenizer] = {}  # keys: fingerprint of the model, runtime
         self._models: dict[bytes, Model] = {}  # keys: stream ids
+        self._references = References(self)
 
     def __enter__(self) -> Codec:
         return self
@@ -121,7 +125,7 @@ class Codec:
         Raises FormatError if the file is damaged, TruncatedError if it is cut short, unless `allow_partial`, ModelError if the
         model that wrote it is not installed, ImageError if the image is too large."""
         options = check_options(DecodeOptions, options)
-        stored = self.read(file, **options)
+        stored = self.read(file, folder_of(file), **options)
         (pixels,) = self.detokenize([stored])
         return Decoded.of(stored, restore_image(pixels, stored.file))
 
@@ -177,12 +181,17 @@ class Codec:
         sources = [image if isinstance(image, Source) else read_source(image, options, self.max_pixels) for image in images]
         pixels, code, target = [source.pixels for source in sources], self.model.code, Target.of(options)
         if steps := REFINEMENT_STEPS.get(options.get("effort", DEFAULT_EFFORT), 0):
+            if options.get("reference") is not None:
+                msg = f"effort above {DEFAULT_EFFORT} and a reference contradict each other: give one of them"
+                raise UsageError(msg)
             if not self.model.refines:
                 msg = f"effort above {DEFAULT_EFFORT} needs a model that refines tokens, and {self.model.name} does not"
                 raise UsageError(msg)
             sequences = self.tokenizer(refining=True).tokenize(pixels)
             pairs = zip(sources, sequences, strict=True)
             return [self._refine(source, sequence, steps, options) for source, sequence in pairs]
+        if (reference := options.get("reference")) is not None:
+            return [self._tokenize_against(reference, source, target) for source in sources]
         if not has_target(options):
             return self.tokenizer().tokenize(pixels)
         return self.tokenizer().tokenize(pixels, [target.enough(code, code.layout(s.width, s.height)) for s in sources])
@@ -196,8 +205,9 @@ class Codec:
         for index, file in enumerate(stored):
             groups.setdefault((file.model.fingerprint, *sorted(file.sampling.items())), []).append(index)
         for indexes in groups.values():
-            prefixes, first = [stored[index].prefix for index in indexes], stored[indexes[0]]
+            first = stored[indexes[0]]
             tokenizer: Any = self.tokenizer(first.model)
+            prefixes = [self._with_reference(stored[index]) for index in indexes]
             pixels |= zip(indexes, tokenizer.detokenize(prefixes, **first.sampling), strict=True)
         return [pixels[index] for index in range(len(stored))]
 
@@ -207,28 +217,37 @@ class Codec:
         Only the search for a PSNR or LPIPS target needs the network; it also needs `source`. Raises TargetError if no
         token fits."""
         check_options(EncodeOptions, options)
-        file, search = self._choose_tokens(sequence, source, Target.of(options))
+        target = Target.of(options)
+        file, search = self._choose_tokens(sequence, source, target)
         block_tokens = sequence.layout.block_tokens_of(file.length)
+        quality: float | None = quality_of_block_tokens(self.model.code, block_tokens)
+        if file.reference:
+            quality = target.value if target.kind == "quality" else None
+        alone = options.get("reference") is not None and not file.reference
         return Encoded(
             write_file(file),
             file,
             block_tokens,
-            quality_of_block_tokens(self.model.code, block_tokens),
+            quality,
             self.model.name,
             reached=search is None or search.reached,
             measured=search.value if search else None,
-            notes=source.notes if source else (),
+            notes=(*(source.notes if source else ()), *(["coded by itself: its reference saves no bytes"] if alone else [])),
         )
 
-    def read(self, file: FileInput | File, **options: Unpack[DecodeOptions]) -> Stored:
-        """The inverse of `write`: the tokens of a file, at most `tokens` per block. No network is needed.
+    def read(self, file: FileInput | File, folder: str | None = None, /, **options: Unpack[DecodeOptions]) -> Stored:
+        """The inverse of `write`: the tokens of a file, at most `tokens` per block. No network is needed. `folder` is where
+        the file is, and its reference may be.
 
         Raises the same errors as `decode`."""
         check_options(DecodeOptions, options)
         parsed = file if isinstance(file, File) else read_tsr(file, self.max_pixels)
-        model = self._model_of(parsed)
+        model = self.model_of(parsed)
+        if parsed.reference and not model.refers:
+            msg = f"the file has a reference, and {model.name} codes images by themselves: the file is damaged"
+            raise FormatError(msg)
         prefix = read_tokens(parsed, model.code, options.get("allow_partial", False), options.get("tokens"))
-        return Stored(parsed, prefix, model, _sampling(model, options))
+        return Stored(parsed, prefix, model, _sampling(model, options), folder, options.get("reference"))
 
     # Models and networks
 
@@ -264,7 +283,7 @@ class Codec:
             follow_context_threads()
         return self._tokenizers[key]
 
-    def _model_of(self, file: File) -> Model:
+    def model_of(self, file: File) -> Model:
         """The model that wrote a file. Raises ModelError if it is not installed, or is not this codec's model."""
         if self._model_name is not None or file.stream_id == self.model.stream_id:
             if file.stream_id != self.model.stream_id:
@@ -276,20 +295,59 @@ class Codec:
             self._models[file.stream_id] = model_for(file.stream_id)
         return self._models[file.stream_id]
 
+    # References
+
+    def _tokenize_against(self, reference: Any, source: Source, target: Target) -> TokenSequence:
+        """The tokens of the difference between an image and a reference."""
+        image, code = self._references.open(reference, self.model), self.model.code
+        layout = code.layout(source.width, source.height)
+        tokenizer: Any = self.tokenizer()
+        return tokenizer.tokenize_against(source.pixels, image, target.enough(code, layout), target.typical(code, layout))
+
+    def _with_reference(self, stored: Stored) -> Prefix:
+        """The tokens of a file, with its reference if it has one."""
+        if stored.file.reference is None:
+            return stored.prefix
+        tokenizer: Any = self.tokenizer(stored.model)
+        return tokenizer.add_reference(stored.prefix, stored.file.reference, self._references.of(stored))
+
     # Targets
 
     def _choose_tokens(
         self, sequence: TokenSequence, source: Source | None, target: Target
     ) -> tuple[File, SearchResult | None]:
         """The file with the tokens that the target asks for. Raises TargetError if none fit, or if LPIPS cannot be measured."""
-        layout, code = sequence.layout, self.model.code
+        layout, code, difference = sequence.layout, self.model.code, sequence.difference
+        matched = difference is not None and target.kind == "quality"
+        if source is None and (target.searched or matched):
+            msg = "a target of PSNR or LPIPS, or a quality with a reference, needs the image to compare with"
+            raise TypeError(msg)
         fields = (source.sections, source.space, source.greyness) if source else ()
         file = File(layout.width, layout.height, self.model.stream_id, layout.tokens, b"", *fields)
+        if difference:
+            alone, file = file, replace(file, reference=difference.reference)
+            if matched and source:
+                alone = with_tokens(alone, difference.alone, target.length(code, layout), code)
+                return self._match(alone, difference.alone, file, sequence, source), None
         budget = target.budget(layout.width, layout.height)
         if budget is not None:
             return fill_budget(file, sequence, budget, source.alpha if source else None, code), None
-        search = self._search(sequence, target, source) if target.searched else None
-        return with_tokens(file, sequence, search.length if search else target.length(code, layout), code), search
+        if target.searched and source:
+            search = self._search(sequence, target, source)
+            return with_tokens(file, sequence, search.length, code), search
+        length = target.length(code, layout)
+        return with_tokens(file, sequence, min(length, len(sequence.bits())) if difference else length, code), None
+
+    def _match(self, alone: File, tokens: TokenSequence, file: File, sequence: TokenSequence, source: Source) -> File:
+        """The shortest file of a sequence that is not worse than the image coded alone, or `alone` if that is smaller. `tokens`
+        are its sequence."""
+        wanted = self._measure(tokens, alone.length, psnr, source)
+        search = self._search(sequence, Target("target_psnr", wanted), source)
+        if not search.reached:
+            return alone
+        file = with_tokens(file, sequence, search.length, self.model.code)
+        sizes = [overhead(either, len(either.payload)) + len(either.payload) for either in (alone, file)]
+        return file if sizes[1] < sizes[0] else alone
 
     def _refine(self, source: Source, sequence: TokenSequence, steps: int, options: EncodeOptions) -> TokenSequence:
         """A better sequence for the length that the target asks for."""
@@ -307,17 +365,13 @@ class Codec:
         sized = target.budget(source.width, source.height) is not None
         return refiner.refine(source.pixels, sequence, length, squared_error, sized, steps)
 
-    def _search(self, sequence: TokenSequence, target: Target, source: Source | None) -> SearchResult:
+    def _search(self, sequence: TokenSequence, target: Target, source: Source) -> SearchResult:
         """The length for a PSNR or LPIPS target. Raises TargetError if LPIPS cannot be measured."""
-        if source is None:
-            msg = "a PSNR or LPIPS target needs the image to compare with"
-            raise TypeError(msg)
         higher_is_better = target.kind == "target_psnr"
         distance = psnr if higher_is_better else self._lpips_distance(source)
 
         def measure(length: int) -> float:
-            (pixels,) = self.tokenizer().detokenize([sequence.first(length)])
-            return distance(remove_colour_if_grey(pixels, source.greyness), source.pixels)
+            return self._measure(sequence, length, distance, source)
 
         bits, shortest_length = sequence.bits().cumsum(), min_length(sequence, self.model.code)
         return shortest(
@@ -329,7 +383,12 @@ class Codec:
             tolerance=self.model.search_tolerance,
         )
 
-    def _lpips_distance(self, source: Source) -> Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]:
+    def _measure(self, sequence: TokenSequence, length: int, distance: Distance, source: Source) -> float:
+        """The distance between an image and the first `length` of its tokens."""
+        (pixels,) = self.tokenizer().detokenize([sequence.first(length)])
+        return distance(remove_colour_if_grey(pixels, source.greyness), source.pixels)
+
+    def _lpips_distance(self, source: Source) -> Distance:
         if min(source.width, source.height) < MIN_LPIPS_SIDE:
             size = f"{source.width}x{source.height}"
             msg = f"LPIPS needs sides of at least {MIN_LPIPS_SIDE} pixels, not {size}: use target psnr"

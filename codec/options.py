@@ -86,6 +86,14 @@ class EncodeOptions(TypedDict, total=False):
             default=str(DEFAULT_EFFORT),
         ),
     ]
+    reference: Annotated[
+        object,
+        Option(
+            "Code the difference to this image, which decoding then needs too: a .tsr file, or an image",
+            metavar="FILE",
+            kind="path",
+        ),
+    ]
     allow_damaged: Annotated[bool, Option("Accept a cut or damaged image; missing pixels are grey or black")]
     strip: Annotated[bool, Option("Drop the colour profile and convert colours to sRGB")]
     keep_exif: Annotated[bool, Option("Keep EXIF and XMP")]
@@ -111,6 +119,15 @@ class DecodeOptions(TypedDict, total=False):
 
     tokens: Annotated[float | None, Option("Decode at most N tokens per block of 256x256 pixels", 1, metavar="N")]
     allow_partial: Annotated[bool, Option("Accept a file that was cut short")]
+    reference: Annotated[
+        object,
+        Option(
+            "The image that files were coded against, or a folder that has it",
+            metavar="PATH",
+            kind="path",
+            default="found by its name beside the file",
+        ),
+    ]
     steps: Annotated[
         int | None,
         Option(
@@ -180,6 +197,7 @@ SAMPLING = ("steps", "guidance", "seed")  # options of decoding for models that 
 TARGETS = ("quality", "tokens", "target_size", "target_bpp", "target_psnr", "target_lpips")
 ENCODE_PASSES, DECODE_PASSES = 2.0, 1.2  # cost of coding an image, in network passes that report progress
 SEARCH_PASSES = 9  # additional passes of a search for a PSNR or LPIPS target
+REFERENCE_PASSES = 8  # additional passes with a reference, most of them of a search for the quality
 EXCLUSIVE = (TARGETS, ("strip", "keep_exif"))  # groups of options that contradict each other
 
 
@@ -224,6 +242,8 @@ def encode_passes(options: EncodeOptions) -> float:
     """Cost of encoding an image, in network passes over it."""
     steps = REFINEMENT_STEPS.get(options.get("effort", DEFAULT_EFFORT), 0)
     searched = options.get("target_psnr") is not None or options.get("target_lpips") is not None
+    if options.get("reference") is not None:
+        return ENCODE_PASSES + REFERENCE_PASSES
     return ENCODE_PASSES + (steps + 3 if steps else 0) + (SEARCH_PASSES if searched else 0)
 
 

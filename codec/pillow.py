@@ -23,6 +23,7 @@ from codec.image.metadata import ALPHA, from_sections
 from codec.image.opening import check_size
 from codec.image.source import mode_of
 from codec.options import EncodeOptions, definitions
+from codec.references import folder_of
 
 FORMAT = "TSR"
 OPTIONS = definitions(EncodeOptions).keys() - {"keep_exif"} | {"model"}
@@ -68,7 +69,8 @@ class TesseraImageFile(ImageFile.ImageFile):
             try:
                 if Image.MAX_IMAGE_PIXELS is not None:  # Pillow itself refuses twice as many, but does not count blocks
                     check_size(*self.size, 2 * Image.MAX_IMAGE_PIXELS)
-                image = decode(self._data, allow_partial=ImageFile.LOAD_TRUNCATED_IMAGES)
+                folder = folder_of(self.filename or None)  # the reference may be there
+                image = decode(self._data, allow_partial=ImageFile.LOAD_TRUNCATED_IMAGES, reference=folder)
             except TesseraError as error:
                 raise OSError(str(error)) from error
             if self.fp and self._exclusive_fp:

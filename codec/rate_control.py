@@ -64,6 +64,11 @@ class Target:
             raise UsageError(msg)
         return layout.length_of(self.value)
 
+    def typical(self, code: AnyCode, layout: Layout) -> int:
+        """The tokens of an image by itself, or those for the default quality if they depend on the image."""
+        target = self if self.kind in ("quality", "tokens") else Target("quality", DEFAULT_QUALITY)
+        return target.length(code, layout)
+
     def enough(self, code: AnyCode, layout: Layout) -> Enough:
         """The part of a sequence that the target can need. Raises UsageError as `length` does."""
         if self.searched:

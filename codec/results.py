@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from PIL import Image
 
@@ -20,7 +21,7 @@ class Encoded:
     data: bytes
     file: File
     block_tokens: float  # tokens per block of 256x256 pixels
-    quality: float  # 0..100, for this number of tokens
+    quality: float | None  # 0..100, for this number of tokens; None if a reference gives them another meaning
     model: str  # its name
     reached: bool = True  # whether a PSNR or LPIPS target was reached
     measured: float | None = None  # PSNR in dB or LPIPS, if that was the target
@@ -40,6 +41,8 @@ class Stored:
     prefix: Prefix  # its tokens
     model: Model
     sampling: Mapping[str, float] = field(default_factory=dict)  # options among `codec.options.SAMPLING`
+    folder: str | None = None  # that the file is in
+    reference: Any = None  # the option of `codec.options.DecodeOptions`
 
     @property
     def block_tokens(self) -> float:

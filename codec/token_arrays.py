@@ -27,6 +27,9 @@ def file_to_npz(data: FileInput, model: str | None = None, max_pixels: int = MAX
     Arrays: `size` (width, height), and the arrays of the model's code. For the pyramid these are `digits_I` int8 (D, n, m) and
     `known_I` bool (n, m) for each level I; for One-D-Piece and TiTok `indices` int32 and `known` bool (N, rows, columns)."""
     file = read_tsr(data, max_pixels)
+    if file.reference:
+        msg = "has a reference: its tokens are a difference and stand for no image, so use a file without one"
+        raise FormatError(msg)
     code = (open_model(model) if model else model_for(file.stream_id)).code
     try:
         prefix = read_tokens(file, code)

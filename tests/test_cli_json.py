@@ -12,10 +12,10 @@ from cli.report import FIELDS
 from tests.helpers.commands import records, run
 
 KEYS = {
-    "encode": {"reached", "measured", "notes"},
-    "decode": {"partial"},
+    "encode": {"reached", "measured", "reference", "notes"},
+    "decode": {"partial", "reference"},
     "info": {
-        "format", "stream_id", "whole", "length", "header_bytes", "section_bytes", "payload_bytes", "sections",
+        "format", "stream_id", "whole", "length", "header_bytes", "section_bytes", "payload_bytes", "sections", "reference",
     },
     "tokens": {"length"},
 }  # fmt: skip

@@ -22,6 +22,7 @@ from bitstream.container import (
     write_number,
 )
 from bitstream.errors import FormatError
+from bitstream.reference import Reference, write_reference
 
 SMALL = File(256, 256, b"\x12\x34", 1365, b"tokens")
 
@@ -157,8 +158,9 @@ def test_a_header_limits_the_size_of_its_file(width, height):
 
 
 def test_a_header_of_the_largest_numbers_has_header_max_bytes():
-    file = File(1 << 24, 1 << 24, b"ab", (1 << 28) - 1, b"", ((1, bytes(1 << 21)),))
-    assert overhead(file, (1 << 28) - 1) - file.section_bytes == HEADER_MAX
+    reference = Reference(bytes(8), blocks=bytes(1 << 29 - 8))
+    file = File(1 << 24, 1 << 24, b"ab", (1 << 28) - 1, b"", ((1, bytes(1 << 21)),), reference=reference)
+    assert overhead(file, (1 << 28) - 1) - file.section_bytes - len(write_reference(reference)) == HEADER_MAX
 
 
 def test_more_tokens_than_the_image_can_have_are_refused():

@@ -94,4 +94,4 @@ class TesseraCodec:
 
 
 def _coded(file: Encoded) -> CodedFile:
-    return CodedFile(file.data, f"{file.block_tokens:.1f} tokens per block", file.quality)
+    return CodedFile(file.data, f"{file.block_tokens:.1f} tokens per block", file.quality or 0.0)

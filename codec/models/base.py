@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from bitstream.container import STREAM_ID_BYTES
+from bitstream.reference import Reference
 from bitstream.sequence import AnyCode, Prefix, TokenSequence
 from codec.errors import FileError, ModelError
 from codec.system.device import TORCH
@@ -46,6 +47,7 @@ class Model(ABC):
     kind: ClassVar[str]  # name of the family in its files' metadata
     refines: ClassVar[bool] = False  # whether its tokenizers are also of type `Refiner`
     tiles: ClassVar[bool] = False  # whether it can compute an image in tiles of any size
+    refers: ClassVar[bool] = False  # whether its tokenizers are also of type `Referencer`
     samples: ClassVar[bool] = False  # whether its tokenizers are also of type `Sampler`
     search_tolerance: ClassVar[float] = 0.005  # share of a file's bits; larger if decoding is slow
 
@@ -186,6 +188,36 @@ class Refiner(Protocol):
 
         With `match_bytes`, the refined sequence keeps the tokens that fit the same number of bytes instead. `squared_error`
         decodes a prefix and returns its squared error, summed over values of 0 to 255."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceImage:
+    """An image that others are coded against, in the memory of a network."""
+
+    hash: bytes  # as in `bitstream.reference.Reference`
+    of_pixels: bool  # whether it is not a .tsr file
+    name: str  # its file's, without a folder, or empty
+    size: tuple[int, int]  # height and width
+    base: Any  # from `Referencer.base_of`
+    pixels: Callable[[], NDArray[np.uint8]]  # (H, W, 3), decoded when they are first needed
+
+
+class Referencer(Protocol):
+    """A tokenizer that also codes an image as the difference to another."""
+
+    def base_of(self, reference: Any) -> Any:
+        """A `Prefix`, or pixels (H, W, 3) -> what images are coded against, of a type of the tokenizer's own."""
+
+    def pixels_of(self, base: Any) -> NDArray[np.uint8]:
+        """The pixels (H, W, 3) that a base stands for."""
+
+    def tokenize_against(self, image: NDArray[np.uint8], reference: ReferenceImage, enough: Enough, typical: int) -> Any:
+        """The `TokenSequence` of the difference between an image (H, W, 3) and a reference, or of the image alone if that takes
+        fewer bits everywhere. Blocks use the reference if that takes fewer bits for the error of the image alone, with
+        `typical` tokens or, if they are fewer, `enough`."""
+
+    def add_reference(self, prefix: Any, stored: Reference, reference: ReferenceImage) -> Any:
+        """A prefix that `detokenize` decodes to the image, for the prefix and the reference that its file holds."""
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from codec.image.writing import ImageFormat
 from codec.options import DECODE_PASSES, DEFAULT_EFFORT, REFINEMENT_STEPS, DecodeOptions, EncodeOptions, encode_passes
 from codec.rate_control import Target
 from codec.reading import read_tsr
+from codec.references import folder_of
 from codec.results import Decoded, DecodedFile, Encoded
 from codec.system.context import ImageProgress, ProgressListener, network_context
 from codec.system.inputs import FileInput
@@ -78,12 +79,12 @@ def encode_all(
     progress: ProgressListener | None = None,
 ) -> Iterator[Outcome[Encoded]]:
     """The pipeline of `Codec.encode_all`."""
-    target = Target.of(options)
+    decodes = Target.of(options).searched or options.get("reference") is not None
     factor = REFINING_FACTOR if options.get("effort", DEFAULT_EFFORT) in REFINEMENT_STEPS else 1
 
     def compute(sources: list[Source]) -> list[Any]:
         sequences = codec.tokenize(sources, **options)
-        if target.searched:  # decodes
+        if decodes:
             return [codec.write(*pair, **options) for pair in zip(sequences, sources, strict=True)]
         return sequences
 
@@ -94,7 +95,7 @@ def encode_all(
         source = read_source(opened, options, codec.max_pixels)
         del opened  # with its pixels
         computed = item.compute(source, blocks_of(width, height))
-        return computed if target.searched else codec.write(computed, source, **options)
+        return computed if decodes else codec.write(computed, source, **options)
 
     return _Pipeline(process, compute, codec, resources or Resources(), encode_passes(options), progress).run(images)
 
@@ -113,7 +114,7 @@ def decode_all(
     def process(file: FileInput, item: Item) -> DecodedFile:
         parsed = read_tsr(file, codec.max_pixels)
         item.enter(parsed.width * parsed.height)
-        stored = codec.read(parsed, **options)
+        stored = codec.read(parsed, folder_of(file), **options)
         pixels = item.compute(stored, (parsed.stream_id, blocks_of(parsed.width, parsed.height)))
         return Decoded.of(stored, restore_image(pixels, parsed)).as_file(save_as, background)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from codec.pyramid.network import Network
-    from codec.pyramid.tokenizer import PyramidTokenizer
+    from codec.pyramid.reference import PyramidReferencer
 
 PREFIX = "prior."  # prefix of the entropy model's array names
 MAX_BIAS = 1 << 52  # sums stay exact in float64
@@ -39,6 +39,7 @@ class PyramidModel(Model):
     kind = "tessera-pyramid-1"
     refines = True
     tiles = True
+    refers = True
 
     @property
     def runtimes(self) -> tuple[str, ...]:
@@ -75,17 +76,17 @@ class PyramidModel(Model):
             names = [name for name in file.keys() if _defines_tokens(name)]  # noqa: SIM118 (not a dict)
             return _fingerprint(self.code, {name: file.get_tensor(name) for name in names})
 
-    def tokenizer(self, runtime: str, device: str, tile: int | None = None) -> PyramidTokenizer:
+    def tokenizer(self, runtime: str, device: str, tile: int | None = None) -> PyramidReferencer:
         if runtime == TORCH:
             from codec.pyramid.refinement import PyramidRefiner
             from codec.pyramid.runtime.torch_backend import TorchBackend
 
             return PyramidRefiner(TorchBackend(self.network(device)), self.code, tile)
+        from codec.pyramid.reference import PyramidReferencer
         from codec.pyramid.runtime.onnx_backend import OnnxBackend
-        from codec.pyramid.tokenizer import PyramidTokenizer
 
         weights, templates = self._weights(), read_graph_templates(graph_templates_path(self.path), self.config)
-        return PyramidTokenizer(OnnxBackend(self.config, weights, templates), self.code, tile)
+        return PyramidReferencer(OnnxBackend(self.config, weights, templates), self.code, tile)
 
     def network(self, device: str | torch.device) -> Network:
         """The network in float32 on `device`. Raises ModelError if the file is damaged, or does not fit its configuration."""

@@ -25,9 +25,10 @@ from bitstream.pyramid_tokens import PyramidCode, PyramidLayout, PyramidSequence
 from bitstream.sequence import Prefix
 from codec.models.pixels import HALF, to_network
 from codec.pyramid.network import Network, PyramidLevel, choose_digits, straight_through
+from codec.pyramid.reference import PyramidReferencer
 from codec.pyramid.runtime.torch_backend import TorchBackend
 from codec.pyramid.tiles import encode_pixels, tiles
-from codec.pyramid.tokenizer import PyramidTokenizer, digit_bits, pad_to_canvas, quantize
+from codec.pyramid.tokenizer import digit_bits, pad_to_canvas, quantize
 from codec.system.context import report_progress
 
 RATE = 0.014  # learning rate of Adam for one step, in latent units; divided by the square root of the number of steps
@@ -36,7 +37,7 @@ TILE = 2048  # pixels; a step holds the decoder's activations of one tile with i
 
 
 @dataclass(frozen=True)
-class PyramidRefiner(PyramidTokenizer):
+class PyramidRefiner(PyramidReferencer):
     """A tokenizer in torch that also refines."""
 
     backend: TorchBackend

@@ -45,9 +45,11 @@ class PyramidTokenizer:
         layouts = [prefix.layout for prefix in prefixes]
         images: dict[int, NDArray[np.uint8]] = {}
         for group in group_by_canvas(layouts):
-            latents, known = dequantize(self.backend, [prefixes[i] for i in group])
-            pixels = decode_pixels(self.backend, [layouts[i] for i in group], latents, known, self.tile)
-            images |= zip(group, pixels, strict=True)
+            for part in ([i for i in group if (prefixes[i].base is None) is alone] for alone in (True, False)):
+                if part:
+                    latents, known = dequantize(self.backend, [prefixes[i] for i in part])
+                    pixels = decode_pixels(self.backend, [layouts[i] for i in part], latents, known, self.tile)
+                    images |= zip(part, pixels, strict=True)
         return [images[i] for i in range(len(prefixes))]
 
 
@@ -65,19 +67,24 @@ def group_by_canvas(layouts: Sequence[PyramidLayout]) -> list[list[int]]:
 
 
 def quantize(
-    backend: Backend, code: PyramidCode, layouts: Sequence[PyramidLayout], latents: Array, enough: Sequence[Enough] = ()
+    backend: Backend,
+    code: PyramidCode,
+    layouts: Sequence[PyramidLayout],
+    latents: Array,
+    enough: Sequence[Enough] = (),
+    difference: bool = False,
 ) -> list[PyramidSequence]:
     """Latents (B, C, h, w) of canvases of one size -> the tokens of each image: all tokens, or complete levels
-    until every image has `enough`."""
+    until every image has `enough`. `difference`: the latents are those of a difference between images."""
     digits: list[list[NDArray[np.int8]]] = [[] for _ in layouts]  # (D, n, m) per image and level
     contexts: list[list[NDArray[np.uint8]]] = [[] for _ in layouts]
     tokens, spent = [0] * len(layouts), [0.0] * len(layouts)
     decoded, known = backend.zeros(*latents.shape), backend.zeros(len(latents), 1, *latents.shape[2:])
     for index in range(len(code.levels)):
-        predicted = _predict(backend, index, decoded, known)
+        predicted = predict(backend, index, layouts, decoded, known, difference)
         tables = [code.contexts(layout, index, digits[i]) for i, layout in enumerate(layouts)]
         bits = digit_bits(code, index)
-        for i, chosen in enumerate(_choose(backend, index, layouts, latents, predicted, tables, bits)):
+        for i, chosen in enumerate(choose(backend, index, layouts, latents, predicted, tables, bits)):
             mask = layouts[i].masks[index]
             contexts[i].append(tables[i])
             digits[i].append(chosen * mask)
@@ -89,37 +96,51 @@ def quantize(
             break
         symbols = [levels[-1] for levels in digits]
         masks = [layout.masks[index][None] for layout in layouts]
-        _update(backend, index, layouts, decoded, known, predicted, symbols, masks)
+        update(backend, index, layouts, decoded, known, predicted, symbols, masks)
     images = zip(layouts, digits, contexts, strict=True)
     return [code.sequence(complete_prefix(layout, levels), tables) for layout, levels, tables in images]
 
 
 def dequantize(backend: Backend, prefixes: Sequence[PyramidPrefix]) -> tuple[Array, Array]:
     """The inverse of `quantize`, for the known tokens of images with canvases of one size -> latents (B, C, h, w) and map of
-    known tokens (B, 1, h, w): the number of levels decoded in each cell, in units of one fifth."""
+    known tokens (B, 1, h, w): the number of levels decoded in each cell, in units of one fifth. All images have a
+    reference, or none has; the results include their bases."""
     layouts = [prefix.layout for prefix in prefixes]
     rows, columns = (count * BLOCK_CELLS for count in layouts[0].blocks)
     decoded = backend.zeros(len(prefixes), backend.config.channels, rows, columns)
     known = backend.zeros(len(prefixes), 1, rows, columns)
     levels = max((index + 1 for prefix in prefixes for index, mask in enumerate(prefix.known) if mask.any()), default=0)
     for index in range(levels):
-        predicted = _predict(backend, index, decoded, known)
+        predicted = predict(backend, index, layouts, decoded, known, prefixes[0].base is not None)
         symbols = [prefix.digits[index] for prefix in prefixes]
         masks = [prefix.known[index][None] for prefix in prefixes]
-        _update(backend, index, layouts, decoded, known, predicted, symbols, masks)
+        update(backend, index, layouts, decoded, known, predicted, symbols, masks)
+    for i, prefix in enumerate(prefixes):
+        if prefix.base is not None:
+            prefix.base.add_to(decoded[i : i + 1], known[i : i + 1])
     return decoded, known
 
 
-def _predict(backend: Backend, index: int, decoded: Array, known: Array) -> Array:
-    """`Backend.predict` in strips."""
+def predict(
+    backend: Backend, index: int, layouts: Sequence[PyramidLayout], decoded: Array, known: Array, difference: bool = False
+) -> Array:
+    """`Backend.predict` in strips. The network predicts images; for a difference of images, the prediction is that nothing
+    changes: zero digits leave the latents as they are."""
     predicted = backend.zeros(*decoded.shape)
+    if difference:
+        level, zeros = layouts[0].levels[index], backend.zeros(*known.shape)
+        digits = [np.zeros((level.digits, *layout.grids[index]), np.int8) for layout in layouts]
+        masks = [np.ones((1, *layout.grids[index]), np.bool_) for layout in layouts]
+        offset = backend.zeros(*decoded.shape)  # of the layers' biases
+        update(backend, index, layouts, offset, zeros, predicted, digits, masks)
+        return decoded - offset
     for rows, inner in strips(decoded, PREDICTOR_RADIUS):
         strip = backend.predict(index, decoded[:, :, rows], known[:, :, rows])
         predicted[:, :, inside((rows, inner))] = strip[:, :, inner]
     return predicted
 
 
-def _choose(
+def choose(
     backend: Backend,
     index: int,
     layouts: Sequence[PyramidLayout],
@@ -145,7 +166,7 @@ def _choose(
     return [np.concatenate(parts, 1) for parts in chosen]
 
 
-def _update(
+def update(
     backend: Backend,
     index: int,
     layouts: Sequence[PyramidLayout],

@@ -139,7 +139,7 @@ class Checker:
 
     def _decode(self, data: bytes, forged: bool, decode: bool) -> str | None:
         try:
-            decoded = self.codec.decode(data, allow_partial=True)
+            decoded = self.codec.decode(data, allow_partial=True, reference=CORPUS)
         except TesseraError:
             return None
         if decoded.image.size != (decoded.file.width, decoded.file.height):

@@ -49,9 +49,12 @@ def main() -> None:
         "clear": codec.encode(Image.new("RGBA", (30, 20), (200, 100, 50, 77)), quality=30),
     }
     files = {name: file.data for name, file in encoded.items()}
+    CORPUS.mkdir(exist_ok=True)
+    (CORPUS / "block.tsr").write_bytes(files["block"])
+    for name, image in (("against", photo.crop((201, 81, 301, 171))), ("against-part", photo.crop((200, 80, 500, 170)))):
+        files[name] = codec.encode(image, target_size=90, reference=CORPUS / "block.tsr").data
     files["later"] = write_file(replace(encoded["cell"].file, sections=((99, b"news"), (200, b""))))
     files |= {f"tokens-{stream_id.hex()}": tokens_of(code, stream_id) for stream_id, code in CODES.items()}
-    CORPUS.mkdir(exist_ok=True)
     for name, data in files.items():
         (CORPUS / f"{name}.tsr").write_bytes(data)
     for path in FINDINGS.glob("*.bin"):

@@ -12,6 +12,7 @@ from bitstream.container import (
     ALPHA,
     CRC_BYTES,
     HAS_KIND,
+    HAS_REFERENCE,
     HAS_SECTIONS,
     MAGIC,
     SIDE_BYTES,
@@ -20,12 +21,14 @@ from bitstream.container import (
     VERSION,
     checksum,
     read_file,
+    read_header,
     write_number,
 )
 from codec.image.metadata import pack
 
 Rng = np.random.Generator
 SIDES = (1, 2, 15, 16, 17, 255, 256, 257, 300, 4096, 65535, 65536, 1 << 24)
+NAMES = (b"block.tsr", b"against.tsr", b"../check.py", b"x")
 NUMBERS = (0, 1, 9, 127, 128, 1365, 16383, 16384, (1 << 28) - 1)
 
 
@@ -76,7 +79,7 @@ def _splice(data: bytes, corpus: list[bytes], rng: Rng) -> bytes:
 
 
 def _random(data: bytes, corpus: list[bytes], rng: Rng) -> bytes:
-    return (MAGIC + bytes([VERSION << 4 | int(rng.integers(8))])) * int(rng.integers(2)) + rng.bytes(int(rng.integers(120)))
+    return (MAGIC + bytes([VERSION << 4 | int(rng.integers(16))])) * int(rng.integers(2)) + rng.bytes(int(rng.integers(120)))
 
 
 PLAIN: tuple[Callable[[bytes, list[bytes], Rng], bytes], ...] = (
@@ -85,14 +88,23 @@ PLAIN: tuple[Callable[[bytes, list[bytes], Rng], bytes], ...] = (
 
 
 def forge(
-    width: int, height: int, stream_id: bytes, length: int, body: bytes, kind: int = 0, sizes: tuple[int, ...] = ()
+    width: int,
+    height: int,
+    stream_id: bytes,
+    length: int,
+    body: bytes,
+    kind: int = 0,
+    sizes: tuple[int, ...] = (),
+    reference: bytes = b"",
 ) -> bytes:
     """A file with any content and a valid checksum. `body` follows the checksum; `sizes` are the sizes of its parts as the
     header states them."""
     size = next((i for i, count in enumerate(SIDE_BYTES) if max(width, height) <= 1 << 8 * count), len(SIDE_BYTES) - 1)
-    head = MAGIC + bytes([VERSION << 4 | size | (HAS_KIND if kind else 0)]) + stream_id
+    head = MAGIC + bytes([VERSION << 4 | size | (HAS_KIND if kind else 0) | (HAS_REFERENCE if reference else 0)]) + stream_id
     head += b"".join((side - 1).to_bytes(SIDE_BYTES[size], "big") for side in (width, height)) + write_number(length)
     head += bytes([kind] if kind else []) + b"".join(map(write_number, sizes))
+    head += write_number(len(reference)) if reference else b""
+    body = reference + body
     return head + checksum(head, body) + body
 
 
@@ -124,11 +136,21 @@ def _model(data: bytes, rng: Rng) -> bytes:
 def _any_header(data: bytes, rng: Rng) -> bytes:
     """Random bytes in the header, and a checksum that matches them."""
     file = read_file(data)
-    head = bytearray(data[: file.header_bytes - CRC_BYTES])
+    end = file.header_bytes - read_header(data).reference_bytes
+    head = bytearray(data[: end - CRC_BYTES])
     for _ in range(int(rng.integers(1, 4))):
         head[int(rng.integers(2, len(head)))] = int(rng.integers(256))
-    body = data[file.header_bytes :]
+    body = data[end:]
     return bytes(head) + checksum(bytes(head), body) + body
+
+
+def _reference(data: bytes, rng: Rng) -> bytes:
+    """A reference to a file of the corpus or to none, used in any way."""
+    file = read_file(data)
+    hashes = [file.reference.hash] if file.reference else [file.hash]
+    content = bytes([int(rng.integers(8 if rng.random() < 0.9 else 256))]) + (hashes[0] if rng.random() < 0.7 else rng.bytes(8))
+    content += rng.bytes(int(rng.integers(8))) + NAMES[int(rng.integers(len(NAMES)))] * int(rng.integers(3))
+    return forge(file.width, file.height, file.stream_id, file.length, file.payload, reference=content)
 
 
 def _sections(data: bytes, rng: Rng) -> bytes:
@@ -173,6 +195,7 @@ FORGED: tuple[Callable[[bytes, Rng], bytes], ...] = (
     _payload,
     _model,
     _any_header,
+    _reference,
     _sections,
     _sections,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import lzma
 import zlib
 
@@ -9,26 +10,28 @@ import numpy as np
 
 
 def read_header(data: bytes) -> tuple:
-    """Width, height, length, payload and sections by type. The checksum must be right."""
+    """Width, height, length, payload and sections by type, with the reference as type 0. The checksum must be right."""
     assert data[:2] == b"\xd4T"
     assert data[2] >> 4 == 1
-    assert data[2] & 8 == 0
     size = (1, 2, 4)[data[2] & 3]
     width, height = (1 + int.from_bytes(data[5 + i * size : 5 + (i + 1) * size], "big") for i in (0, 1))
     length, at = read_number(data, 5 + 2 * size)
-    image_kind = payload_size = sections_size = 0
+    image_kind = payload_size = sections_size = reference_size = 0
     if data[2] & 4:
         image_kind, at = data[at], at + 1
     if image_kind & 128:
         payload_size, at = read_number(data, at)
         sections_size, at = read_number(data, at)
+    if data[2] & 8:
+        reference_size, at = read_number(data, at)
     assert zlib.crc32(data[:at] + data[at + 3 :]) % 2**24 == int.from_bytes(data[at : at + 3], "big")
     at += 3
+    sections = {0: data[at : at + reference_size]} if reference_size else {}
+    at += reference_size
     if not image_kind & 128:
-        return width, height, length, data[at:], {}
+        return width, height, length, data[at:], sections
     assert len(data) == at + payload_size + sections_size
     payload, at = data[at : at + payload_size], at + payload_size
-    sections = {}
     while at < len(data):
         kind = data[at]
         size, at = read_number(data, at + 1)
@@ -45,6 +48,32 @@ def read_number(data: bytes, at: int) -> tuple[int, int]:
         at += 1
         if data[at - 1] < 128:
             return value, at
+
+
+def read_reference(data: bytes) -> dict:
+    """The reference of a file, section 10."""
+    width, height, *_, sections = read_header(data)
+    content, blocks = sections[0], ceil(width, 256) * ceil(height, 256)
+    kind, content_hash, at = content[0], content[1:9].hex(), 9
+    motion, uses = [0, 0], [1] * blocks
+    if kind & 2:
+        motion = [int.from_bytes(content[i : i + 2], "big", signed=True) for i in (9, 11)]
+        at += 4
+    if kind & 4:
+        uses = [content[at + i // 8] >> (7 - i % 8) & 1 for i in range(blocks)]
+        at += ceil(blocks, 8)
+    return {"pixels": kind & 1, "hash": content_hash, "motion": motion, "uses": uses, "name": content[at:].decode()}
+
+
+def hash_of_file(data: bytes) -> str:
+    """The hash that other files name this one by."""
+    width, height, length, payload, sections = read_header(data)
+    own = sections.get(0, b"")
+    if own:
+        name = read_reference(data)["name"].encode()
+        own = own[: len(own) - len(name)]
+    numbers = b"".join(number.to_bytes(4, "big") for number in (width, height, length, len(own)))
+    return hashlib.sha256(data[3:5] + numbers + own + payload).hexdigest()[:16]
 
 
 def unpack(content: bytes) -> bytes:

@@ -1,0 +1,109 @@
+"""The reference of a file: the image that its tokens are the difference to. FORMAT.md, section 10."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitstream.block_order import blocks_of
+from bitstream.errors import FormatError
+
+HASH_BYTES = 8
+NAME_MAX = 255  # bytes
+MOTION_MAX = (1 << 15) - 1  # pixels
+OF_PIXELS, HAS_MOTION, HAS_BLOCKS = 1, 2, 4  # bits of the first byte
+FIXED_MAX = 1 + HASH_BYTES + 4 + NAME_MAX  # bytes, without those for blocks
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Names an image, and how it is used."""
+
+    hash: bytes  # HASH_BYTES bytes, from `hash_tokens` or `hash_pixels`
+    of_pixels: bool = False  # whether the image is not a .tsr file, and the hash that of its pixels
+    motion: tuple[int, int] = (0, 0)  # rows and columns that the reference moves down and to the right
+    blocks: bytes = b""  # a bit per block that uses the reference, row by row, highest bit first; empty if all do
+    name: str = ""  # a hint: the name of the reference's file, without a folder
+
+    def uses(self, width: int, height: int) -> NDArray[np.bool_]:
+        """(rows, columns) mask of the blocks that use the reference, for an image of width x height pixels."""
+        rows, columns = blocks_of(width, height)
+        if not self.blocks:
+            return np.ones((rows, columns), np.bool_)
+        return np.unpackbits(np.frombuffer(self.blocks, np.uint8), count=rows * columns).reshape(rows, columns).astype(np.bool_)
+
+
+def pack_blocks(uses: NDArray[np.bool_]) -> bytes:
+    """The inverse of `Reference.uses`."""
+    return b"" if uses.all() else np.packbits(uses).tobytes()
+
+
+def reference_max(width: int, height: int) -> int:
+    """Maximum size of a reference in bytes, for an image of this size."""
+    rows, columns = blocks_of(width, height)
+    return FIXED_MAX + -(-rows * columns // 8)
+
+
+def write_reference(reference: Reference) -> bytes:
+    """The bytes of a reference. A name that readers would refuse is left out."""
+    name = reference.name.encode(errors="surrogateescape")
+    return _write_without_name(reference) + (name if _is_file_name(name) else b"")
+
+
+def _write_without_name(reference: Reference) -> bytes:
+    moved = reference.motion != (0, 0)
+    kind = (OF_PIXELS if reference.of_pixels else 0) | (HAS_MOTION if moved else 0) | (HAS_BLOCKS if reference.blocks else 0)
+    motion = b"".join(part.to_bytes(2, "big", signed=True) for part in reference.motion) if moved else b""
+    return bytes([kind]) + reference.hash + motion + reference.blocks
+
+
+def read_reference(data: bytes, width: int, height: int) -> Reference:
+    """The inverse of `write_reference`, for an image of width x height pixels. Raises FormatError if it is damaged."""
+    kind = data[0] if data else 0xFF
+    if kind & ~(OF_PIXELS | HAS_MOTION | HAS_BLOCKS):
+        msg = f"unknown kind of reference {kind:#x}: the file is damaged, or from a later release"
+        raise FormatError(msg)
+    rows, columns = blocks_of(width, height)
+    motion_start = 1 + HASH_BYTES
+    blocks_start = motion_start + (4 if kind & HAS_MOTION else 0)
+    name_start = blocks_start + (-(-rows * columns // 8) if kind & HAS_BLOCKS else 0)
+    motion = [int.from_bytes(data[i : i + 2], "big", signed=True) for i in range(motion_start, blocks_start, 2)]
+    reference = Reference(
+        hash=data[1:motion_start],
+        of_pixels=bool(kind & OF_PIXELS),
+        motion=(motion[0], motion[1]) if motion else (0, 0),
+        blocks=data[blocks_start:name_start],
+        name=data[name_start:].decode(errors="replace"),
+    )
+    if write_reference(reference) != data or len(data) < name_start:  # also a name that is not allowed
+        msg = "the reference is damaged: get the file again"
+        raise FormatError(msg)
+    return reference
+
+
+def _is_file_name(name: bytes) -> bool:
+    """Whether bytes are a file name in UTF-8 without a folder, so that a file cannot name others elsewhere."""
+    try:
+        text = name.decode()
+    except UnicodeDecodeError:
+        return False
+    return 0 < len(name) <= NAME_MAX and text not in (".", "..") and not set("/\\:\0") & set(text)
+
+
+def hash_tokens(
+    stream_id: bytes, width: int, height: int, length: int, payload: bytes, reference: Reference | None = None
+) -> bytes:
+    """The hash of a .tsr file that is used as a reference. It covers the tokens, and the file's own reference."""
+    own = _write_without_name(reference) if reference else b""
+    numbers = b"".join(number.to_bytes(4, "big") for number in (width, height, length, len(own)))
+    return hashlib.sha256(stream_id + numbers + own + payload).digest()[:HASH_BYTES]
+
+
+def hash_pixels(pixels: NDArray[np.uint8]) -> bytes:
+    """The hash of an image (H, W, 3) that is used as a reference."""
+    height, width = pixels.shape[:2]
+    size = b"".join(number.to_bytes(4, "big") for number in (width, height))
+    return hashlib.sha256(size + np.ascontiguousarray(pixels).tobytes()).digest()[:HASH_BYTES]

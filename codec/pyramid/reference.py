@@ -1,0 +1,227 @@
+"""Images with a reference: an image that resembles another is coded as the difference of their latents. No torch.
+
+The *base* of an image is the latents that decoding gives for its reference, with zeros in blocks that do not use it.
+
+    encode   tokens of (latents - base), coded from zero as the latents of an image are
+    decode   latents of the tokens + base
+
+The levels do not predict a difference, since their networks were trained on images, and zero digits leave the base as it is.
+A prefix of the tokens falls back on the reference. Latents that were never quantized do not decode to an image, so the
+reference's are quantized: by its own tokens, or by all tokens if it was moved, has another size, or is not a .tsr file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitstream.block_order import BLOCK_CELLS, CELL
+from bitstream.pyramid_tokens import PyramidLayout, PyramidPrefix, PyramidSequence
+from bitstream.reference import MOTION_MAX, Reference, pack_blocks
+from bitstream.sequence import Difference
+from codec.models.base import Enough, ReferenceImage
+from codec.pyramid.runtime.backend import Array
+from codec.pyramid.tiles import decode_pixels, encode_pixels
+from codec.pyramid.tokenizer import PyramidTokenizer, choose, dequantize, predict, quantize, update
+
+MOTION_PIXELS = 1 << 20  # images are reduced to about this size before motion is searched for
+FINE_SIDE = 512  # pixels; side of the window in which the motion of a reduced image is made exact
+STILL = 0.9  # share of the error without motion that motion has to stay below: moved references are coded once more
+WHITENING = 0.7  # exponent of the spectrum's magnitude; 1 is phase correlation, which amplifies the noise of coded images
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """Latents that others are coded against."""
+
+    layout: PyramidLayout
+    latents: Array  # (1, C, h, w)
+    known: Array  # (1, 1, h, w), as `codec.pyramid.tokenizer.dequantize` returns it
+
+    def add_to(self, latents: Array, known: Array) -> None:
+        """Adds the latents in place; the map of known tokens becomes the maximum of both."""
+        latents += self.latents
+        known += (self.known - known) * (self.known > known)
+
+
+@dataclass(frozen=True)
+class PyramidReferencer(PyramidTokenizer):
+    """A tokenizer that also codes images with a reference. See `codec.models.base.Referencer`."""
+
+    def base_of(self, reference: PyramidPrefix | NDArray[np.uint8]) -> Base:
+        if isinstance(reference, PyramidPrefix):
+            latents, known = dequantize(self.backend, [reference])
+            return Base(reference.layout, latents, known)
+        layout = self.code.layout(reference.shape[1], reference.shape[0])
+        return _quantized(self, layout, encode_pixels(self.backend, [layout], [reference], self.tile))
+
+    def pixels_of(self, base: Base) -> NDArray[np.uint8]:
+        return decode_pixels(self.backend, [base.layout], base.latents, base.known, self.tile)[0]
+
+    def tokenize_against(
+        self, image: NDArray[np.uint8], reference: ReferenceImage, enough: Enough, typical: int
+    ) -> PyramidSequence:
+        layout = self.code.layout(image.shape[1], image.shape[0])
+        latents = encode_pixels(self.backend, [layout], [image], self.tile)
+        motion = find_motion(reference.pixels(), image)
+        base = self._moved(reference, motion, layout)
+        alone = quantize(self.backend, self.code, [layout], latents, [enough])[0]
+        own = _rates(self, alone, latents, difference=False)
+        limit = Enough(bits=enough.bits)  # more tokens, with fewer bits each
+        sequence, theirs = self._difference(layout, latents - base.latents, limit)
+        tokens = min(typical, int(np.searchsorted(alone.bits().cumsum(), enough.bits)) + 1)
+        uses = _cheaper(theirs, own, next(i for i, n in enumerate(np.cumsum(layout.counts), 1) if n >= tokens))
+        if not uses.any():
+            return alone
+        if not uses.all():
+            base = _in_blocks(self, base, uses)
+            sequence, _ = self._difference(layout, latents - base.latents, limit)
+        stored = Reference(reference.hash, reference.of_pixels, motion, pack_blocks(uses), reference.name)
+        return replace(sequence, difference=Difference(stored, base, alone))
+
+    def add_reference(self, prefix: PyramidPrefix, stored: Reference, reference: ReferenceImage) -> PyramidPrefix:
+        base = self._moved(reference, stored.motion, prefix.layout)
+        uses = stored.uses(prefix.layout.width, prefix.layout.height)
+        return replace(prefix, base=base if uses.all() else _in_blocks(self, base, uses))
+
+    def _moved(self, reference: ReferenceImage, motion: tuple[int, int], layout: PyramidLayout) -> Base:
+        """The base of an image whose reference moves by `motion`."""
+        height, width = reference.size
+        if motion == (0, 0) and (layout.width, layout.height) == (width, height):
+            return reference.base
+        return self.base_of(moved(reference.pixels(), motion, layout.height, layout.width))
+
+    def _difference(
+        self, layout: PyramidLayout, latents: Array, enough: Enough
+    ) -> tuple[PyramidSequence, tuple[NDArray, NDArray]]:
+        """The tokens of a difference of latents, and their `_rates`."""
+        sequence = quantize(self.backend, self.code, [layout], latents, [enough], difference=True)[0]
+        return sequence, _rates(self, sequence, latents, difference=True)
+
+
+def moved(pixels: NDArray[Any], motion: tuple[int, int], height: int, width: int) -> NDArray[Any]:
+    """An image (H, W, ...) moved down and to the right, (height, width, ...). Its edges are repeated."""
+    rows, columns = (
+        np.clip(np.arange(size) - shift, 0, limit - 1)
+        for size, shift, limit in zip((height, width), motion, pixels.shape, strict=False)
+    )
+    return pixels[rows[:, None], columns]
+
+
+def _quantized(tokenizer: PyramidTokenizer, layout: PyramidLayout, latents: Array) -> Base:
+    """Latents (1, C, h, w) after quantization with all tokens, each digit rounded to the nearest, and dequantization."""
+    backend = tokenizer.backend
+    decoded, known = backend.zeros(*latents.shape), backend.zeros(1, 1, *latents.shape[2:])
+    for index, level in enumerate(layout.levels):
+        predicted = predict(backend, index, [layout], decoded, known)
+        free = np.zeros((1, level.limit + 1), np.float32)  # bits of a digit
+        tables = [np.zeros((level.digits, *layout.grids[index]), np.uint8)]
+        digits = choose(backend, index, [layout], latents, predicted, tables, free)[0] * layout.masks[index]
+        update(backend, index, [layout], decoded, known, predicted, [digits], [layout.masks[index][None]])
+    return Base(layout, decoded, known)
+
+
+# The choice of blocks
+
+
+def _in_blocks(tokenizer: PyramidTokenizer, base: Base, uses: NDArray[np.bool_]) -> Base:
+    """The base in some blocks (rows, columns), and zeros elsewhere."""
+    latents, known = (tokenizer.backend.zeros(*array.shape) for array in (base.latents, base.known))
+    for row, column in np.argwhere(uses):
+        cells = _cells(row, column)
+        latents[cells], known[cells] = base.latents[cells], base.known[cells]
+    return replace(base, latents=latents, known=known)
+
+
+def _cells(row: int, column: int) -> tuple[slice, ...]:
+    """The index of a block's cells in latents (1, C, h, w)."""
+    spans = (slice(i * BLOCK_CELLS, (i + 1) * BLOCK_CELLS) for i in (row, column))
+    return (slice(None), slice(None), *spans)
+
+
+def _rates(tokenizer: PyramidTokenizer, sequence: PyramidSequence, latents: Array, difference: bool) -> tuple[NDArray, NDArray]:
+    """The bits of each block, and its squared error in latents: (levels + 1, rows, columns), before the first level and after
+    each level of the sequence."""
+    layout, backend = sequence.layout, tokenizer.backend
+    rows, columns = layout.blocks
+    prefix = sequence.first(sum(len(symbols) for symbols in sequence.symbols))
+    decoded, known = backend.zeros(*latents.shape), backend.zeros(1, 1, *latents.shape[2:])
+    bits, errors = [np.zeros((rows, columns))], [_block_errors(latents, layout)]
+    costs = np.split(sequence.bits(), np.cumsum([len(symbols) for symbols in sequence.symbols])[:-1])
+    for index, (cost, order) in enumerate(zip(costs, sequence.orders, strict=True)):
+        predicted = predict(backend, index, [layout], decoded, known, difference)
+        masks = [prefix.known[index][None]]
+        update(backend, index, [layout], decoded, known, predicted, [prefix.digits[index]], masks)
+        side, width = layout.levels[index].side, layout.grids[index][1]
+        blocks = order // width // side * columns + order % width // side
+        bits.append(bits[-1] + np.bincount(blocks, cost, rows * columns).reshape(rows, columns))
+        errors.append(_block_errors(latents - decoded, layout))
+    return np.array(bits), np.array(errors)
+
+
+def _block_errors(difference: Array, layout: PyramidLayout) -> NDArray[np.float64]:
+    """(rows, columns) sum of squares in each block of latents (1, C, h, w), without cells outside of the image."""
+    inside = difference[:, :, : -(-layout.height // CELL), : -(-layout.width // CELL)]
+    errors = np.zeros(layout.blocks)
+    for block in np.ndindex(layout.blocks):
+        errors[block] = float((inside[_cells(*block)] ** 2).sum())
+    return errors
+
+
+def _cheaper(theirs: tuple[NDArray, NDArray], own: tuple[NDArray, NDArray], level: int) -> NDArray[np.bool_]:
+    """The blocks (rows, columns) in which the first of two codings has less error + lambda x bits, each at its best level.
+    Lambda is what the second coding pays for level `level`."""
+    bits, errors = (array.sum((1, 2)) for array in own)
+    level = min(level, len(bits) - 1)
+    rdo_lambda = max(0.0, errors[level - 1] - errors[level]) / max(1e-9, bits[level] - bits[level - 1])
+    costs = [(errors + rdo_lambda * bits).min(0) for bits, errors in (theirs, own)]
+    return costs[0] < costs[1]
+
+
+# Motion
+
+
+def find_motion(reference: NDArray[np.uint8], image: NDArray[np.uint8]) -> tuple[int, int]:
+    """The rows and columns by which moving a reference (H, W, 3) makes it most similar to an image, or (0, 0) if that does not
+    help. By phase correlation (Kuglin and Hines 1975) of the grey images."""
+    height, width = (min(pair) for pair in zip(reference.shape[:2], image.shape[:2], strict=True))
+    greys = [pixels[:height, :width].mean(2, dtype=np.float32) for pixels in (reference, image)]
+    step = max(1, round((height * width / MOTION_PIXELS) ** 0.5))
+    coarse = [part * step for part in _peak([_reduced(grey, step) for grey in greys])]
+    if step > 1:
+        windows = [_window(greys[0], [-part for part in coarse]), _window(greys[1], [0, 0])]
+        coarse = [a + b for a, b in zip(coarse, _peak(windows), strict=True)]
+    motion = coarse[0], coarse[1]
+    if motion == (0, 0) or max(map(abs, motion)) > MOTION_MAX:
+        return 0, 0
+    still, moving = (np.abs(moved(greys[0], shift, height, width) - greys[1]).mean() for shift in ((0, 0), motion))
+    return motion if moving < STILL * still else (0, 0)
+
+
+def _peak(greys: Sequence[NDArray[np.float32]]) -> list[int]:
+    """The motion from the first to the second of two images (H, W) of one size."""
+    window = np.hanning(greys[0].shape[0] + 2)[1:-1, None] * np.hanning(greys[0].shape[1] + 2)[1:-1]
+    first, second = (np.fft.rfft2((grey - grey.mean()) * window) for grey in greys)
+    cross = second * first.conj()
+    correlation = np.fft.irfft2(cross / np.maximum(np.abs(cross), 1e-6) ** WHITENING, greys[0].shape)
+    peak = np.unravel_index(correlation.argmax(), correlation.shape)
+    return [int(at) if at <= size // 2 else int(at) - size for at, size in zip(peak, correlation.shape, strict=True)]
+
+
+def _reduced(grey: NDArray[np.float32], step: int) -> NDArray[np.float32]:
+    """Means of squares of step x step pixels."""
+    rows, columns = (size // step for size in grey.shape)
+    return grey[: rows * step, : columns * step].reshape(rows, step, columns, step).mean((1, 3))
+
+
+def _window(grey: NDArray[np.float32], offset: Sequence[int]) -> NDArray[np.float32]:
+    """A square of FINE_SIDE pixels around the centre, moved by `offset` as far as the image allows."""
+    tops = [
+        min(max(0, (size - FINE_SIDE) // 2 + part), max(0, size - FINE_SIDE))
+        for size, part in zip(grey.shape, offset, strict=True)
+    ]
+    return grey[tops[0] : tops[0] + FINE_SIDE, tops[1] : tops[1] + FINE_SIDE]
