@@ -1,11 +1,11 @@
 """The network of DetailFlow (arXiv 2505.21473), with the tensors of the published checkpoints.
 
     pixels -> patches + N latent tokens -> transformer -> N vectors -> nearest in the codebook -> N indices
-    n indices -> vectors + mask tokens on a small grid -> transformer -> small image -> enlarged to pixels
+    n indices -> vectors + mask tokens on a grid of g x g -> transformer -> image of g x g patches -> resized to a block
 
-Both transformers have the layers of SigLIP 2 (2502.14786). The first tokens hold the coarse content: the fewer tokens are
-known, the smaller is the image that the decoder computes. The network was trained at some numbers of tokens only
-(`DetailFlowConfig.trained_length`); others are rounded down.
+Both transformers have the layers of SigLIP 2 (2502.14786). The first tokens hold the coarse content: with fewer known tokens, g is
+smaller. The network was trained for some numbers of tokens only (`DetailFlowConfig.trained_length`); others are rounded down to
+one of these.
 
 Axes: B blocks, N latent tokens (n of them when decoding), P patches in g rows and columns, W width, D length of a code.
 Pixels are RGB in [0, 1].
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.detailflow.config import DetailFlowConfig
+from codec.networks.codebook import Codebook
 
 EPSILON = 1e-6  # of layer norms
 CHANNELS = 3
@@ -106,15 +107,15 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Embedded codes (B, n, W) -> pixels (B, 3, S, S), about in [-1, 1], on a grid of g x g patches that depends on n."""
+    """Embedded codes (B, n, W) -> pixels (B, 3, S, S), about in [-1, 1], S being g patches, where g depends on n."""
 
     def __init__(self, c: DetailFlowConfig) -> None:
         super().__init__()
         self.config = c
         self.mask_token = nn.Parameter(_noise(1, 1, c.decoder_width))
         self.position_embedding = nn.Embedding(c.grid**2, c.decoder_width)
-        # The positions of smaller grids: one table (g * g, W) for each g. Checkpoints do not have them. A model file does, made
-        # by `resize_positions` at its import, so that no machine has to resize again, perhaps with another rounding.
+        # The positions of smaller grids: one table (g * g, W) for each g. They are not in checkpoints. An import computes them
+        # with `resize_positions` and stores them, since another machine might round differently.
         self.resized_positions = nn.ParameterList(_noise(grid**2, c.decoder_width) for grid in range(1, c.grid))
         self.latent_pos_embed = nn.Parameter(_noise(1, c.block_tokens, c.decoder_width))
         layers = (Layer(c.decoder_width, c.decoder_heads, c.decoder_hidden) for _ in range(c.decoder_layers))
@@ -133,24 +134,6 @@ class Decoder(nn.Module):
         return from_patches(self.to_pixel(self.post_layernorm(x[:, : grid**2])), self.config.patch)
 
 
-class Codebook(nn.Module):
-    """Vectors (V, D), looked up by index, of length 1 after normalisation."""
-
-    def __init__(self, size: int, width: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(size, width)
-
-    def nearest(self, vectors: Tensor) -> Tensor:
-        """Indices (...) of the code at the smallest angle to vectors (..., D)."""
-        vectors, codes = F.normalize(vectors, dim=-1), F.normalize(self.embedding.weight, dim=-1)
-        distances = vectors.square().sum(-1, keepdim=True) + codes.square().sum(-1) - 2 * vectors @ codes.t()
-        return distances.argmin(-1)
-
-    def lookup(self, indices: Tensor) -> Tensor:
-        """The codes (..., D) of indices (...), normalised to length 1."""
-        return F.normalize(self.embedding(indices), dim=-1)
-
-
 class DetailFlow(nn.Module):
     """The tokenizer of a block."""
 
@@ -165,7 +148,7 @@ class DetailFlow(nn.Module):
 
     @torch.inference_mode()
     def tokenize(self, pixels: Tensor) -> Tensor:
-        """Indices (B, N) of blocks (B, 3, side, side) in [0, 1]. Raises ValueError for another shape."""
+        """Indices (B, N) of blocks (B, 3, side, side) in [0, 1]. Raises ValueError for blocks of another shape."""
         if pixels.shape[1:] != (CHANNELS, self.config.side, self.config.side):
             msg = f"blocks of {tuple(pixels.shape[1:])}, not ({CHANNELS}, {self.config.side}, {self.config.side})"
             raise ValueError(msg)
@@ -173,9 +156,9 @@ class DetailFlow(nn.Module):
 
     @torch.inference_mode()
     def detokenize(self, indices: Tensor) -> Tensor:
-        """Blocks (B, 3, side, side) in [0, 1] from the first n indices of each (B, n), of which a trained number is used.
+        """Blocks (B, 3, side, side) in [0, 1] from the first n indices of each (B, n), rounded down to a trained number.
 
-        Raises TesseraError for more indices than a block has, or none."""
+        Raises TesseraError if n is 0, or greater than the number of tokens of a block."""
         self.config.check_length(indices.shape[1])
         codes = self.quantize.lookup(indices[:, : self.config.trained_length(indices.shape[1])])
         pixels = self.decoder(self.post_quant_conv(codes))
@@ -201,7 +184,7 @@ def from_patches(patches: Tensor, patch: int) -> Tensor:
 
 
 def resize_positions(table: Tensor, grid: int) -> Tensor:
-    """A table of positions (g * g, W) for a smaller grid: resized linearly with antialiasing to (grid * grid, W)."""
+    """Resizes a table of positions (g * g, W) to a smaller grid (grid * grid, W), linearly with antialiasing."""
     side = round(len(table) ** 0.5)
     image = table.float().t().reshape(1, -1, side, side)
     return F.interpolate(image, (grid, grid), mode="bilinear", antialias=True).flatten(2)[0].t().contiguous()

@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codec.networks.convolution import ResidualBlock
 from codec.titok.config import TitokConfig
-from codec.titok.network import AttentionBlock, ResidualBlock, Resolution, Titok, Transformer
+from codec.titok.network import AttentionBlock, Resolution, Titok, Transformer
 
 LOGIT_SCALE = 1.0  # attention logit per unit of a pattern; at larger scales, softmax is no longer close to linear
 SINK = 0.2  # flag of the class embedding, which shows it to attention; -1 hides a vector

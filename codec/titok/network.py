@@ -4,8 +4,7 @@
     n indices -> vectors + mask tokens -> transformer -> means of a second codebook -> pixel decoder -> pixels
 
 The file holds the indices. The pixel decoder comes from MaskGIT's VQGAN (2202.04200). TiTok's second generation has none: its
-decoder ends in pixels (`TitokConfig.direct`). Tensors have the published names and shapes. Oddities that the published weights
-depend on are marked by comments.
+decoder returns pixels (`TitokConfig.direct`). Comments mark the deviations from the papers that the published weights require.
 
 Axes: B blocks, N latent tokens (n of them when decoding), P patches in g rows and columns, W width, D length of a code, V
 indices, H x W pixels. Pixels are RGB in [0, 1].
@@ -19,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codec.networks.codebook import Codebook
+from codec.networks.convolution import EPSILON, ResidualBlock
 from codec.titok.config import TitokConfig
 
 MLP_RATIO = 4
@@ -102,7 +103,7 @@ class Decoder(Transformer):
         self.ffn = self.last_layers(c, width)
 
     def last_layers(self, c: TitokConfig, width: int) -> nn.Sequential:
-        """What is computed from each patch."""
+        """The layers that are applied to each patch alone."""
         return nn.Sequential(nn.Conv2d(width, 2 * width, 1), nn.Tanh(), nn.Conv2d(2 * width, c.pixel_codebook, 1))
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -128,48 +129,12 @@ class DirectDecoder(Decoder):
         return self.conv_out(pixels)
 
 
-class Codebook(nn.Module):
-    """Vectors (V, D), looked up by index. With `unit`, they and the vectors to quantize are normalised to length 1."""
-
-    def __init__(self, size: int, width: int, unit: bool = True) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(size, width)
-        self.unit = unit
-
-    def nearest(self, vectors: Tensor) -> Tensor:
-        """Indices (...) of the nearest code of vectors (..., D)."""
-        vectors, codes = self._normalize(vectors), self._normalize(self.embedding.weight)
-        distances = vectors.square().sum(-1, keepdim=True) + codes.square().sum(-1) - 2 * vectors @ codes.t()
-        return distances.argmin(-1)
-
-    def lookup(self, indices: Tensor) -> Tensor:
-        """The codes (..., D) of indices (...)."""
-        return self._normalize(self.embedding(indices))
+class PixelCodebook(Codebook):
+    """The second codebook, of which the decoder takes weighted means."""
 
     def mean(self, scores: Tensor) -> Tensor:
-        """The mean (B, D, g, g) of all codes, not normalised, weighted by the softmax of scores (B, V, g, g)."""
+        """The mean (B, D, g, g) of all vectors, not scaled to norm 1, weighted by the softmax of scores (B, V, g, g)."""
         return torch.einsum("bvhw,vd->bdhw", scores.softmax(1), self.embedding.weight)
-
-    def _normalize(self, vectors: Tensor) -> Tensor:
-        return F.normalize(vectors, dim=-1) if self.unit else vectors
-
-
-class ResidualBlock(nn.Module):
-    """(B, I, h, w) -> (B, O, h, w): two convolutions of 3x3."""
-
-    def __init__(self, inputs: int, outputs: int, groups: int) -> None:
-        super().__init__()
-        self.norm1 = nn.GroupNorm(groups, inputs, eps=1e-6)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        self.norm2 = nn.GroupNorm(groups, outputs, eps=1e-6)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        if inputs != outputs:
-            self.nin_shortcut = nn.Conv2d(outputs, outputs, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
-        # If the width changes, the published networks compute the shortcut from the output of the convolutions.
-        return y + (self.nin_shortcut(y) if x.shape[1] != y.shape[1] else x)
 
 
 class Resolution(nn.Module):
@@ -177,8 +142,7 @@ class Resolution(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, c: TitokConfig, finest: bool) -> None:
         super().__init__()
-        blocks = (ResidualBlock(inputs if i == 0 else outputs, outputs, c.pixel_groups) for i in range(c.pixel_depth))
-        self.block = nn.Sequential(*blocks)
+        self.block = nn.Sequential(*(_residual(c, inputs if i == 0 else outputs, outputs) for i in range(c.pixel_depth)))
         if not finest:
             self.upsample_conv = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.finest = finest
@@ -194,14 +158,13 @@ class PixelDecoder(nn.Module):
     def __init__(self, c: TitokConfig) -> None:
         super().__init__()
         widths = [c.pixel_width * multiplier for multiplier in c.pixel_multipliers]  # fine to coarse
-        inputs = [*widths[1:], widths[-1]]
         self.conv_in = nn.Conv2d(c.pixel_code, widths[-1], 3, padding=1)
-        self.mid = nn.Sequential(*(ResidualBlock(widths[-1], widths[-1], c.pixel_groups) for _ in range(c.pixel_depth)))
+        self.mid = nn.Sequential(*(_residual(c, widths[-1], widths[-1]) for _ in range(c.pixel_depth)))
         self.up = nn.ModuleList(
-            Resolution(wide_in, wide_out, c, index == 0)
-            for index, (wide_in, wide_out) in enumerate(zip(inputs, widths, strict=True))
+            Resolution(inputs, outputs, c, index == 0)
+            for index, (inputs, outputs) in enumerate(zip((*widths[1:], widths[-1]), widths, strict=True))
         )
-        self.norm_out = nn.GroupNorm(c.pixel_groups, widths[0], eps=1e-6)
+        self.norm_out = nn.GroupNorm(c.pixel_groups, widths[0], EPSILON)
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -222,12 +185,12 @@ class Titok(nn.Module):
         self.decoder = DirectDecoder(c) if c.direct else Decoder(c)
         self.quantize = Codebook(c.codebook, c.code, c.unit)
         if not c.direct:
-            self.pixel_quantize = Codebook(c.pixel_codebook, c.pixel_code)
+            self.pixel_quantize = PixelCodebook(c.pixel_codebook, c.pixel_code)
             self.pixel_decoder = PixelDecoder(c)
 
     @torch.inference_mode()
     def tokenize(self, pixels: Tensor) -> Tensor:
-        """Indices (B, N) of blocks (B, 3, side, side) in [0, 1]. Raises ValueError for another shape."""
+        """Indices (B, N) of blocks (B, 3, side, side) in [0, 1]. Raises ValueError for blocks of another shape."""
         if pixels.shape[1:] != (3, self.config.side, self.config.side):
             msg = f"blocks of {tuple(pixels.shape[1:])}, not (3, {self.config.side}, {self.config.side})"
             raise ValueError(msg)
@@ -237,11 +200,15 @@ class Titok(nn.Module):
     def detokenize(self, indices: Tensor) -> Tensor:
         """Blocks (B, 3, side, side) in [0, 1] from the first n indices of each (B, n).
 
-        Raises TesseraError for an n that the network was not trained to decode."""
+        Raises TesseraError for a number n that the network cannot decode."""
         self.config.check_length(indices.shape[1])
         decoded = self.decoder(self.quantize.lookup(indices))
         pixels = decoded if self.config.direct else self.pixel_decoder(self.pixel_quantize.mean(decoded))
         return pixels.clamp(0, 1)
+
+
+def _residual(c: TitokConfig, inputs: int, outputs: int) -> ResidualBlock:
+    return ResidualBlock(inputs, outputs, c.pixel_groups, bias=False, output_shortcut=True)
 
 
 def _noise(*shape: int) -> Tensor:

@@ -23,11 +23,12 @@ from codec.errors import ModelError
 from codec.models.base import Model
 from codec.models.pixels import from_network, to_network
 from codec.models.registry import open_model
+from codec.networks.codebook import Codebook
 from codec.system.device import trains_in_bf16
 from codec.titok.config import TitokConfig, new_config
 from codec.titok.initialization import initialize
 from codec.titok.model import TitokModel
-from codec.titok.network import Codebook, Titok
+from codec.titok.network import Titok
 from codec.training.losses import PerceptualLoss
 from codec.training.photos import random_crops
 from codec.training.trainer import MOMENTS, Trainer, TrainingConfig
