@@ -399,7 +399,7 @@ def test_packed_pickles_are_refused(pickled, tmp_path):
     ):
         for entry in source.namelist():
             packed.writestr(entry, source.read(entry))
-    check_refused(tmp_path / "a.bin", tmp_path / "models", "packed")
+    check_refused(tmp_path / "a.bin", tmp_path / "models", "compressed")
 
 
 def test_a_damaged_model_file_is_detected_before_use(checkpoint, tmp_path):

@@ -3,9 +3,9 @@
     pixels -> patches + N latent tokens -> transformer -> N vectors -> nearest in the codebook -> N indices
     n indices -> vectors + mask tokens on a grid of g x g -> transformer -> image of g x g patches -> resized to a block
 
-Both transformers have the layers of SigLIP 2 (2502.14786). The first tokens hold the coarse content: with fewer known tokens, g is
-smaller. The network was trained for some numbers of tokens only (`DetailFlowConfig.trained_length`); others are rounded down to
-one of these.
+Both transformers have the layers of SigLIP 2 (2502.14786). The first tokens hold the coarse content: with fewer known tokens, g
+is smaller. The network was trained for some numbers of tokens only (`DetailFlowConfig.trained_length`); others are rounded down
+to one of these.
 
 Axes: B blocks, N latent tokens (n of them when decoding), P patches in g rows and columns, W width, D length of a code.
 Pixels are RGB in [0, 1].

@@ -1,6 +1,6 @@
-"""Published checkpoints of any family: opening them, and reading tensors one by one.
+"""Published checkpoints of any family, whose tensors are read one by one.
 
-Only data is read: safetensors, or files that PyTorch unpickles with `weights_only`. Every tensor must fit the network.
+No code in a file is run: only safetensors are read, and files that torch unpickles with `weights_only`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from codec.errors import ModelError
 from codec.models.download import CONFIG, WEIGHTS_FILES, WEIGHTS_SUFFIXES, Progress, fetch_checkpoint
 
-NESTED = ("state_dict", "model")  # keys of training checkpoints under which the network's tensors are
+NESTED = ("state_dict", "model")  # keys under which training checkpoints hold the network's tensors
 CONFIG_MAX = 1 << 20  # bytes of a config.json; published ones have 2 kB
 MAX_NAMES = 3  # maximum number of tensors that a message lists
 Shape = tuple[int, ...]
@@ -36,13 +36,13 @@ class Checkpoint:
     path: Path  # file of the weights
     shapes: Mapping[str, Shape]
     read: Callable[[str], Tensor]
-    config: dict[str, Any] | None  # content of config.json, if there is one
-    metadata: Mapping[str, str] = field(default_factory=dict)  # of a safetensors file
+    config: dict[str, Any] | None  # content of config.json; None without it
+    metadata: Mapping[str, str] = field(default_factory=dict)  # text in the header of a safetensors file
 
 
 def open_checkpoint(source: str | os.PathLike[str], progress: Progress | None = None) -> Checkpoint:
-    """Opens a folder (weights, perhaps config.json) or a file of weights, or downloads a checkpoint by its short name in
-    `codec.models.catalogue` or by its repository on Hugging Face.
+    """Opens a checkpoint: a file of weights, or a folder that holds one and, optionally, config.json. If there is no such path,
+    `source` is a name in `codec.models.catalogue` or a repository on Hugging Face, which `fetch_checkpoint` downloads.
 
     Raises ModelError if there is no such checkpoint, or if it is damaged or contains anything but tensors."""
     path = Path(source)
@@ -100,25 +100,25 @@ def _open_weights(source: str, path: Path, config: dict[str, Any] | None) -> Che
 
 
 def _read_tensor(path: Path, name: str) -> Tensor:
-    """The file is opened for each tensor: the pages that were read would otherwise stay in memory, and double it."""
+    """Opens the file for this tensor alone: otherwise the pages that were read would stay in memory beside the tensors."""
     with safe_open(path, "pt") as file:
         return file.get_tensor(name)
 
 
 def _unpickled(path: Path) -> Any:
-    """The content of a file that torch.save has written. Nothing in it is run, and nothing is unpacked: torch stores its data
-    as they are."""
+    """The content of a file that torch.save has written. No code in it is run. Compressed files, which could be of any size
+    once unpacked, are refused: torch writes none."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                    msg = f"{path}: packed, which torch never does: get it from its authors"
+                    msg = f"{path}: compressed, as torch never writes it: get the file from its authors"
                     raise ModelError(msg)
         return torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except ModelError:
         raise
     except pickle.UnpicklingError as error:
-        msg = f"{path}: not only tensors, or damaged: unpickling it could run code; use safetensors"
+        msg = f"{path}: holds more than tensors, or is damaged; to unpickle it could run code: use a safetensors file"
         raise ModelError(msg) from error
     except Exception as error:  # torch.load raises almost anything for damaged bytes
         msg = f"{path}: not a file of weights ({type(error).__name__}): get it again"
@@ -129,7 +129,7 @@ def _read_config(path: Path | None) -> dict[str, Any] | None:
     if path is None or not path.is_file():
         return None
     if path.stat().st_size > CONFIG_MAX:
-        msg = f"{path}: too large for a configuration, of which {CONFIG_MAX:,} bytes are read: leave it out"
+        msg = f"{path}: more than {CONFIG_MAX:,} bytes, so not a configuration: leave it out"
         raise ModelError(msg)
     try:
         config = json.loads(path.read_text("utf-8"))
@@ -143,9 +143,10 @@ def _read_config(path: Path | None) -> dict[str, Any] | None:
 
 
 def read_tensors(checkpoint: Checkpoint, names: Mapping[str, str]) -> dict[str, Tensor]:
-    """The tensors, float16 or float32, under the names of the network, given their `names` in the checkpoint by those.
+    """The tensors of a checkpoint by their names in the network, which `names` maps to their names in the checkpoint.
 
-    Tensors of other floating-point types become float32. Raises ModelError if one cannot be read or is not finite."""
+    They are float16 or float32; tensors of other floating-point types are converted to float32. Raises ModelError if one cannot
+    be read, holds other than floating-point numbers, or is not finite."""
     tensors = {}
     for name, source in names.items():
         try:
@@ -153,22 +154,25 @@ def read_tensors(checkpoint: Checkpoint, names: Mapping[str, str]) -> dict[str, 
         except (SafetensorError, OSError) as error:
             msg = f"{checkpoint.path}: {source} cannot be read ({error}): get the file again"
             raise ModelError(msg) from error
-        if tensor.layout != torch.strided or not tensor.is_floating_point() or not _is_finite(tensor):
-            msg = f"{checkpoint.path}: {source} holds {tensor.dtype} or numbers that are not finite"
+        if tensor.layout != torch.strided or not tensor.is_floating_point():
+            msg = f"{checkpoint.path}: {source} holds {tensor.dtype} ({tensor.layout}): floating-point numbers are needed"
+            raise ModelError(msg)
+        if not _is_finite(tensor):
+            msg = f"{checkpoint.path}: {source} holds numbers that are not finite: get the file again"
             raise ModelError(msg)
         tensors[name] = (tensor if tensor.dtype in (torch.float16, torch.float32) else tensor.float()).contiguous()
     return tensors
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Whether all numbers are finite, of any floating-point type. `Tensor.isfinite` makes temporary copies, whose memory the
-    allocator would keep."""
-    numbers = tensor.float() if tensor.itemsize == 1 else tensor  # torch compares no numbers of 8 bits
+    """Whether all numbers of a floating-point tensor are finite. `Tensor.isfinite` would make temporary copies, and the
+    allocator would keep their memory."""
+    numbers = tensor.float() if tensor.itemsize == 1 else tensor  # torch cannot compare numbers of 8 bits
     return tensor.numel() == 0 or bool(torch.stack(torch.aminmax(numbers)).isfinite().all())
 
 
 def check_shapes(path: Path, shapes: Mapping[str, Shape], network: nn.Module, model_name: str) -> None:
-    """Raises ModelError unless the tensors have exactly the names and shapes of the network's tensors."""
+    """Raises ModelError unless the tensors of a file, given as shapes by name, have the names and shapes of the network's."""
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     problems = {
         "missing": sorted(expected.keys() - shapes.keys()),

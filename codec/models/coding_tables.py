@@ -2,8 +2,8 @@
 
 With V = 4096 indices, there are never enough photos to count a table per position, let alone one per position and previous
 token. Tables are therefore refined in three stages: one for all positions, one per position, one per position and class of the
-previous token. A table of a finer stage blends its own counts with the table of the coarser one, with the weight that is
-best for photos that were not counted.
+previous token. A table of a finer stage blends its own counts with the table of the coarser stage, with the weight that is best
+for held-out photos.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Coding tables for tokens of digits, measured on photos. No torch.
 
 The table of a symbol may depend on neighbouring tokens, on the position in a row or the pass of a grid, and on the symbol
-before it in its token (`bitstream.digit_tokens`). Each is a refinement: it splits every table into several, each of which
-blends its own counts with the table it came from, with the weight that is best for photos that were not counted. A refinement
-that does not pay for these photos is left out.
+before it in its token (`bitstream.digit_tokens`). Each of these is a refinement: it splits every table into several. A new
+table blends its own counts with the table that was split, with the weight that is best for held-out photos. A refinement that
+saves too few bits on these photos is left out.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from codec.errors import ImageError
 from codec.models.coding_tables import PSEUDOCOUNTS
 
 MIN_GAIN = 0.01  # bits per symbol that a refinement must save
-MIN_CHAIN_GAIN = 0.03  # the same for the symbol before: a token whose symbols depend on each other is read alone, which is slow
-MAX_ENTRIES = 1 << 20  # of the tables of a symbol: 4 MB
+MIN_CHAIN_GAIN = 0.03  # the same for the symbol before: tokens whose symbols depend on each other are read one by one, slowly
+MAX_ENTRIES = 1 << 20  # in all tables of a symbol: 4 MB
 MAX_CLASSES = 64  # of a neighbour's values
-FINE_LEVELS = 8  # symbols of at most so many levels tell all values of two neighbours apart, and look at the two others
-OTHER_LEVELS = 4  # to which the values of the two others are rounded
+FINE_LEVELS = 8  # symbols of at most this many levels depend on the exact values of two neighbours, and on two further ones
+OTHER_LEVELS = 4  # levels to which the values of the two further ones are reduced
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class _Tokens:
 
 @dataclass(frozen=True)
 class _Refinement:
-    """Something that the table of a symbol may depend on."""
+    """A variable that the table of a symbol may depend on."""
 
-    kind: str  # first, second, others, pick or before
-    size: int
-    values: NDArray[np.int64]  # (n,) below `size`
+    kind: str  # "first" or "second" neighbour, sum of the "others", "pick", or the symbol "before"
+    size: int  # number of values
+    values: NDArray[np.int64]  # (n,) its value for each token, below `size`
 
 
 def measure_digits(
@@ -77,7 +77,7 @@ def measure_digits(
         symbols = tokens.symbols[:, index]
         chosen, weights, cost = _choose(_refinements(code, tokens, index), symbols, held_out, levels)
         bits += cost
-        _place(chosen, index, len(np.concatenate(tables)) if tables else 0, picks, classes, levels)
+        _write_selection(chosen, index, len(np.concatenate(tables)) if tables else 0, picks, classes, levels)
         own = _count(chosen, weights, symbols, levels)
         tables.append(np.pad(own, ((0, 0), (0, values - levels))))
     frequencies = frequencies_of(np.concatenate(tables))
@@ -87,8 +87,10 @@ def measure_digits(
 
 
 def ranks_of(codebook: NDArray[np.float32], leaf: int) -> NDArray[np.int32]:
-    """The rank (V,) of each vector of a codebook (V, D). Ranks that agree when divided by `leaf`, or by a higher power of two,
-    are one node of a tree whose nodes are halved across their principal direction."""
+    """The rank (V,) of each vector of a codebook (V, D), such that similar vectors have ranks close to each other.
+
+    The codebook is halved across its principal direction, and so is each half, until a part has at most `leaf` vectors, which
+    get consecutive ranks."""
     order: list[NDArray[np.int64]] = []
     nodes = [np.arange(len(codebook))]
     while nodes:
@@ -123,7 +125,7 @@ def _tokens_of(code: DigitCode, photos: Sequence[DigitPrefix]) -> _Tokens:
 
 
 def _refinements(code: DigitCode, tokens: _Tokens, index: int) -> list[_Refinement]:
-    """All refinements for symbol `index`, in the order in which they are tried."""
+    """The refinements to try for symbol `index`, in this order."""
     levels = code.symbol_levels[index]
     pick = _Refinement("pick", len(code.picks), tokens.picks)
     before = (
@@ -149,8 +151,8 @@ def _refinements(code: DigitCode, tokens: _Tokens, index: int) -> list[_Refineme
 def _choose(
     refinements: list[_Refinement], symbols: NDArray[np.int32], held_out: NDArray[np.bool_], levels: int
 ) -> tuple[list[_Refinement], list[float], float]:
-    """The refinements that pay, the weight of the coarser table for the table of all tokens and for each of them, and the mean
-    cost of held-out symbols."""
+    """The refinements that save enough bits; the weights of the coarser tables, first for the unrefined table, then for each
+    refinement; and the mean cost of held-out symbols in bits."""
     counted, rest = ~held_out, symbols[held_out]
     chosen, weights = [], []
     numbers = np.zeros(len(symbols), np.int64)  # of the table of each symbol
@@ -172,7 +174,7 @@ def _choose(
 
 
 def _count(chosen: list[_Refinement], weights: list[float], symbols: NDArray[np.int32], levels: int) -> NDArray[np.float64]:
-    """Tables (T, levels) counted on all symbols."""
+    """The probabilities (T, levels) of the refined tables, counted on all symbols."""
     numbers = np.zeros(len(symbols), np.int64)
     tables = _refine(np.full((1, levels), 1 / levels), 1, numbers, symbols, weights[0])
     for refinement, weight in zip(chosen, weights[1:], strict=True):
@@ -191,10 +193,10 @@ def _refine(
     return (counts + weight * coarse.repeat(size, 0)) / (counts.sum(1, keepdims=True) + weight)
 
 
-def _place(
+def _write_selection(
     chosen: list[_Refinement], index: int, start: int, picks: NDArray[np.int64], classes: NDArray[np.int64], levels: int
 ) -> None:
-    """Writes into `picks` and `classes` how the tables of a symbol are picked, the first of which has the index `start`."""
+    """Writes to `picks` and `classes` how the table of symbol `index` is selected. Its tables begin at index `start`."""
     picks[:, index, 0] = start
     values, rounded = np.arange(levels), np.arange(levels) * min(OTHER_LEVELS, levels) // levels
     stride = 1

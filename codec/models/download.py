@@ -1,7 +1,7 @@
-"""Download of checkpoints from Hugging Face: only the files that are needed, verified, and continued after an interruption.
+"""Download of checkpoints from Hugging Face: of each, the weights and config.json alone.
 
-Files are kept in the user's cache, so that another import downloads nothing. A file that huggingface_hub has already
-downloaded is used where it is. No torch.
+Files are verified, and kept in the user's cache for later imports. A download continues after an interruption. A file that
+huggingface_hub has already downloaded is used from its own cache. No torch.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ class Downloaded:
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file in a repository."""
+    """A file in a repository, as the hub describes it."""
 
     name: str
-    size: int
-    sha256: str | None  # of a large file
-    git_id: str | None  # of a small one: SHA-1 of its length and content
+    size: int  # bytes
+    sha256: str | None  # of a file in Git LFS, as all weights are; None for others
+    git_id: str | None  # of others: Git's SHA-1 of length and content
 
     def verify(self, path: Path) -> str:
-        """Why a file is not this one; '' if it is."""
+        """How the file at `path` differs from this one, for an error message; empty if it does not."""
         if path.stat().st_size != self.size:
             return f"{path.stat().st_size:,} of {self.size:,} bytes"
         digest, expected = hashlib.sha256(), self.sha256
@@ -64,8 +64,8 @@ class HubFile:
 
 
 def fetch_checkpoint(source: str, progress: Progress | None = None) -> Downloaded:
-    """The files of a checkpoint, by its short name in the catalogue or by its repository. A file is downloaded unless it is on
-    this machine; without internet, files on this machine are used as they are.
+    """The files of a checkpoint, by its short name in the catalogue or by its repository. A file is downloaded unless it is
+    already on this machine. If Hugging Face cannot be reached, files on this machine are used without verification.
 
     Raises ModelError if `source` is neither, if huggingface_hub is not installed, if there is no network or no such repository,
     or if a file is not the one that the hub describes."""
@@ -138,7 +138,7 @@ def _weights_file(source: str, files: Sequence[HubFile], name: str | None) -> Hu
 
 
 def _path(repository: str, name: str) -> Path:
-    """Where a downloaded file is kept: in the user's cache. Raises FileError if the user has no home folder."""
+    """The path of a downloaded file in the user's cache. Raises FileError if the user has no home folder."""
     return cache_folder() / "checkpoints" / repository.replace("/", "--") / name
 
 
@@ -160,7 +160,7 @@ def _fetch(repository: str, file: HubFile, revision: str, progress: Progress | N
 
 
 def _download(repository: str, file: HubFile, revision: str, progress: Progress | None) -> None:
-    """Downloads a file. A partial file of an earlier run is continued, and a wrong one removed."""
+    """Downloads a file, or the rest of it after an interruption. Raises ModelError, and removes the file, if it is wrong."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
@@ -179,7 +179,7 @@ def _download(repository: str, file: HubFile, revision: str, progress: Progress 
     with _Counted(partial, start, file.size, progress) as stream:
         try:
             http_get(url, stream, resume_size=start, headers=build_hf_headers(), expected_size=file.size)
-        except Exception as error:  # as above
+        except Exception as error:  # see fetch_checkpoint
             msg = (
                 f"{repository}: the download of {file.name} stopped after {stream.tell():,} of {file.size:,} bytes "
                 f"({_cause(error)}): run the command again to continue it"
@@ -187,13 +187,13 @@ def _download(repository: str, file: HubFile, revision: str, progress: Progress 
             raise ModelError(msg) from error
     if problem := file.verify(partial):
         partial.unlink()
-        msg = f"{repository}: {file.name} has {problem}: it was cut or altered on its way, run the command again"
+        msg = f"{repository}: {file.name} has {problem}: it was altered during the download: run the command again"
         raise ModelError(msg)
     partial.replace(path)
 
 
 class _Counted(io.FileIO):
-    """A partial file, open at its end, that reports the number of bytes written so far."""
+    """A partial file, open at byte `start`, that reports how many bytes it has."""
 
     def __init__(self, path: Path, start: int, total: int, progress: Progress | None) -> None:
         super().__init__(path, "r+b" if path.exists() else "w+b")
