@@ -79,15 +79,15 @@ def _stated(checkpoint: Checkpoint) -> dict[str, Any]:
     config = config.get("config", config)
     if not config.keys() & PARTS and checkpoint.metadata.keys() & PARTS:
         if max(len(checkpoint.metadata.get(part, "")) for part in PARTS) > METADATA_MAX:
-            msg = f"metadata of more than {METADATA_MAX:,} characters: get the file again"
+            msg = f"its metadata has more than {METADATA_MAX:,} characters: get the file again"
             raise ModelError(msg)
         try:
             config = {part: ast.literal_eval(checkpoint.metadata[part]) for part in PARTS}
         except (SyntaxError, RecursionError, MemoryError) as error:
-            msg = f"its metadata are no configuration ({type(error).__name__}): get the file again"
+            msg = f"its metadata is not a configuration ({type(error).__name__}): get the file again"
             raise ModelError(msg) from error
     if missing := [part for part in PARTS if part not in config]:
-        msg = f"has no configuration of {', '.join(missing)}: give the folder that has config.json, too"
+        msg = f"its configuration lacks {', '.join(missing)}: give a folder that also has config.json"
         raise ModelError(msg)
     return config
 

@@ -130,8 +130,8 @@ def import_model(
     of a family that states one in `PublishedModel.licence`. `sampling` has defaults for decoding, by the names of
     `codec.options.SAMPLING`. `progress` is called with the bytes of the download so far and in all.
 
-    Raises ModelError, and installs nothing, if the checkpoint has no known layout, if its licence is not accepted, or if the
-    name is taken and `replace` is false."""
+    Raises ModelError, and installs nothing, if the checkpoint is not supported, if its licence is not accepted, or if the name
+    is taken and `replace` is false."""
     require_torch("importing a model")
     folder = installed_folder()
     entry = None if Path(source).exists() else find_entry(source)
@@ -140,7 +140,7 @@ def import_model(
         msg = f"{source}: its licence, at https://huggingface.co/{entry.repository}, allows research only"
         raise ModelError(msg, ("accept_licence",))
     if name is not None and not re.fullmatch(r"[\w-][\w.-]*", name):
-        msg = f"{name!r} is not a name for a model: use letters, digits, dots and hyphens"
+        msg = f"{name!r} is not a name for a model: use letters, digits, dots, underscores and hyphens"
         raise ModelError(msg)
 
     def check_name(own_name: str) -> None:
@@ -180,7 +180,7 @@ def _family_of(checkpoint: Checkpoint) -> type[PublishedModel]:
     for candidate in map(family, FAMILIES):
         if issubclass(candidate, PublishedModel) and candidate.recognises(checkpoint):
             return candidate
-    msg = f"{checkpoint.path}: not a tokenizer of a known family: see `tessera models import --help`"
+    msg = f"{checkpoint.path}: not a tokenizer of a known family: see `tessera models list --available`"
     raise ModelError(msg)
 
 

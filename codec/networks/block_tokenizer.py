@@ -16,7 +16,7 @@ from codec.models.base import Enough
 from codec.models.published import PublishedConfig
 from codec.networks.mosaic import Mosaic, block_starts, cut
 
-CALL_PIXELS = 8 * 256**2  # maximum pixels per network call
+CALL_PIXELS = 8 * 256**2  # maximum pixels of the blocks in a network call
 GREY = 0.5  # colour of an image without known tokens
 
 
@@ -97,5 +97,5 @@ def to_unit(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def from_unit(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The inverse of `to_unit`."""
+    """The inverse of `to_unit`, rounded and clipped: (3, H, W) in [0, 1] to (H, W, 3) in 0..255."""
     return np.ascontiguousarray(np.round(pixels * 255).clip(0, 255).astype(np.uint8).transpose(1, 2, 0))

@@ -11,7 +11,7 @@ EPSILON = 1e-6  # of all norms
 class ResidualBlock(nn.Module):
     """Two convolutions of 3x3, each after a norm and SiLU, with a shortcut.
 
-    If the width changes, the shortcut is a convolution of 1x1 of the input, or with `output_shortcut` of the output of the
+    If the width changes, the shortcut is a 1x1 convolution: of the input or, with `output_shortcut`, of the output of the two
     convolutions, as in MaskBit and TiTok."""
 
     def __init__(self, inputs: int, outputs: int, groups: int, bias: bool, output_shortcut: bool) -> None:
@@ -33,7 +33,7 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Attention with one head between all positions, after a norm, with a residual connection."""
+    """Self-attention with one head over all positions, after a norm, with a residual connection."""
 
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()

@@ -58,7 +58,7 @@ class Mosaic:
 
 
 def _blend_radius(side: int) -> int:
-    """Half the width of the blending band in pixels: 8 for blocks of 256."""
+    """Half the width of the blending band in pixels, such as 8 for blocks of 256 pixels."""
     return max(1, side // 32)
 
 

@@ -29,7 +29,7 @@ def network_config(checkpoint: Checkpoint, variant: str | None = None) -> TitokC
     if CAPTION in checkpoint.shapes:
         msg = f"{checkpoint.path}: a TA-TiTok, whose decoder needs a caption: supported are {SUPPORTED}"
         raise ModelError(msg)
-    # The second generation is told by its codebook: TiTok-SL-256 has as many tokens as One-D-Piece.
+    # Only the codebook identifies the second generation: TiTok-SL-256 has as many tokens as One-D-Piece.
     second = checkpoint.shapes.get(CODEBOOK) == SECOND_CODEBOOK
     try:
         stated = checkpoint.config is not None
@@ -56,7 +56,7 @@ def _stated(checkpoint: Checkpoint, second: bool) -> tuple[str, str, int, str | 
         msg = f"unknown type {config_type!r} in its configuration: known are {', '.join(CONFIG_TYPES)}"
         raise ModelError(msg)
     if not isinstance(size, str) or not isinstance(decoder, str) or type(tokens) is not int:
-        msg = f"sizes {size!r} and {decoder!r} and {tokens!r} tokens in its configuration"
+        msg = f"its configuration has sizes {size!r} and {decoder!r}, and {tokens!r} tokens: supported are {SUPPORTED}"
         raise ModelError(msg)
     if decoder != size and not second:
         msg = f"vit_dec_model_size is {decoder!r}, for an encoder of size {size!r}: supported are {SUPPORTED}"
@@ -85,7 +85,7 @@ def _variant(wanted: str | None, declared: str | None, tokens: int) -> str:
     variant = wanted or declared or VARIANT_OF_TOKENS.get(tokens)
     if variant not in VARIANTS:
         reason = variant or f"no published model has {tokens} tokens"
-        msg = f"{reason}: say whether it is {' or '.join(VARIANTS)}"
+        msg = f"{reason}: state its training method, {' or '.join(VARIANTS)}"
         raise ModelError(msg)
     return variant
 
