@@ -9,6 +9,9 @@ bits equal (MaskBit, Open-MAGVIT2), 74 and 69 % of indices (IBQ, LlamaGen); the 
 apart (RMS). Common statistics for the norms of all tiles, measured on windows of the image, halved the squared error for
 Open-MAGVIT2, changed it by -15 to 11 % for MaskBit, and made it 1.4 to 5 times larger with attention: so there are none.
 
+Besides the image and its tokens, memory holds the network's activations for one tile, and one strip of tiles as float32. With a
+network of 8 channels, an image of 50 megapixels in cells of 8 pixels took 0.6 GB to encode and 1.4 GB to decode.
+
 The networks were not trained for missing tokens. A prefix decodes because each unknown token copies the nearest known one.
 """
 
@@ -58,8 +61,8 @@ class GridTokenizer:
         def encode(rows: slice, columns: slice) -> Tensor:
             return self.network.encode(self._pixels(image, rows, columns))
 
-        quantized = [self.network.quantize(strip)[0].cpu() for strip in self._strips(encode, layout.shape, 1)]
-        digits = torch.cat(quantized, 1).numpy().astype(np.int32)
+        strips = self._strips(encode, layout.shape, 1)
+        digits = np.concatenate([self.network.quantize(strip)[0].int().cpu().numpy() for strip in strips], 1)
         return self.code.sequence(complete_prefix(layout, digits))
 
     def _pixels(self, image: NDArray[np.uint8], rows: slice, columns: slice) -> Tensor:
