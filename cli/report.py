@@ -25,6 +25,7 @@ ADVICE = {  # the next step, by the names in an error's `advice`
     "accept_licence": "read it, and accept it with --accept-licence",
     "allow_damaged": "use --allow-damaged to accept it",
     "allow_partial": "use --allow-partial to accept an incomplete file",
+    "available": "see `tessera models list --available`",
     "background": "flatten it with --background white",
     "decode": "did you mean `tessera decode`?",
     "device": "use --device cpu",

@@ -65,7 +65,8 @@ def test_no_text_of_the_library_names_a_flag():
 
 
 def test_every_flag_or_command_that_is_advised_exists():
-    flags = {option for command in main.commands.values() for parameter in command.params for option in parameter.opts}
+    commands = [*main.commands.values(), *main.commands["models"].commands.values()]
+    flags = {option for command in commands for parameter in command.params for option in parameter.opts}
     for text in ADVICE.values():
         advised_flags = set(re.findall(r"(?<!\S)-[-a-z]+", text))
         advised_commands = set(re.findall(r"`tessera (\w+)`", text))

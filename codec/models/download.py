@@ -105,11 +105,8 @@ def _check_repository(source: str, repository: str) -> None:
             msg = f"{source}: has several checkpoints: give the name of one, {' or '.join(names)}"
             raise ModelError(msg)
         return
-    msg = (
-        f"{source}: no such file or folder, and not the name of a repository: check the path, or give OWNER/NAME or a name of "
-        "`tessera models list --available`"
-    )
-    raise ModelError(msg)
+    msg = f"{source}: no such file or folder, and not the name of a repository (OWNER/NAME)"
+    raise ModelError(msg, ("available",))
 
 
 def _hub_file(sibling: Any) -> HubFile:

@@ -31,12 +31,13 @@ if TYPE_CHECKING:
     from codec.training.trainer import Trainer
 
 FAMILIES = {  # by the kind of their model files: a subclass of `Model`, imported when a model of this kind is opened
-    "tessera-pyramid-1": "codec.pyramid.model:PyramidModel",
-    "tessera-titok-1": "codec.titok.model:TitokModel",
-    "tessera-detailflow-1": "codec.detailflow.model:DetailFlowModel",
-    "tessera-flextok-1": "codec.flextok.model:FlextokModel",
-    "tessera-grid-1": "codec.grid.model:GridModel",
+    "tessera-pyramid-1": "pyramid.model:PyramidModel",
+    "tessera-titok-1": "titok.model:TitokModel",
+    "tessera-detailflow-1": "detailflow.model:DetailFlowModel",
+    "tessera-flextok-1": "flextok.model:FlextokModel",
+    "tessera-grid-1": "grid.model:GridModel",
 }
+CODEC = __name__.removesuffix(".models.registry")  # the package of the families, also inside an installed `tessera`
 BUNDLED = Path(__file__).parent.parent / "weights"
 DEFAULT = "standard"
 SUFFIX = ".safetensors"
@@ -70,7 +71,7 @@ def open_model(name: str | os.PathLike[str] = DEFAULT) -> Model:
 
 def family(kind: str) -> type[Model]:
     """The family of this kind, a key of FAMILIES."""
-    return resolve_name(FAMILIES[kind])
+    return resolve_name(f"{CODEC}.{FAMILIES[kind]}")
 
 
 def model_for(stream_id: bytes) -> Model:
@@ -180,8 +181,8 @@ def _family_of(checkpoint: Checkpoint) -> type[PublishedModel]:
     for candidate in map(family, FAMILIES):
         if issubclass(candidate, PublishedModel) and candidate.recognises(checkpoint):
             return candidate
-    msg = f"{checkpoint.path}: not a tokenizer of a known family: see `tessera models list --available`"
-    raise ModelError(msg)
+    msg = f"{checkpoint.path}: not a tokenizer of a known family"
+    raise ModelError(msg, ("available",))
 
 
 def _squares(photos: Sequence[Path]) -> Iterator[NDArray[np.uint8]]:
