@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from codec.errors import ModelError, TesseraError
+from codec.models.plain_config import PlainConfig
 
 MAX_DEPTH = 64  # layers
 MAX_NUMBER = (1 << 16) - 1  # maximum in a configuration, so that a damaged file cannot request a huge network
 
 
 @dataclass(frozen=True)
-class DetailFlowConfig:
+class DetailFlowConfig(PlainConfig):
     """Everything needed to build the network; stored beside its weights. All published networks have the default values."""
 
     block_tokens: int  # N: 128 for DetailFlow-16, 256 for DetailFlow-32, 512 for DetailFlow-64
@@ -82,17 +82,6 @@ class DetailFlowConfig:
         slope = (self.side - 1) / (self.block_tokens - 1) ** self.power
         side = int(self.side - slope * (self.block_tokens - block_tokens) ** self.power)
         return max(1, math.ceil(side / self.patch))
-
-    @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> DetailFlowConfig:
-        """The inverse of `to_dict`. Raises TypeError for an unknown or missing key."""
-        if wrong := plain.keys() ^ {field.name for field in fields(cls)}:
-            msg = f"unknown or missing in the network's configuration: {', '.join(sorted(wrong))}"
-            raise TypeError(msg)
-        return cls(**plain)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def published_config(block_tokens: int) -> DetailFlowConfig:

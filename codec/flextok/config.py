@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from codec.errors import ModelError
+from codec.models.plain_config import PlainConfig
 from codec.options import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
 
 MAX_DEPTH = 64  # layers
@@ -16,7 +16,7 @@ MLP_RATIO = 4  # before the reduction by a third that a gated perceptron has
 
 
 @dataclass(frozen=True)
-class FlextokConfig:
+class FlextokConfig(PlainConfig):
     """Everything needed to build the network and to decode; stored beside its weights. All published networks have the default
     values, except for `max_time`, which their configuration states."""
 
@@ -89,18 +89,6 @@ class FlextokConfig:
     def name(self) -> str:
         """Name of the model, such as flextok-d18-d28."""
         return f"flextok-d{self.encoder_layers}-d{self.decoder_layers}"
-
-    @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> FlextokConfig:
-        """The inverse of `to_dict`. Raises TypeError for an unknown or missing key."""
-        if wrong := plain.keys() ^ {field.name for field in fields(cls)}:
-            msg = f"unknown or missing in the network's configuration: {', '.join(sorted(wrong))}"
-            raise TypeError(msg)
-        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def hidden_width(width: int) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from bitstream.block_order import BLOCK
 from codec.errors import ModelError
+from codec.models.plain_config import PlainConfig
 
 QUANTIZERS = ("sign", "vector", "unit-vector")
 MAX_DEPTH = 16  # residual blocks per resolution, and resolutions
@@ -16,7 +16,7 @@ FLAGS = ("attention", "bias", "adaptive", "output_shortcut", "centred_downsampli
 
 
 @dataclass(frozen=True)
-class GridConfig:
+class GridConfig(PlainConfig):
     """Everything needed to build the network; stored beside its weights. A flag describes one difference between the
     published networks."""
 
@@ -94,17 +94,6 @@ class GridConfig:
     def levels(self) -> tuple[int, ...]:
         """Number of values of each digit of a token: twos for bits, V for an index."""
         return (2,) * self.code if self.quantizer == "sign" else (self.codebook,)
-
-    @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> GridConfig:
-        """The inverse of `to_dict`. Raises TypeError for an unknown or missing key."""
-        if wrong := plain.keys() ^ {field.name for field in fields(cls)}:
-            msg = f"unknown or missing in the network's configuration: {', '.join(sorted(wrong))}"
-            raise TypeError(msg)
-        return cls(**plain | {"multipliers": tuple(plain["multipliers"])})
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 F8 = (1, 2, 2, 4)  # multipliers of networks with cells of 8 pixels

@@ -248,7 +248,7 @@ def _refuse_constant(name: str) -> None:
 def _check_metadata(metadata: Any, types: set[str]) -> None:
     """Raises ValueError unless the metadata fit METADATA, and the arrays' types ARRAY_TYPES."""
     if not isinstance(metadata, dict):
-        msg = "its metadata are no object"
+        msg = "the metadata is not an object"
         raise ValueError(msg)
     for key, expected in METADATA.items():
         value = metadata.get(key)

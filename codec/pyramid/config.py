@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 from bitstream.block_order import BLOCK_CELLS
 from bitstream.pyramid_tokens import ANCHOR, NON_ANCHOR, Level
+from codec.models.plain_config import PlainConfig
 
 MAX_LEVELS, MAX_DEPTH, MAX_WIDTH = 64, 64, 1 << 14
 CHECKERBOARD = (ANCHOR, NON_ANCHOR)  # the two passes over the cells in a refinement
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(PlainConfig):
     """Everything needed to build the network; stored as plain data beside its weights."""
 
     levels: tuple[Level, ...] = (
@@ -105,14 +106,6 @@ class NetworkConfig:
         return self.decoder_depth8 // 2 + 1
 
     @classmethod
-    def from_dict(cls, plain: dict) -> NetworkConfig:
-        """The inverse of `to_dict`. Raises TypeError, with the names, for unknown or missing keys."""
-        if wrong := plain.keys() ^ {field.name for field in fields(cls)}:
-            msg = f"unknown or missing in the network's configuration: {', '.join(sorted(wrong))}"
-            raise TypeError(msg)
-        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
-        values["levels"] = tuple(Level(**level) for level in plain["levels"])
-        return cls(**values)
-
-    def to_dict(self) -> dict:
-        return asdict(self)
+    def from_dict(cls, plain: dict[str, Any]) -> Self:
+        levels = {"levels": [Level(**level) for level in plain["levels"]]} if "levels" in plain else {}
+        return super().from_dict(plain | levels)

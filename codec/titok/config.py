@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from codec.errors import ModelError, TesseraError
+from codec.models.plain_config import PlainConfig
 
 SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}  # width, layers, heads
 SECOND_GENERATION: dict[str, Any] = {"codebook": 8192, "code": 64, "mixed": False, "unit": False, "direct": True}
@@ -14,7 +15,7 @@ MAX_NUMBER = (1 << 16) - 1  # maximum in a configuration, so that a damaged file
 
 
 @dataclass(frozen=True)
-class TitokConfig:
+class TitokConfig(PlainConfig):
     """Everything needed to build the network; stored beside its weights. The default values are those of One-D-Piece and of
     TiTok's first generation; `published_config` makes all published ones."""
 
@@ -85,18 +86,6 @@ class TitokConfig:
         if not 1 <= block_tokens <= self.block_tokens:
             msg = f"{self.name} has 1..{self.block_tokens} tokens per block, not {block_tokens}"
             raise TesseraError(msg)
-
-    @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> TitokConfig:
-        """The inverse of `to_dict`. Raises TypeError for an unknown or missing key."""
-        if wrong := plain.keys() ^ {field.name for field in fields(cls)}:
-            msg = f"unknown or missing in the network's configuration: {', '.join(sorted(wrong))}"
-            raise TypeError(msg)
-        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def published_config(size: str, block_tokens: int, tail_drop: bool, decoder: str | None = None) -> TitokConfig:
