@@ -13,7 +13,17 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, Unpack
 
-from codec.errors import FileError, FormatError, ImageError, ModelError, TargetError, TesseraError, TruncatedError, UsageError
+from codec.errors import (
+    DeviceError,
+    FileError,
+    FormatError,
+    ImageError,
+    ModelError,
+    TargetError,
+    TesseraError,
+    TruncatedError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,8 +34,8 @@ if TYPE_CHECKING:
     from codec.system.inputs import FileInput
 
 __all__ = [
-    "Codec", "FileError", "FormatError", "ImageError", "ModelError", "TargetError", "TesseraError", "TruncatedError",
-    "UsageError", "decode", "encode",
+    "Codec", "DeviceError", "FileError", "FormatError", "ImageError", "ModelError", "TargetError", "TesseraError",
+    "TruncatedError", "UsageError", "decode", "encode",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

@@ -1,4 +1,4 @@
-"""All errors that Tessera raises on purpose."""
+"""The errors of the library, all subclasses of TesseraError."""
 
 from bitstream.errors import FormatError, ModelError, TesseraError, TruncatedError
 
@@ -13,7 +13,7 @@ class ImageError(TesseraError):
 
 
 class TargetError(TesseraError):
-    """The requested size or quality cannot be reached. The message names the closest one."""
+    """No file fits the requested size, or the image is too small to measure the requested quality."""
 
 
 class UsageError(TesseraError):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from codec import Codec, __version__, decode, encode
     from codec.errors import (
+        DeviceError,
         FileError,
         FormatError,
         ImageError,
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "Codec", "FileError", "FormatError", "ImageError", "ModelError", "TargetError", "TesseraError", "TruncatedError",
-    "UsageError", "__version__", "decode", "encode",
+    "Codec", "DeviceError", "FileError", "FormatError", "ImageError", "ModelError", "TargetError", "TesseraError",
+    "TruncatedError", "UsageError", "__version__", "decode", "encode",
 ]  # fmt: skip
 
 
