@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 @options.background
 @options.allow_partial
 @options.library("reference", DecodeOptions)
+@options.library("detail", DecodeOptions)
 @options.sampling
 @options.jobs
 @options.batch

@@ -183,7 +183,7 @@ def _try(model: Model) -> None:
     gradient = Image.linear_gradient("L").resize(TRIAL_SIZE)
     image = Image.merge("RGB", (gradient, gradient.transpose(Image.Transpose.ROTATE_180), Image.new("L", TRIAL_SIZE, 128)))
     with Codec(str(model.path)) as codec:
-        fast: DecodeOptions = {"steps": 1} if model.samples else {}
+        fast: DecodeOptions = {"steps": 1} if "steps" in model.decode_options else {}
         codec.decode(codec.encode(image).data, **fast)
 
 

@@ -30,8 +30,8 @@ from codec.models.registry import DEFAULT, model_for, open_model
 from codec.options import (
     DEFAULT_EFFORT,
     MAX_PIXELS,
+    MODEL_OPTIONS,
     REFINEMENT_STEPS,
-    SAMPLING,
     CodecOptions,
     DecodeOptions,
     EncodeOptions,
@@ -203,12 +203,12 @@ class Codec:
         pixels: dict[int, NDArray[np.uint8]] = {}
         groups: dict[Any, list[int]] = {}
         for index, file in enumerate(stored):
-            groups.setdefault((file.model.fingerprint, *sorted(file.sampling.items())), []).append(index)
+            groups.setdefault((file.model.fingerprint, *sorted(file.decode_options.items())), []).append(index)
         for indexes in groups.values():
             first = stored[indexes[0]]
             tokenizer: Any = self.tokenizer(first.model)
             prefixes = [self._with_reference(stored[index]) for index in indexes]
-            pixels |= zip(indexes, tokenizer.detokenize(prefixes, **first.sampling), strict=True)
+            pixels |= zip(indexes, tokenizer.detokenize(prefixes, **first.decode_options), strict=True)
         return [pixels[index] for index in range(len(stored))]
 
     def write(self, sequence: TokenSequence, source: Source | None = None, /, **options: Unpack[EncodeOptions]) -> Encoded:
@@ -247,7 +247,7 @@ class Codec:
             msg = f"the file has a reference, and {model.name} codes images by themselves: the file is damaged"
             raise FormatError(msg)
         prefix = read_tokens(parsed, model.code, options.get("allow_partial", False), options.get("tokens"))
-        return Stored(parsed, prefix, model, _sampling(model, options), folder, options.get("reference"))
+        return Stored(parsed, prefix, model, _model_options(model, options), folder, options.get("reference"))
 
     # Models and networks
 
@@ -359,7 +359,7 @@ class Codec:
         refiner: Any = self.tokenizer(refining=True)
 
         def squared_error(prefix: Prefix) -> float:
-            decoded = remove_colour_if_grey(refiner.detokenize([prefix])[0], source.greyness)
+            decoded = remove_colour_if_grey(refiner.detokenize([prefix], detail=0.0)[0], source.greyness)
             return float(np.square(decoded.astype(np.float32) - source.pixels).sum(dtype=np.float64))
 
         sized = target.budget(source.width, source.height) is not None
@@ -404,10 +404,10 @@ class Codec:
         return LPIPS(self.lpips_weights).to(self.device).requires_grad_(False)
 
 
-def _sampling(model: Model, options: DecodeOptions) -> dict[str, Any]:
-    """The options for a model that samples. Raises UsageError if they are given for another model."""
-    sampling = {name: value for name, value in options.items() if name in SAMPLING and value is not None}
-    if sampling and not model.samples:
-        msg = f"{model.name} decodes without sampling: leave out {' and '.join(sampling)}"
-        raise UsageError(msg, tuple(sampling))
-    return sampling
+def _model_options(model: Model, options: DecodeOptions) -> dict[str, Any]:
+    """The options of decoding that only some models have. Raises UsageError if the model does not have them."""
+    given = {name: value for name, value in options.items() if name in MODEL_OPTIONS and value is not None}
+    if unknown := tuple(name for name in given if name not in model.decode_options):
+        msg = f"{model.name} has no {' or '.join(unknown)} to choose: leave out {' and '.join(unknown)}"
+        raise UsageError(msg, unknown)
+    return given

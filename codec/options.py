@@ -18,7 +18,7 @@ from codec.errors import UsageError
 MAX_PIXELS = 500_000_000
 DEFAULT_QUALITY = 50
 DEFAULT_EFFORT = 3  # one pass of the network, the fastest that makes a file
-SAMPLER_DEFAULT = "the model's own"
+MODEL_DEFAULT = "the model's own"
 MAX_STEPS, MAX_GUIDANCE, MAX_SEED = 1000, 100, 2**32 - 1  # limits of sampling
 RUNTIMES = ("auto", "onnx", "torch")
 REFINEMENT_STEPS = {4: 4, 5: 8, 6: 16, 7: 32, 8: 64, 9: 128}  # gradient steps by effort
@@ -128,6 +128,16 @@ class DecodeOptions(TypedDict, total=False):
             default="found by its name beside the file",
         ),
     ]
+    detail: Annotated[
+        float | None,
+        Option(
+            "Strength of the texture that decoding invents where a file tells none; 0 is closest to the original",
+            0,
+            1,
+            metavar="0-1",
+            default=MODEL_DEFAULT,
+        ),
+    ]
     steps: Annotated[
         int | None,
         Option(
@@ -135,7 +145,7 @@ class DecodeOptions(TypedDict, total=False):
             1,
             MAX_STEPS,
             metavar="N",
-            default=SAMPLER_DEFAULT,
+            default=MODEL_DEFAULT,
         ),
     ]
     guidance: Annotated[
@@ -145,11 +155,11 @@ class DecodeOptions(TypedDict, total=False):
             1,
             MAX_GUIDANCE,
             metavar="X",
-            default=SAMPLER_DEFAULT,
+            default=MODEL_DEFAULT,
         ),
     ]
     seed: Annotated[
-        int | None, Option("Seed of the detail that sampling invents", 0, MAX_SEED, metavar="N", default=SAMPLER_DEFAULT)
+        int | None, Option("Seed of the detail that decoding invents", 0, MAX_SEED, metavar="N", default=MODEL_DEFAULT)
     ]
 
 
@@ -194,6 +204,7 @@ class CodecOptions(TypedDict, total=False):
 
 
 SAMPLING = ("steps", "guidance", "seed")  # options of decoding for models that sample
+MODEL_OPTIONS = ("detail", *SAMPLING)  # options of decoding that only some models have
 TARGETS = ("quality", "tokens", "target_size", "target_bpp", "target_psnr", "target_lpips")
 ENCODE_PASSES, DECODE_PASSES = 2.0, 1.2  # cost of coding an image, in network passes that report progress
 SEARCH_PASSES = 9  # additional passes of a search for a PSNR or LPIPS target

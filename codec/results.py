@@ -40,7 +40,7 @@ class Stored:
     file: File
     prefix: Prefix  # its tokens
     model: Model
-    sampling: Mapping[str, float] = field(default_factory=dict)  # options among `codec.options.SAMPLING`
+    decode_options: Mapping[str, float] = field(default_factory=dict)  # those of `Model.decode_options` that are given
     folder: str | None = None  # that the file is in
     reference: Any = None  # the option of `codec.options.DecodeOptions`
 

@@ -90,7 +90,7 @@ def test_files_of_different_options_are_decoded_together(image):
     with Codec("flex", device="cpu") as codec:
         data = codec.encode(image, tokens=2).data
         stored = [codec.read(data, steps=steps, seed=seed) for steps, seed in ((1, 0), (2, 0), (1, 9))]
-        assert [len(file.sampling) for file in stored] == [2, 2, 2]
+        assert [len(file.decode_options) for file in stored] == [2, 2, 2]
         together = codec.detokenize(stored)
         for file, pixels in zip(stored, together, strict=True):
             assert np.abs(codec.detokenize([file])[0].astype(int) - pixels).max() <= 1

@@ -25,7 +25,7 @@ Sample = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class FlextokTokenizer:
-    """A network and its code, as the protocol `codec.models.base.Sampler`."""
+    """A network and its code, as the protocol `codec.models.base.Tokenizer`."""
 
     def __init__(self, network: Flextok, code: DigitCode) -> None:
         self.network = network

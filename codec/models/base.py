@@ -48,7 +48,6 @@ class Model(ABC):
     refines: ClassVar[bool] = False  # whether its tokenizers are also of type `Refiner`
     tiles: ClassVar[bool] = False  # whether it can compute an image in tiles of any size
     refers: ClassVar[bool] = False  # whether its tokenizers are also of type `Referencer`
-    samples: ClassVar[bool] = False  # whether its tokenizers are also of type `Sampler`
     search_tolerance: ClassVar[float] = 0.005  # share of a file's bits; larger if decoding is slow
 
     @property
@@ -64,6 +63,11 @@ class Model(ABC):
     def why_only_torch(self) -> str:
         """For error messages: the reason if ONNX Runtime is not supported, and the remedy if there is one."""
         return f"models of kind {self.kind} are computed with torch alone"
+
+    @property
+    def decode_options(self) -> tuple[str, ...]:
+        """The keywords of its tokenizers' `detokenize`, from `codec.options.MODEL_OPTIONS`."""
+        return ()
 
     @property
     def fingerprint(self) -> str:
@@ -160,16 +164,8 @@ class Tokenizer(Protocol):
         tokens, until they are `enough`."""
 
     def detokenize(self, prefixes: Sequence[Any]) -> list[NDArray[np.uint8]]:
-        """The inverse of `tokenize`, with losses: the pixels (H, W, 3) of each `Prefix`."""
-
-
-class Sampler(Protocol):
-    """A tokenizer that draws detail at random, in several passes of the network."""
-
-    def detokenize(
-        self, prefixes: Sequence[Any], steps: int | None = None, guidance: float | None = None, seed: int | None = None
-    ) -> list[NDArray[np.uint8]]:
-        """See `Tokenizer`. The options are those of `codec.options.DecodeOptions`; None is the model's default."""
+        """The inverse of `tokenize`, with losses: the pixels (H, W, 3) of each `Prefix`. Some also take
+        `Model.decode_options`."""
 
 
 class Refiner(Protocol):

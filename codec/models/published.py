@@ -26,6 +26,7 @@ from bitstream.sequence import AnyCode
 from codec.errors import ModelError
 from codec.models.base import Model, Tokenizer, read_metadata, write_model
 from codec.models.coding_tables import measure_code
+from codec.options import SAMPLING
 from codec.system.device import TORCH
 
 if TYPE_CHECKING:
@@ -69,9 +70,14 @@ class PublishedModel(Model):
     config_type: ClassVar[type[Any]]  # a PublishedConfig
     code_arrays: ClassVar[tuple[str, ...]] = ("tables", "table_of", "classes")  # fields of the code that the file holds
     derived: ClassVar[tuple[str, ...]] = ()  # prefixes of the names of tensors that `derive` returns
+    samples: ClassVar[bool] = False  # whether decoding draws detail at random, in several passes of the network
     licence: ClassVar[str | None] = None  # conditions that a user has to accept before an import
 
     # Defined by each family
+
+    @property
+    def decode_options(self) -> tuple[str, ...]:
+        return SAMPLING if self.samples else ()
 
     @classmethod
     @abstractmethod

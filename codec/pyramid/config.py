@@ -10,6 +10,9 @@ from bitstream.block_order import BLOCK_CELLS
 from bitstream.pyramid_tokens import ANCHOR, NON_ANCHOR, Level
 from codec.models.plain_config import PlainConfig
 
+LISTS = ("levels", "steps", "bit_worth", "prior_kernels", "texture_widths")
+TEXTURE_SCALES = 3  # at 1/8, 1/4 and 1/2
+TEXTURE_RADIUS = 2  # of the texture network in the decoded image, in cells
 MAX_LEVELS, MAX_DEPTH, MAX_WIDTH = 64, 64, 1 << 14
 CHECKERBOARD = (ANCHOR, NON_ANCHOR)  # the two passes over the cells in a refinement
 
@@ -52,6 +55,8 @@ class NetworkConfig(PlainConfig):
     decoder_depth16: int = 1  # residual blocks before, and again after, the 1/32 branch joins
     decoder_depth32: int = 3
     decoder_depth8: int = 1
+    texture_widths: tuple[int, ...] = ()  # channels of the texture network at 1/8, 1/4 and 1/2; empty if there is none
+    detail: float = 1.0  # default strength of texture
     predictor_width: int = 48
     prior_width: int = 64  # channels in the entropy model
     prior_kernels: tuple[int, ...] = (3, 3, 1)  # kernel sides in the entropy model, 3 or 1 each
@@ -62,12 +67,12 @@ class NetworkConfig(PlainConfig):
         lengths = {len(self.levels), len(self.steps), len(self.bit_worth)}
         plain = asdict(self)
         depths = [plain.pop(name) for name in ("encoder_depth", "decoder_depth16", "decoder_depth32", "decoder_depth8")]
-        counts = [
-            plain[name] for name in plain if name not in ("levels", "steps", "bit_worth", "prior_kernels", "flat_channels")
-        ]
+        counts = [plain[name] for name in plain if name not in (*LISTS, "flat_channels", "detail")]
+        widths = self.texture_widths
         numbers = [number for level in self.levels for number in (level.side, level.digits, level.limit, level.part)]
         problem = None
-        if not all(type(number) is int for number in (*numbers, *depths, *counts, *self.prior_kernels, self.flat_channels)):
+        whole = (*numbers, *depths, *counts, *self.prior_kernels, *widths, self.flat_channels)
+        if not all(type(number) is int for number in whole):
             problem = "a number that is not an integer"
         elif not self.levels or len(self.levels) > MAX_LEVELS or len(lengths) > 1:
             problem = f"{len(self.levels)} levels, {len(self.steps)} steps and {len(self.bit_worth)} lambdas"
@@ -77,6 +82,10 @@ class NetworkConfig(PlainConfig):
             problem = "a step or lambda that is not positive"
         elif not all(0 <= depth <= MAX_DEPTH for depth in depths) or not all(0 < count <= MAX_WIDTH for count in counts):
             problem = f"a width outside 1..{MAX_WIDTH} or a depth outside 0..{MAX_DEPTH}"
+        elif len(widths) not in (0, TEXTURE_SCALES) or not all(0 < width <= MAX_WIDTH for width in widths):
+            problem = f"texture widths of {widths}"
+        elif type(self.detail) not in (int, float) or not 0 <= self.detail <= 1:
+            problem = f"a detail of {self.detail}"
         elif not 0 <= self.flat_channels <= self.channels or self.predicted_channels > self.channels:
             problem = f"{self.flat_channels} flat and {self.predicted_channels} predicted of {self.channels} channels"
         elif not set(self.prior_kernels) <= {1, 3} or not 0 < len(self.prior_kernels) <= MAX_DEPTH:
@@ -102,10 +111,12 @@ class NetworkConfig(PlainConfig):
 
     @property
     def pixel_radius(self) -> int:
-        """Receptive-field radius of a cell's pixels in the decoder's features at 1/16, in cells."""
-        return self.decoder_depth8 // 2 + 1
+        """Receptive-field radius of a cell's pixels in the decoder's features at 1/16, in cells; with texture, if there is
+        any."""
+        return self.decoder_depth8 // 2 + 1 + (TEXTURE_RADIUS if self.texture_widths else 0)
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Self:
         levels = {"levels": [Level(**level) for level in plain["levels"]]} if "levels" in plain else {}
-        return super().from_dict(plain | levels)
+        without_texture = {"texture_widths": (), "detail": cls.detail}  # files of networks without texture lack these
+        return super().from_dict(without_texture | plain | levels)

@@ -46,6 +46,10 @@ class PyramidModel(Model):
         return (ONNX, TORCH) if graph_templates_path(self.path).is_file() else (TORCH,)
 
     @property
+    def decode_options(self) -> tuple[str, ...]:
+        return ("detail", "seed") if self.config.texture_widths else ()
+
+    @property
     def why_only_torch(self) -> str:
         command = f"{COMMAND} {self.path}"
         return f"{self.path} has no graphs for ONNX Runtime beside it (create them with `{command}`, which needs torch)"

@@ -5,6 +5,9 @@ integers from FSQ (2309.15505), tail token drop from One-D-Piece (2501.10064), a
 and the embedded deadzone quantizer from transform coding. Before training the network is a KLT codec: every correction starts
 at zero.
 
+The decoder's image is as close to the original as it can be; a texture network adds detail to it that looks right
+(`Texture`).
+
 Axes: B images, C latent channels, D digits of a token, and height x width as H x W in pixels, h x w in cells (16x16
 pixels), n x m in tokens of a level. Pixels are RGB in [-1, 1]. Canvases are whole blocks, so H and W are multiples of 256.
 """
@@ -20,9 +23,11 @@ from torch import Tensor, nn
 from bitstream.block_order import BLOCK_CELLS, CELL
 from bitstream.pyramid_tokens import Level, context_grids
 from codec.pyramid.config import NetworkConfig
+from codec.pyramid.noise import NOISE_CHANNELS
 
 TABLES = 64  # frequency tables of a level, one for each scale of its digits
 SCORE_RANGE = 12.0  # log-scales from -6 to 6 span the tables
+NOISE_MEAN, NOISE_DEVIATION = 127.5, 73.9  # of bytes that are all equally likely
 HAAR = ((1, -1, 1, -1), (1, 1, -1, -1), (1, -1, -1, 1))  # horizontal, vertical and diagonal detail of 2x2 sub-cells
 
 
@@ -102,6 +107,7 @@ class Decoder(nn.Module):
             zero_initialized(nn.Conv2d(w4, 3 * 16, 3, padding=1)),
             nn.PixelShuffle(4),
         )
+        self.texture = Texture(c) if c.texture_widths else None
 
     def forward(self, latents: Tensor, known: Tensor) -> Tensor:
         return self.pixels(latents, self.features(latents, known))
@@ -114,6 +120,62 @@ class Decoder(nn.Module):
     def pixels(self, latents: Tensor, features: Tensor) -> Tensor:
         """The second part, at 1/8 and 1/4, with a receptive field of `NetworkConfig.pixel_radius`."""
         return F.pixel_shuffle(in_float32(self.linear, latents), CELL) + self.correction[self.depth16 :](features)
+
+    def textured(self, latents: Tensor, features: Tensor, detail: Tensor | float, *noise: Tensor) -> Tensor:
+        """`pixels` with texture of strength `detail`, with a receptive field of `NetworkConfig.pixel_radius`. `noise` is as in
+        `Texture.forward`."""
+        assert self.texture
+        image = self.pixels(latents, features).float().clamp(-1, 1)
+        return image + detail * self.texture(features, image, *noise)
+
+
+class Texture(nn.Module):
+    """Detail that the tokens do not tell, as a difference to the decoded image.
+
+    A decoder with pixel shuffles that has to look right repeats one pattern everywhere, in step with its grid. Here all
+    upsampling is bilinear, so texture can only come from noise, which gates at each scale let through."""
+
+    def __init__(self, c: NetworkConfig) -> None:
+        super().__init__()
+        widths = (c.decoder_width16, *c.texture_widths)
+        self.scales = nn.ModuleList(map(TextureScale, widths, widths[1:]))  # at 1/8, 1/4 and 1/2
+        self.output = zero_initialized(nn.Conv2d(widths[-1], 5, 1))
+
+    def forward(self, features: Tensor, image: Tensor, *noise: Tensor) -> Tensor:
+        """Features (B, F, h, w), image (B, 3, 16h, 16w) -> difference (B, 3, 16h, 16w). `noise` holds random bytes: four
+        channels (1, 4, n, m) at each of 1/8, 1/4 and 1/2, and one (1, 1, 16h, 16w) at full size."""
+        *scaled, grain = [(bytes_.float() - NOISE_MEAN) * (1 / NOISE_DEVIATION) for bytes_ in noise]
+        half = F.avg_pool2d(image, 2)
+        quarter = F.avg_pool2d(half, 2)
+        x = features
+        for scale, image_there, noise_there in zip(self.scales, (F.avg_pool2d(quarter, 2), quarter, half), scaled, strict=True):
+            x = scale(x, image_there, noise_there)
+        colours, amounts = self.output(x).float().split((3, 2), 1)
+        colours, amounts, blurred = upsample(torch.cat([colours, torch.tanh(amounts), half], 1)).split((3, 2, 3), 1)
+        return colours + amounts[:, :1] * grain + amounts[:, 1:] * (image - blurred)
+
+
+class TextureScale(nn.Module):
+    """Doubles the size of features, and adds noise to them."""
+
+    def __init__(self, wide_in: int, width: int) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(wide_in, width, 1)
+        self.image = nn.Conv2d(3, width, 3, padding=1)
+        self.gate = zero_initialized(nn.Conv2d(width, NOISE_CHANNELS, 1))
+        self.noise = nn.Conv2d(NOISE_CHANNELS, width, 3, padding=1)
+        self.residual = Residual(width)
+        nn.init.normal_(self.noise.weight, std=0.06)
+        nn.init.zeros_(self.noise.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, image: Tensor, noise: Tensor) -> Tensor:
+        """Features (B, F, n/2, m/2), image (B, 3, n, m), noise (1, 4, n, m) -> features (B, G, n, m)."""
+        x = upsample(self.enter(x)) + self.image(image)
+        return self.residual(x + self.noise(noise * 2 * torch.sigmoid(self.gate(x))))
+
+
+def upsample(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 class Predictor(nn.Sequential):

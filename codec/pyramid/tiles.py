@@ -8,6 +8,7 @@ take ten times as much. So tiles of features are large, and tiles of pixels smal
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from bitstream.block_order import BLOCK, BLOCK_CELLS, CELL
 from bitstream.pyramid_tokens import PyramidLayout
+from codec.pyramid.noise import texture_noise
 from codec.pyramid.runtime.backend import Array, Backend
 from codec.system.context import report_progress
 
@@ -22,6 +24,17 @@ UNTILED_PIXELS = 16_000_000  # maximum pixels of canvases that share network cal
 ENCODER_TILE, FEATURE_TILE, PIXEL_TILE = 2048, 4096, 1024  # sides in pixels
 
 Span = tuple[slice, slice]  # cells with their halo, and the part of them inside the halo
+
+
+@dataclass(frozen=True)
+class TextureOptions:
+    """The texture of decoded images."""
+
+    detail: float = 0.0  # its strength, from 0 to 1
+    seed: int = 0  # of its noise
+
+
+NO_TEXTURE = TextureOptions()
 
 
 def encode_pixels(
@@ -42,7 +55,12 @@ def encode_pixels(
 
 
 def decode_pixels(
-    backend: Backend, layouts: Sequence[PyramidLayout], latents: Array, known: Array, tile: int | None = None
+    backend: Backend,
+    layouts: Sequence[PyramidLayout],
+    latents: Array,
+    known: Array,
+    tile: int | None = None,
+    texture: TextureOptions = NO_TEXTURE,
 ) -> list[NDArray[np.uint8]]:
     """The inverse of `encode_pixels`: latents (B, C, h, w) and map of known tokens (B, 1, h, w) -> pixels (H, W, 3) of each."""
     images = [np.empty((layout.height, layout.width, 3), np.uint8) for layout in layouts]
@@ -61,7 +79,8 @@ def decode_pixels(
         batch = max(1, PIXEL_TILE**2 // (features.shape[2] * features.shape[3] * CELL**2))
         for first in range(0, len(targets), batch):
             some = slice(first, first + batch)
-            _write_cells(targets[some], backend, tile_latents[some], features[some], inner_ys, inner_xs, tile or PIXEL_TILE)
+            part = tile_latents[some], features[some]
+            _write_cells(targets[some], backend, *part, (ys, inner_ys), (xs, inner_xs), tile or PIXEL_TILE, texture)
             report_progress(len(targets[some]) / len(targets) / len(spans))
     return images
 
@@ -94,11 +113,14 @@ def _write_cells(
     backend: Backend,
     latents: Array,
     features: Array,
-    inner_ys: slice,
-    inner_xs: slice,
+    rows: Span,
+    columns: Span,
     side: int,
+    texture: TextureOptions,
 ) -> None:
-    """Decodes the inner cells of latents and features, in tiles of pixels, and writes them to the top left of the images."""
+    """Decodes the inner cells of latents and features, in tiles of pixels, and writes them to the top left of the images.
+    `rows` and `columns` are the place of the cells in the canvas."""
+    (outer_ys, inner_ys), (outer_xs, inner_xs) = rows, columns
     radius = backend.config.pixel_radius
     spans = []
     for axis, inner in enumerate((inner_ys, inner_xs)):
@@ -106,13 +128,18 @@ def _write_cells(
         stop = min(inner.stop, inner.start + needed)
         spans.append(list(split(inner.start, stop, latents.shape[2 + axis], side, radius)))
     for (ys, ys_without_halo), (xs, xs_without_halo) in product(*spans):
-        decoded = backend.pixels(latents[:, :, ys, xs], features[:, :, ys, xs])
+        noise = texture_noise(texture.seed, _moved(ys, outer_ys.start), _moved(xs, outer_xs.start)) if texture.detail else ()
+        decoded = backend.pixels(latents[:, :, ys, xs], features[:, :, ys, xs], texture.detail, noise)
         inside = [slice(cells.start * CELL, cells.stop * CELL) for cells in (ys_without_halo, xs_without_halo)]
         top = (ys.start + ys_without_halo.start - inner_ys.start) * CELL
         left = (xs.start + xs_without_halo.start - inner_xs.start) * CELL
         for image, pixels in zip(images, decoded[:, *inside], strict=True):
             target = image[top : top + pixels.shape[0], left : left + pixels.shape[1]]
             target[:] = pixels[: target.shape[0], : target.shape[1]]
+
+
+def _moved(span: slice, start: int) -> slice:
+    return slice(start + span.start, start + span.stop)
 
 
 def tiles(rows: int, columns: int, side: int, radius: int) -> Iterator[tuple[Span, Span]]:

@@ -14,7 +14,7 @@ from bitstream.entropy_model import PRECISION, STRIP
 from bitstream.pyramid_tokens import PyramidCode, PyramidLayout, PyramidPrefix, PyramidSequence, complete_prefix
 from codec.models.base import Enough
 from codec.pyramid.runtime.backend import Array, Backend
-from codec.pyramid.tiles import UNTILED_PIXELS, decode_pixels, encode_pixels, inside, strips
+from codec.pyramid.tiles import NO_TEXTURE, UNTILED_PIXELS, TextureOptions, decode_pixels, encode_pixels, inside, strips
 
 PREDICTOR_RADIUS = 2  # cells; `codec.pyramid.network.Predictor` has two kernels of 3x3
 
@@ -40,15 +40,20 @@ class PyramidTokenizer:
             sequences |= zip(group, tokens, strict=True)
         return [sequences[i] for i in range(len(images))]
 
-    def detokenize(self, prefixes: Sequence[PyramidPrefix]) -> list[NDArray[np.uint8]]:
-        """The inverse of `tokenize`, for the known tokens -> pixels (H, W, 3)."""
+    def detokenize(
+        self, prefixes: Sequence[PyramidPrefix], detail: float | None = None, seed: int = 0
+    ) -> list[NDArray[np.uint8]]:
+        """The inverse of `tokenize`, for the known tokens -> pixels (H, W, 3). `detail` is the strength of texture, by default
+        that of the model; `seed` chooses its noise."""
+        config = self.backend.config
+        texture = TextureOptions(config.detail if detail is None else detail, seed) if config.texture_widths else NO_TEXTURE
         layouts = [prefix.layout for prefix in prefixes]
         images: dict[int, NDArray[np.uint8]] = {}
         for group in group_by_canvas(layouts):
             for part in ([i for i in group if (prefixes[i].base is None) is alone] for alone in (True, False)):
                 if part:
                     latents, known = dequantize(self.backend, [prefixes[i] for i in part])
-                    pixels = decode_pixels(self.backend, [layouts[i] for i in part], latents, known, self.tile)
+                    pixels = decode_pixels(self.backend, [layouts[i] for i in part], latents, known, self.tile, texture)
                     images |= zip(part, pixels, strict=True)
         return [images[i] for i in range(len(prefixes))]
 

@@ -6,6 +6,7 @@ arithmetic. So arrays stay on the device that computed them, and only pixels (ui
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -47,5 +48,8 @@ class Backend(Protocol):
     def features(self, latents: Array, known: Array) -> Array:
         """Latents (B, C, h, w) and map of known tokens (B, 1, h, w) -> the decoder's features at 1/16 (B, F, h, w)."""
 
-    def pixels(self, latents: Array, features: Array) -> NDArray[np.uint8]:
-        """Latents (B, C, h, w) and features (B, F, h, w) -> pixels (B, 16h, 16w, 3)."""
+    def pixels(
+        self, latents: Array, features: Array, detail: float = 0.0, noise: Sequence[NDArray[np.uint8]] = ()
+    ) -> NDArray[np.uint8]:
+        """Latents (B, C, h, w) and features (B, F, h, w) -> pixels (B, 16h, 16w, 3), with texture of strength `detail` from
+        the `noise` of these cells (`codec.pyramid.noise.texture_noise`)."""

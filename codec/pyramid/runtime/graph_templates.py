@@ -6,6 +6,8 @@
     update-SIDE-DIGITS.onnx     latents, known, predicted, digits, keep -> latents, known
     decoder.features.onnx       latents, known -> features (B, F, h, w)
     decoder.pixels.onnx         latents, features -> pixels (B, 3, 16h, 16w) uint8
+    decoder.textured.onnx       latents, features, detail (1,), noise -> pixels (B, 3, 16h, 16w) uint8, if there is texture;
+                                `noise` is as in `codec.pyramid.noise.texture_noise`
 
 `index.json` holds the part of the configuration that the graphs depend on, and for each graph the names of the arrays that it
 takes from a model file, in float32, as external initializers. Names of a level's arrays lack the prefix `levels.I.`, so levels
@@ -33,7 +35,7 @@ PATCH = 8  # side in pixels of the patches that become channels in the input of 
 COMMAND = "tessera models graphs"  # writes graph templates
 ZIP_MAX, INDEX_MAX, GRAPHS_MAX = 1 << 23, 1 << 20, 1 << 24  # bytes of the file, and unpacked: a hundred times what graphs take
 PACKINGS = (ZIP_STORED, ZIP_DEFLATED)  # zipfile unpacks others without a limit
-NOT_IN_GRAPHS = ("steps", "bit_worth", "prior_width", "prior_kernels")  # configuration fields without effect on the graphs
+NOT_IN_GRAPHS = ("steps", "bit_worth", "prior_width", "prior_kernels", "detail")  # fields without effect on the graphs
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,8 +84,19 @@ class OnnxBackend:
     def features(self, latents: NDArray[np.float32], known: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._run("decoder.features", None, latents, known)[0]
 
-    def pixels(self, latents: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.uint8]:
-        return self._run("decoder.pixels", None, latents, features)[0].transpose(0, 2, 3, 1)
+    def pixels(
+        self,
+        latents: NDArray[np.float32],
+        features: NDArray[np.float32],
+        detail: float = 0.0,
+        noise: Sequence[NDArray[np.uint8]] = (),
+    ) -> NDArray[np.uint8]:
+        if detail:
+            strength = np.full(1, detail, np.float32)
+            pixels = self._run("decoder.textured", None, latents, features, strength, *noise)[0]
+        else:
+            pixels = self._run("decoder.pixels", None, latents, features)[0]
+        return pixels.transpose(0, 2, 3, 1)
 
     def _run(self, part: str, index: int | None, *inputs: NDArray[Any]) -> list[Any]:
         """The outputs of a part of the network; with an `index`, of a part of that level."""

@@ -8,6 +8,8 @@
     level-I.update.onnx      latents, known, predicted, digits (B, D, n, m), keep (B, 1, n, m) -> latents, known
     decoder.features.onnx    latents, known (B, 1, h, w) -> features (B, F, h, w)
     decoder.pixels.onnx      latents, features -> pixels
+    decoder.textured.onnx    latents, features, detail (1,), noise -> pixels; if there is texture. `noise` is as in
+                             `codec.pyramid.noise.texture_noise`
 
 and `model.safetensors`: the integer entropy model under the names of a model file, and the model's metadata with the SHA-256 of
 each graph, the receptive-field radii in cells (`reach`) and the digest of the model file (`exported`). All axes but the
@@ -41,7 +43,8 @@ from codec.models.base import digest_of
 from codec.models.pixels import HALF
 from codec.pyramid.config import NetworkConfig
 from codec.pyramid.model import PyramidModel
-from codec.pyramid.network import Decoder, Encoder, Network, PyramidLevel
+from codec.pyramid.network import Encoder, Network, PyramidLevel
+from codec.pyramid.noise import NOISE_CHANNELS, SCALES
 from codec.pyramid.runtime.graph_templates import (
     INDEX,
     PATCH,
@@ -62,6 +65,8 @@ SMALL = 4  # constants of up to this many numbers stay in the graph, such as the
 EXAMPLES: dict[str, Callable[[Tensor], Tensor]] = {  # conversions of normally distributed numbers to values of an input
     "keep": lambda value: (value > 0).float(),
     "pixels": lambda value: value.clamp(-1, 1),
+    "detail": lambda value: torch.full_like(value, 0.7),
+    **dict.fromkeys(("noise8", "noise4", "noise2", "noise1"), lambda value: (value * 50 + 128).clamp(0, 255).to(torch.uint8)),
     "bytes": lambda value: (value.clamp(-1, 1) * HALF + HALF).to(torch.uint8),
 }
 
@@ -102,8 +107,8 @@ def write_graph_templates(model: PyramidModel, step: Callable[[], None] = lambda
         if name == "encoder":
             inputs = {"bytes": (3 * PATCH**2, BLOCK // PATCH)}
             graph = replace(graph, module=EncoderFromBytes(network.encoder), inputs=inputs)
-        elif name == "decoder.pixels":
-            graph = replace(graph, module=PixelsToBytes(network.decoder))
+        elif name in ("decoder.pixels", "decoder.textured"):
+            graph = replace(graph, module=PixelsToBytes(network.decoder, name.partition(".")[2]))
         if name not in templates:
             parameters = dict(graph.module.named_parameters(remove_duplicate=False))
             templates[name] = _without_weights(trace(graph), parameters, prefix)
@@ -135,7 +140,7 @@ class Graph:
 
     name: str
     module: nn.Module
-    inputs: dict[str, tuple[int, int]]  # channels, and number of positions along the side of a block
+    inputs: dict[str, tuple[int, int]]  # channels, and number of positions along the side of a block; 0 for a vector
     outputs: tuple[str, ...]
     level: int | None = None
     unit: int = BLOCK_CELLS  # sizes of inputs are multiples of this number of positions along a block
@@ -146,14 +151,20 @@ class Graph:
         random = torch.Generator().manual_seed(0)
         values = []
         for name, (channels, side) in self.inputs.items():
-            value = torch.randn(images, channels, blocks[0] * side, blocks[1] * side, generator=random)
+            count = 1 if name.startswith("noise") else images
+            shape = (count, channels, blocks[0] * side, blocks[1] * side) if side else (channels,)
+            value = torch.randn(shape, generator=random)
             values.append(EXAMPLES[name](value) if name in EXAMPLES else value)
         return tuple(values)
 
     def free_axes(self) -> tuple[dict[int, Any], ...]:
         """The free axes of the inputs, in the form that torch's exporter takes."""
-        factors = [side // self.unit for _, side in self.inputs.values()]
-        return tuple({0: IMAGES, 2: _times(ROWS, factor), 3: _times(COLUMNS, factor)} for factor in factors)
+        axes = []
+        for name, (_, side) in self.inputs.items():
+            images = {} if name.startswith("noise") else {0: IMAGES}
+            sides = {axis: _times(size, side // self.unit) for axis, size in ((2, ROWS), (3, COLUMNS)) if side}
+            axes.append(images | sides if side else {})
+        return tuple(axes)
 
 
 def _times(axis: Any, factor: int) -> Any:
@@ -176,6 +187,10 @@ def graphs_of(network: Network) -> Iterator[Graph]:
     features = {"latents": (channels, cells), "features": (network.config.decoder_width16, cells)}
     yield Graph("decoder.features", Method(network.decoder, "features"), state, ("features",), unit=cells // 2)  # even: 1/32
     yield Graph("decoder.pixels", Method(network.decoder, "pixels"), features, ("pixels",))
+    if network.decoder.texture:
+        noise = {f"noise{scale}": (NOISE_CHANNELS, cells * CELL // scale) for scale in SCALES} | {"noise1": (1, cells * CELL)}
+        textured = features | {"detail": (1, 0)} | noise
+        yield Graph("decoder.textured", Method(network.decoder, "textured"), textured, ("pixels",))
 
 
 class Method(nn.Module):
@@ -206,15 +221,11 @@ class EncoderFromBytes(nn.Module):
         return self.linear(x) + self.module.correction[1:](x)
 
 
-class PixelsToBytes(nn.Module):
-    """`Decoder.pixels` with uint8 output (B, 3, H, W)."""
+class PixelsToBytes(Method):
+    """`Decoder.pixels` or `textured` with uint8 output (B, 3, H, W)."""
 
-    def __init__(self, decoder: Decoder) -> None:
-        super().__init__()
-        self.module = decoder
-
-    def forward(self, latents: Tensor, features: Tensor) -> Tensor:
-        x = self.module.pixels(latents, features)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        x = super().forward(*inputs)
         return (x * HALF + HALF).round().clamp(0, 255).to(torch.uint8)
 
 

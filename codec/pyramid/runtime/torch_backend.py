@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -61,8 +63,16 @@ class TorchBackend:
         return self.network.decoder.features(latents, known)
 
     @torch.inference_mode()
-    def pixels(self, latents: Tensor, features: Tensor) -> NDArray[np.uint8]:
-        return from_network(self.network.decoder.pixels(latents, features)).cpu().numpy()
+    def pixels(
+        self, latents: Tensor, features: Tensor, detail: float = 0.0, noise: Sequence[NDArray[np.uint8]] = ()
+    ) -> NDArray[np.uint8]:
+        decoder = self.network.decoder
+        if detail:
+            arrays = (torch.from_numpy(array).to(self.device) for array in noise)
+            image = decoder.textured(latents, features, detail, *arrays)
+        else:
+            image = decoder.pixels(latents, features)
+        return from_network(image).cpu().numpy()
 
     def _level(self, index: int) -> PyramidLevel:
         level = self.network.levels[index]
