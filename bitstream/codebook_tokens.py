@@ -105,6 +105,10 @@ class CodebookSequence:
 
     difference = None
 
+    @property
+    def length(self) -> int:
+        return len(self.indices)
+
     def bits(self) -> NDArray[np.float64]:
         """(tokens,) cost of each token."""
         return PRECISION - np.log2(self.code.tables[self.contexts, self.indices])

@@ -163,6 +163,10 @@ class DigitSequence:
 
     difference = None
 
+    @property
+    def length(self) -> int:
+        return len(self.symbols)
+
     def bits(self) -> NDArray[np.float64]:
         """(tokens,) cost of each token."""
         return (PRECISION - np.log2(self.code.tables[self.contexts, self.symbols])).sum(1)

@@ -166,6 +166,10 @@ class PyramidSequence:
     orders: tuple[NDArray[np.int64], ...]  # (tokens,) positions in reading order, per level
     difference: Difference | None = None
 
+    @property
+    def length(self) -> int:
+        return sum(map(len, self.symbols))
+
     def bits(self) -> NDArray[np.float64]:
         """(tokens,) cost of each token."""
         bits = []

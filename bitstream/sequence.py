@@ -59,6 +59,10 @@ class TokenSequence(Protocol):
     def layout(self) -> Layout: ...
 
     @property
+    def length(self) -> int:
+        """Number of tokens; fewer than `layout.tokens` if the target needs no more."""
+
+    @property
     def difference(self) -> Difference | None:
         """The image that the tokens are the difference to, if they are not those of the image itself."""
 

@@ -9,23 +9,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitstream.container import File, overhead, write_file
+from bitstream.container import File, write_file
 from bitstream.sequence import Prefix, TokenSequence
-from codec.errors import FormatError, ModelError, TargetError, TesseraError, UsageError
-from codec.image.colour import remove_colour_if_grey
+from codec.errors import FormatError, ModelError, TesseraError, UsageError
 from codec.image.opening import ImageInput
 from codec.image.source import Source, read_source, restore_image
-from codec.metrics import psnr
-from codec.models.base import Model
+from codec.models.base import Enough, Model
 from codec.models.registry import DEFAULT, model_for, open_model
 from codec.options import (
     DEFAULT_EFFORT,
@@ -37,16 +34,9 @@ from codec.options import (
     EncodeOptions,
     check_options,
     has_target,
+    with_target,
 )
-from codec.rate_control import (
-    SearchResult,
-    Target,
-    fill_budget,
-    min_length,
-    quality_of_block_tokens,
-    shortest,
-    with_tokens,
-)
+from codec.rate_control import Decoder, Distance, Target, choose_tokens, quality_of_block_tokens, refine_tokens
 from codec.reading import read_tokens, read_tsr
 from codec.references import References, folder_of
 from codec.results import Decoded, Encoded, Stored
@@ -62,9 +52,7 @@ if TYPE_CHECKING:
     from codec.results import DecodedFile
     from codec.system.context import ProgressListener
 
-Distance: TypeAlias = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
 LOADING = fork_safe_lock()  # several threads load a network only once
-MIN_LPIPS_SIDE = 31  # pixels; at this size AlexNet's last stage has one position
 
 
 class Codec:
@@ -114,7 +102,8 @@ class Codec:
 
         Raises ImageError if the image cannot be read or coded, TargetError if the target cannot be met, UsageError if the
         options contradict each other or the model, ModelError if the model cannot be used."""
-        options = check_options(EncodeOptions, options)
+        check_options(EncodeOptions, options)
+        options = with_target(options)
         source = read_source(image, options, self.max_pixels)
         (sequence,) = self.tokenize([source], **options)
         return self.write(sequence, source, **options)
@@ -124,7 +113,7 @@ class Codec:
 
         Raises FormatError if the file is damaged, TruncatedError if it is cut short, unless `allow_partial`, ModelError if the
         model that wrote it is not installed, ImageError if the image is too large."""
-        options = check_options(DecodeOptions, options)
+        check_options(DecodeOptions, options)
         stored = self.read(file, folder_of(file), **options)
         (pixels,) = self.detokenize([stored])
         return Decoded.of(stored, restore_image(pixels, stored.file))
@@ -144,8 +133,8 @@ class Codec:
         An image that fails does not stop the others: its outcome has the error. `images` is read only as far as needed."""
         from codec.parallel.pipeline import encode_all
 
-        options = check_options(EncodeOptions, options)
-        return encode_all(self, images, options, resources, progress)
+        check_options(EncodeOptions, options)
+        return encode_all(self, images, with_target(options), resources, progress)
 
     def decode_all(
         self,
@@ -162,7 +151,7 @@ class Codec:
         from codec.image.writing import image_format
         from codec.parallel.pipeline import decode_all
 
-        options = check_options(DecodeOptions, options)
+        check_options(DecodeOptions, options)
         save_as = image_format(save_as) if isinstance(save_as, str) else save_as
         return decode_all(self, files, options, save_as, background, resources, progress)
 
@@ -180,21 +169,17 @@ class Codec:
         self.model.check()  # a file with a wrong stream id could never be read
         sources = [image if isinstance(image, Source) else read_source(image, options, self.max_pixels) for image in images]
         pixels, code, target = [source.pixels for source in sources], self.model.code, Target.of(options)
+        reference = options.get("reference")
         if steps := REFINEMENT_STEPS.get(options.get("effort", DEFAULT_EFFORT), 0):
-            if options.get("reference") is not None:
-                msg = f"effort above {DEFAULT_EFFORT} and a reference contradict each other: give one of them"
-                raise UsageError(msg)
-            if not self.model.refines:
-                msg = f"effort above {DEFAULT_EFFORT} needs a model that refines tokens, and {self.model.name} does not"
-                raise UsageError(msg)
-            sequences = self.tokenizer(refining=True).tokenize(pixels)
-            pairs = zip(sources, sequences, strict=True)
-            return [self._refine(source, sequence, steps, options) for source, sequence in pairs]
-        if (reference := options.get("reference")) is not None:
-            return [self._tokenize_against(reference, source, target) for source in sources]
-        if not has_target(options):
-            return self.tokenizer().tokenize(pixels)
-        return self.tokenizer().tokenize(pixels, [target.enough(code, code.layout(s.width, s.height)) for s in sources])
+            _check_effort(self.model, reference)
+            refiner = self.tokenizer(refining=True)
+            pairs = zip(refiner.tokenize(pixels), sources, strict=True)
+            return [refine_tokens(*pair, target, self._decoder, refiner, steps) for pair in pairs]
+        enough = [target.enough(code, code.layout(s.width, s.height)) for s in sources] if has_target(options) else None
+        if reference is not None:
+            limits = enough or [Enough()] * len(sources)
+            return [self._tokenize_against(reference, *pair, target) for pair in zip(sources, limits, strict=True)]
+        return self.tokenizer().tokenize(pixels, enough)
 
     def detokenize(self, files: Iterable[Stored]) -> list[NDArray[np.uint8]]:
         """The inverse of `tokenize`: pixels (H, W, 3) of each file. Images of one model and similar size share network
@@ -215,10 +200,10 @@ class Codec:
         """The file with the tokens that the target asks for, and with the metadata and transparency of `source`.
 
         Only the search for a PSNR or LPIPS target needs the network; it also needs `source`. Raises TargetError if no
-        token fits."""
+        token fits, UsageError if `tokenize` had another target and the sequence has too few tokens."""
         check_options(EncodeOptions, options)
         target = Target.of(options)
-        file, search = self._choose_tokens(sequence, source, target)
+        file, search = choose_tokens(sequence, source, target, self._decoder)
         block_tokens = sequence.layout.block_tokens_of(file.length)
         quality: float | None = quality_of_block_tokens(self.model.code, block_tokens)
         if file.reference:
@@ -297,12 +282,13 @@ class Codec:
 
     # References
 
-    def _tokenize_against(self, reference: Any, source: Source, target: Target) -> TokenSequence:
+    def _tokenize_against(self, reference: Any, source: Source, enough: Enough, target: Target) -> TokenSequence:
         """The tokens of the difference between an image and a reference."""
         image, code = self._references.open(reference, self.model), self.model.code
-        layout = code.layout(source.width, source.height)
         tokenizer: Any = self.tokenizer()
-        return tokenizer.tokenize_against(source.pixels, image, target.enough(code, layout), target.typical(code, layout))
+        return tokenizer.tokenize_against(
+            source.pixels, image, enough, target.typical(code, code.layout(source.width, source.height))
+        )
 
     def _with_reference(self, stored: Stored) -> Prefix:
         """The tokens of a file, with its reference if it has one."""
@@ -311,88 +297,13 @@ class Codec:
         tokenizer: Any = self.tokenizer(stored.model)
         return tokenizer.add_reference(stored.prefix, stored.file.reference, self._references.of(stored))
 
-    # Targets
+    # Measures for targets
 
-    def _choose_tokens(
-        self, sequence: TokenSequence, source: Source | None, target: Target
-    ) -> tuple[File, SearchResult | None]:
-        """The file with the tokens that the target asks for. Raises TargetError if none fit, or if LPIPS cannot be measured."""
-        layout, code, difference = sequence.layout, self.model.code, sequence.difference
-        matched = difference is not None and target.kind == "quality"
-        if source is None and (target.searched or matched):
-            msg = "a target of PSNR or LPIPS, or a quality with a reference, needs the image to compare with"
-            raise TypeError(msg)
-        fields = (source.sections, source.space, source.greyness) if source else ()
-        file = File(layout.width, layout.height, self.model.stream_id, layout.tokens, b"", *fields)
-        if difference:
-            alone, file = file, replace(file, reference=difference.reference)
-            if matched and source:
-                alone = with_tokens(alone, difference.alone, target.length(code, layout), code)
-                return self._match(alone, difference.alone, file, sequence, source), None
-        budget = target.budget(layout.width, layout.height)
-        if budget is not None:
-            return fill_budget(file, sequence, budget, source.alpha if source else None, code), None
-        if target.searched and source:
-            search = self._search(sequence, target, source)
-            return with_tokens(file, sequence, search.length, code), search
-        length = target.length(code, layout)
-        return with_tokens(file, sequence, min(length, len(sequence.bits())) if difference else length, code), None
+    @cached_property
+    def _decoder(self) -> Decoder:
+        return Decoder(self.model, self.tokenizer, self._load_lpips)
 
-    def _match(self, alone: File, tokens: TokenSequence, file: File, sequence: TokenSequence, source: Source) -> File:
-        """The shortest file of a sequence that is not worse than the image coded alone, or `alone` if that is smaller. `tokens`
-        are its sequence."""
-        wanted = self._measure(tokens, alone.length, psnr, source)
-        search = self._search(sequence, Target("target_psnr", wanted), source)
-        if not search.reached:
-            return alone
-        file = with_tokens(file, sequence, search.length, self.model.code)
-        sizes = [overhead(either, len(either.payload)) + len(either.payload) for either in (alone, file)]
-        return file if sizes[1] < sizes[0] else alone
-
-    def _refine(self, source: Source, sequence: TokenSequence, steps: int, options: EncodeOptions) -> TokenSequence:
-        """A better sequence for the length that the target asks for."""
-        target = Target.of(options)
-        try:
-            length = self._choose_tokens(sequence, source, target)[0].length
-        except TargetError:  # raised again when the sequence is written
-            return sequence
-        refiner: Any = self.tokenizer(refining=True)
-
-        def squared_error(prefix: Prefix) -> float:
-            decoded = remove_colour_if_grey(refiner.detokenize([prefix], detail=0.0)[0], source.greyness)
-            return float(np.square(decoded.astype(np.float32) - source.pixels).sum(dtype=np.float64))
-
-        sized = target.budget(source.width, source.height) is not None
-        return refiner.refine(source.pixels, sequence, length, squared_error, sized, steps)
-
-    def _search(self, sequence: TokenSequence, target: Target, source: Source) -> SearchResult:
-        """The length for a PSNR or LPIPS target. Raises TargetError if LPIPS cannot be measured."""
-        higher_is_better = target.kind == "target_psnr"
-        distance = psnr if higher_is_better else self._lpips_distance(source)
-
-        def measure(length: int) -> float:
-            return self._measure(sequence, length, distance, source)
-
-        bits, shortest_length = sequence.bits().cumsum(), min_length(sequence, self.model.code)
-        return shortest(
-            measure,
-            target.value,
-            bits,
-            shortest_length,
-            higher_is_better=higher_is_better,
-            tolerance=self.model.search_tolerance,
-        )
-
-    def _measure(self, sequence: TokenSequence, length: int, distance: Distance, source: Source) -> float:
-        """The distance between an image and the first `length` of its tokens."""
-        (pixels,) = self.tokenizer().detokenize([sequence.first(length)])
-        return distance(remove_colour_if_grey(pixels, source.greyness), source.pixels)
-
-    def _lpips_distance(self, source: Source) -> Distance:
-        if min(source.width, source.height) < MIN_LPIPS_SIDE:
-            size = f"{source.width}x{source.height}"
-            msg = f"LPIPS needs sides of at least {MIN_LPIPS_SIDE} pixels, not {size}: use target psnr"
-            raise TargetError(msg)
+    def _load_lpips(self) -> Distance:
         with LOADING:
             return self._lpips.distance
 
@@ -402,6 +313,16 @@ class Codec:
         from codec.metrics.lpips import LPIPS
 
         return LPIPS(self.lpips_weights).to(self.device).requires_grad_(False)
+
+
+def _check_effort(model: Model, reference: Any) -> None:
+    """Raises UsageError if tokens cannot be refined."""
+    if reference is not None:
+        msg = f"effort above {DEFAULT_EFFORT} and a reference contradict each other: give one of them"
+        raise UsageError(msg)
+    if not model.refines:
+        msg = f"effort above {DEFAULT_EFFORT} needs a model that refines tokens, and {model.name} does not"
+        raise UsageError(msg)
 
 
 def _model_options(model: Model, options: DecodeOptions) -> dict[str, Any]:

@@ -219,10 +219,8 @@ def definitions(options: type) -> dict[str, tuple[Any, Option]]:
     return {name: (hint.__origin__, hint.__metadata__[0]) for name, hint in hints.items()}
 
 
-def check_options(options: type, values: Mapping[str, Any]) -> Any:
-    """The same values, with the default quality for an encoder without a target.
-
-    Raises TypeError for a keyword that the class does not have, UsageError for a value out of range or a contradiction."""
+def check_options(options: type, values: Mapping[str, Any]) -> None:
+    """Raises TypeError for a keyword that the class does not have, UsageError for a value out of range or a contradiction."""
     known = definitions(options)
     for name, value in values.items():
         if name not in known:
@@ -239,14 +237,16 @@ def check_options(options: type, values: Mapping[str, Any]) -> Any:
         if len(names) > 1:
             msg = f"{' and '.join(names)} contradict each other: give one of them"
             raise UsageError(msg)
-    if options is EncodeOptions and not has_target(values):
-        return {**values, "quality": DEFAULT_QUALITY}
-    return values
 
 
 def has_target(values: Mapping[str, Any]) -> bool:
     """Whether one of the targets is given."""
     return any(values.get(name) is not None for name in TARGETS)
+
+
+def with_target(values: EncodeOptions) -> EncodeOptions:
+    """The same options, with the default quality if they have no target."""
+    return values if has_target(values) else {**values, "quality": DEFAULT_QUALITY}
 
 
 def encode_passes(options: EncodeOptions) -> float:

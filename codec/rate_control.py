@@ -9,19 +9,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitstream.container import ALPHA, File, overhead, payload_max
 from bitstream.range_coder import encode_tokens, fit_tokens
-from bitstream.sequence import AnyCode, Layout, TokenSequence
+from bitstream.sequence import AnyCode, Difference, Layout, Prefix, TokenSequence
 from codec.errors import TargetError, UsageError
+from codec.image.colour import remove_colour_if_grey
 from codec.image.metadata import LABELS, fit_alpha
-from codec.models.base import Enough
+from codec.metrics import psnr
+from codec.models.base import Enough, Model, Tokenizer
 from codec.options import DEFAULT_QUALITY, TARGETS
 from codec.reading import incomplete_block
+
+if TYPE_CHECKING:
+    from codec.image.source import Source
+
+Distance: TypeAlias = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
+MIN_LPIPS_SIDE = 31  # pixels; at this size AlexNet's last stage has one position
 
 SLACK = 64  # bits: tokens that cost this much more than a budget cannot fit it, even if the range coder saves bits at its end
 ALPHA_SHARE = 3  # transparency may take a third of a size before its quality is lowered
@@ -89,9 +97,114 @@ def quality_of_block_tokens(code: AnyCode, block_tokens: float) -> float:
     return float(np.interp(block_tokens, stops, qualities))
 
 
+@dataclass(frozen=True)
+class SearchResult:
+    """The result of a search."""
+
+    length: int
+    reached: bool
+    value: float  # the measure at this length
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Measures what a number of tokens loses. The networks are loaded when they are first needed."""
+
+    model: Model
+    tokenizer: Callable[[], Tokenizer]
+    lpips: Callable[[], Distance]
+
+    def distance(self, target: Target, source: Source) -> Distance:
+        """The measure of a PSNR or LPIPS target. Raises TargetError if the image is too small for LPIPS."""
+        if target.kind == "target_psnr":
+            return psnr
+        if min(source.width, source.height) < MIN_LPIPS_SIDE:
+            size = f"{source.width}x{source.height}"
+            msg = f"LPIPS needs sides of at least {MIN_LPIPS_SIDE} pixels, not {size}: use target psnr"
+            raise TargetError(msg)
+        return self.lpips()
+
+    def measure(self, sequence: TokenSequence, length: int, distance: Distance, source: Source) -> float:
+        """The distance between an image and the first `length` of its tokens."""
+        (pixels,) = self.tokenizer().detokenize([sequence.first(length)])
+        return distance(remove_colour_if_grey(pixels, source.greyness), source.pixels)
+
+
+def choose_tokens(
+    sequence: TokenSequence, source: Source | None, target: Target, decoder: Decoder
+) -> tuple[File, SearchResult | None]:
+    """The file with the tokens that the target asks for, and the search for them if the target is PSNR or LPIPS.
+
+    Raises TargetError if no tokens fit or LPIPS cannot be measured, UsageError if the sequence has too few tokens, TypeError
+    if `source` is missing and its pixels are needed."""
+    layout, code, difference = sequence.layout, decoder.model.code, sequence.difference
+    fields = (source.sections, source.space, source.greyness) if source else ()
+    alone = File(layout.width, layout.height, decoder.model.stream_id, layout.tokens, b"", *fields)
+    file = replace(alone, reference=difference.reference) if difference else alone
+    budget = target.budget(layout.width, layout.height)
+    if budget is not None:
+        return fill_budget(file, sequence, budget, source.alpha if source else None, code), None
+    matched = difference if target.kind == "quality" else None
+    if not target.searched and not matched:
+        return with_tokens(file, sequence, target.length(code, layout), code), None
+    if source is None:
+        msg = "a target of PSNR or LPIPS, or a quality with a reference, needs the image to compare with"
+        raise TypeError(msg)
+    if matched:
+        alone = with_tokens(alone, matched.alone, target.length(code, layout), code)
+        return _match(alone, matched, file, sequence, source, decoder), None
+    search = _search(sequence, target, source, decoder)
+    return with_tokens(file, sequence, search.length, code), search
+
+
+def refine_tokens(
+    sequence: TokenSequence, source: Source, target: Target, decoder: Decoder, refiner: Any, steps: int
+) -> TokenSequence:
+    """A better sequence for the length that the target asks for, after `steps` gradient steps of a `Refiner`."""
+    try:
+        length = choose_tokens(sequence, source, target, decoder)[0].length
+    except TargetError:  # raised again when the sequence is written
+        return sequence
+
+    def squared_error(prefix: Prefix) -> float:
+        decoded = remove_colour_if_grey(refiner.detokenize([prefix], detail=0.0)[0], source.greyness)
+        return float(np.square(decoded.astype(np.float32) - source.pixels).sum(dtype=np.float64))
+
+    sized = target.budget(source.width, source.height) is not None
+    return refiner.refine(source.pixels, sequence, length, squared_error, sized, steps)
+
+
+def _match(alone: File, difference: Difference, file: File, sequence: TokenSequence, source: Source, decoder: Decoder) -> File:
+    """The shortest file of a sequence that is not worse than the image coded alone, or `alone` if that is smaller."""
+    wanted = decoder.measure(difference.alone, alone.length, psnr, source)
+    search = _search(sequence, Target("target_psnr", wanted), source, decoder)
+    if not search.reached:
+        return alone
+    file = with_tokens(file, sequence, search.length, decoder.model.code)
+    sizes = [overhead(either, len(either.payload)) + len(either.payload) for either in (alone, file)]
+    return file if sizes[1] < sizes[0] else alone
+
+
+def _search(sequence: TokenSequence, target: Target, source: Source, decoder: Decoder) -> SearchResult:
+    """The length for a PSNR or LPIPS target."""
+    if sequence.length < sequence.layout.tokens:
+        _refuse_incomplete(sequence)
+    distance = decoder.distance(target, source)
+    return shortest(
+        lambda length: decoder.measure(sequence, length, distance, source),
+        target.value,
+        sequence.bits().cumsum(),
+        min_length(sequence, decoder.model.code),
+        higher_is_better=target.kind == "target_psnr",
+        tolerance=decoder.model.search_tolerance,
+    )
+
+
 def with_tokens(file: File, sequence: TokenSequence, length: int, code: AnyCode) -> File:
-    """The file with the first `length` tokens, less those at the end that change nothing. Raises UsageError if the model cannot
-    decode so few."""
+    """The file with the first `length` tokens, without trailing tokens that have no effect. Raises UsageError if the sequence
+    has fewer, or the model cannot decode that few."""
+    if length > sequence.length:
+        _refuse_incomplete(sequence)
     length = sequence.layout.length_of(sequence.layout.block_tokens_of(length))
     if length < min_length(sequence, code):
         raise UsageError(incomplete_block(code, sequence.layout.block_tokens_of(length)))
@@ -100,7 +213,9 @@ def with_tokens(file: File, sequence: TokenSequence, length: int, code: AnyCode)
 
 def fill_budget(file: File, sequence: TokenSequence, budget: int, alpha: NDArray[np.uint8] | None, code: AnyCode) -> File:
     """The file with as many tokens as fit `budget` bytes. `alpha` (H, W) is the transparency whose section may be made smaller;
-    None if it has to stay. Raises TargetError if not even the smallest file fits."""
+    None if it has to stay.
+
+    Raises TargetError if not even the smallest file fits, UsageError if the sequence has too few tokens."""
     max_payload = min(budget, payload_max(file.width, file.height))
     available = budget - overhead(file, max_payload)
     if alpha is not None:
@@ -108,6 +223,8 @@ def fill_budget(file: File, sequence: TokenSequence, budget: int, alpha: NDArray
         file = replace(file, sections=fit_alpha(file.sections, alpha, (available + kept) // ALPHA_SHARE))
         available = budget - overhead(file, max_payload)
     length, payload = fit_tokens(sequence, available) if available >= 0 else (0, b"")
+    if length == sequence.length < sequence.layout.tokens:  # more tokens might fit
+        _refuse_incomplete(sequence)
     if length >= min_length(sequence, code):
         useful = sequence.layout.length_of(sequence.layout.block_tokens_of(length))
         return replace(file, length=useful, payload=payload if useful == length else encode_tokens(sequence, useful))
@@ -129,13 +246,10 @@ def min_length(sequence: TokenSequence, code: AnyCode) -> int:
     return 1 if code.tail_drop else sequence.layout.tokens
 
 
-@dataclass(frozen=True)
-class SearchResult:
-    """The result of a search."""
-
-    length: int
-    reached: bool
-    value: float  # the measure at this length
+def _refuse_incomplete(sequence: TokenSequence) -> NoReturn:
+    tokens = f"{sequence.length} of the image's {sequence.layout.tokens} tokens"
+    msg = f"the target may need more than {tokens}: tokenize with this target, or without one"
+    raise UsageError(msg)
 
 
 def shortest(

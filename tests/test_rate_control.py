@@ -199,6 +199,16 @@ def test_tokens_that_were_not_computed_cannot_be_written(codec, small):
         sequence.first(computed + 1)
 
 
+@pytest.mark.parametrize("other", [{"tokens": 500}, {"target_size": 900}, {"target_psnr": 20}, {"quality": 50}], ids=str)
+def test_a_target_that_needs_more_tokens_than_the_sequence_has_is_refused(codec, small, other):
+    source = read_source(small)
+    (sequence,) = codec.tokenize([source], tokens=20)
+    assert sequence.length < sequence.layout.tokens
+    with pytest.raises(UsageError, match=rf"\b{sequence.length}\b"):
+        codec.write(sequence, source, **other)
+    assert codec.write(sequence, source, tokens=3).data == codec.encode(small, tokens=3).data
+
+
 @pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.8, 1])
 def test_the_first_tokens_are_those_that_a_file_decodes_to(codec, small, share):
     sequence = codec.tokenize([small])[0]
