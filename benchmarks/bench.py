@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import BenchError
+from benchmarks import BUDGETS, BenchError
 from benchmarks.cache import Cache
 from benchmarks.codecs.base import SCALES, BenchCodec, enlarge
 from benchmarks.codecs.registry import NAMES, QUICK_NAMES, BenchCodecOptions, model_names, open_codec, split_name
@@ -38,7 +38,6 @@ from codec.errors import ImageError, ModelError, TesseraError, UsageError
 from codec.models.catalogue import CATALOGUE
 from codec.options import MAX_PIXELS
 
-BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.25, 0.4, 0.7)  # default rates, bits per pixel
 SPEED_BPP = 0.153  # speed is measured at the nearest of the rates
 SPEED_IMAGES = 2
 MIN_TASKS = 8  # worker processes cost more time than they save if there are fewer tasks

@@ -8,16 +8,18 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from benchmarks import BUDGETS
 from cli import options
 from cli.inputs import IMAGES, find_inputs, named_inputs
 from cli.outputs import STANDARD, check_output, printable, write_output
 from cli.progress import Bar
-from cli.report import fail, put_record, say
+from cli.report import ReportOptions, reporting, say
 from codec.errors import FileError, TesseraError
 
 if TYPE_CHECKING:
@@ -58,8 +60,10 @@ class Numbers(click.ParamType):
     name = "numbers"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
         try:
-            return value if isinstance(value, tuple) else tuple(float(part) for part in value.split(",") if part.strip())
+            return tuple(map(float, value.rstrip(", ").split(",")))
         except ValueError:
             self.fail(f"{value!r} is not a list of numbers: separate numbers with commas, as in 0.02,0.05", param, ctx)
 
@@ -100,7 +104,9 @@ def bench() -> None:
     "budgets",
     type=Numbers(),
     metavar="LIST",
-    help="Maximum rates, in bits per pixel.  [default: 0.0147,0.0244,0.0443,0.0806,0.153,0.25,0.4,0.7]",
+    default=",".join(map(str, BUDGETS)),
+    show_default=True,
+    help="Maximum rates, in bits per pixel.",
 )
 @click.option(
     "--own-settings", is_flag=True, help="Run codecs at fixed settings instead of common rates, as in published curves."
@@ -133,7 +139,7 @@ def bench() -> None:
     "--threads", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Threads when measuring speed."
 )
 @_running
-def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **arguments: Any) -> None:
+def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **values: Any) -> None:
     """Measure rate, quality and speed of Tessera and other codecs on images.
 
     Rates count complete files. At each rate, each codec writes the best file that fits. Results are cached, so an
@@ -143,7 +149,7 @@ def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **argu
     tessera bench photos/
     tessera bench photos/ --codecs tessera,webp,webp-scaled --bpp 0.02,0.05,0.1 --report report.html
     """
-    _measure(inputs, files_from, recursive, arguments)
+    _measure(inputs, files_from, recursive, values)
 
 
 @bench.command()
@@ -164,14 +170,14 @@ def run(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **argu
     "budgets",
     type=Numbers(),
     metavar="LIST",
-    default="0.0147,0.0244,0.0443,0.0806,0.153",
+    default=",".join(map(str, BUDGETS[:5])),
     show_default=True,
     help="Maximum rates, in bits per pixel.",
 )
 @_csv
 @_plot
 @_running
-def recognition(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **arguments: Any) -> None:
+def recognition(inputs: tuple[str, ...], recursive: bool, files_from: str | None, **values: Any) -> None:
     """Measure how often a classifier recognises the same class in the decoded image as in the original, at equal bytes.
 
     A codec with -scaled recognises a class if it does so at any of its scales.
@@ -180,48 +186,63 @@ def recognition(inputs: tuple[str, ...], recursive: bool, files_from: str | None
     tessera bench recognition photos/
     tessera bench recognition photos/ --classifier resnet50 --codecs tessera,webp,webp-scaled
     """
-    unused = dict.fromkeys(("lpips_weights", "compressai_weights", "anchor", "json_dir", "page_path"))
-    fixed = {"metrics": ("top1", "top5"), "own_settings": False, "overlays": (), "no_speed": True, "threads": 1}
-    _measure(inputs, files_from, recursive, unused | fixed | arguments)
+    _measure(inputs, files_from, recursive, {**values, "metrics": ("top1", "top5"), "no_speed": True})
 
 
-def _measure(inputs: tuple[str, ...], files_from: str | None, recursive: bool, arguments: dict[str, Any]) -> None:
-    """Runs a benchmark. Exits with 1 if an image, codec or metric that the user named is missing."""
-    with failing(arguments["verbose"]):
-        for name in ("csv_path", "plot_path", "page_path"):
-            if arguments[name]:
-                check_output(arguments[name], arguments["force"], "")
-        if arguments["csv_path"] == "-" and arguments["as_json"]:
+@dataclass(frozen=True)
+class Outputs:
+    """The files to write."""
+
+    force: bool
+    csv_path: str | None = None
+    plot_path: str | None = None
+    json_dir: str | None = None
+    page_path: str | None = None
+    overlays: tuple[str, ...] = ()
+
+    def check(self, as_json: str | None) -> None:
+        """Raises FileError or click.UsageError, before any work, if one cannot be written."""
+        for path in (self.csv_path, self.plot_path, self.page_path):
+            if path:
+                check_output(path, self.force, "")
+        if self.csv_path == STANDARD and as_json:
             msg = "--json and --csv - both need standard output: name a file for one of them"
             raise click.UsageError(msg)
-        if arguments["plot_path"] and not arguments["plot_path"].lower().endswith(PLOTS):
-            msg = f"cannot plot to {arguments['plot_path']!r}: choose a name that ends with {' or '.join(PLOTS)}"
+        if self.plot_path and not self.plot_path.lower().endswith(PLOTS):
+            msg = f"cannot plot to {self.plot_path!r}: choose a name that ends with {' or '.join(PLOTS)}"
             raise click.UsageError(msg)
-        problems = _run(_options(find_images(inputs, files_from, recursive), arguments), arguments)
+
+
+def _measure(inputs: tuple[str, ...], files_from: str | None, recursive: bool, values: dict[str, Any]) -> None:
+    """Runs a benchmark. Exits with 1 if an image, codec or metric that the user named is missing."""
+    report_options, outputs = options.gather(ReportOptions, values), options.gather(Outputs, values)
+    with failing(report_options):
+        outputs.check(report_options.as_json)
+        images, ray = find_images(inputs, files_from, recursive), values.pop("ray")
+        problems = _run(_options(images, values), outputs, report_options, ray)
     sys.exit(1 if problems else 0)
 
 
-def _options(images: dict[str, str], arguments: dict[str, Any]) -> BenchOptions:
-    from benchmarks.bench import BUDGETS, BenchOptions
+def _options(images: dict[str, str], values: dict[str, Any]) -> BenchOptions:
+    """The options of a benchmark. Those in `values` that are not about codecs, weights and the cache are fields of
+    `BenchOptions` themselves."""
+    from benchmarks.bench import BenchOptions
     from benchmarks.classifiers import DEFAULT
     from benchmarks.codecs.registry import BenchCodecOptions
     from benchmarks.metrics import MetricOptions
 
+    codec_options = options.gather(BenchCodecOptions, values)
+    classifier, weights = values.pop("classifier") or DEFAULT, values.pop("classifier_weights")
+    metric_options = MetricOptions(values.pop("lpips_weights", None), classifier, weights)
+    folder, no_cache, no_speed = values.pop("cache"), values.pop("no_cache"), values.pop("no_speed")
     return BenchOptions(
         images,
-        arguments["codecs"],
-        arguments["budgets"] or BUDGETS,
-        arguments["own_settings"],
-        arguments["metrics"],
-        MetricOptions(arguments["lpips_weights"], arguments["classifier"] or DEFAULT, arguments["classifier_weights"]),
-        arguments["anchor"],
-        BenchCodecOptions(arguments["model"], arguments["device"], arguments["compressai_weights"], arguments["runtime"]),
-        None if arguments["no_cache"] else _cache_folder(arguments["cache"]),
-        arguments["jobs"],
-        speed=not arguments["no_speed"],
-        threads=arguments["threads"],
-        max_pixels=arguments["max_pixels"],
+        metric_options=metric_options,
+        codec_options=codec_options,
+        cache=None if no_cache else _cache_folder(folder),
+        speed=not no_speed,
         command=printable(shlex.join(["tessera", *sys.argv[1:]])),
+        **values,
     )
 
 
@@ -255,40 +276,41 @@ def find_images(inputs: tuple[str, ...], files_from: str | None, recursive: bool
     return images
 
 
-def _run(bench_options: BenchOptions, arguments: dict[str, Any]) -> bool:
+def _run(bench_options: BenchOptions, outputs: Outputs, report_options: ReportOptions, ray: str | None) -> bool:
     """Runs a benchmark and writes its outputs. Returns whether there were problems."""
     from benchmarks import export
     from benchmarks.bench import Bench, run_locally
 
-    overlays = [_overlay(path) for path in arguments["overlays"]]
+    overlays = [_overlay(path) for path in outputs.overlays]
     bench = Bench.open(bench_options, say)
     study = bench.study()
-    if arguments["ray"]:
+    if ray:
         from benchmarks.ray_bench import run_on_ray
         from cli.ray_runner import cluster_of
 
-        cluster = cluster_of(arguments["ray"], arguments["device"], arguments["runtime"], threads=1)
+        codec_options = bench_options.codec_options
+        cluster = cluster_of(ray, codec_options.device, codec_options.runtime, threads=1)
         outcomes = run_on_ray(bench_options, study, cluster)
     else:
         outcomes = run_locally(bench_options, study)
-    with Bar(len(study.tasks()), "measuring", hidden=arguments["quiet"]) as bar:
+    with Bar(len(study.tasks()), "measuring", hidden=report_options.quiet) as bar:
         results = bench.run(study, outcomes, bar.advance, bar.say)
-    if arguments["as_json"]:
+    if report_options.as_json:
         for series in results.series:
-            put_record(json.dumps(export.json_of(series, results)))
-    elif arguments["csv_path"] != "-" and not arguments["quiet"]:
+            report_options.put_record(export.json_of(series, results))
+    elif outputs.csv_path != STANDARD and not report_options.quiet:
         _show(results)
-    if arguments["csv_path"]:
-        write_output(arguments["csv_path"], export.csv_of(results).encode(errors="backslashreplace"), arguments["force"])
-    if arguments["json_dir"]:
-        export.write_json(results, Path(arguments["json_dir"]))
-    if arguments["plot_path"]:
-        export.write_plot(results.series, results.metrics, Path(arguments["plot_path"]), overlays)
-    if arguments["page_path"]:
+    if outputs.csv_path:
+        write_output(outputs.csv_path, export.csv_of(results).encode(errors="backslashreplace"), outputs.force)
+    if outputs.json_dir:
+        export.write_json(results, Path(outputs.json_dir))
+    if outputs.plot_path:
+        export.write_plot(results.series, results.metrics, Path(outputs.plot_path), overlays)
+    if outputs.page_path:
         from benchmarks.report import write_report
 
         sources = {source.image.name: source for source in bench.sources}
-        write_report(results, Path(arguments["page_path"]), lambda name: sources[name].pixels(), bench.decode)
+        write_report(results, Path(outputs.page_path), lambda name: sources[name].pixels(), bench.decode)
     return bench.problems
 
 
@@ -324,12 +346,11 @@ def _show(results: Results) -> None:
 
 
 @contextmanager
-def failing(verbose: bool) -> Iterator[None]:
+def failing(report_options: ReportOptions) -> Iterator[None]:
     """Turns an error into one line on standard error and an exit code."""
-    try:
-        yield
-    except (TesseraError, MemoryError) as error:
-        fail("bench", error, verbose)
-    except ModuleNotFoundError as error:
-        msg = f"needs {error.name}, which is not installed: pip install '.[report]' in Tessera's repository"
-        fail("bench", TesseraError(msg), verbose)
+    with reporting("bench", None, ReportOptions(verbose=report_options.verbose)):
+        try:
+            yield
+        except ModuleNotFoundError as error:
+            msg = f"needs {error.name}, which is not installed: pip install '.[report]' in Tessera's repository"
+            raise TesseraError(msg) from error

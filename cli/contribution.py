@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,7 +13,7 @@ from cli.bench import Numbers, failing
 from cli.inputs import input_of
 from cli.outputs import STANDARD, check_output, human, write_output
 from cli.progress import Bar
-from cli.report import put_record, say
+from cli.report import ReportOptions, say
 
 MAX_SIDE = 4096  # pixels: each map decodes the image several times
 
@@ -44,8 +44,7 @@ MAX_SIDE = 4096  # pixels: each map decodes the image several times
 @options.coding
 @options.reporting
 def contribution(source: str, output: str | None, indexes: tuple[float, ...] | None, tokens: float, draws: int, force: bool,
-                 model: str | None, device: str, runtime: str, max_pixels: int, as_json: str | None, quiet: bool,
-                 verbose: bool) -> None:  # fmt: skip
+                 model: str | None, device: str, runtime: str, max_pixels: int, **values: Any) -> None:  # fmt: skip
     """Show which pixels change when a token changes.
 
     A token is replaced by others that the entropy model considers possible, and the image is decoded again, as in
@@ -56,7 +55,8 @@ def contribution(source: str, output: str | None, indexes: tuple[float, ...] | N
     tessera bench contribution photo.png --indexes 0,1,20 -o map.png
     """
     target = output or f"{'standard-input' if source == STANDARD else Path(source).stem}-contribution.png"
-    with failing(verbose):
+    report_options = options.gather(ReportOptions, values)
+    with failing(report_options):
         check_output(target, force, source)
         from benchmarks.contribution import contribution, sheet
         from codec.codec import Codec
@@ -67,14 +67,15 @@ def contribution(source: str, output: str | None, indexes: tuple[float, ...] | N
         pixels = read_source(open_input(input_of(source), limit), {"background": "white"}, limit).pixels
         selected = None if indexes is None else [int(index) for index in indexes]
         codec = Codec(model, device, runtime=runtime)
-        with Bar(0, "changing tokens", hidden=quiet) as bar:
+        with Bar(0, "changing tokens", hidden=report_options.quiet) as bar:
             maps = contribution(codec, pixels, selected, tokens, draws, progress=bar.advance)
         stream = io.BytesIO()
         sheet(pixels, maps).save(stream, "PNG", optimize=True)
         write_output(target, stream.getvalue(), force)
-        if as_json:
+        if report_options.as_json:
             for one in maps:
                 row = {"place": one.index, "level": one.level, "row": one.row, "column": one.column, "share": one.share}
-                put_record(json.dumps(row | {"mean": float(one.change.mean()), "largest": float(one.change.max())}))
-        elif not quiet:
+                change = {"mean": float(one.change.mean()), "largest": float(one.change.max())}
+                report_options.put_record(row | change)
+        elif not report_options.quiet:
             say(f"{source} -> {target}  {len(maps)} tokens  {human(len(stream.getvalue()))}")

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
 from cli import options
-from cli.inputs import TSR_FILES, Files, is_complete_image, read_tsr
+from cli.inputs import OUTPUT_IMAGES, TSR_FILES, is_complete_image, read_tsr
 from cli.outputs import STANDARD
-from cli.plan import FileOptions, make_plan
+from cli.plan import FileOptions, FileTypes, make_plan
 from cli.report import ReportOptions
-from cli.runner import Run, Summary
+from cli.runner import Command, Conversion, Run, RunOptions
 from codec.errors import UsageError
 from codec.options import DECODE_PASSES, CodecOptions, DecodeOptions
 
@@ -65,62 +65,41 @@ def decode(**values: Any) -> None:
     tessera decode -r small/ --output-dir decoded/ --format jpg
     head -c 800 photo.tsr | tessera decode - --allow-partial -o - | display
     """
-    report, files = options.gather(ReportOptions, values), options.gather(FileOptions, values)
-    decoder, codec = options.select(DecodeOptions, values), options.select(CodecOptions, values)
+    report, run = options.gather(ReportOptions, values), options.gather(RunOptions, values)
+    files, codec = options.gather(FileOptions, values), options.select(CodecOptions, values)
+    decoder = options.select(DecodeOptions, values)
     ending = f".{(values['ending'] or 'png').lstrip('.')}"
-    command = Decoding(decoder, codec, ending, values["output_quality"], values["background"], report.verbose)
-    plan = make_plan(files, command, report.as_json is not None)
+    check = partial(read_tsr, max_pixels=codec["max_pixels"])
+    plan = make_plan(files, FileTypes("decode", TSR_FILES, OUTPUT_IMAGES, ending, check, "encode"), report.as_json)
     if "reference" not in decoder and (folders := [folder for folder in plan.folders if os.path.isdir(folder)]):
-        command = replace(command, options={**decoder, "reference": folders[0]})
+        decoder = {**decoder, "reference": folders[0]}
     if plan.output not in (None, STANDARD) and not values["ending"]:
-        command = replace(command, ending=os.path.splitext(plan.output or "")[1] or ending)
-    raise SystemExit(Run(command, plan, report, values).execute(files.dry_run))
+        ending = os.path.splitext(plan.output or "")[1] or ending
+    runner = Run(plan, run, report)
+    from codec.image.writing import image_format  # after `Run` has limited the threads of NumPy
+
+    try:
+        save_as = image_format(ending, values["output_quality"])
+    except UsageError as error:
+        raise click.UsageError(str(error)) from error
+    command = Decoding(codec, DECODE_PASSES, decoder, save_as, values["background"], report.verbose)
+    raise SystemExit(runner.execute(command, files.dry_run))
 
 
 @dataclass(frozen=True)
-class Decoding:
+class Decoding(Command):
     """The options of `tessera decode`, and its conversion of one file or many."""
 
     options: DecodeOptions
-    codec_options: CodecOptions
-    ending: str  # extension of outputs, with its dot
-    output_quality: int | None
+    save_as: ImageFormat
     background: str | None
     show_format: bool
 
-    inputs: ClassVar[Files] = TSR_FILES
-    name: ClassVar[str] = "decode"
     verb: ClassVar[str] = "decoded"
-    keys: ClassVar[tuple[str, ...]] = ("partial", "reference", "notes")  # JSON keys in addition to `cli.report.FIELDS`
-    fatal: ClassVar[tuple[type[Exception], ...]] = ()
-
-    @property
-    def passes(self) -> float:
-        return DECODE_PASSES
-
-    @cached_property
-    def save_as(self) -> ImageFormat:
-        from codec.image.writing import image_format
-
-        return image_format(self.ending, self.output_quality)
-
-    def output_endings(self) -> frozenset[str]:
-        from codec.image.plugins import writable_endings
-
-        return writable_endings()
-
-    def check_input(self, path: str) -> None:
-        read_tsr(path, self.codec_options["max_pixels"])
+    keys: ClassVar[tuple[str, ...]] = ("partial", "reference", "notes")
 
     def is_complete(self, path: str) -> bool:
         return is_complete_image(path, self.codec_options["max_pixels"])
-
-    def prepare(self) -> None:
-        """Raises UsageError if the output's format cannot be written."""
-        try:
-            self.save_as  # noqa: B018
-        except UsageError as error:
-            raise click.UsageError(str(error)) from error
 
     def convert(self, codec: Codec, file: FileInput) -> DecodedFile:
         return codec.decode(file, **self.options).as_file(self.save_as, self.background)
@@ -128,25 +107,20 @@ class Decoding:
     def convert_all(
         self, codec: Codec, files: Sequence[FileInput], resources: Resources, progress: ProgressListener | None
     ) -> Iterator[Outcome[DecodedFile]]:
-        return codec.decode_all(
-            files,
-            save_as=self.save_as,
-            background=self.background,
-            resources=resources,
-            progress=progress,
-            **self.options,
-        )
+        settings: Any = {"save_as": self.save_as, "background": self.background, **self.options}
+        return codec.decode_all(files, resources=resources, progress=progress, **settings)
 
-    def summarise(self, decoded: DecodedFile, bytes_in: int) -> Summary:
+    def summarise(self, report: Conversion, decoded: DecodedFile) -> None:
         width, height = decoded.file.width, decoded.file.height
-        values = {
-            "width": width, "height": height, "bytes": bytes_in, "bpp": round(8 * bytes_in / (width * height), 5),
+        report.values = {
+            "width": width, "height": height, "bytes": report.bytes_in,
+            "bpp": round(8 * report.bytes_in / (width * height), 5),
             "tokens": round(decoded.block_tokens, 2), "model": decoded.model, "partial": decoded.partial,
             "reference": decoded.file.reference.name if decoded.file.reference else None, "notes": list(decoded.notes),
         }  # fmt: skip
-        line = f"{width}x{height}"
+        report.line = f"{report.arrow()}  {width}x{height}"
         if decoded.partial:
-            line += f", cut: {decoded.block_tokens:.1f} tokens per block"
+            report.line += f", cut: {decoded.block_tokens:.1f} tokens per block"
         if self.show_format:
-            line += f", {self.save_as}"
-        return Summary(line, values, bytes_in, len(decoded.data), width * height, decoded.notes)
+            report.line += f", {self.save_as}"
+        report.notes, report.bytes_out, report.pixels = decoded.notes, len(decoded.data), width * height

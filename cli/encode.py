@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
 from cli import options
-from cli.inputs import IMAGES, Files, input_of, is_complete_tsr
+from cli.inputs import ENDING, IMAGES, TSR_FILES, input_of, is_complete_tsr
 from cli.outputs import human
-from cli.plan import FileOptions, make_plan
+from cli.plan import FileOptions, FileTypes, make_plan
 from cli.report import ReportOptions
-from cli.runner import Run, Summary
+from cli.runner import Command, Conversion, Run, RunOptions
 from codec.errors import ModelError
 from codec.options import EXCLUSIVE, CodecOptions, EncodeOptions, encode_passes
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from codec.parallel.pipeline import Outcome, Resources
     from codec.results import Encoded
     from codec.system.context import ProgressListener
-
-ENDING = ".tsr"
 
 
 @click.command()
@@ -54,52 +53,37 @@ def encode(**values: Any) -> None:
     tessera encode photo.png small.tsr --target-bpp 0.05
     tessera encode -r photos/ --output-dir small/ --skip-existing
     """
+    report, run = options.gather(ReportOptions, values), options.gather(RunOptions, values)
     for group in EXCLUSIVE:
         options.refuse_two({name: values[name] for name in group})
-    report, files = options.gather(ReportOptions, values), options.gather(FileOptions, values)
-    encoder, codec = options.select(EncodeOptions, values), options.select(CodecOptions, values)
-    command = Encoding(encoder, codec, values["strict"])
-    plan = make_plan(files, command, report.as_json is not None)
-    raise SystemExit(Run(command, plan, report, values).execute(files.dry_run))
+    files, codec = options.gather(FileOptions, values), options.select(CodecOptions, values)
+    encoder = options.select(EncodeOptions, values)
+    check = partial(_check_image, max_pixels=codec["max_pixels"])
+    types = FileTypes("encode", IMAGES, TSR_FILES, ENDING, check, "decode", keeps_extension=True)
+    plan = make_plan(files, types, report.as_json)
+    command = Encoding(codec, encode_passes(encoder), encoder, values["strict"])
+    raise SystemExit(Run(plan, run, report).execute(command, files.dry_run))
+
+
+def _check_image(path: str, max_pixels: int) -> None:
+    from codec.image.opening import open_input
+
+    open_input(input_of(path), max_pixels)
 
 
 @dataclass(frozen=True)
-class Encoding:
+class Encoding(Command):
     """The options of `tessera encode`, and its conversion of one image or many."""
 
     options: EncodeOptions
-    codec_options: CodecOptions
     strict: bool
 
-    inputs: ClassVar[Files] = IMAGES
-    ending: ClassVar[str] = ENDING
-    name: ClassVar[str] = "encode"
     verb: ClassVar[str] = "encoded"
-    keys: ClassVar[tuple[str, ...]] = (
-        "reached",
-        "measured",
-        "reference",
-        "notes",
-    )  # JSON keys in addition to `cli.report.FIELDS`
+    keys: ClassVar[tuple[str, ...]] = ("reached", "measured", "reference", "notes")
     fatal: ClassVar[tuple[type[Exception], ...]] = (ModelError,)  # every image would raise the same error
-
-    def output_endings(self) -> frozenset[str]:
-        return frozenset([ENDING])
-
-    def check_input(self, path: str) -> None:
-        from codec.image.opening import open_input
-
-        open_input(input_of(path), self.codec_options["max_pixels"])
 
     def is_complete(self, path: str) -> bool:
         return is_complete_tsr(path, self.codec_options["max_pixels"])
-
-    def prepare(self) -> None:
-        """Does nothing: all options are checked already."""
-
-    @property
-    def passes(self) -> float:
-        return encode_passes(self.options)
 
     def convert(self, codec: Codec, image: ImageInput) -> Encoded:
         return codec.encode(image, **self.options)
@@ -109,24 +93,24 @@ class Encoding:
     ) -> Iterator[Outcome[Encoded]]:
         return codec.encode_all(images, resources=resources, progress=progress, **self.options)
 
-    def summarise(self, encoded: Encoded, bytes_in: int) -> Summary:
+    def summarise(self, report: Conversion, encoded: Encoded) -> None:
         file = encoded.file
         measured = encoded.measured if encoded.measured is not None and math.isfinite(encoded.measured) else None
-        values = {
+        report.values = {
             "width": file.width, "height": file.height, "bytes": len(encoded.data), "bpp": round(encoded.bpp, 5),
             "tokens": round(encoded.block_tokens, 2), "quality": None if encoded.quality is None else round(encoded.quality, 1),
             "model": encoded.model, "reached": encoded.reached, "measured": measured,
             "reference": file.reference.name if file.reference else None, "notes": list(encoded.notes),
         }  # fmt: skip
-        size = f"{human(bytes_in)} -> {human(len(encoded.data))}  {encoded.bpp:.4f} bpp"
-        line, warning = f"{size}  {encoded.block_tokens:.0f} tokens per block", None
+        size = f"{human(report.bytes_in)} -> {human(len(encoded.data))}  {encoded.bpp:.4f} bpp"
+        report.line = f"{report.arrow()}  {size}  {encoded.block_tokens:.0f} tokens per block"
         if file.reference:
-            line += f"  reference {file.reference.name or file.reference.hash.hex()}"
+            report.line += f"  reference {file.reference.name or file.reference.hash.hex()}"
         if encoded.measured is not None:
             kind = "target_psnr" if self.options.get("target_psnr") is not None else "target_lpips"
             reached = f"{encoded.measured:.2f} dB" if kind == "target_psnr" else f"LPIPS {encoded.measured:.4f}"
-            line += f"  {reached}"
+            report.line += f"  {reached}"
             if not encoded.reached:
-                warning = f"--{kind.replace('_', '-')} {self.options[kind]:g} is out of reach: the best is {reached}"  # type: ignore
-        pixels = file.width * file.height
-        return Summary(line, values, bytes_in, len(encoded.data), pixels, encoded.notes, warning, self.strict)
+                flag = f"--{kind.replace('_', '-')} {self.options[kind]:g}"  # type: ignore
+                report.warning, report.strict = f"{flag} is out of reach: the best is {reached}", self.strict
+        report.notes, report.bytes_out, report.pixels = encoded.notes, len(encoded.data), file.width * file.height

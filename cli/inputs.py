@@ -26,7 +26,7 @@ ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Files:
-    """The kind of files that a command takes from folders."""
+    """A kind of files."""
 
     name: str  # plural noun in errors
     endings: Callable[[], frozenset[str]]  # called only for folders, since loading Pillow's list takes time
@@ -48,8 +48,16 @@ def readable_endings() -> frozenset[str]:
     return readable_endings()
 
 
-IMAGES = Files("images", readable_endings)
-TSR_FILES = Files(".tsr files", lambda: frozenset([".tsr"]))
+def _writable_endings() -> frozenset[str]:
+    from codec.image.plugins import writable_endings
+
+    return writable_endings()
+
+
+ENDING = ".tsr"
+IMAGES = Files("images", readable_endings)  # to read
+OUTPUT_IMAGES = Files("images", _writable_endings)
+TSR_FILES = Files(".tsr files", lambda: frozenset([ENDING]))
 
 
 def named_inputs(sources: tuple[str, ...], files_from: str | None) -> list[str]:

@@ -19,9 +19,9 @@ from cli.bench import bench
 from cli.completion import completion
 from cli.contribution import contribution
 from cli.decode import decode
-from cli.encode import ENDING, encode
+from cli.encode import encode
 from cli.info import info
-from cli.inputs import readable_endings
+from cli.inputs import ENDING, readable_endings
 from cli.models import models
 from cli.options import Ordered
 from cli.outputs import silence

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import click
 from cli import options
 from cli.outputs import human, printable
 from cli.progress import Bar
-from cli.report import Failed, Report, ReportOptions, fail, message_of, put, put_record, reporting
+from cli.report import Failed, Report, ReportOptions, message_of, put, reporting
 from codec.errors import FileError, ModelError, TesseraError
 from codec.options import DecodeOptions
 
@@ -60,7 +59,7 @@ def list_models(available: bool, **values: Any) -> None:
             record = {"name": path.stem, "stream_id": None, "bytes": None, "path": str(path), "error": message_of(error)}
             line = f"{path.stem}  damaged: {record['error']}"
         if report_options.as_json:
-            put_record(json.dumps(record))
+            report_options.put_record(record)
         else:
             put(printable(line))
 
@@ -83,7 +82,7 @@ def _list_available(report_options: ReportOptions) -> None:
                 "gflops": GFLOPS,
                 "installed": entry.name in installed,
             }
-            put_record(json.dumps(record))
+            report_options.put_record(record)
         return
     rows = [("name", "GB", "M weights", "tokens", "bits", "prefixes", "encode s", "decode s", "licence", "repository")]
     for entry in CATALOGUE.values():
@@ -117,20 +116,13 @@ def path(name: str, **values: Any) -> None:
     tessera models path
     tessera encode photo.jpg --model "$(tessera models path)"
     """
-    _print_model(name, "{path}", options.gather(ReportOptions, values))
-
-
-def _print_model(name: str, template: str, report_options: ReportOptions) -> None:
-    """Prints a model as JSON, or as a line formatted with `template`. Exits with an error if it cannot be opened."""
-    try:
-        with _without_name(name):
-            description = _describe(name)
-    except TesseraError as error:
-        fail(name, error, report_options.verbose)
-    if report_options.as_json:
-        put_record(json.dumps(description))
-    else:
-        put(printable(template.format(**description, size=human(description["bytes"]))))
+    report_options = options.gather(ReportOptions, values)
+    with _reporting(name, None, ReportOptions(verbose=report_options.verbose)):
+        description = _describe(name)
+        if report_options.as_json:
+            report_options.put_record(description)
+        else:
+            put(printable(description["path"]))
 
 
 def _describe(name: str) -> dict[str, Any]:

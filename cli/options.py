@@ -136,14 +136,6 @@ def refuse_two(values: dict[str, Any]) -> None:
         raise click.UsageError(msg)
 
 
-def _json(ctx: click.Context, _: click.Parameter, value: str | None) -> str | None:
-    if value == "array":
-        from cli.report import begin_array
-
-        begin_array(ctx)
-    return value
-
-
 def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """Several options as one decorator."""
 
@@ -195,7 +187,7 @@ reporting = together(
         default=None,
         help="Write a JSON object for each file to standard output, one per line (JSON Lines).",
     ),
-    click.option("--json-array", "as_json", flag_value="array", help="Write these objects as one JSON array.", callback=_json),
+    click.option("--json-array", "as_json", flag_value="array", help="Write these objects as one JSON array."),
     click.option("--quiet", is_flag=True, help="Print nothing but errors."),
     click.option("-v", "--verbose", is_flag=True, help="Print more, and tracebacks of errors."),
 )

@@ -18,37 +18,35 @@ CLOSED = "standard output is closed: redirect it to a file or a pipe"
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def check_output(path: str, force: bool, source: str, *, makes_folders: bool = False) -> None:
+def check_output(path: str, force: bool, source: str, *, makes_folders: bool = False, as_json: str | None = None) -> None:
     """Raises FileError if an output could not or should not be written. Called before any work."""
     if path == STANDARD:
+        if as_json:
+            msg = "--json and -o - both need standard output: name an output file"
+            raise FileError(msg)
         if sys.stdout is None or sys.stdout.isatty():
             state = "closed" if sys.stdout is None else "a terminal, and the data is binary"
             msg = f"standard output is {state}: use -o FILE, or a pipe"
             raise FileError(msg)
         return
+    target, problem = Path(path), None
     try:
-        problem = _problem(path, force, source, makes_folders)
+        if is_folder(path):
+            problem = "is a folder: name a file"
+        elif not makes_folders and not target.parent.is_dir():
+            msg = f"the folder of the output {path} does not exist: create it first"
+            raise FileError(msg)
+        elif target.exists() and source != STANDARD and os.path.exists(source) and os.path.samefile(target, source):
+            problem = "is the input: name another file"
+        elif not force and target.is_file():  # a device or a named pipe has no content to lose
+            problem = "exists: use -f to replace it"
+        elif not force and target.is_symlink() and not target.exists():
+            problem = "is a link to a file that does not exist: use -f to write that file"
     except OSError as error:
-        problem = f"the output {path} cannot be written ({error.strerror}): name another"
+        problem = f"cannot be written ({error.strerror}): name another"
     if problem:
-        raise FileError(problem)
-
-
-def _problem(path: str, force: bool, source: str, makes_folders: bool) -> str | None:
-    target = Path(path)
-    if is_folder(path):
-        return f"the output {path} is a folder: name a file"
-    if not makes_folders and not target.parent.is_dir():
-        return f"the folder of the output {path} does not exist: create it first"
-    if target.exists() and source != STANDARD and os.path.exists(source) and os.path.samefile(target, source):
-        return f"the output {path} is the input: name another file"
-    if force:
-        return None
-    if target.is_file():  # a device or a named pipe has no content to lose
-        return f"the output {path} exists: use -f to replace it"
-    if target.is_symlink() and not target.exists():
-        return f"the output {path} is a link to a file that does not exist: use -f to write that file"
-    return None
+        msg = f"the output {path} {problem}"
+        raise FileError(msg)
 
 
 def is_folder(path: str) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Protocol
 
 import click
 
@@ -31,24 +32,17 @@ class FileOptions:
     keep_extension: bool = False
 
 
-class FileTypes(Protocol):
+@dataclass(frozen=True)
+class FileTypes:
     """The input and output types of a command."""
 
-    inputs: ClassVar[Files]
-    name: ClassVar[str]  # name of the command
-
-    @property
-    def ending(self) -> str:
-        """The default ending of outputs."""
-
-    def output_endings(self) -> frozenset[str]:
-        """The endings of all files that the command can write."""
-
-    def check_input(self, path: str) -> object:
-        """Raises TesseraError if a file is not an input of this command."""
-
-    def is_complete(self, path: str) -> bool:
-        """Whether an existing output is complete."""
+    command: str  # its name
+    inputs: Files
+    outputs: Files
+    ending: str  # of outputs, unless they are named
+    check_input: Callable[[str], object]  # raises TesseraError if a file is not an input
+    inverse: str  # the command that does the opposite
+    keeps_extension: bool = False  # whether the command has --keep-extension
 
 
 @dataclass(frozen=True)
@@ -72,14 +66,14 @@ class Plan:
     single: bool  # whether there is a single input file; the line with totals is then left out
     output: str | None = None  # output name of a single input
 
-    @property
+    @cached_property
     def folders(self) -> set[str]:
         """The folders of the outputs."""
         written = (job.output for job in self.jobs if job.output != STANDARD and not job.error)
         return {str(Path(os.path.realpath(path)).parent) for path in written}
 
 
-def make_plan(options: FileOptions, types: FileTypes, as_json: bool = False) -> Plan:
+def make_plan(options: FileOptions, types: FileTypes, as_json: str | None = None) -> Plan:
     """Finds all inputs and the output of each. A file that cannot be converted is a job with an error. With `as_json`, standard
     output is reserved for records.
 
@@ -110,7 +104,7 @@ def _resolve_output(options: FileOptions, types: FileTypes) -> FileOptions:
         return options
     output, sources = options.output, options.sources
     two = output is None and len(sources) == 2 and options.files_from is None and not os.path.isdir(sources[0])
-    if two and os.path.splitext(sources[1])[1].lower() in types.output_endings():
+    if two and os.path.splitext(sources[1])[1].lower() in types.outputs.endings():
         sources, output = sources[:1], sources[1]
     if output is not None and is_folder(output):
         return replace(options, sources=sources, output=None, output_dir=output)
@@ -122,10 +116,10 @@ def _refuse_wrong_ending(options: FileOptions, types: FileTypes) -> None:
     ending = os.path.splitext(options.output or "")[1].lower()
     if not ending or options.force or options.output in options.sources:
         return
-    if ending in types.output_endings() or ending not in types.inputs.endings():
+    if ending in types.outputs.endings() or ending not in types.inputs.endings():
         return
-    outputs, other = (".tsr files", "decode") if types.name == "encode" else ("images", "encode")
-    msg = f"{options.output}: {types.name} writes {outputs}: choose another ending, use `tessera {other}`, or force it with -f"
+    advice = f"choose another ending, use `tessera {types.inverse}`, or force it with -f"
+    msg = f"{options.output}: {types.command} writes {types.outputs.name}: {advice}"
     raise click.UsageError(msg)
 
 
@@ -182,22 +176,19 @@ def _output_path(job: Job) -> str:
 
 def _advice(one: str, other: str, types: FileTypes) -> str:
     endings = [os.path.splitext(name)[1] for name in (one, other)]
-    if types.name == "encode" and endings[0] != endings[1]:
+    if types.keeps_extension and endings[0] != endings[1]:
         return "use --keep-extension, or rename one"
     return "rename one, or use a command for each"
 
 
-def _check_job(job: Job, options: FileOptions, types: FileTypes, as_json: bool) -> Job:
+def _check_job(job: Job, options: FileOptions, types: FileTypes, as_json: str | None) -> Job:
     """The job, with an error if its output cannot be written."""
     if job.error:
         return job
     try:
         refuse_address(job.source)
-        if job.output == STANDARD and as_json:
-            msg = "--json and -o - both need standard output: name an output file"
-            raise FileError(msg)
         keep = options.force or options.skip_existing
-        check_output(job.output, keep, job.source, makes_folders=options.output_dir is not None)
+        check_output(job.output, keep, job.source, makes_folders=options.output_dir is not None, as_json=as_json)
     except FileError as error:
         return replace(job, error=_input_error(job, types) or error)
     exists = options.skip_existing and job.output != STANDARD and os.path.exists(job.output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -43,11 +44,11 @@ class Bar:
         else:
             say(line)
 
-    def advance(self, steps: float = 1, note: str | None = None) -> None:
-        """Moves the bar by a number of steps, which may be a fraction."""
+    def advance(self, steps: float = 1, note: Callable[[], str] | None = None) -> None:
+        """Moves the bar by a number of steps, which may be a fraction. `note` returns the new note."""
         if self._progress:
             if note is not None:
-                self._progress.update(self._task, note=note)
+                self._progress.update(self._task, note=note())
             self._progress.advance(self._task, steps)
 
     def reach(self, done: int, total: int) -> None:

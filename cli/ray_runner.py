@@ -18,12 +18,12 @@ from click.core import ParameterSource
 
 from cli.outputs import STANDARD
 from cli.plan import Job
-from cli.runner import Command, Converted, convert, open_codec
+from cli.runner import Command, Conversion, convert
 from codec.parallel.ray_cluster import Cluster, WorkerResources, run_on_cluster
 from codec.system.files import Writer, remove_stale_temporaries
 
 
-def convert_with_ray(command: Command, jobs: list[Job], address: str) -> Generator[Converted, None, None]:
+def convert_with_ray(command: Command, jobs: list[Job], address: str) -> Generator[Conversion, None, None]:
     """Like `cli.runner.convert`, on the workers of a cluster. Raises UsageError if a job reads standard input or writes
     standard output."""
     if any(STANDARD in (job.source, job.output) for job in jobs):
@@ -36,7 +36,7 @@ def convert_with_ray(command: Command, jobs: list[Job], address: str) -> Generat
     )  # chunks have files of similar size, and the last chunks are small
 
 
-def _convert(command: Command, jobs: list[Job], cluster: Cluster) -> Generator[Converted, None, None]:
+def _convert(command: Command, jobs: list[Job], cluster: Cluster) -> Generator[Conversion, None, None]:
     retried = set()
 
     def pack(job: Job, losses: int) -> Job:
@@ -47,7 +47,7 @@ def _convert(command: Command, jobs: list[Job], cluster: Cluster) -> Generator[C
     try:
         for index, result in run_on_cluster(jobs, Start(command), cluster, pack):
             job = jobs[index]
-            yield Converted(job, error=result) if isinstance(result, Exception) else replace(result, job=job)
+            yield Conversion(job.source, job.output, error=result) if isinstance(result, Exception) else result
     finally:
         remove_stale_temporaries({str(Path(os.path.realpath(path)).parent) for path in retried})
 
@@ -83,18 +83,21 @@ class Conversions:
     """The task of one worker (`codec.parallel.ray_cluster.Task`). It has one codec for all of its chunks."""
 
     def __init__(self, command: Command, resources: WorkerResources) -> None:
+        from codec.codec import Codec
+
         self._command = command
         self._resources = resources
         self._writer = Writer()
-        self._open_codec = cache(partial(open_codec, command))
+        self._open_codec = cache(partial(Codec, **command.codec_options))
 
-    def do(self, items: list[Job]) -> Iterator[tuple[int, Converted]]:
-        indexes = {job: index for index, job in enumerate(items)}
+    def do(self, items: list[Job]) -> Iterator[tuple[int, Conversion]]:
+        indexes: dict[tuple[str, str | None], int] = {(job.source, job.output): index for index, job in enumerate(items)}
         resources = self._resources
-        for converted in convert(
+        for conversion in convert(
             self._command, items, self._open_codec, self._writer, resources.threads, memory_share=resources.memory_share
         ):
-            yield indexes[converted.job], replace(converted, error=_portable(converted.error), reported=0.0)
+            error = _portable(conversion.error)
+            yield indexes[conversion.source, conversion.output], replace(conversion, error=error, reported=0.0)
 
     def end(self) -> None:
         self._writer.abort()

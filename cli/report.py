@@ -9,11 +9,11 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
-from cli.outputs import CLOSED, printable, silence, write_standard
+from cli.outputs import CLOSED, STANDARD, printable, silence, write_standard
 from codec.errors import FileError, TesseraError
 
 FIELDS = (
@@ -53,7 +53,7 @@ class Failed(SystemExit):
     """A file failed, and its error has been printed."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class ReportOptions:
     """Verbosity and format of reports."""
 
@@ -64,87 +64,47 @@ class ReportOptions:
     def __post_init__(self) -> None:
         if self.as_json and sys.stdout is None:
             raise FileError(CLOSED)
+        self._before = "[\n" if self.as_json == "array" else ""  # what precedes the next record
+        if self._before:
+            click.get_current_context().call_on_close(self.end_records)
 
+    def put_record(self, values: dict[str, Any]) -> None:
+        """Writes a JSON object to standard output, on its own line or into the array. Raises FileError."""
+        if self._before:
+            _write(self._before + json.dumps(values))
+            self._before = ",\n"
+        else:
+            put(json.dumps(values))
 
-class Records:
-    """JSON objects on standard output, as the elements of one array."""
-
-    def __init__(self) -> None:
-        self._before = "[\n"
-
-    def add(self, text: str) -> None:
-        _write(self._before + text)
-        self._before = ",\n"
-
-    def end(self) -> None:
+    def end_records(self) -> None:
+        """Ends the array, if there is one."""
         if self._before:
             _write("[]\n" if self._before == "[\n" else "\n]\n")
         self._before = ""
 
 
-RECORDS = f"{__name__}.records"  # key in click's context
-
-
-def begin_array(context: click.Context) -> None:
-    """Puts all records into one array, which ends with the command."""
-    context.meta[RECORDS] = Records()
-    context.call_on_close(end_records)
-
-
-def end_records() -> None:
-    """Ends the array, if there is one."""
-    if records := _records():
-        records.end()
-
-
-def _records() -> Records | None:
-    context = click.get_current_context(silent=True)
-    return context.meta.get(RECORDS) if context else None
-
-
 @dataclass
 class Report:
-    """The report on one file; commands fill in `values` and `line`."""
+    """The report on one file. Commands fill in `values` and `line`."""
 
     source: str
-    values: dict[str, Any] = field(default_factory=dict)
-    line: str = ""
-    status: str = "done"
-
-
-@contextmanager
-def reporting(source: str, output: str | None, report_options: ReportOptions, keys: tuple[str, ...] = ()) -> Iterator[Report]:
-    """Reports on the file that the block works on. An error that the user can act on becomes one line and exit code 1, or 2 if
-    the request itself is wrong. `keys` are additional keys of its JSON record."""
-    report = Report(source)
-    start = time.perf_counter()
+    output: str | None = None
+    status: str = "done"  # or skipped, planned, failed
+    line: str = ""  # for people; not printed if there is an error
+    values: dict[str, Any] = field(default_factory=dict)  # for JSON
+    notes: tuple[str, ...] = ()
+    warning: str | None = None  # message about a target that was not reached
+    strict: bool = False  # whether a warning counts as a failure
     error: Exception | None = None
-    try:
-        yield report
-    except (TesseraError, MemoryError) as caught:
-        error = caught
-    if report_options.as_json:
-        status = "failed" if error else report.status
-        put_record(record(source, output, status, report.values, time.perf_counter() - start, error, keys))
-    elif report.line and not error and not report_options.quiet:
-        say(f"{report.line}  {time.perf_counter() - start:.2f} s")
-    if error:
-        fail(source, error, report_options.verbose)
+    seconds: float | None = None  # working time
 
+    def arrow(self) -> str:
+        """The names of the input and the output, with which a line begins."""
+        return f"{name_of(self.source)} -> {'standard output' if self.output == STANDARD else self.output}"
 
-def record(
-    source: str,
-    output: str | None,
-    status: str,
-    values: dict[str, Any],
-    seconds: float | None,
-    error: Exception | None,
-    keys: tuple[str, ...] = (),
-) -> str:
-    """One file's JSON object: FIELDS, then `keys`, then any others. Unknown values are null."""
-    given = {"input": source, "output": output, "status": status} | values
-    given |= {"seconds": None if seconds is None else round(seconds, 3), "error": message_of(error, source)}
-    return json.dumps({key: given.get(key) for key in dict.fromkeys((*FIELDS, *keys, *given))})
+    def skip(self) -> None:
+        self.status = "skipped"
+        self.line = f"{self.arrow()}  skipped: it exists and is complete"
 
 
 def say(text: str) -> None:
@@ -155,12 +115,48 @@ def say(text: str) -> None:
         silence(sys.stderr)
 
 
-def put_record(text: str) -> None:
-    """Writes a JSON object to standard output, on its own line or into the array. Raises FileError."""
-    if records := _records():
-        records.add(text)
-    else:
-        put(text)
+def show(report: Report, options: ReportOptions, keys: tuple[str, ...] = (), say: Callable[[str], None] = say) -> int:
+    """Prints a report and returns the exit code of its file. `keys` are additional keys of its JSON record; `say` prints a line
+    on standard error."""
+    name, error = name_of(report.source), report.error
+    if options.as_json:
+        options.put_record(record(report, keys))
+    elif report.line and not (error or options.quiet):
+        say(f"{report.line}  {report.seconds:.2f} s" if report.status == "done" else report.line)
+    for note in () if options.quiet else report.notes:
+        say(f"Note: {name}: {note}")
+    if report.warning:
+        say(f"{'Error' if report.strict else 'Warning'}: {name}: {report.warning}")
+    if error is None:
+        return int(report.strict and report.warning is not None)
+    if options.verbose:
+        for text in "".join(traceback.format_exception(error)).splitlines():
+            say(text)
+    say(f"Error: {name}: {message_of(error, report.source)}")
+    return exit_code(error)
+
+
+@contextmanager
+def reporting(source: str, output: str | None, options: ReportOptions, keys: tuple[str, ...] = ()) -> Iterator[Report]:
+    """Reports on the file that the block works on. An error that the user can act on becomes one line and exit code 1, or 2 if
+    the request itself is wrong. `keys` are additional keys of its JSON record."""
+    report, start = Report(source, output), time.perf_counter()
+    try:
+        yield report
+    except (TesseraError, MemoryError) as error:
+        report.error = error
+    report.seconds = time.perf_counter() - start
+    if code := show(report, options, keys):
+        raise Failed(code)
+
+
+def record(report: Report, keys: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The JSON object of a file: FIELDS, then `keys`, then any others. Unknown values are null."""
+    seconds = None if report.seconds is None else round(report.seconds, 3)
+    status = "failed" if report.error else report.status
+    given = {"input": report.source, "output": report.output or None, "status": status} | report.values
+    given |= {"seconds": seconds, "error": message_of(report.error, report.source)}
+    return {key: given.get(key) for key in dict.fromkeys((*FIELDS, *keys, *given))}
 
 
 def put(text: str) -> None:
@@ -173,19 +169,6 @@ def _write(text: str) -> None:
     write_standard(text.encode(encoding, "backslashreplace"))
 
 
-def show_traceback(error: BaseException, say: Callable[[str], None]) -> None:
-    for line in "".join(traceback.format_exception(error)).splitlines():
-        say(line)
-
-
-def fail(source: str, error: BaseException, verbose: bool) -> NoReturn:
-    """Prints an error on standard error. Raises Failed."""
-    if verbose:
-        show_traceback(error, say)
-    say(f"Error: {name_of(source)}: {message_of(error, source)}")
-    raise Failed(exit_code(error))
-
-
 def exit_code(error: BaseException) -> int:
     """1 if a file failed, 2 if the request itself is wrong."""
     return 2 if isinstance(error, TesseraError) and error.usage else 1
@@ -196,11 +179,7 @@ def lacks_memory(error: BaseException) -> bool:
 
 
 def name_of(path: str) -> str:
-    return "standard input" if path == "-" else path
-
-
-def out_name(path: str) -> str:
-    return "standard output" if path == "-" else path
+    return "standard input" if path == STANDARD else path
 
 
 def message_of(error: BaseException | None, source: str = "") -> str | None:

@@ -6,30 +6,19 @@ import os
 import signal
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cli.inputs import input_of
-from cli.outputs import MISSING, STANDARD, human, write_output
-from cli.plan import FileTypes, Job, Plan
+from cli.outputs import MISSING, STANDARD, human, write_standard
+from cli.plan import Job, Plan
 from cli.progress import Bar
-from cli.report import (
-    Interrupted,
-    ReportOptions,
-    end_records,
-    exit_code,
-    message_of,
-    name_of,
-    out_name,
-    put_record,
-    record,
-    say,
-    show_traceback,
-)
+from cli.report import Interrupted, Report, ReportOptions, exit_code, say, show
 from codec.errors import FileError, TesseraError
 from codec.options import CodecOptions
 from codec.system.files import ExistsError, Writer, remove_stale_temporaries
@@ -41,56 +30,52 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Summary:
-    """The report on a file that was converted."""
+class RunOptions:
+    """Threads and machines."""
 
-    line: str
-    values: dict[str, Any]
-    bytes_in: int
-    bytes_out: int
-    pixels: int
-    notes: tuple[str, ...] = ()
-    warning: str | None = None  # message about a target that was not reached
-    strict: bool = False  # whether a warning counts as a failure
+    jobs: int  # threads
+    batch: int | None = None  # images per network call
+    ray: str | None = None  # address of a cluster
 
 
-class Command(FileTypes, Protocol):
+@dataclass
+class Conversion(Report):
+    """The report on a file that was converted, or was not, and its share of the totals."""
+
+    bytes_in: int = 0
+    bytes_out: int = 0
+    pixels: int = 0
+    reported: float = 0.0  # share of the image that was reported as progress
+
+
+@dataclass(frozen=True)
+class Command(ABC):
     """The differences between `encode` and `decode`."""
+
+    codec_options: CodecOptions
+    passes: float  # cost of one image, in network passes
 
     verb: ClassVar[str]  # verb in the last line: encoded, decoded
     keys: ClassVar[tuple[str, ...]]  # JSON keys in addition to `cli.report.FIELDS`
-    fatal: ClassVar[tuple[type[Exception], ...]]  # errors that every other file would raise too
+    fatal: ClassVar[tuple[type[Exception], ...]] = ()  # errors that every other file would raise too
 
-    @property
-    def codec_options(self) -> CodecOptions: ...
+    @abstractmethod
+    def is_complete(self, path: str) -> bool:
+        """Whether an existing output is complete."""
 
-    @property
-    def passes(self) -> float:
-        """Cost of one image, in network passes."""
-
-    def prepare(self) -> None:
-        """Checks the options that need NumPy. Raises UsageError."""
-
+    @abstractmethod
     def convert(self, codec: Codec, image: Any) -> Any:
         """Converts one image; the result has the bytes of the output in `data`."""
 
+    @abstractmethod
     def convert_all(
         self, codec: Codec, images: Sequence[Any], resources: Resources, progress: ProgressListener | None
     ) -> Iterator[Outcome[Any]]:
         """Converts many images."""
 
-    def summarise(self, result: Any, bytes_in: int) -> Summary: ...
-
-
-@dataclass(frozen=True)
-class Converted:
-    """The outcome of a job. At most one of `summary` and `error` is set."""
-
-    job: Job
-    summary: Summary | None = None  # None if there is an error, or if a complete output was kept
-    error: Exception | None = None
-    seconds: float = 0.0  # working time
-    reported: float = 0.0  # share of the image that was reported as progress
+    @abstractmethod
+    def summarise(self, report: Conversion, result: Any) -> None:
+        """Completes the report on a converted image. Its `bytes_in` is set."""
 
 
 def convert(
@@ -102,8 +87,8 @@ def convert(
     batch: int | None = None,
     memory_share: float = 1.0,
     progress: ProgressListener | None = None,
-) -> Generator[Converted, None, None]:
-    """Converts the inputs of jobs and writes their outputs; yields the outcome of each. Complete outputs are kept."""
+) -> Generator[Conversion, None, None]:
+    """Converts the inputs of jobs and writes their outputs; yields the report on each. Complete outputs are kept."""
     pending = [job for job in jobs if not job.exists]
     if existing := [job for job in jobs if job.exists]:
         from concurrent.futures import ThreadPoolExecutor
@@ -112,65 +97,78 @@ def convert(
             complete = pool.map(command.is_complete, [job.output for job in existing])
             for job, kept in zip(existing, complete, strict=True):
                 if kept:
-                    yield Converted(job)
+                    conversion = Conversion(job.source, job.output)
+                    conversion.skip()
+                    yield conversion
                 else:
                     pending.append(job)
-    if not pending:
+    if len(pending) == 1:
+        yield convert_one(command, pending[0], open_codec, writer, threads, progress)
+    if len(pending) <= 1:
         return
     try:
         codec = open_codec()
     except TesseraError as error:
-        yield from (Converted(job, error=error) for job in pending)
-        return
-    if len(pending) == 1:
-        yield _convert_one(command, pending[0], codec, writer, threads, progress)
+        yield from (Conversion(job.source, job.output, error=error) for job in pending)
         return
     from codec.parallel.pipeline import Resources, pixels_at_once
 
     resources = Resources(threads, batch, pixels_at_once(memory_share))
     inputs = [input_of(job.source) for job in pending]
     for outcome in command.convert_all(codec, inputs, resources, progress):
-        job, summary, problem = pending[outcome.index], None, outcome.error
-        if problem is None:
+        job = pending[outcome.index]
+        conversion = Conversion(job.source, job.output, error=outcome.error, seconds=outcome.seconds)
+        conversion.reported = outcome.reported
+        if outcome.error is None:
             try:
-                summary = _write(command, job, outcome.result, writer)
+                _write(command, job, outcome.result, writer, conversion)
             except Exception as error:  # such as an input that was deleted meanwhile
-                problem = error
-        yield Converted(job, summary, problem, outcome.seconds, outcome.reported)
+                conversion.error = error
+        yield conversion
 
 
-def _convert_one(
-    command: Command, job: Job, codec: Codec, writer: Writer, threads: int, progress: ProgressListener | None
-) -> Converted:
+def convert_one(
+    command: Command, job: Job, open_codec: Callable[[], Codec], writer: Writer, threads: int, progress: ProgressListener | None
+) -> Conversion:
     """Converts a single image, in this thread."""
     from codec.system.context import ImageProgress, network_context
 
-    start, image_progress = time.perf_counter(), ImageProgress(command.passes, progress)
-    summary: Summary | None = None
-    problem: Exception | None = None
+    conversion, image_progress = Conversion(job.source, job.output), ImageProgress(command.passes, progress)
+    start = None
     try:
+        codec, start = open_codec(), time.perf_counter()
         with network_context(threads, image_progress):
             source = input_of(job.source)
             result = command.convert(codec, source)
-        summary = _write(command, job, result, writer, getattr(source, "bytes_read", None))
+        conversion.bytes_in = getattr(source, "bytes_read", 0)
+        _write(command, job, result, writer, conversion)
     except Exception as error:
-        problem = error
-    return Converted(job, summary, problem, time.perf_counter() - start, image_progress.reported)
+        conversion.error = error
+    conversion.seconds = start and time.perf_counter() - start
+    conversion.reported = image_progress.reported
+    return conversion
 
 
-def _write(command: Command, job: Job, result: Any, writer: Writer, bytes_in: int | None = None) -> Summary | None:
-    """Writes an output. Returns None if another run has written it in the meantime and it is to be skipped."""
+def _write(command: Command, job: Job, result: Any, writer: Writer, conversion: Conversion) -> None:
+    """Writes an output and completes the report. If another run has written the output in the meantime, and it is to be
+    skipped, it is kept."""
     original = None if job.source == STANDARD else Path(job.source).stat()
-    write = partial(write_output, job.output, result.data, writer=writer, original=original if job.preserve else None)
-    try:
-        write(job.replace)
-    except ExistsError:
-        if not job.skip or not os.path.exists(job.output):
-            raise
-        if command.is_complete(job.output):
-            return None
-        write(True)
-    return command.summarise(result, original.st_size if original else bytes_in or 0)
+    if job.output == STANDARD:
+        write_standard(result.data)
+    else:
+        write = partial(writer.write, job.output, result.data, original=original if job.preserve else None)
+        try:
+            write(job.replace)
+        except ExistsError:
+            if not job.skip or not os.path.exists(job.output):
+                raise
+            if command.is_complete(job.output):
+                conversion.skip()
+                return
+            write(True)
+    if original:
+        conversion.bytes_in = original.st_size
+    command.summarise(conversion, result)
 
 
 @dataclass
@@ -202,133 +200,88 @@ class Totals:
 class Run:
     """One run of a plan."""
 
-    def __init__(self, command: Command, plan: Plan, report: ReportOptions, values: dict[str, Any]) -> None:
-        """`values` has the options `jobs`, `batch` and `ray`."""
-        self._command = command
+    def __init__(self, plan: Plan, options: RunOptions, report_options: ReportOptions) -> None:
         self._plan = plan
-        self._report = report
-        self._values = values
+        self._options = options
+        self._report_options = report_options
+        self._jobs = [job for job in plan.jobs if not job.error]
         self._totals = Totals()
         self._writer = Writer()
-        garbled = report.as_json is not None and sys.stdout is not None and sys.stdout.isatty()
-        self._bar = Bar(len(plan.jobs), hidden=report.quiet or garbled)
+        garbled = report_options.as_json is not None and sys.stdout is not None and sys.stdout.isatty()
+        self._bar = Bar(len(plan.jobs), hidden=report_options.quiet or garbled)
         self._exit_code = 0
-
-    def execute(self, dry_run: bool = False) -> int:
-        """Converts all files, or only prints the plan. Returns the exit code."""
-        jobs = [job for job in self._plan.jobs if not job.error]
         # NumPy is not imported yet. Its threads only slow down a pipeline, which uses all cores itself.
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(self._values["jobs"] if len(jobs) == 1 else 1))
-        self._command.prepare()
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(options.jobs if len(self._jobs) == 1 else 1))
+
+    def execute(self, command: Command, dry_run: bool = False) -> int:
+        """Converts all files, or only prints the plan. Returns the exit code."""
         try:
             with self._bar:
                 for job in self._plan.jobs:
                     if job.error:
-                        self._failed(job, job.error)
+                        self._report(command, Conversion(job.source, job.output, error=job.error))
                 if dry_run:
-                    self._print_plan(jobs)
+                    self._print_plan(command)
                 else:
-                    self._convert(jobs)
+                    self._convert(command)
         except Interrupted as interrupt:
-            self._stop_at_once(interrupt)
-        if not (self._plan.single or self._report.quiet or dry_run):
-            say(self._totals.line(self._command.verb))
+            self._stop_at_once(command, interrupt)
+        if not (self._plan.single or self._report_options.quiet or dry_run):
+            say(self._totals.line(command.verb))
         return self._exit_code
 
-    def _convert(self, jobs: list[Job]) -> None:
+    def _convert(self, command: Command) -> None:
         remove_stale_temporaries(self._plan.folders)
-        if self._values["ray"]:
+        if self._options.ray:
             from cli.ray_runner import convert_with_ray
 
-            conversions = convert_with_ray(self._command, jobs, self._values["ray"])
+            conversions = convert_with_ray(command, self._jobs, self._options.ray)
         else:
-            threads, batch, progress = self._values["jobs"], self._values["batch"], self._bar.advance
-            codec = partial(open_codec, self._command)
-            conversions = convert(self._command, jobs, codec, self._writer, threads, batch, progress=progress)
+            from codec.codec import Codec
+
+            codec, threads, progress = partial(Codec, **command.codec_options), self._options.jobs, self._bar.advance
+            if len(self._jobs) == 1 and not self._jobs[0].exists:
+                self._report(command, convert_one(command, self._jobs[0], codec, self._writer, threads, progress))
+                return
+            conversions = convert(command, self._jobs, codec, self._writer, threads, self._options.batch, progress=progress)
         with closing(conversions):
-            for converted in conversions:
-                self._bar.advance(-converted.reported)  # the complete image is counted below
-                if converted.error:
-                    self._failed(converted.job, converted.error, converted.seconds)
-                    if exit_code(converted.error) == 2 or isinstance(converted.error, self._command.fatal):
-                        break
-                elif converted.summary:
-                    self._done(converted.job, converted.summary, converted.seconds)
-                else:
-                    self._skipped(converted.job)
+            for conversion in conversions:
+                self._report(command, conversion)
+                if (error := conversion.error) and (exit_code(error) == 2 or isinstance(error, command.fatal)):
+                    break
 
-    def _print_plan(self, jobs: list[Job]) -> None:
-        for job in jobs:
+    def _print_plan(self, command: Command) -> None:
+        for job in self._jobs:
+            planned = Conversion(job.source, job.output, "planned")
+            planned.line = f"{planned.arrow()}  not done: --dry-run"
             if job.source != STANDARD and not os.path.exists(job.source):
-                self._failed(job, FileError(MISSING))
-            elif job.exists and self._command.is_complete(job.output):
-                self._skipped(job)
-            else:
-                self._put(job, "planned", f"{name_of(job.source)} -> {out_name(job.output)}  not done: --dry-run")
+                planned.error = FileError(MISSING)
+            elif job.exists and command.is_complete(job.output):
+                planned.skip()
+            self._report(command, planned)
 
-    def _done(self, job: Job, summary: Summary, seconds: float) -> None:
+    def _report(self, command: Command, conversion: Conversion) -> None:
+        """Prints the report on a file, and adds it to the totals and the bar."""
         totals = self._totals
-        totals.converted += 1
-        totals.bytes_in += summary.bytes_in
-        totals.bytes_out += summary.bytes_out
-        totals.pixels += summary.pixels
-        line = f"{name_of(job.source)} -> {out_name(job.output)}  {summary.line}  {seconds:.2f} s"
-        self._put(job, "done", line, summary.values, seconds)
-        for note in summary.notes:
-            self._say(f"Note: {name_of(job.source)}: {note}")
-        if summary.warning:
-            self._exit_code = max(self._exit_code, int(summary.strict))
-            kind = "Error" if summary.strict else "Warning"
-            self._say(f"{kind}: {name_of(job.source)}: {summary.warning}", even_if_quiet=True)
+        totals.failed += conversion.error is not None
+        totals.skipped += conversion.status == "skipped"
+        if conversion.error is None and conversion.status == "done":
+            totals.converted += 1
+            totals.bytes_in += conversion.bytes_in
+            totals.bytes_out += conversion.bytes_out
+            totals.pixels += conversion.pixels
+        self._exit_code = max(self._exit_code, show(conversion, self._report_options, command.keys, self._bar.say))
+        self._bar.advance(1 - conversion.reported, self._totals.speed)
 
-    def _skipped(self, job: Job) -> None:
-        self._totals.skipped += 1
-        self._put(job, "skipped", f"{name_of(job.source)} -> {out_name(job.output)}  skipped: it exists and is complete")
-
-    def _failed(self, job: Job, error: Exception, seconds: float | None = None) -> None:
-        self._totals.failed += 1
-        self._exit_code = max(self._exit_code, exit_code(error))
-        self._put(job, "failed", None, {}, seconds, error)
-        if self._report.verbose:
-            show_traceback(error, partial(self._say, even_if_quiet=True))
-        self._say(f"Error: {name_of(job.source)}: {message_of(error, job.source)}", even_if_quiet=True)
-
-    def _put(
-        self,
-        job: Job,
-        status: str,
-        line: str | None,
-        values: dict[str, Any] | None = None,
-        seconds: float | None = None,
-        error: Exception | None = None,
-    ) -> None:
-        """A record or a line on one file, and a step of the bar."""
-        if self._report.as_json:
-            put_record(record(job.source, job.output or None, status, values or {}, seconds, error, self._command.keys))
-        elif line:
-            self._say(line)
-        self._bar.advance(1, self._totals.speed())
-
-    def _say(self, line: str, even_if_quiet: bool = False) -> None:
-        if even_if_quiet or not self._report.quiet:
-            self._bar.say(line)
-
-    def _stop_at_once(self, interrupt: Interrupted) -> None:
+    def _stop_at_once(self, command: Command, interrupt: Interrupted) -> None:
         """Leaves no half-written files, and does not wait for threads."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         self._writer.abort()
-        end_records()
-        if not (self._plan.single or self._report.quiet):
-            say(f"Interrupted: {self._totals.line(self._command.verb)}; continue with --skip-existing")
+        self._report_options.end_records()
+        if not (self._plan.single or self._report_options.quiet):
+            say(f"Interrupted: {self._totals.line(command.verb)}; continue with --skip-existing")
         for stream in (sys.stdout, sys.stderr):
             with suppress(AttributeError, OSError, ValueError):
                 stream.flush()
         os._exit(int(str(interrupt.code)))
-
-
-def open_codec(command: Command) -> Codec:
-    """The codec of a command."""
-    from codec.codec import Codec
-
-    return Codec(**command.codec_options)

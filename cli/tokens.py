@@ -10,12 +10,10 @@ from typing import Any
 import click
 
 from cli import options
-from cli.encode import ENDING
-from cli.inputs import input_of, is_complete_tsr, read_npz
+from cli.inputs import ENDING, input_of, is_complete_tsr, read_npz
 from cli.outputs import STANDARD, check_output, human, is_folder, write_output
 from cli.plan import renamed
-from cli.report import ReportOptions, name_of, out_name, reporting
-from codec.errors import FileError
+from cli.report import ReportOptions, reporting
 
 
 @click.command()
@@ -44,14 +42,10 @@ def tokens(source: str, output: str | None, back: bool, model: str | None, max_p
         output = os.path.join(output, renamed(os.path.basename(source), ending))
     output = output or (STANDARD if source == STANDARD else renamed(source, ending))
     with reporting(source, output, report_options, ("length",)) as report:
-        if output == STANDARD and report_options.as_json:
-            msg = "--json and -o - both need standard output: name an output file"
-            raise FileError(msg)
-        check_output(output, force or skip_existing, source)
+        check_output(output, force or skip_existing, source, as_json=report_options.as_json)
         exists = skip_existing and os.path.exists(output)
         if exists and (is_complete_tsr(output, max_pixels) if back else _is_complete_npz(output)):
-            report.status = "skipped"
-            report.line = f"{name_of(source)} -> {out_name(output)}  skipped: it exists and is complete"
+            report.skip()
             return
         from codec.token_arrays import file_to_npz, npz_to_file
 
@@ -61,7 +55,7 @@ def tokens(source: str, output: str | None, back: bool, model: str | None, max_p
             data, width, height, length = file_to_npz(input_of(source), model, max_pixels)
         write_output(output, data, force or exists)
         report.values = {"width": width, "height": height, "bytes": len(data), "length": length}
-        report.line = f"{name_of(source)} -> {out_name(output)}  {width}x{height}  {length} tokens  {human(len(data))}"
+        report.line = f"{report.arrow()}  {width}x{height}  {length} tokens  {human(len(data))}"
 
 
 def _is_complete_npz(path: str) -> bool:

@@ -16,7 +16,7 @@ from PIL import Image
 
 import tessera
 from bitstream.container import read_file
-from cli.outputs import write_output
+from codec.system.files import Writer
 from tests.helpers.commands import files_below, records, run
 
 ODD_NAMES = (
@@ -231,15 +231,16 @@ def test_an_output_that_another_run_writes_meanwhile_is_skipped_on_request(tree,
     monkeypatch.chdir(tree)
     cut: set[str] = set()
 
-    def write_late(path: str, *arguments: object, **options: object) -> None:
+    def write_late(writer: Writer, path: str, *arguments: object, **options: object) -> None:
         """Another run has just written the file, or a part of it."""
         other = (encoded / os.path.relpath(path, out)).read_bytes()
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         if not os.path.exists(path):
             Path(path).write_bytes(other[:-1] if os.path.basename(path) in cut else other)
-        write_output(path, *arguments, **options)
+        write(writer, path, *arguments, **options)
 
-    monkeypatch.setattr("cli.runner.write_output", write_late)
+    write = Writer.write
+    monkeypatch.setattr(Writer, "write", write_late)
     out = tmp_path / "skipped"
     outcome = run("encode", *sources, "--output-dir", out, "--skip-existing", "--json")
     assert (outcome.exit_code, set(statuses(outcome).values())) == (0, {"skipped"})
