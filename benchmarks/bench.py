@@ -93,7 +93,7 @@ class BenchOptions:
                 f"NAME@TOKENS: {', '.join(known[1:])}"
             )
             if importable := [name for name in unknown if split_name(name)[0] in CATALOGUE]:
-                msg += f"; tessera models import {split_name(importable[0])[0]} installs that model"
+                msg += f"; to install it, run `tessera models import {split_name(importable[0])[0]}`"
             raise UsageError(msg)
 
     @property

@@ -55,9 +55,9 @@ if TYPE_CHECKING:
 def decode(**values: Any) -> None:
     """Decode .tsr files to images, as PNG unless the output's name or --format says otherwise.
 
-    A second name with an image extension is the output; without one, photo.tsr becomes photo.png beside it. Formats that hold
-    any image can be written, such as png, jpg, webp, avif, tiff and ppm; JPEG XL and HEIC need plugins (pillow-jxl-plugin,
-    pillow-heif). Lossy formats have a high quality by default; -v shows it.
+    A second name with an image extension is the output; without one, photo.tsr becomes photo.png in the same folder. Formats
+    that hold any image can be written, such as png, jpg, webp, avif, tiff and ppm; JPEG XL and HEIC need plugins
+    (pillow-jxl-plugin, pillow-heif). Lossy formats have a high quality by default; -v shows it.
 
     \b
     tessera decode photo.tsr

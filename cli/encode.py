@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 def encode(**values: Any) -> None:
     """Compress images: files, folders, or '-' for standard input.
 
-    A second name that ends in .tsr is the output; without one, photo.jpg becomes photo.tsr beside it. Input files are
-    limited to 4 bytes per pixel allowed by --max-pixels, plus 64 MiB.
+    A second name that ends in .tsr is the output; without one, photo.jpg becomes photo.tsr in the same folder. An input file
+    may have up to 4 bytes for each pixel that --max-pixels allows, plus 64 MiB.
 
     \b
     tessera encode photo.jpg -q 75

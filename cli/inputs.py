@@ -146,7 +146,7 @@ def input_of(path: str) -> Any:
 def refuse_address(path: str) -> None:
     """Raises FileError for a web address."""
     if ADDRESS.match(path) and not os.path.exists(path):
-        msg = "is an address, not a file: fetch it first, as with `curl -L -O ADDRESS`"
+        msg = "a web address, not a file: download it first, for example with `curl -L -O ADDRESS`"
         raise FileError(msg)
 
 
@@ -202,12 +202,12 @@ def read_lines(path: str) -> list[str]:
         data = read_at_most(stream, b"", LIST_MAX)
         data = data.removeprefix(codecs.BOM_UTF8)
         names = data.split(b"\0") if b"\0" in data else data.replace(b"\r\n", b"\n").split(b"\n")
-        # In UTF-16 and UTF-32, a line break has zero bytes beside it, so that it looks like a name.
+        # In UTF-16 and UTF-32, a line break has zero bytes next to it, so it looks like a name.
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or not {b"\n", b"\r"}.isdisjoint(names):
-            msg = "is UTF-16 or UTF-32: save the list as UTF-8 (in PowerShell, `... | Set-Content -Encoding utf8 FILE`)"
+            msg = "the list is in UTF-16 or UTF-32: save it as UTF-8 (in PowerShell, `... | Set-Content -Encoding utf8 FILE`)"
             raise FileError(msg)
         try:
             return [os.fsdecode(name) for name in names if name]
         except UnicodeDecodeError as error:  # on Windows
-            msg = "is not UTF-8: save the list as UTF-8"
+            msg = "the list is not in UTF-8: save it as UTF-8"
             raise FileError(msg) from error

@@ -110,7 +110,7 @@ def main(ctx: click.Context) -> None:
     """Tessera compresses photographs to sizes too small for JPEG and WebP.
 
     \b
-    tessera encode photo.jpg                        a photo.tsr beside it
+    tessera encode photo.jpg                        writes photo.tsr in the same folder
     tessera encode photo.jpg -o small.tsr --target-size 2k
     tessera encode -r photos/ --output-dir small/
     tessera decode small.tsr -o small.png

@@ -22,7 +22,7 @@ TAIL = r"""
 All files were converted.
 .TP
 .B 1
-A file failed, or missed its target under \fB\-\-strict\fR. The others were converted.
+A file failed, or missed its target under \fB\-\-strict\fR. The others were converted, unless the model cannot be used.
 .TP
 .B 2
 The command line was wrong. No file was converted.

@@ -155,7 +155,7 @@ def check(names: tuple[str, ...], **values: Any) -> None:
                 path, stream_id = description["path"], description["stream_id"]
                 report.values = {"model": description["name"], "stream_id": stream_id, "bytes": description["bytes"]}
                 _try(open_model(name))
-                report.line = f"{path}: stream id {stream_id}, sound"
+                report.line = f"{path}: stream id {stream_id}, verified"
         except Failed:
             code = 1
     raise SystemExit(code)
@@ -211,9 +211,9 @@ def import_(
     """Install a published tokenizer: a name of `models list --available`, a repository on Hugging Face, a folder, or a file of
     weights.
 
-    A download is verified, and continued after an interruption. Only tensors are read, and each is checked. Without
-    --calibrate, all tokens cost the same. The tables are part of the model: a file can only be decoded with the tables used
-    to encode it.
+    A download is verified, and continued after an interruption. Only tensors are read, and each is checked. --calibrate
+    measures coding tables; without it, all tokens cost the same. The tables are part of the model: a file can only be decoded
+    with the tables used to encode it.
 
     \b
     tessera models import detailflow-32 --calibrate photos/
@@ -238,7 +238,7 @@ def import_(
             report.line += f"; {licence}"
         if left_out := model.metadata["card"].get("left_out"):
             report.values |= {"left_out": left_out}
-            report.line += f"; without tensors of training alone: {', '.join(left_out)}"
+            report.line += f"; left out tensors used only in training: {', '.join(left_out)}"
 
 
 @models.command()
@@ -263,8 +263,10 @@ def remove(name: str, **values: Any) -> None:
 @click.option("--decoder-only", is_flag=True, help="Leave out the graphs that only encoding needs.")
 @options.reporting
 def export(name: str, output: str, decoder_only: bool, **values: Any) -> None:
-    """Write a model as ONNX graphs, for ONNX Runtime and web pages. Weights are fp16, height and width are free, and each
-    graph is checked against torch. Needs onnx, onnxruntime and onnxscript, and takes a minute.
+    """Write a model as ONNX graphs for ONNX Runtime and web pages.
+
+    Weights are stored in fp16, and inputs may have any height and width. Each graph is checked against torch. Needs onnx,
+    onnxruntime and onnxscript, and takes a minute.
 
     \b
     tessera models export -o graphs/

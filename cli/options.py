@@ -172,7 +172,7 @@ def _argument(kind: Any, option: Option) -> dict[str, Any]:
 
 sources = click.argument("sources", metavar="IN...", nargs=-1, type=Name())
 output = click.option("-o", "--output", type=Name(), metavar="PATH", help="Output file or folder, or '-' for standard output.")
-force = click.option("-f", "--force", is_flag=True, help="Replace existing outputs; symbolic links are followed.")
+force = click.option("-f", "--force", is_flag=True, help="Replace existing outputs and follow symbolic links.")
 skip_existing = click.option("--skip-existing", is_flag=True, help="Skip inputs whose output exists and is complete.")
 device = library("device", CodecOptions, default="auto")
 runtime = library("runtime", CodecOptions, default="auto")

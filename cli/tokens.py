@@ -28,7 +28,10 @@ from cli.report import ReportOptions, reporting
 def tokens(source: str, output: str | None, back: bool, model: str | None, max_pixels: int, **values: Any) -> None:
     """Write the tokens of a .tsr file as arrays, or make a .tsr file from such arrays. No image is decoded.
 
-    The .npz contains digits_I (digits, rows, columns) and known_I (rows, columns) for each level I, and size (width, height).
+    The .npz contains size (width, height) and arrays that depend on the model. The standard model has digits_I (digits, rows,
+    columns) and known_I (rows, columns) for each level I. TiTok, One-D-Piece and DetailFlow have indices and known (tokens,
+    rows, columns). FlexTok has digits (digits, tokens, rows, columns) and known (tokens, rows, columns), and the grid models
+    have the same without the axis of tokens.
 
     \b
     tessera tokens photo.tsr -o photo.npz

@@ -61,6 +61,12 @@ EXCLUSIVE = (
     help="VGG19 for the perceptual loss: torchvision's file, or an .npz of its first convolutions; 'none' trains without "
     "perceptual loss.  [default: torchvision's file in torch's cache, downloaded if missing]",
 )
+@click.option(
+    "--part",
+    type=click.Choice(["all", "decoder", "texture"]),
+    help="Part of a pyramid to train: all but texture, or one of the others, which keeps the tokens of the model in --init.  "
+    "[default: all]",
+)
 @click.option("--perceptual", type=float, metavar="W", help="Weight of the perceptual loss.")
 @click.option("--patch", type=click.IntRange(16, 256), metavar="PIXELS", help="Side of the window for the perceptual loss.")
 @click.option("--colour", type=click.FloatRange(0), metavar="W", help="Weight of a pyramid's colour loss.")
@@ -69,7 +75,7 @@ EXCLUSIVE = (
     "--decay",
     type=click.FloatRange(0, 1, min_open=True),
     metavar="SHARE",
-    help="Share of the schedule, at its end, for lowering the learning rate to zero.  [default: 0.2]",
+    help="Final share of the schedule in which the learning rate falls to zero.  [default: 0.2]",
 )
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Crops per step.")
 @click.option("--lambda-scale", type=float, metavar="S", help="Factor for the weight of the rate in a pyramid's loss.")

@@ -217,19 +217,22 @@ class Codec:
             self.model.name,
             reached=search is None or search.reached,
             measured=search.value if search else None,
-            notes=(*(source.notes if source else ()), *(["coded by itself: its reference saves no bytes"] if alone else [])),
+            notes=(
+                *(source.notes if source else ()),
+                *(["coded without the reference, which saves no bytes"] if alone else []),
+            ),
         )
 
     def read(self, file: FileInput | File, folder: str | None = None, /, **options: Unpack[DecodeOptions]) -> Stored:
-        """The inverse of `write`: the tokens of a file, at most `tokens` per block. No network is needed. `folder` is where
-        the file is, and its reference may be.
+        """The inverse of `write`: the tokens of a file, at most `tokens` per block. No network is needed. `folder` is
+        the folder of the file; a reference is looked for there.
 
         Raises the same errors as `decode`."""
         check_options(DecodeOptions, options)
         parsed = file if isinstance(file, File) else read_tsr(file, self.max_pixels)
         model = self.model_of(parsed)
         if parsed.reference and not model.refers:
-            msg = f"the file has a reference, and {model.name} codes images by themselves: the file is damaged"
+            msg = f"the file has a reference, which {model.name} does not support: the file is damaged"
             raise FormatError(msg)
         prefix = read_tokens(parsed, model.code, options.get("allow_partial", False), options.get("tokens"))
         return Stored(parsed, prefix, model, _model_options(model, options), folder, options.get("reference"))

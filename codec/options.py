@@ -64,7 +64,14 @@ class EncodeOptions(TypedDict, total=False):
 
     quality: Annotated[
         float | None,
-        Option("Quality; higher is better and larger", 0, 100, flags=("-q",), metavar="0-100", default=str(DEFAULT_QUALITY)),
+        Option(
+            "Quality; higher values give better images and larger files",
+            0,
+            100,
+            flags=("-q",),
+            metavar="0-100",
+            default=str(DEFAULT_QUALITY),
+        ),
     ]
     tokens: Annotated[float | None, Option("Keep N tokens per block of 256x256 pixels", 1, metavar="N")]
     target_size: Annotated[
@@ -78,7 +85,8 @@ class EncodeOptions(TypedDict, total=False):
     effort: Annotated[
         int,
         Option(
-            "Effort; 3 is one pass of the network, higher values refine the tokens of each image: slower, smaller files",
+            "Effort; 3 is a single pass of the network; higher values refine the tokens of each image, which is slower and "
+            "gives a better image for the same size",
             DEFAULT_EFFORT,
             9,
             flags=("-e",),
@@ -89,14 +97,14 @@ class EncodeOptions(TypedDict, total=False):
     reference: Annotated[
         object,
         Option(
-            "Code the difference to this image, which decoding then needs too: a .tsr file, or an image",
+            "Encode as a difference from this image (a .tsr file or any other image); decoding needs it too",
             metavar="FILE",
             kind="path",
         ),
     ]
     allow_damaged: Annotated[bool, Option("Accept a cut or damaged image; missing pixels are grey or black")]
     strip: Annotated[bool, Option("Drop the colour profile and convert colours to sRGB")]
-    keep_exif: Annotated[bool, Option("Keep EXIF and XMP")]
+    keep_exif: Annotated[bool, Option("Keep EXIF and XMP; excludes strip")]
     background: Annotated[
         str | None,
         Option(
@@ -122,10 +130,10 @@ class DecodeOptions(TypedDict, total=False):
     reference: Annotated[
         object,
         Option(
-            "The image that files were coded against, or a folder that has it",
+            "The reference of the files, or the folder that contains it",
             metavar="PATH",
             kind="path",
-            default="found by its name beside the file",
+            default="found by its name in the folder of the file",
         ),
     ]
     detail: Annotated[
@@ -175,17 +183,15 @@ class CodecOptions(TypedDict, total=False):
             default="standard to encode, and the one that wrote the file to decode",
         ),
     ]
-    device: Annotated[str, Option("Where to compute", metavar="auto|cpu|cuda[:N]", kind="device", default="auto")]
+    device: Annotated[str, Option("Device to compute on", metavar="auto|cpu|cuda[:N]", kind="device", default="auto")]
     runtime: Annotated[
         str,
-        Option(
-            "What to compute with; auto is ONNX Runtime on the processor and torch on CUDA", choices=RUNTIMES, default="auto"
-        ),
+        Option("Runtime; auto selects ONNX Runtime on processors and torch on CUDA", choices=RUNTIMES, default="auto"),
     ]
     tile: Annotated[
         int | None,
         Option(
-            "The largest side of the tiles that an image is computed in, in pixels, for models that work in tiles",
+            "Largest tile side in pixels, for models that compute large images in tiles",
             1,
             default="2048 to encode, 1024 to decode",
             flag=False,
@@ -198,7 +204,7 @@ class CodecOptions(TypedDict, total=False):
             "AlexNet and LPIPS weights, for an LPIPS target",
             metavar="PATH",
             kind="path",
-            default="what `tessera models fetch lpips` downloaded",
+            default="the file that `tessera models fetch lpips` downloads",
         ),
     ]
 

@@ -33,7 +33,7 @@ MIN_LPIPS_SIDE = 31  # pixels; at this size AlexNet's last stage has one positio
 
 SLACK = 64  # bits: tokens that cost this much more than a budget cannot fit it, even if the range coder saves bits at its end
 ALPHA_SHARE = 3  # transparency may take a third of a size before its quality is lowered
-MARGIN = 0.02  # share of the bracket that a guess keeps from both ends
+MARGIN = 0.02  # minimum distance of a guess from both ends of the bracket, as a share of it
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Target:
         return layout.length_of(self.value)
 
     def typical(self, code: AnyCode, layout: Layout) -> int:
-        """The tokens of an image by itself, or those for the default quality if they depend on the image."""
+        """Number of tokens for a quality or token target; for any other target, the number for the default quality."""
         target = self if self.kind in ("quality", "tokens") else Target("quality", DEFAULT_QUALITY)
         return target.length(code, layout)
 
@@ -232,8 +232,8 @@ def fill_budget(file: File, sequence: TokenSequence, budget: int, alpha: NDArray
     size = overhead(smallest, len(smallest.payload)) + len(smallest.payload)
     if size <= budget:
         return smallest
-    rate = f"does not fit {budget} bytes" if budget else "at this rate has less than one byte"
-    msg = f"a {file.width}x{file.height} image {rate}: the smallest file has {size}"
+    reason = f"{budget} bytes are too few" if budget else "the rate allows less than one byte"
+    msg = f"{reason} for a {file.width}x{file.height} image: the smallest file has {size} bytes"
     kinds = [kind for kind, _ in file.sections]
     if kinds:
         msg += f", {file.section_bytes} of them for its {' and '.join(LABELS[kind] for kind in kinds)}"
@@ -261,11 +261,12 @@ def shortest(
     higher_is_better: bool,
     tolerance: float = 0.005,
 ) -> SearchResult:
-    """The shortest length, at least `min_length`, whose measure is `wanted` or better.
+    """The shortest length, at least `min_length`, whose measure is `wanted` or better. `bits` (tokens,) is the cost of all
+    tokens up to each length.
 
-    Quality rises with length, but not at every single token, so the result is defined by the search: a length that reaches the
-    target, decoded and measured, while one smaller by at most the `tolerance`, a share of the bits, decoded too, does not. If
-    even all tokens do not reach it, the result is all tokens. `bits` (tokens,) is the cost of all tokens up to each length."""
+    Quality rises with length, but not with every token. The search returns a length that reaches the target and has been
+    decoded and measured; a length whose bits are smaller by at most `tolerance` (a share) has been measured too, and misses
+    the target. If no length reaches the target, returns all tokens."""
     values: dict[int, float] = {}
 
     def margin(length: int) -> float:

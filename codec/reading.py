@@ -30,7 +30,7 @@ def _refuse(head: bytes) -> None:
     try:
         check_head(head)
     except TesseraError as error:
-        msg = "not a .tsr file" if head else "is empty"
+        msg = "not a .tsr file" if head else "the file is empty"
         raise FormatError(msg) from error
     msg = "an image, not a .tsr file"
     raise FormatError(msg, ("encode",))
@@ -66,10 +66,10 @@ def _check_cut(file: File, code: AnyCode, prefix: Prefix, allow_partial: bool) -
         msg = "the checksum is wrong: the file is damaged, get it again"
         raise FormatError(msg)
     if not allow_partial:
-        there = f"{prefix.length} of {file.length} tokens are there"
+        extent = f"{prefix.length} of {file.length} tokens are present"
         if prefix.length == file.length:
-            there = "the image is complete, but data after it is missing"
-        msg = f"the file is cut short: {there}"
+            extent = "all tokens are present, but transparency, profile or metadata is missing"
+        msg = f"the file is cut short: {extent}"
         raise TruncatedError(msg, ("allow_partial",))
 
 
@@ -81,7 +81,7 @@ def _check_enough(file: File, code: AnyCode, prefix: Prefix) -> None:
     if prefix.length == file.length:
         raise FormatError(incomplete_block(code, block_tokens) + ": the file is damaged")
     if not file.complete:
-        msg = f"the file is cut short: {prefix.length} of {file.length} tokens are there, too few for a single block"
+        msg = f"the file is cut short: {prefix.length} of {file.length} tokens are present, too few for a single block"
         raise TruncatedError(msg)
     raise UsageError(incomplete_block(code, block_tokens))
 

@@ -1,7 +1,7 @@
-"""References in memory: images that others are coded against. Each is found, checked, and decoded once. No torch.
+"""References in memory: images from which others are coded as a difference. Each is found, checked, and decoded once. No torch.
 
-A file names its reference by a hash, and hints at the name of the reference's file. Decoding looks beside the file and in a
-folder that the caller names; a hint cannot lead to another folder. A reference may have a reference itself.
+A file identifies its reference by a hash, and has a hint: the name of the reference's file. Decoding looks in the folder of the
+file and in a folder that the caller names; a hint cannot lead to another folder. A reference may have a reference itself.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _Found:
 
 
 class References:
-    """The references that a codec has used last."""
+    """A cache of the references that a codec used most recently."""
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
@@ -60,7 +60,7 @@ class References:
 
         Raises UsageError if the model supports none, and the errors of `Codec.decode` or `read_source` if it cannot be read."""
         if not model.refers:
-            msg = f"{model.name} codes images by themselves: leave out the reference"
+            msg = f"{model.name} does not support references: leave out the reference"
             raise UsageError(msg)
         with LOADING:
             return self._load(self._read(source), None, model)
@@ -75,7 +75,7 @@ class References:
             return self._load(self._find(stored.file, stored.folder, stored.reference), stored.reference, stored.model)
 
     def _load(self, found: _Found, places: Any, model: Model) -> ReferenceImage:
-        """The image, after those that its tokens are the difference to. `places` is as in `_find`."""
+        """Loads a reference. References that it depends on are loaded first. `places` is the `given` of `_find`."""
         chain = [(found, model)]
         while isinstance(found.content, File) and found.content.reference:
             model = self._codec.model_of(found.content)
@@ -125,13 +125,15 @@ class References:
             self._images.popitem(last=False)
 
     def _find(self, file: File, folder: str | None, given: Any) -> _Found:
-        """The reference of a file: `given`, or a file of the hinted name in `folder` or in the folder `given`."""
+        """Finds the reference of a file: `given` if it is a file, otherwise a file with the hinted name in `folder`, or in
+        `given` if that is a folder."""
         wanted = file.reference
         assert wanted
         if given is not None and not _is_folder(given):
             found = self._read(given)
             if found.hash != wanted.hash:
-                msg = f"another image was its reference{f', {wanted.name}' if wanted.name else ''}"
+                name = f" ({wanted.name})" if wanted.name else ""
+                msg = f"this is not the reference that the file was encoded with{name}"
                 raise FileError(msg, ("reference",))
             return found
         problem = "is missing" if wanted.name else "has no name"
@@ -140,7 +142,7 @@ class References:
                 found = self._read(path)
                 if found.hash == wanted.hash:
                     return found
-                problem = "is another image"
+                problem = "is a different image"
         msg = f"its reference {problem}" if not wanted.name else f"its reference {wanted.name} {problem}"
         raise FileError(msg, ("reference",))
 

@@ -25,10 +25,11 @@ def file_to_npz(data: FileInput, model: str | None = None, max_pixels: int = MAX
     """Converts a .tsr file to an .npz of its tokens; returns the .npz, width, height and length.
 
     Arrays: `size` (width, height), and the arrays of the model's code. For the pyramid these are `digits_I` int8 (D, n, m) and
-    `known_I` bool (n, m) for each level I; for One-D-Piece and TiTok `indices` int32 and `known` bool (N, rows, columns)."""
+    `known_I` bool (n, m) for each level I; for TiTok, One-D-Piece and DetailFlow `indices` int32 and `known` bool (N, rows,
+    columns); for FlexTok and grid models `digits` int32 (D, *positions) and `known` bool (*positions)."""
     file = read_tsr(data, max_pixels)
     if file.reference:
-        msg = "has a reference: its tokens are a difference and stand for no image, so use a file without one"
+        msg = "the file has a reference, so its tokens do not describe a complete image: use a file without a reference"
         raise FormatError(msg)
     code = (open_model(model) if model else model_for(file.stream_id)).code
     try:

@@ -43,7 +43,8 @@ CONFIG = NetworkConfig(
     levels=(Level(2, 4, 8), Level(8, 4, 8), Level(16, 4, 4, ANCHOR), Level(16, 4, 4, NON_ANCHOR)),
     steps=(0.25,) * 4, bit_worth=(0.1,) * 4, channels=8, predicted_channels=6, encoder_width8=8, encoder_width16=8,
     encoder_depth=1, decoder_width32=8, decoder_width16=8, decoder_width8=8, decoder_width4=8, decoder_depth16=1,
-    decoder_depth32=1, decoder_depth8=1, predictor_width=8, prior_width=8,
+    decoder_depth32=1, decoder_depth8=1, texture_widths=(8, 8, 8),
+    predictor_width=8, prior_width=8,
 )  # fmt: skip
 
 

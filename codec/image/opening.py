@@ -44,7 +44,7 @@ def open_input(image: ImageInput, max_pixels: int = MAX_PIXELS, allow_damaged: b
     with open_file(image, "an image: give a PIL image, a uint8 array, a path, a file opened with 'rb' or its bytes") as stream:
         head = stream.read(HEAD)
         if head.startswith(MAGIC):
-            msg = "is a .tsr file, encoded already"
+            msg = "already a .tsr file"
             raise ImageError(msg, ("decode",))
         check_head(head)
         limit = IMAGE_BYTES * max_pixels + IMAGE_EXTRA
@@ -52,7 +52,7 @@ def open_input(image: ImageInput, max_pixels: int = MAX_PIXELS, allow_damaged: b
 
 
 def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
-    """Raises ImageError if an image has more pixels than allowed, or is so thin that its blocks have far more."""
+    """Raises ImageError if an image has more pixels than allowed, or is so narrow that its blocks have far more."""
     if width * height > max_pixels:
         msg = f"{width}x{height} is {width * height:,} pixels, more than {max_pixels:,}"
         raise ImageError(msg, ("max_pixels",))
@@ -65,9 +65,10 @@ def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
 
 
 def check_head(head: bytes) -> None:
-    """Raises ImageError if a file is certainly not an image that is read. `head` is its content, or the first 64 KiB."""
+    """Raises ImageError if the start of a file shows that its format is not supported. `head` is its content, or the first
+    64 KiB."""
     if not head:
-        msg = "is empty"
+        msg = "the file is empty"
         raise ImageError(msg)
     load_plugin(plugin_for(head))
     if _has_signature(head):

@@ -107,7 +107,7 @@ def read_source(image: ImageInput, options: EncodeOptions | None = None, max_pix
         if alpha is not None and not alpha.any():
             unused = source_format in UNUSED_ALPHA
             notes.append(
-                "its alpha is 0 everywhere and was ignored" if unused else "all of it is transparent: its colours are lost"
+                "its alpha is 0 everywhere and was ignored" if unused else "fully transparent: its colours are not kept"
             )
             alpha = None if unused else alpha
         background = options.get("background") if alpha is not None else None
@@ -175,7 +175,7 @@ def _has_gain_map(image: Image.Image, head: bytes) -> bool:
 def _frame_notes(image: Image.Image) -> list[str]:
     """A note if the image is one of several frames, or an icon of another size than its directory states.
 
-    Layers of a PSD and previews in an MPO are no frames."""
+    Layers of a PSD and previews in an MPO do not count as frames."""
     if image.format == "ICO" and image.size not in image.ico.sizes():  # type: ignore[attr-defined]
         return [f"it has {image.width}x{image.height} pixels, and its directory states another size"]
     frames = getattr(image, "n_frames", 1) if image.format != "PSD" else 1

@@ -184,7 +184,7 @@ def _download(repository: str, file: HubFile, revision: str, progress: Progress 
             raise ModelError(msg) from error
     if problem := file.verify(partial):
         partial.unlink()
-        msg = f"{repository}: {file.name} has {problem}: it was altered during the download: run the command again"
+        msg = f"{repository}: {file.name} has {problem}; the download was altered: run the command again"
         raise ModelError(msg)
     partial.replace(path)
 

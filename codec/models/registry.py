@@ -1,6 +1,6 @@
 """Models by name: bundled ones, installed ones, and any model file by its path. No torch.
 
-Only the table `FAMILIES` and the function `trainer_of` name the families of models.
+The table `FAMILIES` and the function `trainer_of` list the families of models.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def open_model(name: str | os.PathLike[str] = DEFAULT) -> Model:
         match = next((path for path in model_files() if path.stem == str(name)), None)
         if match is None:
             known = ", ".join(sorted({path.stem for path in model_files()})) or "none"
-            msg = f"{name}: no such model: known are {known}; or give the path of a {SUFFIX} file"
+            msg = f"{name}: unknown model: use {known}, or the path of a {SUFFIX} file"
             raise ModelError(msg)
         path = match
     if not path.is_file():
@@ -221,7 +221,9 @@ def remove_model(name: str) -> Path:
     path = installed_folder() / f"{name}{SUFFIX}"
     if path.name != f"{name}{SUFFIX}" or not path.is_file():
         installed = ", ".join(sorted(path.stem for path in installed_folder().glob(f"*{SUFFIX}"))) or "none"
-        msg = f"{name}: no such model; installed are: {installed}"
+        msg = f"{name}: not an installed model; installed are: {installed}"
+        if (BUNDLED / path.name).is_file():
+            msg = f"{name}: a bundled model cannot be removed"
         raise ModelError(msg)
     try:
         path.unlink()

@@ -247,7 +247,7 @@ class _Scheduler(Generic[Item, Result]):
                 self._retries.append(index)
             else:
                 self._unfinished -= 1
-                msg = f"{MAX_LOSSES} workers were lost with it: it may need too much memory, or crash its decoder"
+                msg = f"{MAX_LOSSES} workers ended while processing it: it may need too much memory, or crash a decoder"
                 yield index, TesseraError(msg)
         if handle.chunk is not None:  # a worker that could not start is not replaced
             self._add_worker()

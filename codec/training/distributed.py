@@ -61,7 +61,7 @@ def run_distributed(world_size: int, work: Callable[[ProcessGroup], None]) -> No
         work(ProcessGroup())
         return
     if "fork" not in multiprocessing.get_all_start_methods():
-        msg = "this system cannot fork, so that a model cannot be trained in several processes"
+        msg = "this system cannot fork, so a model cannot be trained in several processes"
         raise UsageError(msg, ("processes",))
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:

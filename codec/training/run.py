@@ -107,7 +107,7 @@ class Run:
             if self.restart:
                 return self.trainer.resume(checkpoint, device, config)
             if config != trainer.config:
-                report(f"{checkpoint} continues with its own recipe: other values need a restart, which starts a new schedule")
+                report(f"{checkpoint} continues with the values that it was started with: to change them, restart it")
             return trainer
         config = self.trainer.recipe(**recipe)
         if checkpoint.exists():
@@ -123,7 +123,8 @@ def parse_settings(recipe: type[TrainingConfig], settings: Sequence[str], exclud
     """Values of a recipe by name, from strings NAME=VALUE. A tuple takes its number of values, separated by commas.
 
     Raises UsageError for a value that does not fit, and for a name that is `excluded` or not in the recipe."""
-    defaults = {name: value for name, value in vars(recipe()).items() if name not in excluded}
+    fields = vars(recipe()).items()
+    defaults = {name: value for name, value in fields if name not in excluded and not isinstance(value, str)}
     values: dict[str, Any] = {}
     for setting in settings:
         name, _, text = setting.partition("=")

@@ -62,7 +62,8 @@ export function readHeader(data) {
   if (data.length < 3) throw short;
   const version = data[2] >> 4, flags = data[2] & 15;
   if (version !== 1) throw new TsrError("format", `This is a .tsr file of version ${version}. This page reads version 1.`);
-  if (flags & 8 || (flags & 3) === 3) throw new TsrError("damaged", "The header has unknown flags.");
+  if (flags & 8) throw new TsrError("format", "This file needs its reference, which this page does not support.");
+  if ((flags & 3) === 3) throw new TsrError("damaged", "The header has unknown flags.");
   const size = [1, 2, 4][flags & 3];
   if (data.length < 5 + 2 * size) throw short;
   const [width, height] = [0, 1].map((i) => bigEndian(data, 5 + i * size, size) + 1);
