@@ -36,8 +36,7 @@ def run_on_ray(options: BenchOptions, study: Study, cluster: Cluster) -> Iterato
     start = _StartWorker(replace(options, images={first.name: first.path}, cache=None), _components(study))
     for index, result in run_on_cluster(study.sources, start, cluster, pack, max_chunk=1):
         if isinstance(result, TesseraError):
-            msg = f"{study.sources[index].image.path}: {result}"
-            raise TesseraError(msg) from result
+            raise TesseraError(result.message, result.advice, file=result.file or study.sources[index].image.path) from result
         outcomes, new_entries = result
         for key, sample in new_entries.items():
             study.cache.put(key, sample)

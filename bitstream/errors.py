@@ -1,15 +1,38 @@
 """Errors of the format. `codec.errors` lists all errors."""
 
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class TesseraError(Exception):
-    """Base class of all errors that Tessera raises on purpose. `advice` names options of the library, such as 'max_pixels',
-    that would avoid the error; the command translates them to flags."""
+    """Base class of all errors that Tessera raises on purpose. `message` is the cause and the next step. `file` is the path of
+    the file that the error is about, or the name of a model; `str` begins with it. `advice` names options of the library, such
+    as 'max_pixels', that would avoid the error; the command translates them to flags."""
 
     usage = False  # whether the arguments are wrong, independent of any file
 
-    def __init__(self, message: str = "", advice: tuple[str, ...] = ()) -> None:
+    def __init__(self, message: str = "", advice: tuple[str, ...] = (), file: str | os.PathLike[str] | None = None) -> None:
         super().__init__(message)
+        self.message = message
         self.advice = advice
+        self.file = None if file is None else os.fspath(file)
+
+    def __str__(self) -> str:
+        return self.message if self.file is None else f"{self.file}: {self.message}"
+
+
+@contextmanager
+def naming(file: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Errors within the block are about this file, unless they are about another."""
+    try:
+        yield
+    except TesseraError as error:
+        if error.file is None and file is not None:
+            error.file = os.fspath(file)
+        raise
 
 
 class FormatError(TesseraError):

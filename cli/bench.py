@@ -268,8 +268,7 @@ def find_images(inputs: tuple[str, ...], files_from: str | None, recursive: bool
     images: dict[str, str] = {}
     for found in find_inputs(named, recursive, IMAGES):
         if found.error:
-            msg = f"{found.path}: {found.error}"
-            raise FileError(msg)
+            raise FileError(found.error.message, file=found.path)
         name = printable(found.name)
         names = (f"{name} ({n})" if n > 1 else name for n in itertools.count(1))
         images[next(name for name in names if name not in images)] = found.path
@@ -319,8 +318,8 @@ def _overlay(path: str) -> dict:
         curve = json.loads(Path(path).read_text())
         curve["results"]["bpp"], curve["name"]  # raises if one of them is missing
     except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f"{path}: not a curve in compressai's JSON ({error})"
-        raise TesseraError(msg) from error
+        msg = f"not a curve in compressai's JSON ({error})"
+        raise TesseraError(msg, file=path) from error
     return curve
 
 

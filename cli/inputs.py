@@ -73,8 +73,7 @@ def named_inputs(sources: tuple[str, ...], files_from: str | None) -> list[str]:
     try:
         return [*sources, *(read_lines(files_from) if files_from is not None else ())]
     except FileError as error:
-        reason = str(error).removeprefix(f"{files_from}: ")
-        msg = f"--files-from {files_from}: {reason}"
+        msg = f"--files-from {files_from}: {error.message}"
         raise click.UsageError(msg) from error
 
 

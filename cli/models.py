@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +11,8 @@ import click
 from cli import options
 from cli.outputs import human, printable
 from cli.progress import Bar
-from cli.report import Failed, Report, ReportOptions, message_of, put, reporting
-from codec.errors import FileError, ModelError, TesseraError
+from cli.report import Failed, ReportOptions, message_of, put, reporting
+from codec.errors import FileError, TesseraError
 from codec.options import DecodeOptions
 
 if TYPE_CHECKING:
@@ -52,12 +49,12 @@ def list_models(available: bool, **values: Any) -> None:
         return
     for path in model_files():
         try:
-            with _without_name(str(path)):
-                record = _describe(str(path)) | {"error": None}
+            record = _describe(str(path)) | {"error": None}
             line = f"{record['name']}  stream id {record['stream_id']}  {human(record['bytes'])}"
         except TesseraError as error:
-            record = {"name": path.stem, "stream_id": None, "bytes": None, "path": str(path), "error": message_of(error)}
-            line = f"{path.stem}  damaged: {record['error']}"
+            reason = message_of(error, str(path))
+            record = {"name": path.stem, "stream_id": None, "bytes": None, "path": str(path), "error": reason}
+            line = f"{path.stem}  damaged: {reason}"
         if report_options.as_json:
             report_options.put_record(record)
         else:
@@ -117,7 +114,7 @@ def path(name: str, **values: Any) -> None:
     tessera encode photo.jpg --model "$(tessera models path)"
     """
     report_options = options.gather(ReportOptions, values)
-    with _reporting(name, None, ReportOptions(verbose=report_options.verbose)):
+    with reporting(name, None, ReportOptions(verbose=report_options.verbose)):
         description = _describe(name)
         if report_options.as_json:
             report_options.put_record(description)
@@ -150,7 +147,7 @@ def check(names: tuple[str, ...], **values: Any) -> None:
     code = 0
     for name in names or [str(path) for path in model_files()]:
         try:
-            with _reporting(name, None, report_options) as report:
+            with reporting(name, None, report_options) as report:
                 description = _describe(name)
                 path, stream_id = description["path"], description["stream_id"]
                 report.values = {"model": description["name"], "stream_id": stream_id, "bytes": description["bytes"]}
@@ -222,7 +219,7 @@ def import_(
     from codec.models.registry import import_model
 
     report_options = options.gather(ReportOptions, values)
-    with _reporting(source, None, report_options) as report:
+    with reporting(source, None, report_options) as report:
         with Bar(0, "importing", hidden=report_options.quiet) as bar:
             model, calibration = import_model(
                 source, name, family, force, photos, device, accept_licence, options.select(DecodeOptions, values), bar.reach
@@ -253,7 +250,7 @@ def remove(name: str, **values: Any) -> None:
     """
     from codec.models.registry import remove_model
 
-    with _reporting(name, None, options.gather(ReportOptions, values)) as report:
+    with reporting(name, None, options.gather(ReportOptions, values)) as report:
         report.line = f"{remove_model(name)}: removed"
 
 
@@ -276,7 +273,7 @@ def export(name: str, output: str, decoder_only: bool, **values: Any) -> None:
     from codec.system.device import require_torch
 
     report_options = options.gather(ReportOptions, values)
-    with _reporting(name, output, report_options) as report:
+    with reporting(name, output, report_options) as report:
         require_torch("exporting a model")
         from codec.pyramid.model import as_pyramid
         from codec.pyramid.runtime.onnx_export import export as write_graphs
@@ -307,7 +304,7 @@ def graphs(name: str, **values: Any) -> None:
     from codec.system.device import require_torch
 
     report_options = options.gather(ReportOptions, values)
-    with _reporting(name, None, report_options) as report:
+    with reporting(name, None, report_options) as report:
         require_torch("making graphs")
         from codec.pyramid.model import as_pyramid
         from codec.pyramid.runtime.onnx_export import write_graph_templates
@@ -333,7 +330,7 @@ def fetch(name: str, **values: Any) -> None:
     from codec.system.device import require_torch
 
     report_options = options.gather(ReportOptions, values)
-    with _reporting(name, None, report_options) as report:
+    with reporting(name, None, report_options) as report:
         require_torch("LPIPS")
         from codec.metrics.download import ALEXNET, LINEAR, download_lpips
 
@@ -341,26 +338,3 @@ def fetch(name: str, **values: Any) -> None:
             path = download_lpips(bar.advance)
         report.values = {"output": str(path), "bytes": path.stat().st_size}
         report.line = f"{path}: LPIPS weights"
-
-
-@contextmanager
-def _reporting(name: str, output: str | None, report_options: ReportOptions) -> Iterator[Report]:
-    """Like `reporting`, but errors name the model only once, although both the command and the library name it."""
-    with reporting(name, output, report_options) as report, _without_name(name):
-        yield report
-
-
-@contextmanager
-def _without_name(name: str) -> Iterator[None]:
-    """Removes the name or path of a model from the start of its errors."""
-    try:
-        yield
-    except ModelError as error:
-        from codec.models.registry import model_files
-
-        prefixes = [f"{name}: ", f"{Path(name)}: ", f"{Path(name)}{os.sep}", f"{Path(name).stem}: "]
-        prefixes += [f"{path}: " for path in model_files() if path.stem == name]
-        message = str(error)
-        for prefix in prefixes:
-            message = message.removeprefix(prefix)
-        raise ModelError(message, error.advice) from error

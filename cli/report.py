@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import click
@@ -183,12 +185,21 @@ def name_of(path: str) -> str:
 
 
 def message_of(error: BaseException | None, source: str = "") -> str | None:
-    """An error on one line: its cause, and the next step. A leading name of `source` is removed."""
+    """An error on one line: its cause, and the next step. It begins with the name of its file, unless that is `source`."""
     if error is None:
         return None
     if lacks_memory(error):
         return "not enough memory: try a smaller image, or a smaller --batch"
     if isinstance(error, TesseraError):
         advice = " and ".join(ADVICE[key] for key in error.advice if key in ADVICE)
-        return ": ".join(filter(None, [str(error).removeprefix(f"{source}: "), advice]))
+        return ": ".join(filter(None, [_other_file(error.file, source), error.message, advice]))
     return f"{type(error).__name__}: {error} (a bug in tessera: please report it, with the output of -v)"
+
+
+def _other_file(file: str | None, source: str) -> str | None:
+    """The name of an error's file in a message about `source`: None if it is the same, or the model called `source`."""
+    if file is None or Path(file) == Path(source):
+        return None
+    if Path(file).is_relative_to(source):  # a file in a folder
+        return str(Path(file).relative_to(source)) if source else file
+    return None if Path(file).stem == source and not os.path.exists(source) else file

@@ -1,10 +1,10 @@
 """The errors of the library, all subclasses of TesseraError."""
 
-from bitstream.errors import FormatError, ModelError, TesseraError, TruncatedError
+from bitstream.errors import FormatError, ModelError, TesseraError, TruncatedError, naming
 
 __all__ = [
     "ClusterError", "DeviceError", "FileError", "FormatError", "ImageError", "ModelError", "TargetError",
-    "TesseraError", "TruncatedError", "UsageError",
+    "TesseraError", "TruncatedError", "UsageError", "naming",
 ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import ast
 import pickle
 import re
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -13,7 +14,8 @@ from bitstream.container import File, write_file
 from cli.main import main
 from cli.report import ADVICE
 from codec.codec import Codec
-from codec.errors import DeviceError, TesseraError
+from codec.errors import DeviceError, ModelError, TesseraError
+from codec.models.base import write_model
 from codec.system.device import pick_device
 from tests.helpers import ROOT
 from tests.helpers.commands import run
@@ -46,6 +48,23 @@ def test_the_command_turns_options_into_flags(files, name, advice):
     assert result.stderr.endswith(f"{ADVICE[advice]}\n")
     assert f"--{advice.replace('_', '-')}" in ADVICE[advice]
     assert not (files / "x.png").exists()
+
+
+def test_an_error_names_its_file_once_also_after_it_has_travelled(files, tmp_path):
+    path = tmp_path / "broken.safetensors"
+    metadata = {"kind": "tessera-titok-1", "fingerprint": "0" * 64, "card": {}}
+    sizes = {"block_tokens": 32, "tail_drop": True, "width": -1, "layers": 8, "heads": 8}
+    write_model(path, {"a": np.zeros(1, np.float32)}, metadata | {"network": sizes})
+    with pytest.raises(ModelError) as caught:
+        Codec(str(path)).encode(Image.open(files / "a.png"))
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):  # noqa: S301
+        assert (error.file, str(error)) == (str(path), f"{path}: {error.message}")
+    assert run("models", "check", path).stderr.count(path.name) == 1
+    assert f"a.png: {path}: " in run("encode", files / "a.png", "-o", tmp_path / "x.tsr", "--model", path).stderr
+    with pytest.raises(TesseraError) as caught:
+        Codec().decode(files / "none.tsr")
+    assert caught.value.file == str(files / "none.tsr")
+    assert run("decode", files / "none.tsr", "-o", tmp_path / "x.png").stderr.count("none.tsr") == 1
 
 
 def test_a_missing_device_is_an_error_of_usage(files):

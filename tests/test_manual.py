@@ -23,7 +23,9 @@ SPACE = "{http://www.freedesktop.org/standards/shared-mime-info}"
 
 
 def test_help_comes_at_once_and_imports_nothing_large():
-    large = {"torch", "numpy", "rich", "PIL", "safetensors", "codec.codec", "codec.parallel.ray_cluster", "ray", "benchmarks.bench"}
+    large = {
+        "torch", "numpy", "rich", "PIL", "safetensors", "codec.codec", "codec.parallel.ray_cluster", "ray", "benchmarks.bench",
+    }  # fmt: skip
     code = (
         "import sys; from cli.main import main; main(['--help'], standalone_mode=False); "
         f"sys.exit(','.join({large} & set(sys.modules)) or 0)"

@@ -56,14 +56,10 @@ class DetailFlowModel(PublishedModel):
         """See `PublishedModel`. The exponent of resolutions is in no file that is read, and taken as published."""
         for key, values in SETTINGS.items():
             if (stated := (checkpoint.config or {}).get(key, values[0])) not in values:
-                msg = f"{checkpoint.path}: a DetailFlow whose {key} is {stated!r}, which is not supported: use {NAMES}"
+                msg = f"a DetailFlow whose {key} is {stated!r}, which is not supported: use {NAMES}"
                 raise ModelError(msg)
         shape = checkpoint.shapes["encoder.latent_tokens"]
-        try:
-            return published_config(shape[1] if len(shape) == 3 else 0)
-        except ModelError as error:
-            msg = f"{checkpoint.path}: {error}"
-            raise ModelError(msg) from error
+        return published_config(shape[1] if len(shape) == 3 else 0)
 
     @classmethod
     def build(cls, config: DetailFlowConfig) -> DetailFlow:

@@ -53,11 +53,8 @@ def checkpoint_config(checkpoint: Checkpoint) -> FlextokConfig:
                 msg = f"{'.'.join(path)} is {value!r}, and only {supported!r} is supported: use a published FlexTok"
                 raise ModelError(msg)
         return _config(stated, checkpoint.shapes)
-    except ModelError as error:
-        msg = f"{checkpoint.path}: {error}"
-        raise ModelError(msg) from error
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        msg = f"{checkpoint.path}: not the configuration and tensors of a FlexTok ({type(error).__name__}: {error})"
+        msg = f"not the configuration and tensors of a FlexTok ({type(error).__name__}: {error})"
         raise ModelError(msg) from error
 
 

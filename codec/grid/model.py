@@ -50,7 +50,7 @@ class GridModel(PublishedModel):
             if checkpoint.shapes.get(tensor, (0,))[0] == size and len(stages) == len(config.multipliers):
                 return config
         known = ", ".join(config.name for config in configs)
-        msg = f"{checkpoint.path}: not a supported network of its kind: use {known}"
+        msg = f"not a supported network of its kind: use {known}"
         raise ModelError(msg)
 
     @classmethod

@@ -27,7 +27,7 @@ from safetensors.numpy import save_file
 from bitstream.container import STREAM_ID_BYTES
 from bitstream.reference import Reference
 from bitstream.sequence import AnyCode, Prefix, TokenSequence
-from codec.errors import FileError, ModelError
+from codec.errors import FileError, ModelError, naming
 from codec.system.device import TORCH
 from codec.system.files import atomic_write
 
@@ -89,26 +89,26 @@ class Model(ABC):
         """Raises ModelError unless the arrays have the digest in the metadata."""
         expected = self.metadata.get("digest")
         if expected is None:
-            msg = f"{self.path}: has no digest, so damage cannot be detected: get the file again"
-            raise ModelError(msg)
+            msg = "has no digest, so damage cannot be detected: get the file again"
+            raise ModelError(msg, file=self.path)
         if self.digest != expected:
-            msg = f"{self.path}: damaged, its weights hash to {self.digest[:16]} and not to {expected[:16]}: get the file again"
-            raise ModelError(msg)
+            msg = f"damaged, its weights hash to {self.digest[:16]} and not to {expected[:16]}: get the file again"
+            raise ModelError(msg, file=self.path)
 
     def check(self) -> None:
         """Raises ModelError unless the arrays have the digest and the fingerprint in the metadata. Computes them only once."""
         self.verify()
         if (actual := self._actual_fingerprint) != self.fingerprint:
-            msg = f"{self.path}: damaged, its fingerprint is {actual[:16]} and not {self.fingerprint[:16]}: get the file again"
-            raise ModelError(msg)
+            msg = f"damaged, its fingerprint is {actual[:16]} and not {self.fingerprint[:16]}: get the file again"
+            raise ModelError(msg, file=self.path)
 
     def check_finite(self) -> None:
         """Raises ModelError if a number in the arrays is infinite or not a number."""
         with self.arrays() as file:
             for name in file.keys():  # noqa: SIM118 (not a dict)
                 if not np.isfinite(file.get_tensor(name)).all():
-                    msg = f"{self.path}: {name} holds numbers that are not finite: get the file again"
-                    raise ModelError(msg)
+                    msg = f"{name} holds numbers that are not finite: get the file again"
+                    raise ModelError(msg, file=self.path)
 
     @cached_property
     def _actual_fingerprint(self) -> str:
@@ -118,11 +118,11 @@ class Model(ABC):
     def arrays(self) -> Iterator[Any]:
         """The open file, a `safetensors.safe_open`. Raises ModelError if it cannot be read, also within the block."""
         try:
-            with safe_open(self.path, "numpy") as file:
+            with naming(self.path), safe_open(self.path, "numpy") as file:
                 yield file
         except (SafetensorError, OSError) as error:
-            msg = f"{self.path}: not a model file, or incomplete ({error})"
-            raise ModelError(msg) from error
+            msg = f"not a model file, or incomplete ({error})"
+            raise ModelError(msg, file=self.path) from error
 
     @property
     @abstractmethod
@@ -228,11 +228,11 @@ def read_metadata(path: Path) -> dict[str, Any]:
         metadata = json.loads(text, parse_constant=_refuse_constant)
         _check_metadata(metadata, types)
     except (SafetensorError, OSError) as error:
-        msg = f"{path}: not a model file ({error})"
-        raise ModelError(msg) from error
+        msg = f"not a model file ({error})"
+        raise ModelError(msg, file=path) from error
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        msg = f"{path}: not a Tessera model ({type(error).__name__}: {error})"
-        raise ModelError(msg) from error
+        msg = f"not a Tessera model ({type(error).__name__}: {error})"
+        raise ModelError(msg, file=path) from error
     return metadata
 
 

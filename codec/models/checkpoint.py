@@ -53,12 +53,12 @@ def open_checkpoint(source: str | os.PathLike[str], progress: Progress | None = 
         if path.is_file():
             return _open_weights(path.name, path, None)
         if not path.is_dir():
-            msg = f"{source}: neither a folder nor a file of weights: give the path of one"
-            raise ModelError(msg)
+            msg = "neither a folder nor a file of weights: give the path of one"
+            raise ModelError(msg, file=source)
         return _open_weights(path.name, _weights_file(path, str(source)), _read_config(path / CONFIG))
     except OSError as error:
-        msg = f"{source}: cannot be read ({error.strerror or error}): check its permissions"
-        raise ModelError(msg) from error
+        msg = f"cannot be read ({error.strerror or error}): check its permissions"
+        raise ModelError(msg, file=source) from error
 
 
 def _weights_file(folder: Path, source: str) -> Path:
@@ -69,11 +69,11 @@ def _weights_file(folder: Path, source: str) -> Path:
     if chosen is None and len(files) == 1:
         chosen = files[0]
     if chosen is None and not files:
-        msg = f"{source}: no weights in it: a file such as {' or '.join(WEIGHTS_FILES)} is needed"
-        raise ModelError(msg)
+        msg = f"no weights in it: a file such as {' or '.join(WEIGHTS_FILES)} is needed"
+        raise ModelError(msg, file=source)
     if chosen is None:
-        msg = f"{source}: has several files of weights, {_join_names([file.name for file in files])}: give the path of one"
-        raise ModelError(msg)
+        msg = f"has several files of weights, {_join_names([file.name for file in files])}: give the path of one"
+        raise ModelError(msg, file=source)
     return chosen
 
 
@@ -84,17 +84,17 @@ def _open_weights(source: str, path: Path, config: dict[str, Any] | None) -> Che
                 shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
                 return Checkpoint(source, path, shapes, partial(_read_tensor, path), config, file.metadata() or {})
         except (SafetensorError, OSError) as error:
-            msg = f"{path}: not a safetensors file ({error}): get it again"
-            raise ModelError(msg) from error
+            msg = f"not a safetensors file ({error}): get it again"
+            raise ModelError(msg, file=path) from error
     tensors = _unpickled(path)
     for key in NESTED:
         tensors = tensors.get(key, tensors) if isinstance(tensors, dict) else tensors
     if not isinstance(tensors, dict):
-        msg = f"{path}: holds a {type(tensors).__name__}: a dictionary of named tensors is needed"
-        raise ModelError(msg)
+        msg = f"holds a {type(tensors).__name__}: a dictionary of named tensors is needed"
+        raise ModelError(msg, file=path)
     if others := [str(name) for name, value in tensors.items() if not (isinstance(name, str) and isinstance(value, Tensor))]:
-        msg = f"{path}: holds more than named tensors ({_join_names(others)}): save the network's state_dict alone"
-        raise ModelError(msg)
+        msg = f"holds more than named tensors ({_join_names(others)}): save the network's state_dict alone"
+        raise ModelError(msg, file=path)
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     return Checkpoint(source, path, shapes, tensors.__getitem__, config)
 
@@ -112,33 +112,33 @@ def _unpickled(path: Path) -> Any:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                    msg = f"{path}: compressed, as torch never writes it: get the file from its authors"
-                    raise ModelError(msg)
+                    msg = "compressed, as torch never writes it: get the file from its authors"
+                    raise ModelError(msg, file=path)
         return torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except ModelError:
         raise
     except pickle.UnpicklingError as error:
-        msg = f"{path}: holds more than tensors, or is damaged; to unpickle it could run code: use a safetensors file"
-        raise ModelError(msg) from error
+        msg = "holds more than tensors, or is damaged; to unpickle it could run code: use a safetensors file"
+        raise ModelError(msg, file=path) from error
     except Exception as error:  # torch.load raises almost anything for damaged bytes
-        msg = f"{path}: not a file of weights ({type(error).__name__}): get it again"
-        raise ModelError(msg) from error
+        msg = f"not a file of weights ({type(error).__name__}): get it again"
+        raise ModelError(msg, file=path) from error
 
 
 def _read_config(path: Path | None) -> dict[str, Any] | None:
     if path is None or not path.is_file():
         return None
     if path.stat().st_size > CONFIG_MAX:
-        msg = f"{path}: more than {CONFIG_MAX:,} bytes, so not a configuration: leave it out"
-        raise ModelError(msg)
+        msg = f"more than {CONFIG_MAX:,} bytes, so not a configuration: leave it out"
+        raise ModelError(msg, file=path)
     try:
         config = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        msg = f"{path}: not a configuration ({type(error).__name__}: {error}): leave it out"
-        raise ModelError(msg) from error
+        msg = f"not a configuration ({type(error).__name__}: {error}): leave it out"
+        raise ModelError(msg, file=path) from error
     if not isinstance(config, dict):
-        msg = f"{path}: not a configuration, but a {type(config).__name__}: leave it out"
-        raise ModelError(msg)
+        msg = f"not a configuration, but a {type(config).__name__}: leave it out"
+        raise ModelError(msg, file=path)
     return config
 
 
@@ -152,14 +152,14 @@ def read_tensors(checkpoint: Checkpoint, names: Mapping[str, str]) -> dict[str, 
         try:
             tensor = checkpoint.read(source)
         except (SafetensorError, OSError) as error:
-            msg = f"{checkpoint.path}: {source} cannot be read ({error}): get the file again"
-            raise ModelError(msg) from error
+            msg = f"{source} cannot be read ({error}): get the file again"
+            raise ModelError(msg, file=checkpoint.path) from error
         if tensor.layout != torch.strided or not tensor.is_floating_point():
-            msg = f"{checkpoint.path}: {source} holds {tensor.dtype} ({tensor.layout}): floating-point numbers are needed"
-            raise ModelError(msg)
+            msg = f"{source} holds {tensor.dtype} ({tensor.layout}): floating-point numbers are needed"
+            raise ModelError(msg, file=checkpoint.path)
         if not _is_finite(tensor):
-            msg = f"{checkpoint.path}: {source} holds numbers that are not finite: get the file again"
-            raise ModelError(msg)
+            msg = f"{source} holds numbers that are not finite: get the file again"
+            raise ModelError(msg, file=checkpoint.path)
         tensors[name] = (tensor if tensor.dtype in (torch.float16, torch.float32) else tensor.float()).contiguous()
     return tensors
 
@@ -183,8 +183,8 @@ def check_shapes(path: Path, shapes: Mapping[str, Shape], network: nn.Module, mo
     }
     if any(problems.values()):
         lists = [f"{problem}: {_join_names(names)}" for problem, names in problems.items() if names]
-        msg = f"{path}: not the tensors of {model_name}; {'; '.join(lists)}"
-        raise ModelError(msg)
+        msg = f"not the tensors of {model_name}; {'; '.join(lists)}"
+        raise ModelError(msg, file=path)
 
 
 def _join_names(names: list[str]) -> str:

@@ -76,8 +76,8 @@ def fetch_checkpoint(source: str, progress: Progress | None = None) -> Downloade
         import huggingface_hub
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
-        msg = f"{source}: no such file or folder, and fetching a repository needs huggingface_hub: {INSTALL}"
-        raise ModelError(msg) from error
+        msg = f"no such file or folder, and fetching a repository needs huggingface_hub: {INSTALL}"
+        raise ModelError(msg, file=source) from error
     with _quiet(huggingface_hub):
         try:
             info = huggingface_hub.HfApi().model_info(repository, files_metadata=True)
@@ -102,11 +102,11 @@ def _check_repository(source: str, repository: str) -> None:
     if re.fullmatch(REPOSITORY, repository) and not Path(owner).exists() and Path(rest).suffix not in WEIGHTS_SUFFIXES:
         names = [entry.name for entry in CATALOGUE.values() if entry.repository == source]
         if len(names) > 1:
-            msg = f"{source}: has several checkpoints: give the name of one, {' or '.join(names)}"
-            raise ModelError(msg)
+            msg = f"has several checkpoints: give the name of one, {' or '.join(names)}"
+            raise ModelError(msg, file=source)
         return
-    msg = f"{source}: no such file or folder, and not the name of a repository (OWNER/NAME)"
-    raise ModelError(msg, ("available",))
+    msg = "no such file or folder, and not the name of a repository (OWNER/NAME)"
+    raise ModelError(msg, ("available",), file=source)
 
 
 def _hub_file(sibling: Any) -> HubFile:
@@ -125,13 +125,13 @@ def _weights_file(source: str, files: Sequence[HubFile], name: str | None) -> Hu
         if len(chosen) == 1:
             return chosen[0]
     if name:
-        msg = f"{source}: {name} is not in the repository: download its weights yourself, and give the path of the file"
+        msg = f"{name} is not in the repository: download its weights yourself, and give the path of the file"
     elif weights:
         names = ", ".join(one.name for one in weights[:5])
-        msg = f"{source}: has several files of weights, {names}: download one of them, and give its path"
+        msg = f"has several files of weights, {names}: download one of them, and give its path"
     else:
-        msg = f"{source}: no weights in the repository: a file such as {' or '.join(WEIGHTS_FILES)} is needed"
-    raise ModelError(msg)
+        msg = f"no weights in the repository: a file such as {' or '.join(WEIGHTS_FILES)} is needed"
+    raise ModelError(msg, file=source)
 
 
 def _path(repository: str, name: str) -> Path:
@@ -178,14 +178,14 @@ def _download(repository: str, file: HubFile, revision: str, progress: Progress 
             http_get(url, stream, resume_size=start, headers=build_hf_headers(), expected_size=file.size)
         except Exception as error:  # see fetch_checkpoint
             msg = (
-                f"{repository}: the download of {file.name} stopped after {stream.tell():,} of {file.size:,} bytes "
+                f"the download of {file.name} stopped after {stream.tell():,} of {file.size:,} bytes "
                 f"({_cause(error)}): run the command again to continue it"
             )
-            raise ModelError(msg) from error
+            raise ModelError(msg, file=repository) from error
     if problem := file.verify(partial):
         partial.unlink()
-        msg = f"{repository}: {file.name} has {problem}; the download was altered: run the command again"
-        raise ModelError(msg)
+        msg = f"{file.name} has {problem}; the download was altered: run the command again"
+        raise ModelError(msg, file=repository)
     partial.replace(path)
 
 
@@ -214,11 +214,12 @@ def _unreachable(source: str, repository: str, error: Exception) -> ModelError:
 
     page = f"https://huggingface.co/{repository}"
     if isinstance(error, GatedRepoError):
-        return ModelError(f"{source}: needs an account: accept the conditions at {page}, and set HF_TOKEN")
+        return ModelError(f"needs an account: accept the conditions at {page}, and set HF_TOKEN", file=source)
     if isinstance(error, RepositoryNotFoundError):
-        return ModelError(f"{source}: no such file or folder here, and {repository} is no public repository: check the name")
+        return ModelError(f"no such file or folder here, and {repository} is no public repository: check the name", file=source)
     advice = f"check the network; or download the files of {page} elsewhere, and give the path of their folder"
-    return ModelError(f"{source}: no such file or folder here, and Hugging Face cannot be reached ({_cause(error)}): {advice}")
+    problem = f"no such file or folder here, and Hugging Face cannot be reached ({_cause(error)})"
+    return ModelError(f"{problem}: {advice}", file=source)
 
 
 def _cause(error: Exception) -> str:

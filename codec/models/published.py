@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from bitstream.codebook_tokens import CodebookCode, uniform_code
 from bitstream.sequence import AnyCode
-from codec.errors import ModelError
+from codec.errors import ModelError, naming
 from codec.models.base import Model, Tokenizer, read_metadata, write_model
 from codec.models.coding_tables import measure_code
 from codec.options import SAMPLING
@@ -146,13 +146,9 @@ class PublishedModel(Model):
             try:
                 arrays = {name: file.get_tensor(f"code.{name}") for name in self.code_arrays}
             except SafetensorError as error:
-                msg = f"{self.path}: the code is incomplete ({error})"
+                msg = f"the code is incomplete ({error})"
                 raise ModelError(msg) from error
-        try:
             return self.read_code(arrays)
-        except ModelError as error:
-            msg = f"{self.path}: {error}"
-            raise ModelError(msg) from error
 
     def compute_fingerprint(self) -> str:
         with self.arrays() as file:
@@ -206,7 +202,8 @@ class PublishedModel(Model):
 
         from codec.models.checkpoint import check_shapes, read_tensors
 
-        config = replace(cls.checkpoint_config(checkpoint, variant), **changes)
+        with naming(checkpoint.path):
+            config = replace(cls.checkpoint_config(checkpoint, variant), **changes)
         check_name(config.name)
         sources = cls.sources(checkpoint, config)
         with torch.device("meta"):

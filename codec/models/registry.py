@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.errors import FileError, ImageError, ModelError
+from codec.errors import FileError, ImageError, ModelError, naming
 from codec.models.base import Model, read_metadata
 from codec.models.catalogue import find_entry
 from codec.pyramid.runtime.graph_templates import graph_templates_path
@@ -50,22 +50,23 @@ def open_model(name: str | os.PathLike[str] = DEFAULT) -> Model:
         match = next((path for path in model_files() if path.stem == str(name)), None)
         if match is None:
             known = ", ".join(sorted({path.stem for path in model_files()})) or "none"
-            msg = f"{name}: unknown model: use {known}, or the path of a {SUFFIX} file"
-            raise ModelError(msg)
+            msg = f"unknown model: use {known}, or the path of a {SUFFIX} file"
+            raise ModelError(msg, file=name)
         path = match
     if not path.is_file():
-        msg = f"{name}: no such file: check the name"
-        raise ModelError(msg)
+        msg = "no such file: check the name"
+        raise ModelError(msg, file=name)
     metadata = read_metadata(path)
     if metadata["kind"] not in FAMILIES:
-        msg = f"{path}: a model of kind {metadata['kind']!r}, and this release knows {', '.join(FAMILIES)}: update tessera"
-        raise ModelError(msg)
+        msg = f"a model of kind {metadata['kind']!r}, and this release knows {', '.join(FAMILIES)}: update tessera"
+        raise ModelError(msg, file=path)
     model = family(metadata["kind"])(path, metadata)
     try:
-        model.config  # noqa: B018 (must parse)
+        with naming(path):
+            model.config  # noqa: B018 (must parse)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        msg = f"{path}: not a Tessera model ({type(error).__name__}: {str(error)[:200]})"
-        raise ModelError(msg) from error
+        msg = f"not a Tessera model ({type(error).__name__}: {str(error)[:200]})"
+        raise ModelError(msg, file=path) from error
     return model
 
 
@@ -138,8 +139,8 @@ def import_model(
     entry = None if Path(source).exists() else find_entry(source)
     name = name or (entry.name if entry else None)
     if entry and entry.research_only and not accept_licence:  # before the download
-        msg = f"{source}: its licence, at https://huggingface.co/{entry.repository}, allows research only"
-        raise ModelError(msg, ("accept_licence",))
+        msg = f"its licence, at https://huggingface.co/{entry.repository}, allows research only"
+        raise ModelError(msg, ("accept_licence",), file=source)
     if name is not None and not re.fullmatch(r"[\w-][\w.-]*", name):
         msg = f"{name!r} is not a name for a model: use letters, digits, dots, underscores and hyphens"
         raise ModelError(msg)
@@ -159,8 +160,8 @@ def import_model(
             if recognised.licence and not accept_licence:
                 raise ModelError(recognised.licence, ("accept_licence",))
             if sampling and not recognised.samples:
-                msg = f"{checkpoint.source}: decodes without sampling: leave out {' and '.join(sampling)}"
-                raise ModelError(msg)
+                msg = f"decodes without sampling: leave out {' and '.join(sampling)}"
+                raise ModelError(msg, file=checkpoint.source)
             imported = recognised.import_checkpoint(checkpoint, Path(temporary), variant, check_name, sampling or {})
             calibration = imported.calibrate(_squares(photos), pick_device(device)) if photos else None
             model = open_model(imported.path)
@@ -169,8 +170,8 @@ def import_model(
             _refuse_conflict(model, target)
             os.replace(model.path, target)
     except OSError as error:
-        msg = f"{folder}: cannot be written ({error.strerror}): check space and permissions"
-        raise ModelError(msg) from error
+        msg = f"cannot be written ({error.strerror}): check space and permissions"
+        raise ModelError(msg, file=folder) from error
     return open_model(target), calibration
 
 
@@ -181,8 +182,8 @@ def _family_of(checkpoint: Checkpoint) -> type[PublishedModel]:
     for candidate in map(family, FAMILIES):
         if issubclass(candidate, PublishedModel) and candidate.recognises(checkpoint):
             return candidate
-    msg = f"{checkpoint.path}: not a tokenizer of a known family"
-    raise ModelError(msg, ("available",))
+    msg = "not a tokenizer of a known family"
+    raise ModelError(msg, ("available",), file=checkpoint.path)
 
 
 def _squares(photos: Sequence[Path]) -> Iterator[NDArray[np.uint8]]:
@@ -193,8 +194,8 @@ def _squares(photos: Sequence[Path]) -> Iterator[NDArray[np.uint8]]:
             if (square := read_square(data)) is not None:
                 yield square
     except OSError as error:
-        msg = f"{error.filename or 'photos'}: cannot be read ({error.strerror or error}): check its permissions"
-        raise ImageError(msg) from error
+        msg = f"cannot be read ({error.strerror or error}): check its permissions"
+        raise ImageError(msg, file=error.filename or "photos") from error
 
 
 def _refuse_taken(target: Path, replace: bool) -> None:
@@ -221,16 +222,16 @@ def remove_model(name: str) -> Path:
     path = installed_folder() / f"{name}{SUFFIX}"
     if path.name != f"{name}{SUFFIX}" or not path.is_file():
         installed = ", ".join(sorted(path.stem for path in installed_folder().glob(f"*{SUFFIX}"))) or "none"
-        msg = f"{name}: not an installed model; installed are: {installed}"
+        msg = f"not an installed model; installed are: {installed}"
         if (BUNDLED / path.name).is_file():
-            msg = f"{name}: a bundled model cannot be removed"
-        raise ModelError(msg)
+            msg = "a bundled model cannot be removed"
+        raise ModelError(msg, file=name)
     try:
         path.unlink()
         graph_templates_path(path).unlink(missing_ok=True)
     except OSError as error:
-        msg = f"{path}: cannot be removed ({error.strerror}): check its permissions"
-        raise ModelError(msg) from error
+        msg = f"cannot be removed ({error.strerror}): check its permissions"
+        raise ModelError(msg, file=path) from error
     return path
 
 

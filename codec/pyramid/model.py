@@ -65,14 +65,14 @@ class PyramidModel(Model):
             try:
                 levels = tuple(_level_from_arrays(file, index) for index in range(len(self.config.levels)))
             except (SafetensorError, ValueError) as error:
-                msg = f"{self.path}: the entropy model is incomplete ({error})"
+                msg = f"the entropy model is incomplete ({error})"
                 raise ModelError(msg) from error
         code = PyramidCode(self.config.levels, levels)
         for index, level in enumerate(levels):
             inputs = max(1, sum(self.config.levels[grid[0]].digits for grid in context_grids(self.config.levels, index)))
             if level.layers[0].weight.shape[1] != inputs:
-                msg = f"{self.path}: the entropy model of level {index} does not have {inputs} inputs: get the file again"
-                raise ModelError(msg)
+                msg = f"the entropy model of level {index} does not have {inputs} inputs: get the file again"
+                raise ModelError(msg, file=self.path)
         return code
 
     def compute_fingerprint(self) -> str:
@@ -104,8 +104,8 @@ class PyramidModel(Model):
         try:
             network.load_state_dict(weights, assign=True)
         except RuntimeError as error:
-            msg = f"{self.path}: the weights do not fit the configuration ({str(error).splitlines()[-1].strip()[:120]})"
-            raise ModelError(msg) from error
+            msg = f"the weights do not fit the configuration ({str(error).splitlines()[-1].strip()[:120]})"
+            raise ModelError(msg, file=self.path) from error
         network.requires_grad_(False).eval()
         return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -137,8 +137,8 @@ def save_pyramid(path: Path, network: Network, code: PyramidCode, provenance: di
 def as_pyramid(model: Model) -> PyramidModel:
     """Raises ModelError for a model of another family."""
     if not isinstance(model, PyramidModel):
-        msg = f"{model.name}: a model of kind {model.kind}, and kind {PyramidModel.kind} is needed"
-        raise ModelError(msg)
+        msg = f"a model of kind {model.kind}, and kind {PyramidModel.kind} is needed"
+        raise ModelError(msg, file=model.path)
     return model
 
 

@@ -27,18 +27,14 @@ def network_config(checkpoint: Checkpoint, variant: str | None = None) -> TitokC
     `variant` ("one-d-piece" or "titok") names the training method if neither the file nor the shapes determine it. Raises
     ModelError for an unknown size or variant, and for networks that are not supported."""
     if CAPTION in checkpoint.shapes:
-        msg = f"{checkpoint.path}: a TA-TiTok, whose decoder needs a caption: supported are {SUPPORTED}"
+        msg = f"a TA-TiTok, whose decoder needs a caption: supported are {SUPPORTED}"
         raise ModelError(msg)
     # Only the codebook identifies the second generation: TiTok-SL-256 has as many tokens as One-D-Piece.
     second = checkpoint.shapes.get(CODEBOOK) == SECOND_CODEBOOK
-    try:
-        stated = checkpoint.config is not None
-        size, decoder, tokens, declared = _stated(checkpoint, second) if stated else _shaped(checkpoint.shapes)
-        variant = _variant(variant, "titok" if second else declared, tokens)
-        return published_config(size, tokens, VARIANTS[variant], decoder if second else None)
-    except ModelError as error:
-        msg = f"{checkpoint.path}: {error}"
-        raise ModelError(msg) from error
+    stated = checkpoint.config is not None
+    size, decoder, tokens, declared = _stated(checkpoint, second) if stated else _shaped(checkpoint.shapes)
+    variant = _variant(variant, "titok" if second else declared, tokens)
+    return published_config(size, tokens, VARIANTS[variant], decoder if second else None)
 
 
 def _stated(checkpoint: Checkpoint, second: bool) -> tuple[str, str, int, str | None]:
@@ -97,9 +93,6 @@ def _model_settings(checkpoint: Checkpoint) -> dict[str, Any]:
         model = config.get("config", config)["model"]
         model["vq_model"].keys()
     except (KeyError, AttributeError, TypeError) as error:
-        msg = (
-            f"{checkpoint.path.parent / 'config.json'}: not the configuration of a TiTok or One-D-Piece tokenizer "
-            f"({type(error).__name__}: {error})"
-        )
-        raise ModelError(msg) from error
+        msg = f"not the configuration of a TiTok or One-D-Piece tokenizer ({type(error).__name__}: {error})"
+        raise ModelError(msg, file=checkpoint.path.parent / "config.json") from error
     return model

@@ -99,8 +99,8 @@ class TitokTrainer(Trainer):
         model = open_model(name)
         if not isinstance(model, TitokModel) or not model.config.tail_drop:
             kind = model.config.name if isinstance(model, TitokModel) else f"a model of kind {model.kind!r}"
-            msg = f"{name}: {kind}, not a One-D-Piece: only such a model can be trained further"
-            raise ModelError(msg)
+            msg = f"{kind}, not a One-D-Piece: only such a model can be trained further"
+            raise ModelError(msg, file=name)
         trainer = cls(model.network(torch.device("cpu")).requires_grad_(True), config, device)
         trainer.add_totals_of(model)
         return trainer

@@ -330,11 +330,11 @@ class Trainer(ABC):
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
             family = plain["family"]
         except Exception as error:
-            msg = f"{path}: not a training checkpoint ({error})"
-            raise ModelError(msg) from error
+            msg = f"not a training checkpoint ({error})"
+            raise ModelError(msg, file=path) from error
         if family != cls.family:
-            msg = f"{path}: a checkpoint of the family {family}, not {cls.family}"
-            raise ModelError(msg, ("family",))
+            msg = f"a checkpoint of the family {family}, not {cls.family}"
+            raise ModelError(msg, ("family",), file=path)
         return plain, tensors
 
     def _load(self, plain: dict[str, Any], tensors: dict[str, Tensor]) -> None:

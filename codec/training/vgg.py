@@ -55,8 +55,8 @@ def read_vgg(path: Path) -> Vgg:
         return Vgg(weights, 127.5, BGR_MEAN, (1.0, 1.0, 1.0), True, origin)
     except Exception as error:  # torch.load raises almost anything for damaged bytes
         reason = (str(error).strip().splitlines() or [""])[0]
-        msg = f"{path}: not a VGG19 feature file ({type(error).__name__}: {reason})"
-        raise ModelError(msg) from error
+        msg = f"not a VGG19 feature file ({type(error).__name__}: {reason})"
+        raise ModelError(msg, file=path) from error
 
 
 def torchvision_vgg() -> Path:

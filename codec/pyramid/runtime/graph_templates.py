@@ -87,11 +87,11 @@ def read_graph_templates(path: Path, config: NetworkConfig) -> GraphTemplates:
                 left -= len(graphs[name])
             shape = index["network"]
     except Exception as error:  # readers of zip and JSON raise errors of many types
-        msg = f"{path}: not graphs of a model ({type(error).__name__}: {error}): write them with `{COMMAND}`"
-        raise ModelError(msg) from error
+        msg = f"not graphs of a model ({type(error).__name__}: {error}): write them with `{COMMAND}`"
+        raise ModelError(msg, file=path) from error
     if shape != json.loads(json.dumps(graph_shape(config))):
-        msg = f"{path}: its graphs do not fit the model file's network: write them again with `{COMMAND}`"
-        raise ModelError(msg)
+        msg = f"its graphs do not fit the model file's network: write them again with `{COMMAND}`"
+        raise ModelError(msg, file=path)
     return GraphTemplates(graphs, weight_names)
 
 
