@@ -1,4 +1,4 @@
-"""Blocks and cells, the squares that tokens are laid over, and an order that covers a grid evenly."""
+"""Blocks and cells, the squares of the token grids, and an order in which every prefix covers a grid evenly."""
 
 from __future__ import annotations
 

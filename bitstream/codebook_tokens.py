@@ -33,7 +33,7 @@ class CodebookLayout:
     height: int
     side: int  # pixels of a block
     block_tokens: int  # N, tokens per block
-    group: int = 1  # after the first `group` tokens of a block, only whole groups of as many change what it decodes to
+    group: int = 1  # tokens per group; beyond the first group of a block, the decoder uses complete groups only
 
     @property
     def grid(self) -> tuple[int, int]:

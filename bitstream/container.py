@@ -71,18 +71,20 @@ class File:
 
     width: int
     height: int
-    stream_id: bytes  # the fields up to `greyness` have the same meaning as in `Header`
+    stream_id: bytes  # the fields that `Header` has too have the same meaning there
     length: int
     payload: bytes
     sections: Sections = ()
     space: int = 0
     greyness: int = COLOURED
-    reference: Reference | None = None  # the image that the tokens are the difference to
+    reference: Reference | None = None  # the image from which the tokens code the difference
     # Results of reading, which writing ignores.
     complete: bool = True  # the checksum is right; False for a cut or damaged file
     payload_complete: bool = True  # no payload byte is missing, as far as the header tells
     missing: int | None = 0  # bytes cut off; None if the header does not tell
-    surplus: int = 0  # trailing bytes; without them the checksum is right. Not 0, by chance, for one cut file in thousands
+    # Trailing bytes to remove so that the checksum matches; 0 if none. A cut file has another value by chance, about once in
+    # 4096.
+    surplus: int = 0
     header_bytes: int = 0  # 0 unless the file was read
     file_bytes: int = 0  # size of the file; 0 unless the file was read
 

@@ -1,4 +1,4 @@
-"""The reference of a file: the image that its tokens are the difference to. FORMAT.md, section 10."""
+"""The reference of a file: the image from which its tokens code the difference. FORMAT.md, section 10."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Reference:
     """Names an image, and how it is used."""
 
     hash: bytes  # HASH_BYTES bytes, from `hash_tokens` or `hash_pixels`
-    of_pixels: bool = False  # whether the image is not a .tsr file, and the hash that of its pixels
+    of_pixels: bool = False  # whether the reference is an image file, hashed by its pixels, and not a .tsr file
     motion: tuple[int, int] = (0, 0)  # rows and columns that the reference moves down and to the right
     blocks: bytes = b""  # a bit per block that uses the reference, row by row, highest bit first; empty if all do
     name: str = ""  # a hint: the name of the reference's file, without a folder
@@ -48,7 +48,7 @@ def reference_max(width: int, height: int) -> int:
 
 
 def write_reference(reference: Reference) -> bytes:
-    """The bytes of a reference. A name that readers would refuse is left out."""
+    """The bytes of a reference, without its name if readers would refuse that."""
     name = reference.name.encode(errors="surrogateescape")
     return _write_without_name(reference) + (name if _is_file_name(name) else b"")
 

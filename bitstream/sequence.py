@@ -1,5 +1,5 @@
-"""Token protocols, the same for all families of models. Pipelines, rate control, `info`, `tokens`, Pillow and the
-benchmarks use nothing else of a family.
+"""Token protocols, the same for all families of models. Pipelines, rate control, `info`, `tokens` and Pillow use
+nothing else of a family.
 
 The tokens of an image are a `TokenSequence`, in coding order: the order of a file. Its first tokens are a `Prefix`, and every
 prefix decodes to an image. A `Code` lays tokens out over an image and reads prefixes from bytes; `bitstream.range_coder` writes
@@ -64,7 +64,7 @@ class TokenSequence(Protocol):
 
     @property
     def difference(self) -> Difference | None:
-        """The image that the tokens are the difference to, if they are not those of the image itself."""
+        """The reference of the tokens, if they are not those of the image itself."""
 
     def bits(self) -> NDArray[np.float64]:
         """(tokens,) cost of each token under the tables of the code."""
@@ -79,11 +79,11 @@ class TokenSequence(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Difference:
-    """What the tokens of an image with a reference are the difference to."""
+    """The reference of an image's tokens, and the tokens of the image without it."""
 
     reference: Reference
-    base: Any  # what the network adds to the tokens; of a type of its own
-    alone: TokenSequence  # the tokens of the image itself
+    base: Any  # what the network adds to the tokens; its type is private to the tokenizer
+    alone: TokenSequence  # the tokens of the image without the reference
 
 
 class Code(Protocol[L, P]):

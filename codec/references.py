@@ -66,7 +66,7 @@ class References:
             return self._load(self._read(source), None, model)
 
     def of(self, stored: Stored) -> ReferenceImage:
-        """The reference of a file. Raises FileError if it is missing or another image."""
+        """The reference of a file. Raises FileError if it is missing or a different image."""
         assert stored.file.reference
         with LOADING:
             key = stored.file.reference.hash, stored.model.fingerprint
@@ -186,7 +186,7 @@ def path_of(file: Any) -> str | None:
 
 
 def folder_of(file: Any) -> str | None:
-    """The folder that a file is in."""
+    """The folder of a file, if the file has a path."""
     path = path_of(file)
     return None if path is None else str(Path(path).parent)
 

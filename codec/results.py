@@ -41,8 +41,8 @@ class Stored:
     prefix: Prefix  # its tokens
     model: Model
     decode_options: Mapping[str, float] = field(default_factory=dict)  # those of `Model.decode_options` that are given
-    folder: str | None = None  # that the file is in
-    reference: Any = None  # the option of `codec.options.DecodeOptions`
+    folder: str | None = None  # folder of the file, if known
+    reference: Any = None  # the `reference` option of `DecodeOptions`
 
     @property
     def block_tokens(self) -> float:
@@ -70,7 +70,7 @@ class Decoded:
         return cls(image, stored.file, stored.block_tokens, stored.partial, stored.model.name)
 
     def as_file(self, format: ImageFormat, background: str | None = None) -> DecodedFile:
-        """The image as a file; transparency is laid on `background`, if one is given. Raises ImageError."""
+        """The image as a file, composited on `background` if one is given. Raises ImageError."""
         data = write_image(self.image, format, background)
         return DecodedFile(data, self.file, self.block_tokens, self.partial, self.model, losses(self.image, format))
 

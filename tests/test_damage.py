@@ -15,7 +15,7 @@ pytestmark = pytest.mark.light
 
 @pytest.fixture(scope="module")
 def codec() -> Codec:
-    """It refuses large images, as which damaged headers may describe small ones."""
+    """A codec that refuses large images, because a damaged header may state a huge size."""
     return Codec(device="cpu", max_pixels=10_000_000)
 
 

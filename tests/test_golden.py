@@ -1,4 +1,4 @@
-"""Stored files keep their tokens, bytes and images, and a second decoder, written from FORMAT.md, reads the same tokens."""
+"""Stored files keep their tokens, bytes and images, and the reference decoder reads the same tokens."""
 
 from __future__ import annotations
 

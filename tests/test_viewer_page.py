@@ -19,7 +19,7 @@ from bitstream.container import read_file
 from codec.image.profiles import SPACES, make_profile, recognise
 from codec.models.registry import open_model
 from tests.helpers import GOLDEN, PHOTO
-from tests.helpers.browser import PATIENCE, Handler, opened, served
+from tests.helpers.browser import TIMEOUT_MS, Handler, opened, served
 from tests.helpers.viewer import BUILT, NAMES, alike, drawn, make_site, with_checksum
 
 WIDE = GOLDEN / "wide-bytes.tsr"
@@ -213,7 +213,7 @@ def test_only_given_addresses_are_fetched(chromium, address, site):
         given = f"{other}odd;%20good.tsr"
         (site / "odd; good.tsr").symlink_to(WIDE)
         link = f"{address}?src={quote(given)}&original={quote(other)}photo.webp"
-        with opened(chromium, link, forgiven="Content Security Policy", others=(other,)) as page:
+        with opened(chromium, link, allowed_error="Content Security Policy", others=(other,)) as page:
             assert shown_tokens(page) == TOKENS
             page.wait_for_function("document.getElementById('original').naturalWidth > 0")
             fetching = "(url) => fetch(url).then(() => 'fetched', () => 'refused')"
@@ -229,7 +229,7 @@ def test_only_given_addresses_are_fetched(chromium, address, site):
 
 
 def test_a_missing_file_has_an_error(chromium, address):
-    with opened(chromium, f"{address}?src=nowhere.tsr", forgiven="404") as page:
+    with opened(chromium, f"{address}?src=nowhere.tsr", allowed_error="404") as page:
         page.wait_for_selector("#problem:has-text('404')")
 
 
@@ -256,7 +256,7 @@ def slow_server(site) -> Iterator[tuple[str, Event]]:
             self.end_headers()
             self.wfile.write(data[:150])
             self.wfile.flush()
-            go.wait(PATIENCE / 1000)
+            go.wait(TIMEOUT_MS / 1000)
             self.wfile.write(data[150:])
             return None
 
@@ -287,7 +287,7 @@ EMBEDDED = """<!doctype html><link rel="icon" href="data:,"><script type="module
 
 def test_elements_of_any_page(chromium, address, site):
     (site / "embedded.html").write_text(EMBEDDED)
-    with opened(chromium, f"{address}embedded.html", forgiven="404") as page:
+    with opened(chromium, f"{address}embedded.html", allowed_error="404") as page:
         page.wait_for_function("first.dataset.tsrState === 'done'")
         page.wait_for_function("first.naturalWidth === 300 && first.naturalHeight === 80")
         assert page.evaluate("[first.width, first.height, first.alt]") == [300, 80, "a cup"]

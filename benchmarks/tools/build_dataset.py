@@ -1,4 +1,4 @@
-"""Builds a training set, as docs/training.md and benchmarks/training-log.md use it: one tar file from folders of originals.
+"""Builds a training set, as CONTRIBUTING.md and benchmarks/training-log.md use it: one tar file from folders of originals.
 
     python -m benchmarks.tools.build_dataset photos.tar ORIGINALS... --without held-out.tar kodak clic
 

@@ -1,4 +1,4 @@
-"""Transparency: its separation from colour, colours for invisible pixels, and alpha planes that lose detail. No torch.
+"""Transparency: separating it from colour, filling invisible pixels, and lossy alpha planes. No torch.
 
 Like WebP, the codec first reduces the levels of an alpha plane and then codes it losslessly; values of 0 and 255 stay. A plane
 may also shrink by a power of two (FORMAT.md, section 2).

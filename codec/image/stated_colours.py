@@ -1,4 +1,4 @@
-"""The ICC profile of an opened image: embedded, or made of the colours that its file states in another form. No torch.
+"""The ICC profile of an opened image: embedded, or derived from colours that its file states in another form. No torch.
 
 Sources: PNG third edition, section 11.3.2; ITU-T H.273 (codes of PNG, AVIF and HEIF); TIFF 6.0, section 20; Exif 2.32, section
 4.6.5 and annex E (Adobe RGB); Windows' BITMAPV5HEADER; JPEG 2000 part 1, annex I.5.3. The colour space of a QOI

@@ -188,29 +188,29 @@ class Refiner(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ReferenceImage:
-    """An image that others are coded against, in the memory of a network."""
+    """An image from which others are coded as a difference, in the memory of a network."""
 
     hash: bytes  # as in `bitstream.reference.Reference`
-    of_pixels: bool  # whether it is not a .tsr file
-    name: str  # its file's, without a folder, or empty
+    of_pixels: bool  # whether it is an image file and not a .tsr file
+    name: str  # file name without its folder; may be empty
     size: tuple[int, int]  # height and width
     base: Any  # from `Referencer.base_of`
     pixels: Callable[[], NDArray[np.uint8]]  # (H, W, 3), decoded when they are first needed
 
 
 class Referencer(Protocol):
-    """A tokenizer that also codes an image as the difference to another."""
+    """A tokenizer that also codes an image as a difference from another."""
 
     def base_of(self, reference: Any) -> Any:
-        """A `Prefix`, or pixels (H, W, 3) -> what images are coded against, of a type of the tokenizer's own."""
+        """Returns the base of a reference, given as a `Prefix` or as pixels (H, W, 3). Its type is private to the tokenizer."""
 
     def pixels_of(self, base: Any) -> NDArray[np.uint8]:
         """The pixels (H, W, 3) that a base stands for."""
 
     def tokenize_against(self, image: NDArray[np.uint8], reference: ReferenceImage, enough: Enough, typical: int) -> Any:
-        """The `TokenSequence` of the difference between an image (H, W, 3) and a reference, or of the image alone if that takes
-        fewer bits everywhere. Blocks use the reference if that takes fewer bits for the error of the image alone, with
-        `typical` tokens or, if they are fewer, `enough`."""
+        """The `TokenSequence` of the difference between an image (H, W, 3) and a reference, or of the image alone if no block
+        uses the reference. A block uses it if its rate-distortion cost is lower with it; lambda is that of the image encoded
+        alone with `typical` tokens, or with `enough` if those are fewer."""
 
     def add_reference(self, prefix: Any, stored: Reference, reference: ReferenceImage) -> Any:
         """A prefix that `detokenize` decodes to the image, for the prefix and the reference that its file holds."""

@@ -30,13 +30,13 @@ from codec.pyramid.tokenizer import PyramidTokenizer, choose, dequantize, predic
 
 MOTION_PIXELS = 1 << 20  # images are reduced to about this size before motion is searched for
 FINE_SIDE = 512  # pixels; side of the window in which the motion of a reduced image is made exact
-STILL = 0.9  # share of the error without motion that motion has to stay below: moved references are coded once more
+STILL = 0.9  # motion is used if its error is below this share of that without motion: a moved reference is encoded again
 WHITENING = 0.7  # exponent of the spectrum's magnitude; 1 is phase correlation, which amplifies the noise of coded images
 
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """Latents that others are coded against."""
+    """Latents from which those of an image are coded as a difference."""
 
     layout: PyramidLayout
     latents: Array  # (1, C, h, w)
@@ -173,8 +173,8 @@ def _block_errors(difference: Array, layout: PyramidLayout) -> NDArray[np.float6
 
 
 def _cheaper(theirs: tuple[NDArray, NDArray], own: tuple[NDArray, NDArray], level: int) -> NDArray[np.bool_]:
-    """The blocks (rows, columns) in which the first of two codings has less error + lambda x bits, each at its best level.
-    Lambda is what the second coding pays for level `level`."""
+    """Mask (rows, columns) of the blocks in which the first of two encodings has the lower rate-distortion cost, each at its
+    best level. Lambda is the slope of the second encoding at level `level`."""
     bits, errors = (array.sum((1, 2)) for array in own)
     level = min(level, len(bits) - 1)
     rdo_lambda = max(0.0, errors[level - 1] - errors[level]) / max(1e-9, bits[level] - bits[level - 1])

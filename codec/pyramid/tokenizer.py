@@ -181,8 +181,8 @@ def update(
     symbols: Sequence[NDArray[np.int8]],
     masks: Sequence[NDArray[np.bool_]],
 ) -> None:
-    """`Backend.update` of `decoded` and `known` in place, in strips. Only the digits pass through filters, so that rows in a
-    halo may be of either state."""
+    """Applies `Backend.update` to `decoded` and `known` in place, in strips. The network filters only the digits, so it does
+    not matter whether rows in a halo are already updated."""
     side = layouts[0].levels[index].side
     radius = 1 if side == BLOCK_CELLS else BLOCK_CELLS  # of a kernel of 3x3; coarse levels interpolate, too
     for rows, inner in strips(decoded, radius):

@@ -65,7 +65,7 @@ def pick_runtime(name: str, device: str, supported: Sequence[str], reason: str) 
 
 
 def is_installed(runtime: str) -> bool:
-    """Does not import the runtime."""
+    """Whether the package of a runtime is installed. Does not import it."""
     package = PACKAGES[runtime]
     if package in sys.modules:  # None there means that the import is blocked, which find_spec reports as ValueError
         return sys.modules[package] is not None

@@ -57,7 +57,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 class ExistsError(FileError):
-    """The output exists and was not to be replaced."""
+    """The output exists, and replacing it was not requested."""
 
 
 class Writer:
@@ -74,8 +74,8 @@ class Writer:
     def write(self, path: str, data: bytes, replace: bool = False, original: os.stat_result | None = None) -> None:
         """Writes a file and creates missing folders. A device or a named pipe is written to directly.
 
-        With `replace`, a link is followed and its target replaced; without it, an existing file or link of that name is
-        ExistsError, even if it appears at the last moment. The file gets the times and the permissions of `original`, without
+        With `replace`, follows a link and replaces its target. Without it, raises ExistsError if a file or link of that name
+        exists, even if it appears at the last moment. The file gets the times and the permissions of `original`, without
         its setuid, setgid and sticky bits. Raises FileError."""
         if os.path.exists(path) and not Path(path).is_file():
             try:

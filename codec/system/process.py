@@ -13,7 +13,7 @@ from codec.system.context import context_threads
 
 
 def after_fork_in_child(action: Callable[[], object]) -> None:
-    """Registers an action for every forked child to start with. Windows has no forks."""
+    """Registers an action that every forked child runs first. Windows has no forks."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=action)
 

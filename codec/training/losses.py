@@ -99,8 +99,8 @@ def local_distance(x: Tensor, reference: Tensor, window: int) -> Tensor:
     """Squared distance (B,) of local means and standard deviations of unit-normalised features (B, C, h, w), as in Wasserstein
     distortion (Qiu et al., arXiv 2310.03629; as a loss, Ballé et al., 2412.00505). Windows overlap by half.
 
-    A blur minimises the distance of features at the same position. It does not minimise this distance, since its deviations are
-    too small; texture that is shifted a little does."""
+    Blurred texture has the smallest distance of features at the same position, but its local deviations are too small for this
+    distance. Slightly shifted texture has a small one."""
     with torch.autocast(x.device.type, enabled=False):
         mean, deviation = _local_statistics(x.float(), window)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Opening HTML pages in a headless Chromium, from files or from a web server on this machine and with nothing from beyond, for
+"""Opening HTML pages in a headless Chromium, from files or from a web server on this machine and without the internet, for
 tests of what a reader sees."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 CHROMIUM = shutil.which("chromium")
-PATIENCE = 120_000  # ms: a machine may have much else to do
+TIMEOUT_MS = 120_000  # a machine may be busy
 ARGUMENTS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -25,7 +25,7 @@ ARGUMENTS = (
 
 @contextmanager
 def browser() -> Iterator[Any]:
-    """A headless Chromium. Without one a test is skipped, but fails where CI is set, so that it cannot be lost there."""
+    """A headless Chromium. Without one a test is skipped, but it fails if CI is set, so that CI cannot skip it unnoticed."""
     if CHROMIUM is None and not os.environ.get("CI"):
         pytest.skip("Chromium is not installed")
     assert CHROMIUM, "Chromium is not installed: apt-get install chromium"
@@ -60,12 +60,14 @@ def served(folder: Path, handler: type[SimpleHTTPRequestHandler] = Handler) -> I
 
 
 @contextmanager
-def opened(browser: Any, place: Path | str, forgiven: str = "", others: tuple[str, ...] = (), **options: Any) -> Iterator[Any]:
-    """A page from a file or a local server. Asks of anything but files, that server and `others` are refused; at the end there
-    must have been none, and no errors but those in which the word `forgiven` stands."""
+def opened(
+    browser: Any, page_source: Path | str, allowed_error: str = "", others: tuple[str, ...] = (), **options: Any
+) -> Iterator[Any]:
+    """Yields a page from a file or a local server. Requests to any address except files, that server and `others` are blocked.
+    Fails if there was such a request, or an error message that does not contain `allowed_error`."""
     context = browser.new_context(**options)
-    context.set_default_timeout(PATIENCE)
-    address = place.as_uri() if isinstance(place, Path) else place
+    context.set_default_timeout(TIMEOUT_MS)
+    address = page_source.as_uri() if isinstance(page_source, Path) else page_source
     own = address[: address.index("/", len("http://"))]
     wrong: list[str] = []
 
@@ -73,7 +75,7 @@ def opened(browser: Any, place: Path | str, forgiven: str = "", others: tuple[st
         if route.request.url.startswith((own, "data:", "blob:", *others)):
             route.continue_()
         else:
-            wrong.append(f"asked for {route.request.url}")
+            wrong.append(f"requested {route.request.url}")
             route.abort()
 
     context.route("**/*", route)
@@ -83,4 +85,4 @@ def opened(browser: Any, place: Path | str, forgiven: str = "", others: tuple[st
     page.goto(address)
     yield page
     context.close()
-    assert [message for message in wrong if not forgiven or forgiven not in message] == []
+    assert [message for message in wrong if not allowed_error or allowed_error not in message] == []

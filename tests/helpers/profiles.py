@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 
 @cache
 def srgb() -> bytes:
-    """Made once, since it says when."""
+    """Cached, because the profile contains its creation time."""
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -40,14 +40,14 @@ def gamma(exponent: float) -> bytes:
 
 
 def srgb_curve() -> bytes:
-    """As a table of 1024 points, which is how most profiles have it."""
+    """A table of 1024 points, as in most profiles."""
     values = (number / 1023 for number in range(1024))
     light = (value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in values)
     return b"curv" + struct.pack(">II1024H", 0, 1024, *(round(65535 * value) for value in light))
 
 
 def cyan_and_magenta_swapped() -> bytes:
-    """CMYK as Pillow thinks of it without a profile, but for the first two inks."""
+    """Pillow's default CMYK conversion, with cyan and magenta exchanged."""
     table = b""
     for c, m, y, k in itertools.product((0, 1), repeat=4):
         red, green, blue = (255 * (1 - ink) * (1 - k) for ink in (m, c, y))

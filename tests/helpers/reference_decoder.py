@@ -1,4 +1,4 @@
-"""A second decoder, written from FORMAT.md alone: slow, plain, in Python integers. It shares no code with the first."""
+"""The reference decoder, written from FORMAT.md alone: slow, plain, in Python integers. It shares no code with the codec."""
 
 from __future__ import annotations
 
