@@ -85,7 +85,7 @@ def same(array: np.ndarray, expected: torch.Tensor) -> bool:
 def test_there_is_a_graph_for_each_step(graphs):
     steps = [f"level-{index}.{step}" for index, step in product(range(4), ("predict", "analyse", "update"))]
     assert {path.name for path in graphs.iterdir()} == {"model.safetensors"} | {
-        f"{name}.onnx" for name in (*steps, "encoder", "decoder.features", "decoder.pixels")
+        f"{name}.onnx" for name in (*steps, "encoder", "decoder.features", "decoder.pixels", "decoder.textured")
     }
 
 
@@ -171,17 +171,17 @@ def test_the_entropy_model_is_exported_as_a_model_without_a_network(graphs, mode
     assert exported.stream_id == model.stream_id
     for level, expected in zip(exported.code.entropy_models, model.code.entropy_models, strict=True):
         assert np.array_equal(level.frequencies, expected.frequencies)
-    assert exported.metadata["reach"] == {"encoder": 3, "decoder": 10, "pixels": 1}
+    assert exported.metadata["reach"] == {"encoder": 3, "decoder": 12, "pixels": 4}
     for name, digest in exported.metadata["graphs"].items():
         assert hashlib.sha256((graphs / name).read_bytes()).hexdigest() == digest
-    assert len(exported.metadata["graphs"]) == 15
+    assert len(exported.metadata["graphs"]) == 16
 
 
 def test_the_decoder_alone(model, tmp_path):
     result = run_export(model, tmp_path / "graphs", "--decoder-only", "--json")
     assert result.exit_code == 0, result.stderr
     files = list((tmp_path / "graphs").iterdir())
-    assert len(files) == 11
+    assert len(files) == 12
     assert not any("encoder" in path.name or "analyse" in path.name for path in files)
     assert json.loads(result.stdout)["bytes"] == sum(path.stat().st_size for path in files)
 
@@ -232,5 +232,6 @@ def test_graph_templates_code_as_torch_does(model, photo, tmp_path):
     assert np.any(digits[0])
     assert (digits[0] != digits[1]).sum() <= 2
     data = both[1].encode(image, tokens=20).data
-    drawn = [np.asarray(codec.decode(data).image).astype(int) for codec in both]
-    assert np.abs(drawn[0] - drawn[1]).max() <= 1
+    for options in ({}, {"detail": 0.0}, {"detail": 0.4, "seed": 9}):
+        drawn = [np.asarray(codec.decode(data, **options).image).astype(int) for codec in both]
+        assert np.abs(drawn[0] - drawn[1]).max() <= 1

@@ -12,7 +12,7 @@ from codec.models.plain_config import PlainConfig
 
 LISTS = ("levels", "steps", "bit_worth", "prior_kernels", "texture_widths")
 TEXTURE_SCALES = 3  # at 1/8, 1/4 and 1/2
-TEXTURE_RADIUS = 2  # of the texture network in the decoded image, in cells
+TEXTURE_RADIUS = 3  # of the texture network in the decoded image, in cells
 MAX_LEVELS, MAX_DEPTH, MAX_WIDTH = 64, 64, 1 << 14
 CHECKERBOARD = (ANCHOR, NON_ANCHOR)  # the two passes over the cells in a refinement
 
@@ -44,8 +44,8 @@ class NetworkConfig(PlainConfig):
     channels: int = 192  # C. With 48, PSNR was 0.2-0.3 dB lower at the same rates; with 128, all tokens reach only 30 dB
     predicted_channels: int = 128  # number of leading channels that are predicted; the others hold finer detail
     flat_channels: int = 3  # number of leading channels, which hold only the mean colour of a cell
-    # Widths and depths: 17 kMAC per pixel to encode, 25 to decode. Twice as much trains half as fast and was no better after the
-    # same time.
+    # Widths and depths: 17 kMAC per pixel to encode, 25 to decode. Twice as much trains half as fast, and was no better after
+    # the same time.
     encoder_width8: int = 48  # channels at 1/8
     encoder_width16: int = 128  # channels at 1/16
     encoder_depth: int = 2

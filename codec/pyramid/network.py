@@ -27,7 +27,7 @@ from codec.pyramid.noise import NOISE_CHANNELS
 
 TABLES = 64  # frequency tables of a level, one for each scale of its digits
 SCORE_RANGE = 12.0  # log-scales from -6 to 6 span the tables
-NOISE_MEAN, NOISE_DEVIATION = 127.5, 73.9  # of bytes that are all equally likely
+NOISE_MEAN, NOISE_DEVIATION = 127.5, 73.9  # those of bytes that are all equally likely
 HAAR = ((1, -1, 1, -1), (1, 1, -1, -1), (1, -1, -1, 1))  # horizontal, vertical and diagonal detail of 2x2 sub-cells
 
 

@@ -1,23 +1,25 @@
 """Trains a pyramid: straight-through rounding, with digits priced as files code them.
 
 Loss: mean squared error + perceptual distance + sum over levels of lambda x bits per pixel. Sequences are truncated at random
-(tail token drop, One-D-Piece, arXiv 2501.10064).
+(tail token drop, One-D-Piece, arXiv 2501.10064). The recipe's `part` may also be the decoder alone, for squared error, or the
+texture network alone, for perceptual distance. These keep the tokens of the model that they start from, and its stream id.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bitstream.block_order import BLOCK, CELL
-from bitstream.pyramid_tokens import context_grids
+from bitstream.pyramid_tokens import PyramidCode, context_grids
 from codec.errors import UsageError
 from codec.models.pixels import from_network, to_network
 from codec.models.registry import open_model
@@ -34,13 +36,20 @@ from codec.pyramid.network import (
     logistic_tables,
     straight_through,
 )
+from codec.pyramid.noise import NOISE_CHANNELS, SCALES
 from codec.system.device import trains_in_bf16
 from codec.training.losses import PerceptualLoss, colour_distance, pattern_distance
 from codec.training.photos import random_crops
 from codec.training.trainer import Trainer, TrainingConfig
 
 COUNT_DECAY = 0.998  # factor of the counts per step
+MODEL_DIGITS = 1e6  # counted digits that a model's table stands for
 STANDARD = NetworkConfig()  # configuration of networks trained from scratch
+TEXTURE_WIDTHS = (64, 48, 16)  # of a texture network that starts from a model without one
+PARTS = ALL, DECODER, TEXTURE = ("all", "decoder", "texture")
+# Limits of a sample's squared error if only a part is trained. A few samples of strong colours would make up all the gradient.
+MIN_ERROR, MAX_ERROR = 1e-3, 0.6
+PREFIXES = {ALL: "", DECODER: "decoder.", TEXTURE: "decoder.texture."}  # of the parameters that are trained
 BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits per pixel, for validation
 
 
@@ -48,12 +57,16 @@ BUDGETS = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits per pixel, for va
 class PyramidTraining(TrainingConfig):
     """The recipe. Tuples have one value per level of `NetworkConfig`, coarse to fine."""
 
+    part: str = ALL  # what is trained: all but texture, the decoder, or texture
+    tokens_of: str = ""  # the model whose tokens are kept, if only a part is trained
     patch: int = 96
     linear_rate: float = 0.1  # learning rate of the linear layers, which start as a KLT, relative to `rate`
     # Factor of `perceptual` for sequences that are truncated within each level. Short sequences gain from large factors. For
     # long ones 0.8 cost 1.3 dB and gained nothing, and 0.25 at the ninth level made the term ten times the squared error
     # (benchmarks/training-log.md).
     perceptual_weights: tuple[float, ...] = (*(0.8,) * 6, 0.7, 0.5, 0.08, 0.05, 0.03, 0.03, 0.02, 0.02)
+    # The same for texture. It cannot lower the PSNR of images that are decoded without it, so long sequences have more.
+    texture_weights: tuple[float, ...] = (*(0.8,) * 8, 0.5, 0.5, 0.3, 0.3, 0.2, 0.2)
     # Weights within the perceptual distance: `aligned` for features compared position by position, `local` for their local
     # means and deviations. With both, LPIPS fell by 5 % at every rate in 24 minutes; local statistics alone were not tried.
     aligned: float = 0.5
@@ -71,6 +84,9 @@ class PyramidTraining(TrainingConfig):
 
     def __post_init__(self) -> None:
         """Raises UsageError for values that training cannot use."""
+        if self.part not in PARTS:
+            msg = f"part {self.part} is none of {', '.join(PARTS)}"
+            raise UsageError(msg)
         if min(self.lambdas) <= 0 or sum(self.truncation_weights) <= 0 or self.level_end_probability > 1:
             msg = (
                 f"lambdas {self.lambdas} and the sum of truncation_weights {self.truncation_weights} must be above 0, "
@@ -89,6 +105,13 @@ class Prices(nn.Module):
             nn.Parameter(torch.zeros(TABLES, level.limit + 1), requires_grad=False) for level in config.levels
         )
         self.starts = [logistic_tables(level).float() for level in config.levels]
+
+    def start_from(self, code: PyramidCode) -> None:
+        """Sets the counts to the tables of a model."""
+        for counts, model in zip(self.counts, code.entropy_models, strict=True):
+            frequencies = torch.from_numpy(model.frequencies[:, model.frequencies.shape[1] // 2 :].astype(np.float32))
+            frequencies[:, 1:] *= 2  # of both signs
+            counts.data = (frequencies * (MODEL_DIGITS / frequencies.sum(1, keepdim=True))).to(counts.device)
 
     def tables(self, index: int) -> Tensor:
         """(TABLES, limit + 1) probabilities of absolute digits."""
@@ -186,8 +209,23 @@ def code_for_training(network: Network, prices: Prices, latents: Tensor, stop: T
     return Coded(latents, known, bits_sent, token_bits)
 
 
+def textured(network: Network, coded: Coded) -> Tensor:
+    """Pixels (B, 3, H, W) with texture; only texture has gradients."""
+    decoder = network.decoder
+    assert decoder.texture
+    with torch.no_grad():
+        features = decoder.features(coded.latents, coded.known)
+        image = decoder.pixels(coded.latents, features).float().clamp(-1, 1)
+    count, (rows, columns) = len(image), image.shape[2:]
+    sizes = [(NOISE_CHANNELS, rows // scale, columns // scale) for scale in SCALES] + [(1, rows, columns)]
+    noise = (torch.randint(256, (count, *size), dtype=torch.uint8, device=image.device) for size in sizes)
+    return image + decoder.texture(features, image, *noise)
+
+
 @torch.no_grad()
-def validate(network: Network, prices: Prices, photos: Tensor, perceptual: PerceptualLoss | None) -> dict[str, float]:
+def validate(
+    network: Network, prices: Prices, photos: Tensor, perceptual: PerceptualLoss | None, texture: bool = False
+) -> dict[str, float]:
     """PSNR (dB) and perceptual distance of held-out photos (N, side, side, 3) at each budget, and bits per pixel at the end of
     each level. Rates are estimated by the entropy model; budgets are reduced by 12 bytes for a header."""
     network.eval()
@@ -208,7 +246,8 @@ def validate(network: Network, prices: Prices, photos: Tensor, perceptual: Perce
                 if kept < len(cost):
                     break
             coded = code_for_training(network, prices, latents, torch.tensor([stop - 1e-6], device=x.device))
-            y = to_network(from_network(network.decoder(coded.latents, coded.known)))
+            decoded = textured(network, coded) if texture else network.decoder(coded.latents, coded.known)
+            y = to_network(from_network(decoded))
             row[f"psnr@{budget}"] = float(-10 * torch.log10((y - x).pow(2).mean() / 4))
             if perceptual:
                 row[f"vgg@{budget}"] = float(perceptual(y, x))
@@ -236,7 +275,10 @@ class PyramidTrainer(Trainer):
 
     @classmethod
     def from_scratch(cls, photos: Tensor, config: PyramidTraining, device: torch.device, **network_options: Any) -> Self:
-        """A trainer of a network that starts as the KLT of the photos."""
+        """A trainer of a network that starts as the KLT of the photos. Raises UsageError if it would train only a part."""
+        if config.part != ALL:
+            msg = f"part {config.part} needs a model to start from"
+            raise UsageError(msg, ("init",))
         trainer = cls(Network(cls.configure()), config, device)
         trainer.network.start_from_klt(*karhunen_loeve(photos, trainer.network.config.channels, trainer.rng))
         trainer.ema.load_state_dict(trainer.network.state_dict())
@@ -245,7 +287,15 @@ class PyramidTrainer(Trainer):
     @classmethod
     def from_model(cls, name: str, config: PyramidTraining, device: torch.device) -> Self:
         model = as_pyramid(open_model(name))
-        trainer = cls(model.network("cpu").requires_grad_(True), config, device)
+        network = model.network("cpu").requires_grad_(True)
+        if config.part != ALL:
+            config = replace(config, tokens_of=name)
+        if config.part == TEXTURE and not network.decoder.texture:
+            weights = network.state_dict()
+            network = Network(replace(model.config, texture_widths=TEXTURE_WIDTHS))
+            network.load_state_dict(weights, strict=False)
+        trainer = cls(network, config, device)
+        trainer.prices.start_from(model.code)
         trainer.add_totals_of(model)
         return trainer
 
@@ -265,6 +315,8 @@ class PyramidTrainer(Trainer):
         linear: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for name, parameter in self.network.named_parameters():
+            if not name.startswith(PREFIXES[self.config.part]) or (self.config.part != TEXTURE and PREFIXES[TEXTURE] in name):
+                continue
             is_linear = any(layer in name for layer in ("encoder.linear", "decoder.linear", "project", "expand", "smooth"))
             (linear if is_linear else others).append(parameter)
         return [(1.0, others), (self.config.linear_rate, linear)]
@@ -276,7 +328,7 @@ class PyramidTrainer(Trainer):
         self.network.project_flat_channels()
 
     def validate(self, photos: Tensor, perceptual: PerceptualLoss | None) -> dict[str, float]:
-        return validate(self.ema, self.prices, photos, perceptual)
+        return validate(self.ema, self.prices, photos, perceptual, self.config.part == TEXTURE)
 
     def format_metrics(self, metrics: dict[str, float]) -> str:
         points = (f"{b}: {metrics[f'psnr@{b}']:.2f}/{metrics.get(f'vgg@{b}', math.nan):.3f}" for b in BUDGETS)
@@ -284,35 +336,58 @@ class PyramidTrainer(Trainer):
         return f"held out, PSNR/VGG: {' | '.join(points)}; levels end at {ends} bpp"
 
     def write_model(self, path: Path, photos: Tensor, provenance: dict[str, Any]) -> PyramidModel:
-        network = self.ema.half().float().eval()
-        return save_pyramid(path, network, measure_tables(network, photos), provenance)
+        network, kept = self.ema.half().float().eval(), self.config.tokens_of
+        code = as_pyramid(open_model(kept)).code if kept else measure_tables(network, photos)
+        return save_pyramid(path, network, code, provenance)
 
     def loss(self, x: Tensor, perceptual: PerceptualLoss | None) -> Tensor:
         c = self.config
-        probabilities = np.divide(c.truncation_weights, sum(c.truncation_weights))
-        level = np.sort(self.rng.choice(len(probabilities), len(x), p=probabilities))[::-1].copy()
-        share = np.where(self.rng.random(len(x)) < c.level_end_probability, 1.0, self.rng.random(len(x)))
-        stop = torch.from_numpy(np.sort(level + share)[::-1].copy()).float().to(x.device)
+        level, stop = self._draw_lengths(len(x))
         lambdas = torch.tensor(c.lambdas, device=x.device) * c.lambda_scale
         with torch.autocast(x.device.type, torch.bfloat16, enabled=trains_in_bf16(x.device)):
-            coded = code_for_training(self.network, self.prices, self.network.encoder(x).float(), stop)
-            y = self.network.decoder(coded.latents, coded.known).float()
+            self.network.train(c.part == ALL)  # counts digits, and gives their bits gradients
+            with torch.set_grad_enabled(c.part == ALL):
+                coded = code_for_training(self.network, self.prices, self.network.encoder(x).float(), stop.to(x.device))
+            y = (
+                textured(self.network, coded) if c.part == TEXTURE else self.network.decoder(coded.latents, coded.known)
+            ).float()
             error = (y - x).pow(2).mean((1, 2, 3))
+            if c.part == DECODER:
+                error = error.clamp(max=MAX_ERROR)
+                return (error / (error.detach() + MIN_ERROR)).mean()  # long and short sequences count alike
             if c.colour:
                 error = error + c.colour * colour_distance(y, x)
             if c.pattern:
                 error = error + c.pattern * pattern_distance(y, x)
+            if c.part == TEXTURE:
+                error = error.clamp(max=MAX_ERROR)
             if perceptual:
-                rows, columns = self.perceptual_window()
-                # The crops are in order of length, so a stride takes all lengths.
-                some = slice(int(self.rng.integers(c.perceptual_every)), None, c.perceptual_every)
-                window = (some, slice(None), rows, columns)
-                weight = torch.tensor(c.perceptual_weights, device=x.device)[torch.from_numpy(level)][some] * c.perceptual
-                distance = weight * perceptual(y[window], x[window], c.aligned, c.local)
-                error = error.index_add(0, torch.arange(len(x), device=x.device)[some], distance * c.perceptual_every)
+                error = self._add_perceptual(error, perceptual, y, x, level)
         rate = torch.stack([bits * value for bits, value in zip(coded.bits, lambdas, strict=False)]).sum(0) / BLOCK**2
         balance = lambdas[torch.from_numpy(level)].rsqrt() * math.sqrt(0.25 * c.lambda_scale)  # equalises long and short ones
         return ((error + rate) * balance).mean()
+
+    def _draw_lengths(self, count: int) -> tuple[NDArray[np.intp], Tensor]:
+        """The last level of each sequence (count,), from long to short, and its `stop` for `code_for_training`."""
+        c = self.config
+        probabilities = np.divide(c.truncation_weights, sum(c.truncation_weights))
+        level = np.sort(self.rng.choice(len(probabilities), count, p=probabilities))[::-1].copy()
+        share = np.where(self.rng.random(count) < c.level_end_probability, 1.0, self.rng.random(count))
+        return level, torch.from_numpy(np.sort(level + share)[::-1].copy()).float()
+
+    def _add_perceptual(
+        self, error: Tensor, perceptual: PerceptualLoss, y: Tensor, x: Tensor, level: NDArray[np.intp]
+    ) -> Tensor:
+        """The error (B,) with the weighted perceptual distance of some samples."""
+        c = self.config
+        rows, columns = self.perceptual_window()
+        # The crops are in order of length, so a stride takes all lengths.
+        some = slice(int(self.rng.integers(c.perceptual_every)), None, c.perceptual_every)
+        window = (some, slice(None), rows, columns)
+        weights = c.texture_weights if c.part == TEXTURE else c.perceptual_weights
+        weight = torch.tensor(weights, device=x.device)[torch.from_numpy(level)][some] * c.perceptual
+        distance = weight * perceptual(y[window], x[window], c.aligned, c.local)
+        return error.index_add(0, torch.arange(len(x), device=x.device)[some], distance * c.perceptual_every)
 
 
 def karhunen_loeve(photos: Tensor, components: int, rng: np.random.Generator, crops: int = 600) -> tuple[Tensor, Tensor]:

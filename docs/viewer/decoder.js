@@ -53,9 +53,12 @@ export class OpenFile {
     this.info = await this.decoder.request("open", { bytes, handle: this.handle });
   }
 
-  /** The image in the first `size` bytes. @returns {Promise<{ png: Blob, tokens: number, blockTokens: number }>} */
-  draw(size = this.info.bytes) {
-    return this.decoder.request("draw", { handle: this.handle, size });
+  /**
+   * The image in the first `size` bytes, with texture of strength `detail` (0 to 1; by default that of the model).
+   * @returns {Promise<{ png: Blob, tokens: number, blockTokens: number }>}
+   */
+  draw(size = this.info.bytes, detail = undefined) {
+    return this.decoder.request("draw", { handle: this.handle, size, detail });
   }
 
   close() {

@@ -7,7 +7,8 @@ import { TsrError } from "./errors.js";
  * `weight` is (kernel, kernel, inputs, outputs); `scale` is 2^-shift. */
 /** @typedef {{ layers: Layer[], cumulative: Float64Array, costs: Float64Array, symbols: number }} EntropyModel
  * `cumulative` has for each context 0 and the running sums of its frequencies: symbols + 1 numbers up to 2^24. */
-/** @typedef {{ levels: Level[], entropyModels: EntropyModel[], streamId: string, metadata: object }} Model */
+/** @typedef {{ levels: Level[], entropyModels: EntropyModel[], streamId: string, hasTexture: boolean, detail: number, metadata: object }} Model
+ * `detail` is the default strength of texture. */
 
 const ARRAYS = { I16: Int16Array, I32: Int32Array, I64: BigInt64Array };
 
@@ -24,7 +25,8 @@ export function readModel(buffer) {
   };
   const levels = metadata.network.levels.map(({ side, digits, limit, part }) => ({ side, digits, limit, part: part ?? 0 }));
   const entropyModels = levels.map((_, index) => readEntropyModel((name) => array(`prior.${index}.${name}`)));
-  return { levels, entropyModels, streamId: metadata.fingerprint.slice(0, 4), metadata };
+  const { texture_widths: widths = [], detail = 0 } = metadata.network;
+  return { levels, entropyModels, streamId: metadata.fingerprint.slice(0, 4), hasTexture: widths.length > 0, detail, metadata };
 }
 
 /** @returns {EntropyModel} */

@@ -1,5 +1,6 @@
 /** The decoder network: runs the graphs of `tessera models export` in ONNX Runtime. */
 
+import { textureNoise } from "./noise.js";
 import { countOf } from "./tokens.js";
 
 const CELL = 16, BLOCK_CELLS = 16;
@@ -36,11 +37,12 @@ export class Network {
    * RGB pixels of the image, row by row.
    * @param {import("./tokens.js").Tokens} tokens @param {number} width @param {number} height
    * @param {State[]} states cache of the states after each complete level, for calls with the same file
+   * @param {number} [detail] strength of texture, for a model that has any
    * @returns {Promise<Uint8ClampedArray>}
    */
-  async pixels(tokens, width, height, states) {
+  async pixels(tokens, width, height, states, detail = this.model.detail) {
     const rows = Math.ceil(height / CELL / BLOCK_CELLS) * BLOCK_CELLS, columns = Math.ceil(width / CELL / BLOCK_CELLS) * BLOCK_CELLS;
-    return this.draw(await this.state(tokens, rows, columns, states), rows, columns, width, height);
+    return this.draw(await this.state(tokens, rows, columns, states), rows, columns, width, height, detail);
   }
 
   /** Latents and map of known tokens after all levels. @returns {Promise<State>} */
@@ -66,7 +68,7 @@ export class Network {
   }
 
   /** @param {State} state @returns {Promise<Uint8ClampedArray>} */
-  async draw({ latents, known }, rows, columns, width, height) {
+  async draw({ latents, known }, rows, columns, width, height, detail) {
     const size = rows * columns * CELL ** 2 <= this.untiledPixels ? Math.max(rows, columns) : this.tile, small = Math.min(size, PIXEL_TILE);
     const { decoder: decoderRadius, pixels: pixelRadius } = this.model.metadata.reach, out = new Uint8ClampedArray(3 * width * height);
     for (const large of boxes([0, rows, 0, columns], size, decoderRadius, rows, columns)) {
@@ -75,11 +77,20 @@ export class Network {
       const [, , h, w] = features.dims, [y0, y1, x0, x1] = large.inner; // without cells outside the image
       const box = [y0 - top, Math.min(y1, Math.ceil(height / CELL)) - top, x0 - left, Math.min(x1, Math.ceil(width / CELL)) - left];
       for (const { outer, inner } of boxes(box, small, pixelRadius, h, w)) {
-        const { pixels } = await this.run("decoder.pixels", { latents: this.crop(tile.latents, outer), features: this.crop(features, outer) });
+        const inputs = { latents: this.crop(tile.latents, outer), features: this.crop(features, outer) };
+        const place = outer.map((edge, side) => edge + (side < 2 ? top : left));
+        const { pixels } = await (this.model.hasTexture ? this.run("decoder.textured", { ...inputs, ...this.texture(detail, place) }) : this.run("decoder.pixels", inputs));
         paint(out, width, height, pixels, inner.map((edge, side) => edge + (side < 2 ? top : left)), inner[0] - outer[0], inner[2] - outer[2]);
       }
     }
     return out;
+  }
+
+  /** The inputs of texture for a box of cells. */
+  texture(detail, box) {
+    const inputs = { detail: new this.ort.Tensor("float32", Float32Array.of(detail), [1]) };
+    for (const [name, { data, dims }] of Object.entries(textureNoise(0, box))) inputs[name] = new this.ort.Tensor("uint8", data, dims);
+    return inputs;
   }
 
   crop(tensor, [top, bottom, left, right]) {

@@ -57,7 +57,7 @@ async function open(name, chunks) {
     for await (const state of chunks) {
       if (turn !== opened) break;
       const more = state.bytes.length !== current?.info.bytes; // if false, only the news that the download is complete
-      if (!current) current = await decoder.open(state.bytes);
+      if (!current) showDetail((current = await decoder.open(state.bytes)).info.detail);
       else if (more) await current.update(state.bytes);
       if (turn !== opened) break;
       file = current;
@@ -113,6 +113,13 @@ function showSize(size) {
   element("size").setAttribute("aria-valuetext", bytesOf(size));
 }
 
+/** Sets the strength of texture. @param {number | null} detail from 0 to 1, or null for a model without texture */
+function showDetail(detail) {
+  element("texture").hidden = detail === null;
+  element("detail").value = Math.round(100 * (detail ?? 0));
+  element("strength").textContent = `${element("detail").value} %`;
+}
+
 /** Draws a prefix, and then the last one that was requested in the meantime. */
 async function draw(size) {
   if (!file) return;
@@ -126,7 +133,7 @@ async function draw(size) {
       setStatus("Drawing…");
       let drawn;
       try {
-        drawn = await source.draw(current);
+        drawn = await source.draw(current, source.info.detail === null ? undefined : Number(element("detail").value) / 100);
       } catch (error) {
         if (source === file) showProblem(error, element("name").textContent);
         continue;
@@ -195,6 +202,10 @@ element("files").addEventListener("change", ({ target }) => {
 element("size").addEventListener("input", ({ target }) => {
   showSize(Number(target.value));
   draw(Number(target.value));
+});
+element("detail").addEventListener("input", ({ target }) => {
+  showDetail(Number(target.value) / 100);
+  draw(Number(element("size").value));
 });
 element("wipe").addEventListener("input", ({ target }) => {
   element("frame").style.setProperty("--wipe", `${target.value}%`);

@@ -50,11 +50,14 @@ async function loaded(streamId, name) {
     return graphs.get(file);
   };
   const network = async () => {
-    Object.keys(model.metadata.graphs).filter((file) => !/encoder|analyse/.test(file)).forEach(graph);
+    Object.keys(model.metadata.graphs).filter((file) => !unused(model).test(file)).forEach(graph);
     return new Network(await (runtime ??= startRuntime()), model, graph);
   };
   return { model, name, network: once(network) };
 }
+
+/** The graphs that decoding does not need. */
+const unused = ({ hasTexture }) => (hasTexture ? /encoder|analyse|decoder.pixels/ : /encoder|analyse/);
 
 async function startRuntime() {
   const ort = await import(new URL("runtime/ort.wasm.min.mjs", folder).href);
@@ -83,20 +86,20 @@ const calls = {
       size: file.payloadBytes === null ? null : file.headerBytes + file.payloadBytes + file.sectionBytes,
       sections: [...file.sections].map(([type, content]) => [SECTION_NAMES[type] ?? `type ${type}`, content.length]),
       tokens: tokens.ends.length, length: file.length, ...perBlock(model, file, tokens.ends.length),
-      model: name, streamId: file.streamId, state,
+      model: name, streamId: file.streamId, state, detail: model.hasTexture ? model.detail : null,
       grey: file.greyness !== COLOURED, space: file.sections.has(ICC) ? "its own profile" : SPACES[file.space],
       transparent: file.transparent, notes: notesOf(file.sections.has(EXIF) ? extras.exif : null), xmp: file.sections.has(XMP),
     };
   },
 
-  /** The image in the first `size` bytes of an open file, as a PNG file. */
-  async draw({ handle, size }) {
+  /** The image in the first `size` bytes of an open file, as a PNG file. `detail` is the strength of texture. */
+  async draw({ handle, size, detail }) {
     const { file, tokens, model, network, extras, states } = files.get(handle);
     const payloadBytes = size - file.headerBytes;
     let count = tokens.ends.length;
     if (payloadBytes < file.payload.length) count = upperBound(tokens.ends, payloadBytes);
     const { width, height, greyness } = file;
-    const rgb = await (await network()).pixels(firstTokens(tokens, count), width, height, states);
+    const rgb = await (await network()).pixels(firstTokens(tokens, count), width, height, states, detail);
     const channels = (greyness === GREY ? 1 : 3) + (extras.alpha ? 1 : 0);
     const png = await encodePng(toChannels(rgb, greyness, extras.alpha, channels), width, height, channels, extras);
     return { png, tokens: count, ...perBlock(model, file, count) };
