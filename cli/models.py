@@ -216,7 +216,7 @@ def import_(
     tessera models import detailflow-32 --calibrate photos/
     tessera encode photo.jpg --model detailflow-32
     """
-    from codec.models.registry import import_model
+    from codec.models.installing import import_model
 
     report_options = options.gather(ReportOptions, values)
     with reporting(source, None, report_options) as report:
@@ -248,7 +248,7 @@ def remove(name: str, **values: Any) -> None:
     tessera models list
     tessera models remove one-d-piece-s-256
     """
-    from codec.models.registry import remove_model
+    from codec.models.installing import remove_model
 
     with reporting(name, None, options.gather(ReportOptions, values)) as report:
         report.line = f"{remove_model(name)}: removed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -156,8 +157,7 @@ def train(photos: tuple[str, ...], family: str, settings: tuple[str, ...], **arg
 
 def _run(photos: tuple[str, ...], family: str, settings: tuple[str, ...], arguments: dict[str, Any]) -> Run:
     """The run that the options describe. Options that are not fields of `Run` belong to the network or to the recipe."""
-    from codec.models.registry import trainer_of
-    from codec.training.run import Run, parse_settings
+    from codec.training.run import Run, parse_settings, trainer_of
 
     trainer = trainer_of(family)
     run_options = {name: arguments.pop(name) for name in Run.__dataclass_fields__ if name in arguments}
@@ -169,4 +169,5 @@ def _run(photos: tuple[str, ...], family: str, settings: tuple[str, ...], argume
         msg = f"{names} {verb} not apply to --family {family}: omit {pronoun} or choose another family"
         raise UsageError(msg)
     recipe |= parse_settings(trainer.recipe, settings, excluded=arguments)
-    return Run(trainer=trainer, photos=photos, network_options=network_options, recipe=recipe, **run_options)
+    command = "tessera " + " ".join(sys.argv[1:])
+    return Run(trainer=trainer, photos=photos, network_options=network_options, recipe=recipe, command=command, **run_options)

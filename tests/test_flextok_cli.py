@@ -12,7 +12,7 @@ import tessera
 from bitstream.container import read_file
 from codec.codec import Codec
 from codec.errors import UsageError
-from codec.models.registry import import_model
+from codec.models.installing import import_model
 from codec.system.context import network_context
 from tests.helpers.commands import encoded, records, run
 from tests.helpers.flextok import write_checkpoint

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from codec.errors import ModelError
 from codec.flextok.model import FlextokModel
 from codec.models.checkpoint import open_checkpoint
-from codec.models.registry import import_model, installed_folder, open_model
+from codec.models.installing import import_model
+from codec.models.registry import installed_folder, open_model
 from tests.helpers.flextok import TINY, published_settings, published_tensors, seeded, write_checkpoint
 
 

@@ -11,7 +11,7 @@ from codec.codec import Codec
 from codec.errors import ModelError
 from codec.grid import model as model_module
 from codec.grid.names import AVERAGES
-from codec.models.registry import import_model
+from codec.models.installing import import_model
 from tests.helpers.commands import run
 from tests.helpers.grid import NAMES, published_tensors, random_network, tiny
 

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 import tessera
 from bitstream.container import read_file
 from codec.errors import ModelError, UsageError
-from codec.models.registry import import_model, installed_folder, open_model
+from codec.models.installing import import_model
+from codec.models.registry import installed_folder, open_model
 from codec.titok import checkpoint as checkpoint_module
 from codec.titok.config import SECOND_GENERATION, TitokConfig
 from codec.titok.model import TitokModel

@@ -19,8 +19,9 @@ from codec.errors import FileError, ModelError
 from codec.models import base
 from codec.models import checkpoint as models_checkpoint
 from codec.models.checkpoint import Checkpoint, check_shapes, open_checkpoint
+from codec.models.installing import import_model
 from codec.models.published import fingerprint
-from codec.models.registry import import_model, open_model
+from codec.models.registry import open_model
 from codec.titok import checkpoint as checkpoint_module
 from codec.titok.checkpoint import network_config
 from codec.titok.config import TitokConfig, published_config

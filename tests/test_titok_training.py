@@ -12,13 +12,14 @@ from PIL import Image
 
 from cli.main import main
 from codec.errors import ModelError, UsageError
-from codec.models.registry import open_model, trainer_of
+from codec.models.registry import open_model
 from codec.pyramid.training import PyramidTrainer
 from codec.titok import config as titok_config
 from codec.titok.config import NEW_SIZES, SIZES, TINY, TitokConfig, new_config
 from codec.titok.initialization import cosines
 from codec.titok.training import TitokTrainer, TitokTraining, k_means, quantize, reconstruct, spread_lengths
 from codec.training.photos import random_crops
+from codec.training.run import trainer_of
 from tests.helpers.commands import encoded, records, run
 
 CPU = torch.device("cpu")

@@ -182,6 +182,7 @@ def test_a_new_schedule_in_minutes_forgets_the_steps_of_the_old_one(photos, tmp_
         validate_minutes=20,
         network_options={},
         recipe={"minutes": 3.0},
+        command="tessera train",
     )
     trainer = run.start(photos, CPU, print)
     trainer.schedule_minutes = 1.5

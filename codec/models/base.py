@@ -45,6 +45,7 @@ class Model(ABC):
     metadata: dict[str, Any]
 
     kind: ClassVar[str]  # name of the family in its files' metadata
+    companions: ClassVar[tuple[str, ...]] = ()  # suffixes of files beside the model file, which are removed with it
     refines: ClassVar[bool] = False  # whether its tokenizers are also of type `Refiner`
     tiles: ClassVar[bool] = False  # whether it can compute an image in tiles of any size
     refers: ClassVar[bool] = False  # whether its tokenizers are also of type `Referencer`

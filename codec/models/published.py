@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -184,27 +183,19 @@ class PublishedModel(Model):
         return weights
 
     @classmethod
-    def import_checkpoint(
-        cls,
-        checkpoint: Checkpoint,
-        path: Path,
-        variant: str | None = None,
-        check_name: Callable[[str], None] = lambda _: None,
-        changes: Mapping[str, Any] = MappingProxyType({}),
-    ) -> Self:
+    def import_checkpoint(cls, checkpoint: Checkpoint, path: Path, config: Any = None) -> Self:
         """Writes the model file of a checkpoint that the family recognises. All tokens cost the same until `calibrate` has
         measured tables.
 
-        `path` is the new file, or a folder in which the file gets the model's own name. `variant` names the training method, if
-        the checkpoint does not state it. `check_name` may refuse the model's name before any weights are read. `changes`
-        replaces fields of the configuration. Raises ModelError, and writes nothing, if the checkpoint is not supported."""
+        `path` is the new file, or a folder in which the file gets the model's own name. `config` is the checkpoint's, or that
+        with changes. Raises ModelError, and writes nothing, if the checkpoint is not supported."""
         import torch
 
         from codec.models.checkpoint import check_shapes, read_tensors
 
-        with naming(checkpoint.path):
-            config = replace(cls.checkpoint_config(checkpoint, variant), **changes)
-        check_name(config.name)
+        if config is None:
+            with naming(checkpoint.path):
+                config = cls.checkpoint_config(checkpoint, None)
         sources = cls.sources(checkpoint, config)
         with torch.device("meta"):
             network = cls.build(config)

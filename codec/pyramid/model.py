@@ -18,7 +18,7 @@ from bitstream.pyramid_tokens import PyramidCode, context_grids, fingerprint
 from codec.errors import ModelError
 from codec.models.base import Model, read_metadata, write_model
 from codec.pyramid.config import NetworkConfig
-from codec.pyramid.runtime.graph_templates import COMMAND, graph_templates_path, read_graph_templates
+from codec.pyramid.runtime.graph_templates import COMMAND, SUFFIX, graph_templates_path, read_graph_templates
 from codec.system.device import ONNX, TORCH
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class PyramidModel(Model):
     """A model file, opened."""
 
     kind = "tessera-pyramid-1"
+    companions = (SUFFIX,)
     refines = True
     tiles = True
     refers = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +40,7 @@ class Run:
     validate_minutes: float  # minutes of training between two validations
     network_options: dict[str, Any]  # options that differ from the family's defaults
     recipe: dict[str, Any]  # values that differ from the family's recipe
+    command: str  # how the model was made, for its file
 
     def execute(self, report: Callable[[str], None]) -> Model | None:
         """Trains until the end of the schedule or a stop signal; writes and returns the model if `output` is given.
@@ -67,7 +67,7 @@ class Run:
         if not self.output:
             return None
         sample = photos[:: max(1, len(photos) // self.table_photos)][: self.table_photos]
-        return trainer.export(sample, Path(self.output), "tessera " + " ".join(sys.argv[1:]))
+        return trainer.export(sample, Path(self.output), self.command)
 
     def _check_processes(self, device: torch.device) -> None:
         """Raises UsageError if this run cannot be shared by several processes."""
@@ -117,6 +117,14 @@ class Run:
             trainer.check_network(self.network_options, self.init)
             return trainer
         return self.trainer.from_scratch(photos, config, device, **self.network_options)
+
+
+def trainer_of(family: str) -> type[Trainer]:
+    """The trainer of the family of this name."""
+    from codec.pyramid.training import PyramidTrainer
+    from codec.titok.training import TitokTrainer
+
+    return {trainer.family: trainer for trainer in (PyramidTrainer, TitokTrainer)}[family]
 
 
 def parse_settings(recipe: type[TrainingConfig], settings: Sequence[str], excluded: Container[str]) -> dict[str, Any]:
