@@ -78,7 +78,7 @@ class PyramidLayout:
     width: int
     height: int
 
-    @property
+    @cached_property
     def blocks(self) -> tuple[int, int]:
         """Rows and columns of blocks. The last ones may extend beyond the image."""
         return blocks_of(self.width, self.height)

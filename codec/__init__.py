@@ -28,6 +28,7 @@ from codec.errors import (
 if TYPE_CHECKING:
     from PIL import Image
 
+    from bitstream.container import File
     from codec.codec import Codec
     from codec.image.opening import ImageInput
     from codec.options import DecodeOptions, EncodeOptions
@@ -48,10 +49,10 @@ def encode(image: ImageInput, *, model: str | None = None, **options: Unpack[Enc
     return _shared(model).encode(image, **options).data
 
 
-def decode(file: FileInput, **options: Unpack[DecodeOptions]) -> Image.Image:
+def decode(file: FileInput | File, **options: Unpack[DecodeOptions]) -> Image.Image:
     """The inverse of `encode`: L, LA, RGB or RGBA, as in the original, with profile, EXIF and XMP in its `info`.
 
-    `file` is the bytes of a .tsr file, its path, or the file open for reading. See
+    `file` is the bytes of a .tsr file, its path, the file open for reading, or its content as a `File`. See
     `codec.options.DecodeOptions` for the options. Raises subclasses of TesseraError, as `Codec.decode` does."""
     return _shared().decode(file, **options).image
 

@@ -38,10 +38,10 @@ from codec.options import (
 )
 from codec.rate_control import Decoder, Distance, Target, choose_tokens, quality_of_block_tokens, refine_tokens
 from codec.reading import read_tokens, read_tsr
-from codec.references import References, folder_of
+from codec.references import References
 from codec.results import Decoded, Encoded, Stored
 from codec.system.device import ONNX, PACKAGES, TORCH, pick_device, pick_runtime, require_torch
-from codec.system.inputs import FileInput
+from codec.system.inputs import FileInput, folder_of
 from codec.system.process import fork_safe_lock
 
 if TYPE_CHECKING:
@@ -87,7 +87,6 @@ class Codec:
         self._model_name = model
         self._tokenizers: dict[tuple[str, str], Tokenizer] = {}  # keys: fingerprint of the model, runtime
         self._models: dict[bytes, Model] = {}  # keys: stream ids
-        self._references = References(self)
 
     def __enter__(self) -> Codec:
         return self
@@ -108,15 +107,15 @@ class Codec:
         (sequence,) = self.tokenize([source], **options)
         return self.write(sequence, source, **options)
 
-    def decode(self, file: FileInput, **options: Unpack[DecodeOptions]) -> Decoded:
-        """Decodes a .tsr file: its bytes, its path, or the file open for reading.
+    def decode(self, file: FileInput | File, **options: Unpack[DecodeOptions]) -> Decoded:
+        """Decodes a .tsr file: its bytes, its path, the file open for reading, or its parsed content.
 
         Raises FormatError if the file is damaged, TruncatedError if it is cut short, unless `allow_partial`, ModelError if the
         model that wrote it is not installed, ImageError if the image is too large."""
         check_options(DecodeOptions, options)
         stored = self.read(file, folder_of(file), **options)
         (pixels,) = self.detokenize([stored])
-        return Decoded.of(stored, restore_image(pixels, stored.file))
+        return Decoded(stored.file, stored.block_tokens, stored.model.name, restore_image(pixels, stored.file))
 
     # Many images
 
@@ -192,7 +191,8 @@ class Codec:
         for indexes in groups.values():
             first = stored[indexes[0]]
             tokenizer: Any = self.tokenizer(first.model)
-            prefixes = [self._with_reference(stored[index]) for index in indexes]
+            members = [stored[index] for index in indexes]
+            prefixes = [self._with_reference(member) if member.file.reference else member.prefix for member in members]
             pixels |= zip(indexes, tokenizer.detokenize(prefixes, **first.decode_options), strict=True)
         return [pixels[index] for index in range(len(stored))]
 
@@ -252,8 +252,11 @@ class Codec:
         if self.tile is not None and not model.tiles:
             msg = f"{model.name} does not work in tiles: leave out their size"
             raise UsageError(msg, ("tile",))
-        supported, reason = ((TORCH,), f"effort above {DEFAULT_EFFORT} needs torch") if refining else (model.runtimes, None)
-        runtime = pick_runtime(self.runtime, self.device, supported, reason or model.why_only_torch)
+        supported = (TORCH,) if refining else model.runtimes
+        reason = ""
+        if ONNX not in supported:
+            reason = f"effort above {DEFAULT_EFFORT} needs torch" if refining else model.why_only_torch
+        runtime = pick_runtime(self.runtime, self.device, supported, reason)
         key = model.fingerprint, runtime
         with LOADING:
             if key not in self._tokenizers:
@@ -285,6 +288,10 @@ class Codec:
 
     # References
 
+    @cached_property
+    def _references(self) -> References:
+        return References(self)
+
     def _tokenize_against(self, reference: Any, source: Source, enough: Enough, target: Target) -> TokenSequence:
         """The tokens of the difference between an image and a reference."""
         image, code = self._references.open(reference, self.model), self.model.code
@@ -294,9 +301,7 @@ class Codec:
         )
 
     def _with_reference(self, stored: Stored) -> Prefix:
-        """The tokens of a file, with its reference if it has one."""
-        if stored.file.reference is None:
-            return stored.prefix
+        """The tokens of a file, with its reference."""
         tokenizer: Any = self.tokenizer(stored.model)
         return tokenizer.add_reference(stored.prefix, stored.file.reference, self._references.of(stored))
 

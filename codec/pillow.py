@@ -16,14 +16,14 @@ from typing import IO
 
 from PIL import Image, ImageFile
 
-from bitstream.container import MAGIC, read_file
+from bitstream.container import MAGIC, File, read_file
 from codec import decode, encode
 from codec.errors import TesseraError
 from codec.image.metadata import ALPHA, from_sections
-from codec.image.opening import check_size
 from codec.image.source import mode_of
-from codec.options import EncodeOptions, definitions
-from codec.references import folder_of
+from codec.limits import check_size
+from codec.options import MAX_PIXELS, EncodeOptions, definitions
+from codec.system.inputs import folder_of
 
 FORMAT = "TSR"
 OPTIONS = definitions(EncodeOptions).keys() - {"keep_exif"} | {"model"}
@@ -55,7 +55,7 @@ class TesseraImageFile(ImageFile.ImageFile):
         self._mode = mode_of(file.greyness, transparent=len(sections) < len(file.sections))
         self.info.update(extras.info)
         self._complete = file.complete
-        self._data: bytes | None = data
+        self._file: File | None = file
 
     def verify(self) -> None:
         """Raises OSError if the checksum is wrong."""
@@ -65,17 +65,18 @@ class TesseraImageFile(ImageFile.ImageFile):
         super().verify()
 
     def load(self) -> Image.core.PixelAccess | None:
-        if self._data is not None:
+        if self._file is not None:
             try:
-                if Image.MAX_IMAGE_PIXELS is not None:  # Pillow itself refuses twice as many, but does not count blocks
-                    check_size(*self.size, 2 * Image.MAX_IMAGE_PIXELS)
+                # Pillow itself refuses twice its limit, but does not count blocks.
+                limit = MAX_PIXELS if Image.MAX_IMAGE_PIXELS is None else min(MAX_PIXELS, 2 * Image.MAX_IMAGE_PIXELS)
+                check_size(*self.size, limit)
                 folder = folder_of(self.filename or None)  # the reference may be there
-                image = decode(self._data, allow_partial=ImageFile.LOAD_TRUNCATED_IMAGES, reference=folder)
+                image = decode(self._file, allow_partial=ImageFile.LOAD_TRUNCATED_IMAGES, reference=folder)
             except TesseraError as error:
                 raise OSError(str(error)) from error
             if self.fp and self._exclusive_fp:
                 self.fp.close()
-            self._data, self.fp = None, io.BytesIO(image.tobytes())
+            self._file, self.fp = None, io.BytesIO(image.tobytes())
             self.tile = [ImageFile._Tile("raw", (0, 0, *self.size), 0, self.mode)]
         return super().load()
 

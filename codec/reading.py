@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import BinaryIO
+
 from bitstream.container import HEADER_MAX, MAGIC, File, read_file, read_header
 from bitstream.sequence import AnyCode, Layout, Prefix
 from codec.errors import FormatError, TesseraError, TruncatedError, UsageError
-from codec.image.opening import HEAD, check_head, check_size
+from codec.limits import check_size
 from codec.options import MAX_PIXELS
 from codec.system.inputs import FileInput, open_file
 
@@ -19,16 +21,18 @@ def read_tsr(file: FileInput, max_pixels: int = MAX_PIXELS) -> File:
     with open_file(file, "a .tsr file: give its bytes, its path, or a file opened with 'rb'") as stream:
         head = stream.read(HEADER_MAX)
         if not head.startswith(MAGIC):
-            _refuse(head + stream.read(HEAD))
+            _refuse(head, stream)
         header = read_header(head)
         check_size(header.width, header.height, max_pixels)
         return read_file(head + stream.read(max(0, header.max_file_bytes + 1 - len(head))), header)
 
 
-def _refuse(head: bytes) -> None:
+def _refuse(head: bytes, stream: BinaryIO) -> None:
     """Raises FormatError. The message depends on the file's first bytes."""
+    from codec.image.opening import HEAD, check_head
+
     try:
-        check_head(head)
+        check_head(head + stream.read(HEAD))
     except TesseraError as error:
         msg = "not a .tsr file" if head else "the file is empty"
         raise FormatError(msg) from error

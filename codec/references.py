@@ -25,7 +25,7 @@ from codec.image.source import read_source
 from codec.models.base import Model, ReferenceImage
 from codec.reading import read_tsr
 from codec.results import Encoded, Stored
-from codec.system.inputs import FileInput, open_file
+from codec.system.inputs import FileInput, folder_of, open_file, path_of
 from codec.system.process import fork_safe_lock
 
 if TYPE_CHECKING:
@@ -177,18 +177,6 @@ class References:
         hashed = content.hash if isinstance(content, File) else hash_pixels(content)
         path = path_of(source)
         return _Found(content, hashed, os.path.basename(path or ""), folder_of(source))
-
-
-def path_of(file: Any) -> str | None:
-    """The path of a file, if it has one."""
-    name = file if isinstance(file, str | os.PathLike) else getattr(file, "name", None)
-    return os.fsdecode(name) if isinstance(name, str | os.PathLike) else None
-
-
-def folder_of(file: Any) -> str | None:
-    """The folder of a file, if the file has a path."""
-    path = path_of(file)
-    return None if path is None else str(Path(path).parent)
 
 
 def _state(path: str | bytes) -> tuple[Any, ...]:

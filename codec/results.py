@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from bitstream.container import File
 from bitstream.sequence import Prefix
-from codec.image.writing import ImageFormat, losses, write_image
 from codec.models.base import Model
+
+if TYPE_CHECKING:
+    from codec.image.writing import ImageFormat
 
 
 @dataclass(frozen=True)
@@ -56,32 +58,36 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """A decoded image, and how much of its file it was decoded from."""
+class _Content:
+    """How much of a file an image was decoded from."""
 
-    image: Image.Image  # L, LA, RGB or RGBA, with profile, EXIF and XMP in its `info`
     file: File
     block_tokens: float  # tokens per block of 256x256 pixels
-    partial: bool  # whether the file is cut
     model: str  # its name
 
-    @classmethod
-    def of(cls, stored: Stored, image: Image.Image) -> Decoded:
-        return cls(image, stored.file, stored.block_tokens, stored.partial, stored.model.name)
-
-    def as_file(self, format: ImageFormat, background: str | None = None) -> DecodedFile:
-        """The image as a file, composited on `background` if one is given. Raises ImageError."""
-        data = write_image(self.image, format, background)
-        return DecodedFile(data, self.file, self.block_tokens, self.partial, self.model, losses(self.image, format))
+    @property
+    def partial(self) -> bool:
+        """Whether the file is cut."""
+        return not self.file.complete
 
 
 @dataclass(frozen=True)
-class DecodedFile:
+class Decoded(_Content):
+    """A decoded image."""
+
+    image: Image.Image  # L, LA, RGB or RGBA, with profile, EXIF and XMP in its `info`
+
+    def as_file(self, format: ImageFormat, background: str | None = None) -> DecodedFile:
+        """The image as a file, composited on `background` if one is given. Raises ImageError."""
+        from codec.image.writing import losses, write_image
+
+        data = write_image(self.image, format, background)
+        return DecodedFile(self.file, self.block_tokens, self.model, data, losses(self.image, format))
+
+
+@dataclass(frozen=True)
+class DecodedFile(_Content):
     """A decoded image as the bytes of an image file."""
 
     data: bytes
-    file: File
-    block_tokens: float  # tokens per block of 256x256 pixels
-    partial: bool  # whether the file is cut
-    model: str  # its name
     notes: tuple[str, ...] = ()  # remarks for the user, such as metadata that the format does not keep

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bitstream.container import SIDE_MAX, File, write_file
 from bitstream.range_coder import encode_tokens
 from codec.errors import FormatError, TesseraError, TruncatedError
-from codec.image.opening import check_size
+from codec.limits import check_size
 from codec.models.registry import DEFAULT, model_for, open_model
 from codec.options import MAX_PIXELS
 from codec.reading import read_tokens, read_tsr

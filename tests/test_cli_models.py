@@ -127,7 +127,7 @@ def saved(path: Path, arrays: dict[str, np.ndarray]) -> Path:
     metadata = open_model().metadata
     write_model(path, arrays, metadata)
     with suppress(TesseraError):
-        write_model(path, arrays, metadata | {"fingerprint": open_model(path).compute_fingerprint()})
+        write_model(path, arrays, metadata | {"fingerprint": open_model(path).actual_fingerprint})
     return path
 
 

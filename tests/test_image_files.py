@@ -15,7 +15,7 @@ from PIL import Image, ImageFile, PngImagePlugin, features
 
 from bitstream.container import COLOURED, GREY, NEUTRAL
 from codec.errors import ImageError
-from codec.image.opening import check_size, load_image, open_image, pillow_settings
+from codec.image.opening import load_image, open_image, pillow_settings
 from codec.image.plugins import (
     PLUGINS,
     WRITTEN,
@@ -29,6 +29,7 @@ from codec.image.plugins import (
 )
 from codec.image.profiles import profile_of
 from codec.image.source import read_source
+from codec.limits import check_size
 from tests.helpers import profiles
 from tests.helpers.image_files import (
     POSTSCRIPT,

@@ -42,7 +42,7 @@ from benchmarks.codecs.base import CodedFile, SettingSearch
 from benchmarks.records import Pixels
 from bitstream.container import read_number, write_number
 from codec.errors import FormatError, ImageError
-from codec.image.opening import check_size
+from codec.limits import check_size
 
 T = TypeVar("T")
 HUB = "https://compressai.s3.amazonaws.com/models/v1"

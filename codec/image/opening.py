@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
-from bitstream.block_order import BLOCK
 from bitstream.container import MAGIC
 from codec.errors import ImageError, TesseraError
 from codec.image.plugins import READ, jxl_header, load_formats, load_plugin, plugin_for
+from codec.limits import THIN_FACTOR, check_size
 from codec.options import MAX_PIXELS
 from codec.system.inputs import FileInput, open_file, read_at_most
 from codec.system.process import after_fork_in_child, fork_safe_lock
@@ -25,10 +25,6 @@ ImageInput: TypeAlias = Image.Image | NDArray[np.uint8] | FileInput
 
 HEAD = 1 << 16  # bytes read to recognise the format of an image
 IMAGE_BYTES, IMAGE_EXTRA = 4, 1 << 26  # limit on image files: bytes per allowed pixel, plus a constant
-# An image that is one pixel high is computed in blocks of 256 pixels: 65535x1 costs as much as 16.8 million pixels. Its blocks
-# may cost four times its own pixels, or a thirtieth of max_pixels, or as much as that example.
-THIN_FACTOR = 4
-THIN_COST = 1 << 24
 CHANNELS = 4  # of an image with as many pixels as allowed; JPEG XL has up to 4099, and its plugin decodes all of them
 TEXT_MAX = 1 << 24  # bytes of an unpacked profile or text in a PNG, as in `codec.image.metadata`; Pillow allows 1 MiB
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -49,19 +45,6 @@ def open_input(image: ImageInput, max_pixels: int = MAX_PIXELS, allow_damaged: b
         check_head(head)
         limit = IMAGE_BYTES * max_pixels + IMAGE_EXTRA
         return open_image(read_at_most(stream, head, limit), max_pixels, allow_damaged)
-
-
-def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
-    """Raises ImageError if an image has more pixels than allowed, or is so narrow that its blocks have far more."""
-    if width * height > max_pixels:
-        msg = f"{width}x{height} is {width * height:,} pixels, more than {max_pixels:,}"
-        raise ImageError(msg, ("max_pixels",))
-    blocks = -(-width // BLOCK) * -(-height // BLOCK)
-    cost = blocks * BLOCK**2
-    allowed = max(THIN_FACTOR * width * height, max_pixels // 30, min(THIN_COST, THIN_FACTOR * max_pixels))
-    if blocks > 1 and cost > allowed:
-        msg = f"{width}x{height} is too narrow: decoding it costs as much as {cost:,} pixels; the limit is {allowed:,}"
-        raise ImageError(msg, ("max_pixels",))
 
 
 def check_head(head: bytes) -> None:

@@ -25,9 +25,10 @@ from codec.image.alpha import (
 )
 from codec.image.colour import DEEP, greyness_of, pixels_of, remove_colour_if_grey, to_rgb
 from codec.image.metadata import Extras, from_sections, mend_exif, to_sections, upright_exif, upright_xmp
-from codec.image.opening import DAMAGE, MAX_PIXELS, ImageInput, check_size, load_image, open_input, reading_errors
+from codec.image.opening import DAMAGE, MAX_PIXELS, ImageInput, load_image, open_input, reading_errors
 from codec.image.plugins import has_jxl_gain_map
 from codec.image.stated_colours import HEAD, colour_profile, file_bytes
+from codec.limits import check_size
 
 if TYPE_CHECKING:
     from codec.options import EncodeOptions

@@ -99,7 +99,7 @@ class Model(ABC):
     def check(self) -> None:
         """Raises ModelError unless the arrays have the digest and the fingerprint in the metadata. Computes them only once."""
         self.verify()
-        if (actual := self._actual_fingerprint) != self.fingerprint:
+        if (actual := self.actual_fingerprint) != self.fingerprint:
             msg = f"damaged, its fingerprint is {actual[:16]} and not {self.fingerprint[:16]}: get the file again"
             raise ModelError(msg, file=self.path)
 
@@ -110,10 +110,6 @@ class Model(ABC):
                 if not np.isfinite(file.get_tensor(name)).all():
                     msg = f"{name} holds numbers that are not finite: get the file again"
                     raise ModelError(msg, file=self.path)
-
-    @cached_property
-    def _actual_fingerprint(self) -> str:
-        return self.compute_fingerprint()
 
     @contextmanager
     def arrays(self) -> Iterator[Any]:
@@ -135,8 +131,9 @@ class Model(ABC):
     def code(self) -> AnyCode:
         """The code of the tokens. Raises ModelError if the file is damaged, or its arrays do not fit the configuration."""
 
+    @property
     @abstractmethod
-    def compute_fingerprint(self) -> str:
+    def actual_fingerprint(self) -> str:
         """The fingerprint of the configuration and arrays in the file."""
 
     @abstractmethod

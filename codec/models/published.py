@@ -149,7 +149,8 @@ class PublishedModel(Model):
                 raise ModelError(msg) from error
             return self.read_code(arrays)
 
-    def compute_fingerprint(self) -> str:
+    @cached_property
+    def actual_fingerprint(self) -> str:
         with self.arrays() as file:
             return fingerprint(
                 self.config, {name: file.get_tensor(name) for name in self.fingerprint_arrays(self.config)}, self.code

@@ -27,10 +27,9 @@ from codec.image.writing import ImageFormat
 from codec.options import DECODE_PASSES, DEFAULT_EFFORT, REFINEMENT_STEPS, DecodeOptions, EncodeOptions, encode_passes
 from codec.rate_control import Target
 from codec.reading import read_tsr
-from codec.references import folder_of
 from codec.results import Decoded, DecodedFile, Encoded
 from codec.system.context import ImageProgress, ProgressListener, network_context
-from codec.system.inputs import FileInput
+from codec.system.inputs import FileInput, folder_of
 from codec.system.process import process_threads, set_torch_threads
 
 if TYPE_CHECKING:
@@ -116,7 +115,8 @@ def decode_all(
         item.enter(parsed.width * parsed.height)
         stored = codec.read(parsed, folder_of(file), **options)
         pixels = item.compute(stored, (parsed.stream_id, blocks_of(parsed.width, parsed.height)))
-        return Decoded.of(stored, restore_image(pixels, parsed)).as_file(save_as, background)
+        image = restore_image(pixels, parsed)
+        return Decoded(parsed, stored.block_tokens, stored.model.name, image).as_file(save_as, background)
 
     return _Pipeline(process, codec.detokenize, codec, resources or Resources(), DECODE_PASSES, progress).run(files)
 

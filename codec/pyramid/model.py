@@ -4,6 +4,7 @@ under `prior.LEVEL.*`. Imports torch only for `network` and the torch runtime.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,10 +77,10 @@ class PyramidModel(Model):
                 raise ModelError(msg, file=self.path)
         return code
 
-    def compute_fingerprint(self) -> str:
+    @cached_property
+    def actual_fingerprint(self) -> str:
         with self.arrays() as file:
-            names = [name for name in file.keys() if _defines_tokens(name)]  # noqa: SIM118 (not a dict)
-            return _fingerprint(self.code, {name: file.get_tensor(name) for name in names})
+            return _fingerprint(self.code, file.keys(), file.get_tensor)
 
     def tokenizer(self, runtime: str, device: str, tile: int | None = None) -> PyramidReferencer:
         if runtime == TORCH:
@@ -127,7 +128,7 @@ def save_pyramid(path: Path, network: Network, code: PyramidCode, provenance: di
         arrays |= _arrays_of_level(level, index)
     metadata = {
         "kind": PyramidModel.kind,
-        "fingerprint": _fingerprint(code, weights),
+        "fingerprint": _fingerprint(code, weights, weights.__getitem__),
         "network": network.config.to_dict(),
         "card": provenance,
     }
@@ -143,19 +144,14 @@ def as_pyramid(model: Model) -> PyramidModel:
     return model
 
 
-def _fingerprint(code: PyramidCode, weights: dict[str, NDArray[np.float16]]) -> str:
-    """Identifies the meaning of tokens: levels, entropy model, and the weights that turn digits into latents."""
-    blobs = [
-        name.encode() + b"\0" + str(weights[name].shape).encode() + weights[name].astype("<f2").tobytes()
-        for name in sorted(weights)
-        if _defines_tokens(name)
-    ]
+def _fingerprint(code: PyramidCode, names: Iterable[str], array_of: Callable[[str], NDArray[np.float16]]) -> str:
+    """Identifies the meaning of tokens: levels, entropy model, and the network's arrays that turn digits into latents."""
+    blobs = []
+    for name in sorted(names):
+        if name.startswith("levels.") and any(layer in name for layer in DEQUANTIZER):
+            array = array_of(name)
+            blobs.append(name.encode() + b"\0" + str(array.shape).encode() + array.astype("<f2").tobytes())
     return fingerprint(code, blobs).hex()
-
-
-def _defines_tokens(name: str) -> bool:
-    """Whether an array of the network turns digits into latents."""
-    return name.startswith("levels.") and any(layer in name for layer in DEQUANTIZER)
 
 
 def _level_from_arrays(file: Any, index: int) -> LevelEntropyModel:

@@ -59,3 +59,15 @@ def read_at_most(stream: BinaryIO, head: bytes, limit: int) -> bytes:
         msg = f"has more than {limit / 1e6:.0f} MB, the limit for files of its kind: check the file"
         raise FileError(msg, ("max_pixels",))
     return content.getvalue()
+
+
+def path_of(file: Any) -> str | None:
+    """The path of a file, if it has one."""
+    name = file if isinstance(file, str | os.PathLike) else getattr(file, "name", None)
+    return os.fsdecode(name) if isinstance(name, str | os.PathLike) else None
+
+
+def folder_of(file: Any) -> str | None:
+    """The folder of a file, if the file has a path."""
+    path = path_of(file)
+    return None if path is None else str(Path(path).parent)
