@@ -10,71 +10,16 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor, ImageOps
+from PIL import Image, ImageColor
 
 from bitstream.block_order import CELL
 from codec.errors import ImageError
 from codec.image.colour import DEEP, STRIP_ROWS
-from codec.image.opening import load_image, open_image
 
 LOSSLESS_QUALITY = 100
 DEFAULT_ALPHA_QUALITY = 75
 SHRINKS = (0, 1, 2, 3)  # base-2 logarithms of the factor that both sides are divided by
 LEVEL_COUNTS = (4, 8, 16, 32, 64, 128)
-
-
-def mend_key(image: Image.Image, max_pixels: int) -> Image.Image | None:
-    """Scales the transparent colour of an opened PNG, in its `info`, to 8 bits. Pillow leaves it at the depth of the file.
-
-    For 16-bit RGB, returns the low bytes of the pixels, which `clear_key` needs to compare all bits."""
-    key, tiles = image.info.get("transparency"), getattr(image, "tile", ())
-    if image.format != "PNG" or key is None:
-        return None
-    if image.mode == "L" and tiles:
-        depth = int(tiles[0].args[2:] or 8)  # of "L", "L;2" or "L;4"
-        image.info["transparency"] = (key & ((1 << depth) - 1)) * 255 // ((1 << depth) - 1)
-    elif image.mode == "RGB" and max(key) > 255 and not tiles:  # of 16 bits, and loaded: the low bytes are lost
-        image.info["transparency"] = tuple(value >> 8 for value in key)
-    if image.mode != "RGB" or not tiles or tiles[0].args != "RGB;16B":
-        return None
-    image.fp.seek(0)  # type: ignore[attr-defined]
-    low_bytes = open_image(image.fp.read(), max_pixels)  # type: ignore[attr-defined]
-    low_bytes.seek(image.tell())
-    low_bytes.tile = [tile._replace(args="RGB;16L") for tile in low_bytes.tile]  # type: ignore[attr-defined]
-    return load_image(low_bytes, max_pixels)
-
-
-def clear_key(image: Image.Image, low_bytes: Image.Image | None) -> Image.Image:
-    """An image with its transparent colour as alpha, if `mend_key` returned low bytes; otherwise the image itself."""
-    if low_bytes is None:
-        return image
-    clear = np.ones((image.height, image.width), bool)
-    for channel, value in enumerate(image.info["transparency"]):
-        for plane, byte in ((image, value >> 8), (low_bytes, value & 255)):
-            clear &= np.asarray(plane.getchannel(channel)) == byte
-    rgba = image.copy()
-    rgba.putalpha(Image.fromarray(np.where(clear, 0, 255).astype(np.uint8)))
-    return rgba
-
-
-def mend_tga_alpha(image: Image.Image, head: bytes, notes: list[str]) -> Image.Image:
-    """A loaded TGA, whose file starts with `head`, with alpha as its header states it (Truevision TGA 2.0, field 5.6).
-
-    Pillow reads the fourth channel of 32 bits and the top bit of 16 bits as alpha even if the header has no alpha, and takes
-    that bit for transparent instead of opaque. Adds to `notes` if a fourth channel is ignored."""
-    if not head or "A" not in (image.palette.mode if image.palette else image.mode):
-        return image
-    mapped, grey, alpha_bits = image.mode == "P", image.mode == "LA", head[17] & 15
-    depth = head[7] if mapped else head[16]
-    image = image if grey else image.convert("RGBA")
-    alpha = image.getchannel("A")
-    if not alpha_bits and (depth == 16 or not mapped):
-        if (depth == 32 or grey) and alpha.getextrema() not in ((0, 0), (255, 255)):
-            notes.append("its alpha was ignored, since its header says that it has none")
-        return image.convert("L" if grey else "RGB")
-    if depth == 16 and not grey:
-        image.putalpha(ImageOps.invert(alpha))
-    return image
 
 
 def split_alpha(image: Image.Image) -> tuple[Image.Image, NDArray[np.uint8] | None]:

@@ -32,10 +32,19 @@ DAMAGE = "tessera_damage"  # key in an image's `info`: a remark for the user on 
 
 
 def open_input(image: ImageInput, max_pixels: int = MAX_PIXELS, allow_damaged: bool = False) -> Image.Image | NDArray[np.uint8]:
-    """Returns an image or array unchanged, and opens an image file: reads its header and checks its size.
+    """Returns an image or array unchanged, and opens an image file: reads its header. Checks sizes.
 
-    Raises FileError if the file cannot be read, ImageError if it is not an image or too large."""
-    if isinstance(image, Image.Image | np.ndarray):
+    Raises FileError if the file cannot be read, ImageError if it is not an image or too large, or if an array has another
+    shape or type than `ImageInput` allows."""
+    if isinstance(image, np.ndarray):
+        channels = image.shape[2] if image.ndim == 3 else 1
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in image.shape:
+            msg = f"an array of {image.dtype} {image.shape}: give uint8 (height, width), or (height, width, 1, 3 or 4)"
+            raise ImageError(msg)
+        check_size(image.shape[1], image.shape[0], max_pixels)
+        return image
+    if isinstance(image, Image.Image):
+        check_size(*image.size, max_pixels)
         return image
     with open_file(image, "an image: give a PIL image, a uint8 array, a path, a file opened with 'rb' or its bytes") as stream:
         head = stream.read(HEAD)
@@ -96,7 +105,7 @@ def load_image(image: Image.Image, max_pixels: int = MAX_PIXELS, allow_damaged: 
     """Reads the pixels of an opened image. Returns the image, or another one if it is damaged and `allow_damaged`.
 
     Raises ImageError."""
-    stream, tiled = getattr(image, "fp", None), hasattr(image, "_tile_size")
+    stream, tiled, size = getattr(image, "fp", None), hasattr(image, "_tile_size"), image.size
     # For TIFF, Pillow checks the size of the tiles, which may be larger than the image.
     limit = max(max_pixels, THIN_FACTOR * image.width * image.height) if tiled else max_pixels
     try:
@@ -111,7 +120,8 @@ def load_image(image: Image.Image, max_pixels: int = MAX_PIXELS, allow_damaged: 
                 image.seek(frame)
                 image.load()
         image.info[DAMAGE] = "it is damaged, and some pixels are missing or wrong"
-    check_size(*image.size, max_pixels)  # an icon may be larger than its header says
+    if image.size != size:  # an icon may be larger than its header says
+        check_size(*image.size, max_pixels)
     return image
 
 

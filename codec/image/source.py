@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from bitstream.container import COLOURED, GREY, NEUTRAL, File, Sections
 from codec.errors import ImageError
-from codec.image.alpha import (
-    DEFAULT_ALPHA_QUALITY,
-    clear_key,
-    fill_hidden,
-    flatten,
-    mend_key,
-    mend_tga_alpha,
-    parse_colour,
-    split_alpha,
-)
+from codec.image.alpha import DEFAULT_ALPHA_QUALITY, fill_hidden, flatten, parse_colour, split_alpha
 from codec.image.colour import DEEP, greyness_of, pixels_of, remove_colour_if_grey, to_rgb
 from codec.image.metadata import Extras, from_sections, mend_exif, to_sections, upright_exif, upright_xmp
 from codec.image.opening import DAMAGE, MAX_PIXELS, ImageInput, load_image, open_input, reading_errors
 from codec.image.plugins import has_jxl_gain_map
+from codec.image.quirks import Mend, find_mend
 from codec.image.stated_colours import HEAD, colour_profile, file_bytes
-from codec.limits import check_size
 
 if TYPE_CHECKING:
     from codec.options import EncodeOptions
@@ -37,7 +27,6 @@ PREVIEW = "Large Thumbnail"  # how Pillow's names begin for the types of preview
 GAIN_MAPS = (b"hdr-gain-map", b"iso:ts:21496", b"hdrgainmap")  # of Ultra HDR, ISO 21496-1 in JPEG, and Apple
 TONE_MAP = re.compile(rb"infe\x02.{7}tmap", re.DOTALL)  # an item of ISO 21496-1 in AVIF and HEIF
 UNUSED_ALPHA = ("BMP", "DIB", "ICO", "TGA")  # formats whose fourth channel is often empty and means nothing
-PHOTOMETRIC, WHITE_IS_ZERO, BITS = 262, 0, 258  # tags of a TIFF, and a value
 METHODS = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -79,44 +68,20 @@ def read_source(image: ImageInput, options: EncodeOptions | None = None, max_pix
     allow_damaged = options.get("allow_damaged", False)
     image = open_input(image, max_pixels, allow_damaged)
     if isinstance(image, np.ndarray):
-        channels = image.shape[2] if image.ndim == 3 else 1
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in image.shape:
-            msg = f"an array of {image.dtype} {image.shape}: give uint8 (height, width), or (height, width, 1, 3 or 4)"
-            raise ImageError(msg)
-        check_size(image.shape[1], image.shape[0], max_pixels)
-        if channels == 3:
+        if image.ndim == 3 and image.shape[2] == 3:
             return Source(image, greyness=greyness_of(image))
-        image = Image.fromarray(image if channels == 4 else image.reshape(image.shape[:2]))
-    check_size(*image.size, max_pixels)
+        image = Image.fromarray(image if image.ndim == 3 and image.shape[2] == 4 else image.reshape(image.shape[:2]))
     with reading_errors():
-        # These read what Pillow drops or narrows when it loads the pixels.
-        head = file_bytes(image, 0, HEAD)
-        notes = _channel_notes(image, head)
-        profile, embedded = colour_profile(image, notes)
-        gain_map = _has_gain_map(image, head)
-        low_bytes = mend_key(image, max_pixels)
-        grey = any(tile.args == "LA;16B" for tile in getattr(image, "tile", ()))  # Pillow makes RGBA of it
+        stated = _read_statements(image, max_pixels)
     image = load_image(image, max_pixels, allow_damaged)
-    notes += [image.info[DAMAGE]] if DAMAGE in image.info else []
     with reading_errors():
-        notes[:0] = ["its HDR gain map was left out"] if gain_map else _frame_notes(image)
-        source_format, tags = image.format, getattr(image, "tag_v2", {})
-        image = image.convert("LA") if grey else clear_key(image, low_bytes)
-        image = mend_tga_alpha(image, head, notes) if source_format == "TGA" else image
-        image, exif, xmp = _upright(image, source_format, notes)
-        colours, alpha = split_alpha(_standard_values(image, source_format, tags))
-        if alpha is not None and not alpha.any():
-            unused = source_format in UNUSED_ALPHA
-            notes.append(
-                "its alpha is 0 everywhere and was ignored" if unused else "fully transparent: its colours are not kept"
-            )
-            alpha = None if unused else alpha
-        background = options.get("background") if alpha is not None else None
+        parts = _separate(image, stated)
+        background = options.get("background") if parts.alpha is not None else None
         # A grey profile does not fit the pixels if a coloured background shows through.
         coloured = background is not None and len(set(parse_colour(background)[:3])) > 1
-        strip = options.get("strip", False) or (coloured and colours.mode in ("L", "1"))
-        converted = to_rgb(colours, profile, strip, embedded)
-    rgb = converted.image
+        strip = options.get("strip", False) or (coloured and parts.colours.mode in ("L", "1"))
+        converted = to_rgb(parts.colours, stated.profile, strip, stated.embedded)
+    rgb, alpha = converted.image, parts.alpha
     if alpha is not None and background is not None:
         rgb, alpha = flatten(rgb, alpha, background), None
     pixels = pixels_of(rgb)
@@ -125,11 +90,12 @@ def read_source(image: ImageInput, options: EncodeOptions | None = None, max_pix
         greyness = GREY
     if alpha is not None:
         fill_hidden(pixels, alpha)
-    keep_exif, alpha_quality = options.get("keep_exif", False), options.get("alpha_quality")
-    extras = Extras(converted.profile, exif if keep_exif else None, xmp if keep_exif else None, alpha)
+    exif, xmp = (parts.exif, parts.xmp) if options.get("keep_exif", False) else (None, None)
+    alpha_quality = options.get("alpha_quality")
+    extras = Extras(converted.profile, exif, xmp, alpha)
     sections = to_sections(extras, DEFAULT_ALPHA_QUALITY if alpha_quality is None else alpha_quality)
     free_alpha = alpha if alpha_quality is None else None
-    return Source(pixels, sections, converted.space, greyness, (*notes, *converted.notes), free_alpha)
+    return Source(pixels, sections, converted.space, greyness, (*parts.notes, *converted.notes), free_alpha)
 
 
 def restore_image(pixels: NDArray[np.uint8], file: File) -> Image.Image:
@@ -147,6 +113,57 @@ def restore_image(pixels: NDArray[np.uint8], file: File) -> Image.Image:
 def mode_of(greyness: int, transparent: bool) -> str:
     """The mode of the image that `restore_image` makes."""
     return ("L" if greyness == GREY else "RGB") + ("A" if transparent else "")
+
+
+@dataclass(frozen=True)
+class _Statements:
+    """What a file states of its pixels, and Pillow drops or narrows when it loads them."""
+
+    profile: bytes | None
+    embedded: bool  # whether the file embeds the profile
+    gain_map: bool
+    mend: Mend | None
+    notes: tuple[str, ...]
+
+
+def _read_statements(image: Image.Image, max_pixels: int) -> _Statements:
+    """The statements of an image that is opened but not loaded. Raises ImageError if its pixels cannot be coded."""
+    head = file_bytes(image, 0, HEAD)
+    notes = _channel_notes(image, head)
+    profile, embedded, colour_notes = colour_profile(image)
+    gain_map = _has_gain_map(image, head)
+    return _Statements(profile, embedded, gain_map, find_mend(image, head, max_pixels), (*notes, *colour_notes))
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The content of an image file."""
+
+    colours: Image.Image  # of any mode without alpha
+    alpha: NDArray[np.uint8] | None  # (H, W)
+    exif: bytes | None
+    xmp: bytes | None
+    notes: tuple[str, ...]
+
+
+def _separate(image: Image.Image, stated: _Statements) -> _Parts:
+    """Separates a loaded image into its parts, in its orientation."""
+    frames = ["its HDR gain map was left out"] if stated.gain_map else _frame_notes(image)
+    damage = [image.info[DAMAGE]] if DAMAGE in image.info else []
+    mended, mend_notes = stated.mend(image) if stated.mend else (image, ())
+    orientation, exif, xmp, metadata_notes = _read_metadata(image)
+    if orientation in METHODS:
+        mended = mended.transpose(METHODS[orientation])
+    exif = mend_exif(exif, *mended.size) if exif else None
+    colours, alpha = split_alpha(mended)
+    alpha_notes = []
+    if alpha is not None and not alpha.any():
+        unused = image.format in UNUSED_ALPHA
+        alpha_notes.append(
+            "its alpha is 0 everywhere and was ignored" if unused else "fully transparent: its colours are not kept"
+        )
+        alpha = None if unused else alpha
+    return _Parts(colours, alpha, exif, xmp, (*frames, *stated.notes, *damage, *mend_notes, *metadata_notes, *alpha_notes))
 
 
 def _channel_notes(image: Image.Image, head: bytes) -> list[str]:
@@ -189,10 +206,12 @@ def _frame_notes(image: Image.Image) -> list[str]:
     return [f"first of {frames} frames" if position == 0 else f"frame {position + 1} of {frames}"]
 
 
-def _upright(image: Image.Image, source_format: str | None, notes: list[str]) -> tuple[Image.Image, bytes | None, bytes | None]:
-    """The image in its orientation, its EXIF from the TIFF header on, and its XMP, both with orientation 1.
+def _read_metadata(image: Image.Image) -> tuple[int, bytes | None, bytes | None, list[str]]:
+    """The orientation of a loaded image, 1 if Pillow turned it, its EXIF from the TIFF header on, and its XMP, both with
+    orientation 1; and notes.
 
     The orientation in EXIF has priority over that in XMP. Damaged EXIF or XMP is left out, with a note."""
+    notes: list[str] = []
     orientation, exif, xmp = 1, None, image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or None
     try:
         if xmp:
@@ -215,18 +234,5 @@ def _upright(image: Image.Image, source_format: str | None, notes: list[str]) ->
         notes.append(f"its EXIF is damaged and was left out ({type(error).__name__})")
         exif = None
     # Pillow turns a TIFF when it loads the pixels. A JPEG XL is turned already, as its own header says.
-    turned = source_format == "TIFF" or (source_format == "JXL" and not getattr(image, "jpeg", True))
-    if not turned and orientation in METHODS:
-        image = image.transpose(METHODS[orientation])
-    return image, mend_exif(exif, *image.size) if exif else None, xmp
-
-
-def _standard_values(image: Image.Image, source_format: str | None, tags: Mapping[int, Any]) -> Image.Image:
-    """An image whose values Pillow leaves as the file has them, with 0 as black and the full range of 16 bits."""
-    if source_format == "PSD" and image.mode == "1":
-        return ImageOps.invert(image.convert("L"))
-    if source_format != "TIFF" or image.mode not in DEEP:
-        return image
-    white = (1 << tags.get(BITS, (16,))[0]) - 1  # 12 or 16 bits
-    values = np.asarray(image).astype(np.uint32) * 65535 // white
-    return Image.fromarray((65535 - values if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else values).astype(np.uint16))
+    turned = image.format == "TIFF" or (image.format == "JXL" and not getattr(image, "jpeg", True))
+    return 1 if turned else orientation, exif, xmp, notes

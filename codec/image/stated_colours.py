@@ -18,6 +18,7 @@ from codec.errors import ImageError
 from codec.image.profiles import D65, SPACES, SRGB, SRGB_CURVE, Primaries, Space, make_profile, primaries_of, profile_of
 
 WITHOUT_TILES = ("HEIF", "JXL")  # their plugins decode by other means, and drop the file when they load
+CODED = ("AVIF", "PNG")  # formats with codes of H.273; those of HEIF come from its plugin
 HEAD = 1 << 20  # bytes searched for the boxes of AVIF and JPEG 2000
 ADOBE_RGB = 2  # number of the space in `codec.image.profiles`; also its number in the EXIF of some cameras
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -47,37 +48,51 @@ GIF_PROFILE_MAX = 1 << 24  # bytes
 GIF_PROFILE = b"!\xff\x0bICCRGBG1012"  # start of the extension with a profile (ICC.1:2010, annex B.6)
 
 
-def colour_profile(image: Image.Image, notes: list[str]) -> tuple[bytes | None, bool]:
-    """The ICC profile of an image that is opened but not loaded, and whether the file embeds it. None stands for sRGB.
+def colour_profile(image: Image.Image) -> tuple[bytes | None, bool, list[str]]:
+    """The ICC profile of an image that is opened but not loaded, whether the file embeds it, and notes if the stated colours
+    cannot be used. None stands for sRGB.
 
-    Adds to `notes` if the stated colours cannot be used. Raises ImageError for HDR curves, which 8 bits cannot hold."""
-    embedded = image.info.get("icc_profile") or _embedded_profile(image)
+    Raises ImageError for HDR curves, which 8 bits cannot hold."""
+    notes: list[str] = []
+    embedded = image.info.get("icc_profile")
+    if not embedded and (read := EMBEDDED.get(image.format or "")):
+        embedded = read(image)
     if not embedded and TRANSFER in getattr(image, "tag_v2", {}):
         notes.append("the transfer curves in its tags were left out")  # few programs write or apply them
     if "icc_profile" in image.info and not embedded:
         notes.append("its colour profile is damaged and was left out")
     try:
-        codes = _colour_codes(image)
+        codes = _colour_codes(image) if image.format in CODED or "nclx_profile" in image.info else None
         if codes and (image.format == "PNG" or not embedded):  # a PNG's codes have priority over its profile
-            return _coded_profile(image, *codes), False
-        return embedded or _stated_profile(image), bool(embedded)
+            return _coded_profile(image, *codes), False, notes
+        return embedded or _stated_profile(image), bool(embedded), notes
     except ImageError:
         raise
     except Exception as error:  # like other damaged metadata
         notes.append(f"the colours that it states cannot be used ({error}) and were left out")
-        return embedded, True
+        return embedded, True, notes
 
 
-def _embedded_profile(image: Image.Image) -> bytes | None:
-    """The profile of a bitmap of version 5, or of a GIF or JPEG 2000 file, which Pillow does not read."""
-    if image.format == "BMP" and (header := file_bytes(image, 14, 124))[56:60] == b"DEBM" and len(header) == header[0]:
-        offset, size = struct.unpack("<2I", header[112:120])
-        return file_bytes(image, 14 + offset, size) or None
-    gif = file_bytes(image, 0, HEAD) if image.format == "GIF" else b""
-    if (start := gif.find(GIF_PROFILE)) >= 0:
-        return _gif_blocks(file_bytes(image, start + len(GIF_PROFILE), GIF_PROFILE_MAX))
-    box = re.search(rb"(....)colr[\x02\x03]", file_bytes(image, 0, HEAD), re.DOTALL) if image.format == "JPEG2000" else None
+def _bitmap_profile(image: Image.Image) -> bytes | None:
+    """The profile of a bitmap of version 5."""
+    header = file_bytes(image, 14, 124)
+    if header[56:60] != b"DEBM" or len(header) != header[0]:
+        return None
+    offset, size = struct.unpack("<2I", header[112:120])
+    return file_bytes(image, 14 + offset, size) or None
+
+
+def _gif_profile(image: Image.Image) -> bytes | None:
+    start = file_bytes(image, 0, HEAD).find(GIF_PROFILE)
+    return _gif_blocks(file_bytes(image, start + len(GIF_PROFILE), GIF_PROFILE_MAX)) if start >= 0 else None
+
+
+def _jpeg2000_profile(image: Image.Image) -> bytes | None:
+    box = re.search(rb"(....)colr[\x02\x03]", file_bytes(image, 0, HEAD), re.DOTALL)
     return file_bytes(image, box.start() + 11, int.from_bytes(box[1], "big") - 11) or None if box else None
+
+
+EMBEDDED = {"BMP": _bitmap_profile, "GIF": _gif_profile, "JPEG2000": _jpeg2000_profile}  # profiles that Pillow does not read
 
 
 def _gif_blocks(data: bytes) -> bytes:

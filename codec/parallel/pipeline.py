@@ -89,7 +89,7 @@ def encode_all(
 
     def process(image: ImageInput, item: Item) -> Encoded:
         opened = open_input(image, codec.max_pixels, options.get("allow_damaged", False))
-        height, width = (*opened.shape, 1, 1)[:2] if isinstance(opened, ndarray) else opened.size[::-1]  # an array of any shape
+        height, width = opened.shape[:2] if isinstance(opened, ndarray) else opened.size[::-1]
         item.enter(factor * width * height)
         source = read_source(opened, options, codec.max_pixels)
         del opened  # with its pixels
