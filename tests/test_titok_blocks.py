@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from bitstream.codebook_tokens import CodebookLayout, CodebookPrefix, complete_prefix, uniform_code
 from bitstream.range_coder import encode_tokens
-from codec.networks import block_tokenizer
 from codec.networks.block_tokenizer import BlockTokenizer
 from codec.networks.mosaic import Mosaic, block_starts, cut
 from codec.titok.config import TitokConfig
@@ -97,7 +96,7 @@ def test_blocks_continue_as_their_mirror_image():
 
 @pytest.mark.parametrize(("height", "width", "grid"), [(64, 64, (1, 1)), (30, 65, (1, 2)), (200, 130, (4, 3))])
 def test_an_image_is_coded_as_its_blocks_are(height, width, grid, monkeypatch):
-    monkeypatch.setattr(block_tokenizer, "CALL_PIXELS", 5 * TINY.side**2)
+    monkeypatch.setattr(BlockTokenizer, "call_pixels", 5 * TINY.side**2)
     network, code = make_network(), uniform_code(6, 64, 64)
     image = np.random.default_rng(1).random((3, height, width)).astype(np.float32)
     indices = BlockTokenizer(network, code).tokenize_image(image)

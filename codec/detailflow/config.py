@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 
-from codec.errors import ModelError, TesseraError
-from codec.models.plain_config import PlainConfig
+from codec.errors import TesseraError
+from codec.models.plain_config import NOT_A_NUMBER, PlainConfig, are_numbers, refuse
 
 MAX_DEPTH = 64  # layers
-MAX_NUMBER = (1 << 16) - 1  # maximum in a configuration, so that a damaged file cannot request a huge network
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ class DetailFlowConfig(PlainConfig):
         problem = None
         if type(self.power) is not float or not 0 < self.power <= MAX_DEPTH:
             problem = f"power {self.power!r}"
-        elif not all(type(number) is int and 0 < number <= MAX_NUMBER for number in numbers):
-            problem = f"a number outside 1..{MAX_NUMBER}"
+        elif not are_numbers(numbers):
+            problem = NOT_A_NUMBER
         elif max(self.layers, self.decoder_layers) > MAX_DEPTH:
             problem = f"more than {MAX_DEPTH} layers"
         elif self.side % self.patch:
@@ -47,9 +46,7 @@ class DetailFlowConfig(PlainConfig):
             problem = f"{self.block_tokens} tokens in groups of {self.group}"
         elif self.width % self.heads or self.decoder_width % self.decoder_heads:
             problem = f"widths {self.width} and {self.decoder_width} for {self.heads} and {self.decoder_heads} heads"
-        if problem:
-            msg = f"the network's configuration has {problem}"
-            raise ModelError(msg)
+        refuse(problem)
 
     @property
     def grid(self) -> int:

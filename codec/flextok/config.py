@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 
-from codec.errors import ModelError
-from codec.models.plain_config import PlainConfig
+from codec.models.plain_config import NOT_A_NUMBER, PlainConfig, are_numbers, refuse
 from codec.options import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
 
 MAX_DEPTH = 64  # layers
-MAX_NUMBER = (1 << 16) - 1  # maximum in a configuration, so that a damaged file cannot request a huge network
 HEAD = 64  # channels of an attention head
 MLP_RATIO = 4  # before the reduction by a third that a gated perceptron has
 
@@ -43,8 +41,8 @@ class FlextokConfig(PlainConfig):
         decimals = ("scale", "max_time", "guidance")
         numbers = [value for name, value in asdict(self).items() if name not in (*decimals, "levels", "vae_widths", "seed")]
         problem = None
-        if not all(type(number) is int and 0 < number <= MAX_NUMBER for number in (*numbers, *self.levels, *self.vae_widths)):
-            problem = f"a number outside 1..{MAX_NUMBER}"
+        if not are_numbers((*numbers, *self.levels, *self.vae_widths)):
+            problem = NOT_A_NUMBER
         elif not all(isinstance(value, float) and math.isfinite(value) and value > 0 for value in (self.scale, self.max_time)):
             problem = f"scale {self.scale!r} or max_time {self.max_time!r}"
         elif max(self.encoder_layers, self.decoder_layers, self.vae_depth, len(self.levels)) > MAX_DEPTH:
@@ -61,9 +59,7 @@ class FlextokConfig(PlainConfig):
             problem = f"steps {self.steps!r} or seed {self.seed!r}"
         elif not (type(self.guidance) in (int, float) and 1 <= self.guidance <= MAX_GUIDANCE):
             problem = f"guidance {self.guidance!r}"
-        if problem:
-            msg = f"the network's configuration has {problem}"
-            raise ModelError(msg)
+        refuse(problem)
 
     @property
     def downsampling(self) -> int:

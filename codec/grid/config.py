@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bitstream.block_order import BLOCK
-from codec.errors import ModelError
-from codec.models.plain_config import PlainConfig
+from codec.models.plain_config import NOT_A_NUMBER, PlainConfig, are_numbers, refuse
 
 QUANTIZERS = ("sign", "vector", "unit-vector")
 MAX_DEPTH = 16  # residual blocks per resolution, and resolutions
 MAX_CODEBOOK = 1 << 20
-MAX_NUMBER = (1 << 16) - 1  # maximum of other numbers, so that a damaged file cannot request a huge network
 FLAGS = ("attention", "bias", "adaptive", "output_shortcut", "centred_downsampling", "depth_to_space", "signed")
 
 
@@ -49,8 +47,8 @@ class GridConfig(PlainConfig):
             problem = f"name {self.name!r}"
         elif not all(type(getattr(self, flag)) is bool for flag in FLAGS):
             problem = "a flag that is neither true nor false"
-        elif not all(type(number) is int and 0 < number <= MAX_NUMBER for number in (*numbers, *self.multipliers)):
-            problem = f"a number outside 1..{MAX_NUMBER}"
+        elif not are_numbers((*numbers, *self.multipliers)):
+            problem = NOT_A_NUMBER
         elif type(self.codebook) is not int or not 0 <= self.codebook <= MAX_CODEBOOK:
             problem = f"a codebook of {self.codebook} vectors"
         elif (self.quantizer == "sign") != (self.codebook == 0):
@@ -61,9 +59,7 @@ class GridConfig(PlainConfig):
             problem = f"width {self.width} in {self.groups} groups"
         elif self.quantizer == "sign" and self.latent != self.code:
             problem = f"{self.latent} channels for {self.code} bits"
-        if problem:
-            msg = f"the network's configuration has {problem}"
-            raise ModelError(msg)
+        refuse(problem)
 
     @property
     def cell(self) -> int:

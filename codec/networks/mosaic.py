@@ -8,12 +8,14 @@ as its mirror image. This softens seams, but they may still be visible.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+
+GREY = 0.5  # colour of an image without any block
 
 
 def block_starts(length: int, side: int) -> list[int]:
@@ -55,6 +57,22 @@ class Mosaic:
         y, x = max(0, top - radius), max(0, left - radius)  # image coordinates
         part = mirrored[:, y - top + radius :, x - left + radius :][:, : len(row_weights), : len(column_weights)]
         self.pixels[:, y : y + len(row_weights), x : x + len(column_weights)] += part * (row_weights[:, None] * column_weights)
+
+
+def assemble(height: int, width: int, side: int, blocks: Iterable[tuple[int, NDArray[np.float32]]]) -> NDArray[np.float32]:
+    """An image (3, height, width) of blocks (3, side, side), each with its number in reading order. Blocks that are missing get
+    the mean colour of the others, or grey if there are none."""
+    mosaic = Mosaic(height, width, side)
+    colours = {}
+    for index, pixels in blocks:
+        mosaic.add(index, pixels)
+        colours[index] = pixels.mean((1, 2))
+    colour = np.mean(list(colours.values()), 0) if colours else np.full(3, GREY)
+    blank = np.broadcast_to(colour.astype(np.float32)[:, None, None], (3, side, side))
+    for index in range(len(block_starts(height, side)) * len(block_starts(width, side))):
+        if index not in colours:
+            mosaic.add(index, blank)
+    return mosaic.pixels
 
 
 def _blend_radius(side: int) -> int:

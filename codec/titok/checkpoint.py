@@ -7,13 +7,13 @@ from typing import Any
 
 from codec.errors import ModelError
 from codec.models.checkpoint import Checkpoint, Shape
+from codec.models.published import CODEBOOK
 from codec.titok.config import SIZES, TitokConfig, published_config
 
 VARIANTS = {"one-d-piece": True, "titok": False}  # whether trained with tail token drop
 CONFIG_TYPES = {"one_d_piece": "one-d-piece", "titok": "titok"}  # variants by their name in a configuration
 VARIANT_OF_TOKENS = {32: "titok", 64: "titok", 128: "titok", 256: "one-d-piece"}  # published ones of the first generation
 SUPPORTED = "One-D-Piece, TiTok-L-32, -B-64 and -S-128, and the TiTok of one stage with 8192 vectors: BL-64, BL-128, SL-256"
-CODEBOOK = "quantize.embedding.weight"
 SECOND_CODEBOOK = (8192, 64)  # shape of the codebook in TiTok's second generation, trained in one stage
 CAPTION = "decoder.text_guidance_proj.weight"  # a tensor of TA-TiTok
 BOTH = {"quantize_mode": "vq", "vit_enc_patch_size": 16, "vit_dec_patch_size": 16}  # settings of both generations

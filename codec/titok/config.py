@@ -6,12 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from codec.errors import ModelError, TesseraError
-from codec.models.plain_config import PlainConfig
+from codec.models.plain_config import NOT_A_NUMBER, PlainConfig, are_numbers, refuse
 
 SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}  # width, layers, heads
 SECOND_GENERATION: dict[str, Any] = {"codebook": 8192, "code": 64, "mixed": False, "unit": False, "direct": True}
 MAX_DEPTH = 64  # layers
-MAX_NUMBER = (1 << 16) - 1  # maximum in a configuration, so that a damaged file cannot request a huge network
 
 
 @dataclass(frozen=True)
@@ -47,17 +46,15 @@ class TitokConfig(PlainConfig):
         problem = None
         if wrong := [f"{name} {flag!r}" for name, flag in flags.items() if type(flag) is not bool]:
             problem = wrong[0]
-        elif not all(type(number) is int and 0 < number <= MAX_NUMBER for number in numbers) or len(self.decoder) != 3:
-            problem = f"a number outside 1..{MAX_NUMBER}"
+        elif not are_numbers(numbers) or len(self.decoder) != 3:
+            problem = NOT_A_NUMBER
         elif max(self.layers, self.decoder[1], self.pixel_depth, len(self.pixel_multipliers)) > MAX_DEPTH:
             problem = f"more than {MAX_DEPTH} layers"
         elif self.side % self.patch or self.patch != 2 ** (len(self.pixel_multipliers) - 1):
             problem = f"patches of {self.patch} pixels for blocks of {self.side} and {len(self.pixel_multipliers)} resolutions"
         elif self.width % self.heads or self.decoder[0] % self.decoder[2] or self.pixel_width % self.pixel_groups:
             problem = f"width {self.width} for {self.heads} heads, pixel width {self.pixel_width} in {self.pixel_groups} groups"
-        if problem:
-            msg = f"the network's configuration has {problem}"
-            raise ModelError(msg)
+        refuse(problem)
 
     @property
     def grid(self) -> int:
