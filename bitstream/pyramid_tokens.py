@@ -27,7 +27,7 @@ from bitstream.block_order import BLOCK_CELLS, CELL, blocks_of, z_order_ranks
 from bitstream.entropy_model import PRECISION, LevelEntropyModel
 from bitstream.errors import FormatError, ModelError
 from bitstream.range_coder import make_decoders, read_certain
-from bitstream.sequence import Difference
+from bitstream.sequence import Base, Difference
 
 ALL, ANCHOR, NON_ANCHOR = 0, 1, 2  # the part of its grid that a level codes; anchors have an even sum of row and column
 CONTEXT_GRIDS = 3  # coarser grids whose digits the entropy model of a level reads
@@ -143,7 +143,7 @@ class PyramidPrefix:
     layout: PyramidLayout
     digits: tuple[NDArray[np.int8], ...]  # (D, n, m) per level, 0 if not known; trailing levels without tokens may be left out
     known: tuple[NDArray[np.bool_], ...]  # (n, m) per level
-    base: Any = None  # a `codec.pyramid.reference.Base` if the tokens are the difference to a reference
+    base: Base | None = None  # of the reference, if the tokens are the difference to one
 
     @property
     def length(self) -> int:

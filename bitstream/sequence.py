@@ -77,12 +77,19 @@ class TokenSequence(Protocol):
         """The first `length` tokens, as `Code.decode` returns them."""
 
 
+class Base(Protocol):
+    """The latents of a reference, which the network adds to those of the tokens."""
+
+    def add_to(self, latents: Any, known: Any) -> None:
+        """Adds them in place. The arrays are of the type that the network computes with."""
+
+
 @dataclass(frozen=True, eq=False)
 class Difference:
     """The reference of an image's tokens, and the tokens of the image without it."""
 
     reference: Reference
-    base: Any  # what the network adds to the tokens; its type is private to the tokenizer
+    base: Base
     alone: TokenSequence  # the tokens of the image without the reference
 
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from bitstream.sequence import Prefix, TokenSequence
 from codec.errors import FormatError, ModelError, TesseraError, UsageError
 from codec.image.opening import ImageInput
 from codec.image.source import Source, read_source, restore_image
-from codec.models.base import Enough, Model
+from codec.models.base import Enough, Model, Referencer, Refiner
 from codec.models.registry import DEFAULT, model_for, open_model
 from codec.options import (
     DEFAULT_EFFORT,
@@ -171,7 +171,7 @@ class Codec:
         reference = options.get("reference")
         if steps := REFINEMENT_STEPS.get(options.get("effort", DEFAULT_EFFORT), 0):
             _check_effort(self.model, reference)
-            refiner = self.tokenizer(refining=True)
+            refiner = cast(Refiner, self.tokenizer(refining=True))
             pairs = zip(refiner.tokenize(pixels), sources, strict=True)
             return [refine_tokens(*pair, target, self._decoder, refiner, steps) for pair in pairs]
         enough = [target.enough(code, code.layout(s.width, s.height)) for s in sources] if has_target(options) else None
@@ -190,7 +190,7 @@ class Codec:
             groups.setdefault((file.model.fingerprint, *sorted(file.decode_options.items())), []).append(index)
         for indexes in groups.values():
             first = stored[indexes[0]]
-            tokenizer: Any = self.tokenizer(first.model)
+            tokenizer: Any = self.tokenizer(first.model)  # some take options
             members = [stored[index] for index in indexes]
             prefixes = [self._with_reference(member) if member.file.reference else member.prefix for member in members]
             pixels |= zip(indexes, tokenizer.detokenize(prefixes, **first.decode_options), strict=True)
@@ -295,14 +295,15 @@ class Codec:
     def _tokenize_against(self, reference: Any, source: Source, enough: Enough, target: Target) -> TokenSequence:
         """The tokens of the difference between an image and a reference."""
         image, code = self._references.open(reference, self.model), self.model.code
-        tokenizer: Any = self.tokenizer()
+        tokenizer = cast(Referencer, self.tokenizer())
         return tokenizer.tokenize_against(
             source.pixels, image, enough, target.typical(code, code.layout(source.width, source.height))
         )
 
     def _with_reference(self, stored: Stored) -> Prefix:
         """The tokens of a file, with its reference."""
-        tokenizer: Any = self.tokenizer(stored.model)
+        assert stored.file.reference
+        tokenizer = cast(Referencer, self.tokenizer(stored.model))
         return tokenizer.add_reference(stored.prefix, stored.file.reference, self._references.of(stored))
 
     # Measures for targets

@@ -21,7 +21,7 @@ from codec.errors import TargetError, UsageError
 from codec.image.colour import remove_colour_if_grey
 from codec.image.metadata import LABELS, fit_alpha
 from codec.metrics import psnr
-from codec.models.base import Enough, Model, Tokenizer
+from codec.models.base import Enough, Model, Refiner, Tokenizer
 from codec.options import DEFAULT_QUALITY, TARGETS
 from codec.reading import incomplete_block
 
@@ -158,7 +158,7 @@ def choose_tokens(
 
 
 def refine_tokens(
-    sequence: TokenSequence, source: Source, target: Target, decoder: Decoder, refiner: Any, steps: int
+    sequence: TokenSequence, source: Source, target: Target, decoder: Decoder, refiner: Refiner, steps: int
 ) -> TokenSequence:
     """A better sequence for the length that the target asks for, after `steps` gradient steps of a `Refiner`."""
     try:

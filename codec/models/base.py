@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 
 from bitstream.container import STREAM_ID_BYTES
 from bitstream.reference import Reference
-from bitstream.sequence import AnyCode, Prefix, TokenSequence
+from bitstream.sequence import AnyCode, Base, Prefix, TokenSequence
 from codec.errors import FileError, ModelError, naming
 from codec.system.device import TORCH
 from codec.system.files import atomic_write
@@ -166,8 +166,11 @@ class Tokenizer(Protocol):
         `Model.decode_options`."""
 
 
-class Refiner(Protocol):
+class Refiner(Tokenizer, Protocol):
     """A tokenizer that also searches for better tokens of an image."""
+
+    def detokenize(self, prefixes: Sequence[Any], *, detail: float | None = None) -> list[NDArray[np.uint8]]:
+        """See `Tokenizer`. A `detail` of 0 is closest to the original."""
 
     def refine(
         self,
@@ -196,21 +199,23 @@ class ReferenceImage:
     pixels: Callable[[], NDArray[np.uint8]]  # (H, W, 3), decoded when they are first needed
 
 
-class Referencer(Protocol):
+class Referencer(Tokenizer, Protocol):
     """A tokenizer that also codes an image as a difference from another."""
 
-    def base_of(self, reference: Any) -> Any:
+    def base_of(self, reference: Any) -> Base:
         """Returns the base of a reference, given as a `Prefix` or as pixels (H, W, 3). Its type is private to the tokenizer."""
 
     def pixels_of(self, base: Any) -> NDArray[np.uint8]:
         """The pixels (H, W, 3) that a base stands for."""
 
-    def tokenize_against(self, image: NDArray[np.uint8], reference: ReferenceImage, enough: Enough, typical: int) -> Any:
-        """The `TokenSequence` of the difference between an image (H, W, 3) and a reference, or of the image alone if no block
-        uses the reference. A block uses it if its rate-distortion cost is lower with it; lambda is that of the image encoded
-        alone with `typical` tokens, or with `enough` if those are fewer."""
+    def tokenize_against(
+        self, image: NDArray[np.uint8], reference: ReferenceImage, enough: Enough, typical: int
+    ) -> TokenSequence:
+        """The tokens of the difference between an image (H, W, 3) and a reference, or of the image alone if no block uses the
+        reference. A block uses it if its rate-distortion cost is lower with it; lambda is that of the image encoded alone with
+        `typical` tokens, or with `enough` if those are fewer."""
 
-    def add_reference(self, prefix: Any, stored: Reference, reference: ReferenceImage) -> Any:
+    def add_reference(self, prefix: Any, stored: Reference, reference: ReferenceImage) -> Prefix:
         """A prefix that `detokenize` decodes to the image, for the prefix and the reference that its file holds."""
 
 
