@@ -20,8 +20,6 @@ from codec.system.device import pick_device
 from tests.helpers import ROOT
 from tests.helpers.commands import run
 
-PROGRAMS = ("weight_averaging.py",)  # modules that have a command line of their own
-
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, codec, photo):
@@ -77,10 +75,9 @@ def test_a_missing_device_is_an_error_of_usage(files):
 
 def test_no_text_of_the_library_names_a_flag():
     for path in [*(ROOT / "codec").rglob("*.py"), *(ROOT / "bitstream").rglob("*.py")]:
-        if path.name not in PROGRAMS:
-            nodes = ast.walk(ast.parse(path.read_text()))
-            texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-            assert not [text for text in texts if re.search(r"(?<!\S)--[a-z]", text)], path
+        nodes = ast.walk(ast.parse(path.read_text()))
+        texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        assert not [text for text in texts if re.search(r"(?<!\S)--[a-z]", text)], path
 
 
 def test_every_flag_or_command_that_is_advised_exists():

@@ -1,4 +1,4 @@
-"""`codec.pyramid.weight_averaging`: averages of models."""
+"""`benchmarks.tools.weight_averaging`: averages of models."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.tools import weight_averaging
 from codec.codec import Codec
 from codec.errors import ModelError
 from codec.models.registry import open_model
-from codec.pyramid import weight_averaging
 from codec.pyramid.model import save_pyramid
 from codec.pyramid.network import Network
 
@@ -56,7 +56,7 @@ def test_the_command_writes_a_model(tmp_path, monkeypatch, photo, doubled):
     model = open_model(out)
     model.check()
     assert model.network(torch.device("cpu")).config.bit_worth == (0.1,) * levels
-    assert model.metadata["card"]["made_by"].startswith("python -m codec.pyramid.weight_averaging ")
+    assert model.metadata["card"]["made_by"].startswith("python -m benchmarks.tools.weight_averaging ")
     assert model.metadata["card"]["crops"] == open_model().metadata["card"]["crops"]
     assert model.metadata["card"]["table_photos"] == 1
     image = photo.crop((0, 0, 100, 80))

@@ -21,6 +21,6 @@ difference between the encoder's latents and their prediction:
                   +---------------------- predict ---------------+---  next level
 
 `runtime/` computes the network's part of each step with ONNX Runtime or torch; `network.py` defines the network. `model.py`
-reads and writes model files. `refinement.py` improves the latents of one image, for efforts above the default. `training.py`,
-`integer_model.py` (the entropy model in integers) and `weight_averaging.py` make models.
+reads and writes model files. `refinement.py` improves the latents of one image, for efforts above the default. `training.py`
+and `integer_model.py` (the entropy model in integers) make models.
 """

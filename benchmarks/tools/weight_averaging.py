@@ -1,7 +1,7 @@
 """Averages the weights of models that were trained one from another. The average is often better than each model ("model
 soups", arXiv 2203.05482).
 
-    python -m codec.pyramid.weight_averaging OUT.safetensors --photos train-0.tar --rdo-lambda 0.06,0.06,... \\
+    python -m benchmarks.tools.weight_averaging OUT.safetensors --photos train-0.tar --rdo-lambda 0.06,0.06,... \\
         a.safetensors=0.5 b.safetensors=0.5
 
 Weights are averaged in fp32 and rounded to fp16. The integer entropy model is then derived again, with tables measured on
@@ -69,7 +69,7 @@ def main() -> None:
     network = average(shares, [float(value) for value in arguments.rdo_lambda.split(",") if value])
     photos, _ = load_photos(arguments.photos)
     photos = photos[:: max(1, len(photos) // arguments.tables)][: arguments.tables]
-    made_by = " ".join(["python -m codec.pyramid.weight_averaging", *sys.argv[1:]])
+    made_by = " ".join(["python -m benchmarks.tools.weight_averaging", *sys.argv[1:]])
     model = save_average(network, photos, arguments.output, shares, made_by)
     sys.stdout.write(f"{model.path}: stream id {model.stream_id.hex()}\n")
 
