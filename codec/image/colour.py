@@ -19,6 +19,7 @@ from codec.errors import ImageError
 from codec.image.profiles import SRGB, recognise
 
 MODES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK", b"Lab ": "LAB"}  # mode by the colour space in a profile's header
+STANDARD_MODES = tuple(MODES.values())
 NOT_KEPT = {"CMYK": "CMYK", "LAB": "Lab"}  # modes that become sRGB, and their names
 ICC_SIGNATURE = slice(36, 40)
 ICC_SPACE = slice(16, 20)
@@ -42,7 +43,7 @@ def to_rgb(image: Image.Image, profile: bytes | None, strip: bool, embedded: boo
     """Converts an image without alpha, of any mode. A profile is kept only if it was embedded or its space has a number.
 
     Raises ImageError if the meaning of the pixels is not known."""
-    image = _standard_mode(image)
+    image = image if image.mode in STANDARD_MODES else _standard_mode(image)
     notes = [f"its {NOT_KEPT[image.mode]} colours became sRGB"] if image.mode in NOT_KEPT else []
     mode = MODES.get(profile[ICC_SPACE]) if profile and profile[ICC_SIGNATURE] == b"acsp" else None
     if profile and mode != image.mode and not (mode == "RGB" and image.mode == "L"):
@@ -50,7 +51,7 @@ def to_rgb(image: Image.Image, profile: bytes | None, strip: bool, embedded: boo
         mode = None
     space, kept_profile = SRGB, None
     if not profile or not mode:
-        rgb = _without_profile(image)
+        rgb = _as_rgb(image)
     elif (number := recognise(profile, mode)) is not None and (number == SRGB or (mode == image.mode and not strip)):
         rgb, space = _as_rgb(image), number
     elif image.mode == "RGB" and embedded and not strip:
@@ -61,7 +62,7 @@ def to_rgb(image: Image.Image, profile: bytes | None, strip: bool, embedded: boo
             if not embedded and not strip:
                 notes.append("its colours, which it states without a profile, became sRGB")
         except (ImageCms.PyCMSError, OSError, ValueError) as error:
-            rgb = _without_profile(image)
+            rgb = _as_rgb(image)
             notes.append(f"its colour profile cannot be used and was left out ({error})")
     if grey := image.mode == "L":
         rgb = rgb.getchannel("G").convert("RGB")  # the channels may differ by one after a conversion
@@ -69,7 +70,7 @@ def to_rgb(image: Image.Image, profile: bytes | None, strip: bool, embedded: boo
 
 
 def _standard_mode(image: Image.Image) -> Image.Image:
-    """Converts any mode to L, RGB, CMYK or LAB with 8 bits."""
+    """Converts any other mode to L or RGB with 8 bits."""
     if image.mode in DEEP:
         values = np.asarray(image)
         pixels = np.empty(values.shape, np.uint8)
@@ -80,16 +81,13 @@ def _standard_mode(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         msg = "pixels are floating point numbers, whose range is not known: convert it to 8 or 16 bits first"
         raise ImageError(msg)
-    if image.mode in ("L", "RGB", "CMYK", "LAB"):
-        return image
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _without_profile(image: Image.Image) -> Image.Image:
-    return _to_srgb(image, ImageCms.createProfile("LAB")) if image.mode == "LAB" else _as_rgb(image)
-
-
 def _as_rgb(image: Image.Image) -> Image.Image:
+    """Converts an image without a profile."""
+    if image.mode == "LAB":
+        return _to_srgb(image, ImageCms.createProfile("LAB"))
     return image if image.mode == "RGB" else image.convert("RGB")  # which copies
 
 

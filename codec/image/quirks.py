@@ -1,7 +1,7 @@
 """Formats whose pixels Pillow loads with another meaning than their files state. No torch.
 
-Each function takes an image that is opened but not loaded, and the head of its file. It returns the function that mends the
-loaded image, or None if nothing needs mending.
+Each function in QUIRKS takes an image that is opened but not loaded, the head of its file, and the limit of pixels. It returns
+the function that mends the loaded image, or None if nothing needs mending.
 """
 
 from __future__ import annotations
@@ -19,12 +19,6 @@ Mend: TypeAlias = Callable[
     [Image.Image], tuple[Image.Image, tuple[str, ...]]
 ]  # loaded image -> mended image, notes for the user
 PHOTOMETRIC, WHITE_IS_ZERO, BITS = 262, 0, 258  # tags of a TIFF, and a value
-
-
-def find_mend(image: Image.Image, head: bytes, max_pixels: int) -> Mend | None:
-    """What mends an image after it is loaded."""
-    quirk = QUIRKS.get(image.format or "")
-    return quirk(image, head, max_pixels) if quirk else None
 
 
 def _png(image: Image.Image, _: bytes, max_pixels: int) -> Mend | None:

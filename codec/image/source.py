@@ -17,7 +17,7 @@ from codec.image.colour import DEEP, greyness_of, pixels_of, remove_colour_if_gr
 from codec.image.metadata import Extras, from_sections, mend_exif, to_sections, upright_exif, upright_xmp
 from codec.image.opening import DAMAGE, MAX_PIXELS, ImageInput, load_image, open_input, reading_errors
 from codec.image.plugins import has_jxl_gain_map
-from codec.image.quirks import Mend, find_mend
+from codec.image.quirks import QUIRKS, Mend
 from codec.image.stated_colours import HEAD, colour_profile, file_bytes
 
 if TYPE_CHECKING:
@@ -131,8 +131,9 @@ def _read_statements(image: Image.Image, max_pixels: int) -> _Statements:
     head = file_bytes(image, 0, HEAD)
     notes = _channel_notes(image, head)
     profile, embedded, colour_notes = colour_profile(image)
-    gain_map = _has_gain_map(image, head)
-    return _Statements(profile, embedded, gain_map, find_mend(image, head, max_pixels), (*notes, *colour_notes))
+    quirk = QUIRKS.get(image.format or "")
+    mend = quirk(image, head, max_pixels) if quirk else None
+    return _Statements(profile, embedded, _has_gain_map(image, head), mend, (*notes, *colour_notes))
 
 
 @dataclass(frozen=True)
