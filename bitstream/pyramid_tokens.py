@@ -143,7 +143,7 @@ class PyramidPrefix:
     layout: PyramidLayout
     digits: tuple[NDArray[np.int8], ...]  # (D, n, m) per level, 0 if not known; trailing levels without tokens may be left out
     known: tuple[NDArray[np.bool_], ...]  # (n, m) per level
-    base: Base | None = None  # of the reference, if the tokens are the difference to one
+    base: Base | None = None  # of the reference, if the tokens code the difference from one
 
     @property
     def length(self) -> int:

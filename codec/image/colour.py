@@ -88,7 +88,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     """Converts an image without a profile."""
     if image.mode == "LAB":
         return _to_srgb(image, ImageCms.createProfile("LAB"))
-    return image if image.mode == "RGB" else image.convert("RGB")  # which copies
+    return image if image.mode == "RGB" else image.convert("RGB")  # `convert` copies
 
 
 def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile | ImageCms.core.CmsProfile) -> Image.Image:

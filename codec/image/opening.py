@@ -25,7 +25,7 @@ ImageInput: TypeAlias = Image.Image | NDArray[np.uint8] | FileInput
 
 HEAD = 1 << 16  # bytes read to recognise the format of an image
 IMAGE_BYTES, IMAGE_EXTRA = 4, 1 << 26  # limit on image files: bytes per allowed pixel, plus a constant
-CHANNELS = 4  # of an image with as many pixels as allowed; JPEG XL has up to 4099, and its plugin decodes all of them
+CHANNELS = 4  # maximum for an image with as many pixels as allowed; JPEG XL has up to 4099, and its plugin decodes all of them
 TEXT_MAX = 1 << 24  # bytes of an unpacked profile or text in a PNG, as in `codec.image.metadata`; Pillow allows 1 MiB
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 DAMAGE = "tessera_damage"  # key in an image's `info`: a remark for the user on damage that was accepted
