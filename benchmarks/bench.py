@@ -147,7 +147,7 @@ class Bench:
             raise ImageError(msg)
 
     def _check_rates(self, image: ImageInfo) -> None:
-        """Raises ImageError if the image has less than one byte at the lowest rate: no file could fit, so that no codec would
+        """Raises ImageError if the image has less than one byte at the lowest rate: no file could fit, so no codec would
         have a mean over all images."""
         lowest = min(() if self.options.own_settings else self.options.budgets, default=math.inf)
         if lowest * image.width * image.height < 8:

@@ -223,7 +223,7 @@ def write_plot(curves: Sequence[Series], keys: Sequence[str], path: Path, overla
             points = [p for p in series.complete(images) if key in p.metrics]
             bold = series.name == TESSERA
             line = "--" if series.name.endswith(SCALED) else ":" if series.name.endswith(QUICK) else "-"
-            size = 8 if len(points) == 1 else 4 if bold else 3  # one point has no line beside it
+            size = 8 if len(points) == 1 else 4 if bold else 3  # a single point has no line
             axis.plot(
                 [p.bpp for p in points], [p.metrics[key] for p in points], marker=mark, markersize=size,
                 linewidth=2.6 if bold else 1.3, linestyle=line, color=colour, label=series.title,

@@ -259,12 +259,12 @@ def colour_error(image: Pixels, original: Pixels) -> float:
 
 def peaks(image: Pixels) -> float:
     """Height of the peaks of an image's mean spectrum in dB: 0 for a plain colour, 1 to 3 for noise and photographs, over 10
-    for a texture that is woven the same way everywhere. There is no comparison with an original, so that this is no measure of
+    for a texture that is woven the same way everywhere. There is no comparison with an original, so this is not a measure of
     quality by itself. Both sides must be at least MIN_SIDE_PEAKS pixels.
 
     Decoders that upsample in learned steps draw a texture that is fixed to the grid of the steps. It shows as peaks of the
     spectrum averaged over many windows (Welch 1967), as in generated images (Frank et al. 2020, "Leveraging Frequency Analysis
-    for Deep Fake Image Recognition"). The mean is one of logarithms, so that a strong texture in one place, as photographs
+    for Deep Fake Image Recognition"). The mean is one of logarithms, so a strong texture in one place, as photographs
     have, does not count as one that is everywhere.
 
     A peak is measured above the median of its 9x9 neighbours. The value is the mean of the ten highest. Frequencies up to 1/16

@@ -1,7 +1,7 @@
 """A study measured by the workers of a Ray cluster.
 
 A worker takes one image and runs all codecs on it. This machine sends its cache entries for the image along
-and receives new entries, so that only this machine uses the cache file.
+and receives new entries, so only this machine uses the cache file.
 """
 
 from __future__ import annotations

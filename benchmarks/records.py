@@ -32,7 +32,7 @@ class ImageInfo:
 
 @dataclass(frozen=True)
 class Sample:
-    """A file that a codec made of one image, and its quality."""
+    """A file that a codec encoded from one image, and its quality."""
 
     data: bytes  # the complete file
     setting: str  # 'quality 31', '451 tokens per block'

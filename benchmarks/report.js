@@ -24,7 +24,7 @@ const safe = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;"); // Plo
 function curve(series, colours) {
   const points = series.points.filter((point) => point[metric.key] !== undefined && point[metric.key] !== null);
   const colour = colours.getPropertyValue(`--c${series.colour}`).trim();
-  const size = points.length === 1 ? 14 : series.bold ? 10 : 8; // one point has no line beside it
+  const size = points.length === 1 ? 14 : series.bold ? 10 : 8; // a single point has no line
   return {
     type: "scatter", mode: "lines+markers", name: safe(series.title), visible: !hiddenSeries.has(series.name),
     x: points.map((point) => point.bpp), y: points.map((point) => point[metric.key]),
@@ -114,7 +114,7 @@ const pointsOf = (series, common) => {
     .filter((speed) => speed && common.rates[speed.name]);
 };
 
-// The position of each codec's title beside its mark, by name: the first position at which it overlaps no earlier title.
+// The position of each codec's title next to its mark, by name: the first position at which it overlaps no earlier title.
 // `positionOf` returns the pixels of a mark from the left and from the top.
 function titlePositions(bases, common, positionOf) {
   const taken = [];

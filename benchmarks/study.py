@@ -114,7 +114,7 @@ class Study:
 
     def measure(self, source: BenchmarkImage, codec: BenchCodec, scale: float) -> list[Sample | None]:
         """Codes and measures an image at a scale: a sample for each label, None if no file fits. Files and metrics are cached
-        separately, so that a new metric does not require new files."""
+        separately, so a new metric does not require new files."""
         keys = self.keys(source, codec, scale)
         cached = [self.cache.get(key) for key in keys]
         samples = [sample for _, sample in cached]

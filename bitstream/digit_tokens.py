@@ -239,7 +239,7 @@ class DigitCode:
             return "ranks of digits that are coded as they are" if self.ranks.size else None
         values = self.levels[0]
         if self.ranks.shape != (values,) or not np.array_equal(np.sort(self.ranks), np.arange(values)):
-            return f"ranks of {self.ranks.shape} that are no permutation of {values} values"
+            return f"ranks of {self.ranks.shape} that are not a permutation of {values} values"
         return None
 
     def _last_table(self) -> int:

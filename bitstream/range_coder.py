@@ -1,7 +1,7 @@
 """The range coder: symbols to bytes and back. FORMAT.md, section 6.
 
 The coder is constriction's (a range coder after Martin 1979, 32-bit words, 64-bit state). It takes integer frequencies less
-one: constriction adds one to the share of each symbol in 2^24, so that its tables are exactly ours, without rounding.
+one: constriction adds one to the share of each symbol in 2^24, so its tables are exactly ours, without rounding.
 """
 
 from __future__ import annotations

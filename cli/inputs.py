@@ -55,7 +55,7 @@ def _writable_endings() -> frozenset[str]:
 
 
 ENDING = ".tsr"
-IMAGES = Files("images", readable_endings)  # to read
+IMAGES = Files("images", readable_endings)
 OUTPUT_IMAGES = Files("images", _writable_endings)
 TSR_FILES = Files(".tsr files", lambda: frozenset([ENDING]))
 

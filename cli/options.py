@@ -1,4 +1,4 @@
-"""Options and arguments of the commands. `library` makes flags of the options in `codec.options`."""
+"""Options and arguments of the commands. `library` turns the options in `codec.options` into flags."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class FileTypes:
     command: str  # its name
     inputs: Files
     outputs: Files
-    ending: str  # of outputs, unless they are named
+    ending: str  # extension of outputs, unless they are named
     check_input: Callable[[str], object]  # raises TesseraError if a file is not an input
     inverse: str  # the command that does the opposite
     keeps_extension: bool = False  # whether the command has --keep-extension

@@ -92,7 +92,7 @@ class Report:
     source: str
     output: str | None = None
     status: str = "done"  # or skipped, planned, failed
-    line: str = ""  # for people; not printed if there is an error
+    line: str = ""  # text for the user; not printed if there is an error
     values: dict[str, Any] = field(default_factory=dict)  # for JSON
     notes: tuple[str, ...] = ()
     warning: str | None = None  # message about a target that was not reached

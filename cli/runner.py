@@ -184,7 +184,7 @@ class Totals:
     start: float = field(default_factory=time.perf_counter)
 
     def speed(self) -> str:
-        """The note beside the progress bar."""
+        """The note next to the progress bar."""
         seconds = time.perf_counter() - self.start
         sizes = f"{human(self.bytes_in)} -> {human(self.bytes_out)}"
         return f"{self.converted / seconds:.1f}/s  {self.pixels / 1e6 / seconds:.2f} MP/s  {sizes}"

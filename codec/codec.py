@@ -146,7 +146,7 @@ class Codec:
         **options: Unpack[DecodeOptions],
     ) -> Iterator[Outcome[DecodedFile]]:
         """Decodes many .tsr files to image files, as `encode_all` encodes. `save_as` is their format, or its ending.
-        Transparency is laid on `background`, if one is given."""
+        Transparent images are composited on `background`, if one is given."""
         from codec.image.writing import image_format
         from codec.parallel.pipeline import decode_all
 

@@ -43,7 +43,7 @@ class _Found:
 
     content: File | NDArray[np.uint8]  # a .tsr file, or pixels (H, W, 3)
     hash: bytes
-    name: str = ""  # of its file, without a folder
+    name: str = ""  # file name without its folder; may be empty
     folder: str | None = None
 
 

@@ -11,7 +11,7 @@ from codec.codec import Codec
 from codec.token_arrays import file_to_npz
 from tests.helpers import GOLDEN, PHOTO, profiles
 
-PRIMARIES = ((0.6, 0.3, 0.05), (0.25, 0.65, 0.1), (0.11, 0.05, 0.68))  # of no colour space that a file can name by a byte
+PRIMARIES = ((0.6, 0.3, 0.05), (0.25, 0.65, 0.1), (0.11, 0.05, 0.68))  # of a colour space without a number
 CASES = {  # name: (box of the photo, options)
     "block-tiny": ((200, 80, 456, 336), {"tokens": 40}),
     "block-preview": ((200, 80, 456, 336), {"quality": 25}),

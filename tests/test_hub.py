@@ -165,7 +165,7 @@ def test_the_named_file_of_a_repository_is_chosen(hub):
     [
         ("a/b", {"README.md": b"-"}, "no weights in the repository"),
         ("a/b", {"one.bin": b"-", "two.bin": b"-"}, r"one\.bin, two\.bin"),
-        ("a/c", {}, "a/c is no public repository"),
+        ("a/c", {}, "a/c is not a public repository"),
         ("folder/model", {}, "not the name of a repository"),
         ("a/model.bin", {}, "not the name of a repository"),
         ("a/b/c", {}, "not the name of a repository"),

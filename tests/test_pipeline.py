@@ -216,7 +216,7 @@ def test_errors_of_memory_have_one_type(error):
 
 
 def test_seconds_are_those_of_work_alone():
-    """Images wait for each other here, at the network or for memory, so that their work takes as long as the run."""
+    """Images wait for each other here, at the network or for memory, so their work takes as long as the run."""
 
     def compute(values: list[int]) -> list[int]:
         time.sleep(0.1)

@@ -122,7 +122,7 @@ def test_settings_versions_and_failures_are_listed(still):
     for part in (
         "JPEG XL needs pillow-jxl-plugin",
         "broken.png",
-        "is no image",
+        "not an image",
         "2.14.1",
         "1 thread on a <processor>",
         "method <6>",

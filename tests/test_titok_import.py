@@ -414,7 +414,7 @@ def test_a_damaged_model_file_is_detected_before_use(checkpoint, tmp_path):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_a_network_holds_its_weights_once(tmp_path, dtype):
-    """Also while it is loaded: neither the file nor arrays in half precision are in memory beside its numbers."""
+    """Also while it is loaded: neither the file nor arrays in half precision are in memory with its numbers."""
     config = replace(TINY, width=128, layers=4, heads=4)
     weights = {name: value.numpy().astype(dtype) for name, value in Titok(config).state_dict().items()}
     model = TitokModel.save(tmp_path / "m.safetensors", config, weights, TitokModel.new_code(config), {})

@@ -105,7 +105,7 @@ def test_too_few_blocks_are_refused():
 
 
 def test_calibration_replaces_the_tables_alone(tmp_path):
-    """A random network uses few of its indices, so that tables save much."""
+    """A random network uses few of its indices, so tables save much."""
     torch.manual_seed(4)
     config = TitokConfig(6, True, 16, 1, 2, side=32, codebook=VALUES, pixel_codebook=20, pixel_code=8, pixel_width=32)
     weights = {name: value.half().numpy() for name, value in Titok(config).state_dict().items()}

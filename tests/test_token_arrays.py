@@ -128,7 +128,7 @@ def test_known_tokens_that_no_file_has_are_refused(arrays):
 
 
 def test_damage_is_refused_or_changes_nothing(data, arrays):
-    """Every array has a checksum, so that a damaged .npz is refused unless the damage lies outside of its contents."""
+    """Every array has a checksum, so a damaged .npz is refused unless the damage lies outside of its contents."""
     content = npz(arrays)
     rng = np.random.default_rng(0)
     refused = 0

@@ -66,8 +66,8 @@ class Row:
     method: str
     setting: int
     images: int
-    pixels: int  # of all images
-    bytes: int  # of all files
+    pixels: int  # total of all images
+    bytes: int  # total of all files
     lpips: float
     psnr: float
 

@@ -1,6 +1,6 @@
 """Tables and plots of README.md and docs/benchmarks.md, from the JSON files that `tessera bench --json-dir` wrote.
 
-A codec keeps its file until it is measured again, so that a study need not be repeated as a whole.
+A codec keeps its file until it is measured again, so a study need not be repeated as a whole.
 
     python -m benchmarks.tools.tables benchmarks/results/kodak \\
         --plot benchmarks/results/kodak/kodak.png --short-plot docs/kodak.png

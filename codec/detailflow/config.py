@@ -13,7 +13,7 @@ MAX_DEPTH = 64  # layers
 
 @dataclass(frozen=True)
 class DetailFlowConfig(PlainConfig):
-    """Everything needed to build the network; stored beside its weights. All published networks have the default values."""
+    """Everything needed to build the network; stored with its weights. All published networks have the default values."""
 
     block_tokens: int  # N: 128 for DetailFlow-16, 256 for DetailFlow-32, 512 for DetailFlow-64
     side: int = 256  # pixels of a block
@@ -22,7 +22,7 @@ class DetailFlowConfig(PlainConfig):
     power: float = 1.5  # exponent of the resolution's growth with the number of tokens
     codebook: int = 8192
     code: int = 8  # length of a vector in the codebook
-    width: int = 1152  # of the encoder
+    width: int = 1152  # width of the encoder
     layers: int = 12
     heads: int = 16
     hidden: int = 4304  # width of the encoder's perceptrons

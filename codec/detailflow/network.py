@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from codec.detailflow.config import DetailFlowConfig
 from codec.networks.codebook import Codebook
 
-EPSILON = 1e-6  # of layer norms
+EPSILON = 1e-6  # epsilon of layer norms
 CHANNELS = 3
 
 

@@ -15,7 +15,7 @@ MLP_RATIO = 4  # before the reduction by a third that a gated perceptron has
 
 @dataclass(frozen=True)
 class FlextokConfig(PlainConfig):
-    """Everything needed to build the network and to decode; stored beside its weights. All published networks have the default
+    """Everything needed to build the network and to decode; stored with its weights. All published networks have the default
     values, except for `max_time`, which their configuration states."""
 
     encoder_width: int
@@ -29,11 +29,11 @@ class FlextokConfig(PlainConfig):
     block_tokens: int = 256  # N, registers of a block
     levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)  # values of each digit of a token
     head: int = HEAD
-    channels: int = 16  # of the latents
+    channels: int = 16  # channels of the latents
     vae_widths: tuple[int, ...] = (128, 256, 512, 512)  # fine to coarse; resolutions halve
     vae_depth: int = 2  # residual blocks per resolution
     vae_groups: int = 32  # groups in each group norm
-    steps: int = 20  # of the sampler, the value in the authors' example
+    steps: int = 20  # steps of the sampler, the value in the authors' example
     guidance: float = 7.5  # likewise
     seed: int = 0
 

@@ -4,7 +4,7 @@
     n tokens -> registers + patches of noise -> transformer, once per step -> latents -> pixels of an autoencoder
 
 The transformer of the decoder computes the velocity of a rectified flow (2209.03003) from noise to latents; see
-`codec.flextok.sampler`. Registers see only registers before them, so that the first n tokens do not depend on the number of
+`codec.flextok.sampler`. Registers see only registers before them, so the first n tokens do not depend on the number of
 tokens that a file keeps. FSQ is finite scalar quantization (2309.15505).
 
 Axes: B blocks, N registers (n known), D digits, C channels of latents, h x h latents, P patches in g rows and columns, W width.
@@ -26,7 +26,7 @@ from codec.networks.vae import Autoencoder
 
 TIME_CHANNELS = 256
 TIME_PERIOD = 256  # largest period of the time embedding
-LEVEL_MARGIN = 1e-3  # by which FSQ widens the range of values, so that the outermost levels are reached
+LEVEL_MARGIN = 1e-3  # FSQ widens the range of values by this, so that the outermost levels are reached
 
 # Modules and parameters by their names here, and how their names begin in published checkpoints
 PUBLISHED_NAMES = {

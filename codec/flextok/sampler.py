@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 MOMENTUM = -0.5
-MAX_NORM = 2.5  # of the difference, over all latents of a block
+MAX_NORM = 2.5  # maximum norm of the difference, over all latents of a block
 AXES = (1, 2, 3)
 TINY = 1e-12  # so that a velocity of zero has no direction
 

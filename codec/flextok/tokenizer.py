@@ -37,7 +37,7 @@ class FlextokTokenizer(BlockTokenizer):
         guidance = defaults.guidance if guidance is None else guidance
         seed = defaults.seed if seed is None else seed
         batches = [self._batches(prefix) for prefix in prefixes]
-        share = 1 / max(1, steps * sum(map(len, batches)))  # of a pass over all these images, per step of a batch
+        share = 1 / max(1, steps * sum(map(len, batches)))  # share of a pass over all these images, per step of a batch
         sample = partial(self.network.detokenize, steps=steps, guidance=guidance, progress=partial(report_progress, share))
         return [from_unit(self._decode(*pair, sample, seed)) for pair in zip(prefixes, batches, strict=True)]
 

@@ -15,7 +15,7 @@ FLAGS = ("attention", "bias", "adaptive", "output_shortcut", "centred_downsampli
 
 @dataclass(frozen=True)
 class GridConfig(PlainConfig):
-    """Everything needed to build the network; stored beside its weights. A flag describes one difference between the
+    """Everything needed to build the network; stored with its weights. A flag describes one difference between the
     published networks."""
 
     name: str  # such as maskbit-18
@@ -25,7 +25,7 @@ class GridConfig(PlainConfig):
     latent: int  # channels between the encoder and the projection to D; D without projection
     encoder_depth: int  # residual blocks per resolution
     decoder_depth: int
-    middle_depth: int  # residual blocks at the coarsest resolution, beside those of its own
+    middle_depth: int  # residual blocks at the coarsest resolution, in addition to its own
     attention: bool  # whether the coarsest resolution has attention after each residual block
     bias: bool  # whether the first convolution and the residual blocks have biases
     adaptive: bool  # whether each resolution of the decoder is scaled by the mean and deviation of the codes

@@ -10,8 +10,8 @@ apart (RMS). Common statistics for the norms of all tiles, measured on windows o
 Open-MAGVIT2, changed it by -15 to 11 % for MaskBit, and made it 1.4 to 5 times larger with attention. Tiles therefore compute
 their own statistics.
 
-Besides the image and its tokens, memory holds the network's activations for one tile, and one strip of tiles as float32. With a
-network of 8 channels, an image of 50 megapixels in cells of 8 pixels took 0.6 GB to encode and 1.4 GB to decode.
+Memory holds the image, its tokens, the network's activations for one tile, and one strip of tiles as float32. With a network of
+8 channels, an image of 50 megapixels in cells of 8 pixels took 0.6 GB to encode and 1.4 GB to decode.
 
 The networks were not trained for missing tokens. A prefix decodes because each unknown token copies the nearest known one.
 """
@@ -97,7 +97,7 @@ class GridTokenizer:
         """The network's output (1, C, rows * scale, columns * scale) for a grid of cells in strips from top to bottom, from its
         output for each tile."""
         rows, columns = (_tiles(length, self.tile_cells, scale) for length in shape)
-        starts = [ys.start for ys, _ in rows[1:]] + [shape[0]]  # of the next tiles
+        starts = [ys.start for ys, _ in rows[1:]] + [shape[0]]  # first rows of the next tiles
         below: Tensor | None = None  # the part of a strip that the next tiles overlap
         for (ys, y_weights), next_start in zip(rows, starts, strict=True):
             strip: Tensor | None = None

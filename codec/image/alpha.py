@@ -81,7 +81,7 @@ def _push_pull(sums: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArr
 
 
 def flatten(rgb: Image.Image, alpha: NDArray[np.uint8], background: str) -> Image.Image:
-    """An RGB image with opacity `alpha` (H, W) laid on a CSS colour."""
+    """An RGB image with opacity `alpha` (H, W) composited on a CSS colour."""
     canvas = Image.new("RGB", rgb.size, parse_colour(background)[:3])
     return Image.composite(rgb, canvas, Image.fromarray(alpha))
 

@@ -167,7 +167,7 @@ def mend_exif(exif: bytes, width: int, height: int) -> bytes:
         for tag, size in ((ExifTags.Base.ExifImageWidth, width), (ExifTags.Base.ExifImageHeight, height)):
             if tag in details:
                 _set(changed, details[tag], LONG, size, order)
-    link = first + 2 + ENTRY * int.from_bytes(exif[first : first + 2], order)  # to the directory of the thumbnail
+    link = first + 2 + ENTRY * int.from_bytes(exif[first : first + 2], order)  # offset of the thumbnail's directory
     second = int.from_bytes(exif[link : link + 4], order)
     if not second or link + 4 > len(exif):
         return bytes(changed)

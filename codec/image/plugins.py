@@ -29,7 +29,7 @@ READ = (
 WRITTEN = (
     "AVIF", "BMP", "DDS", "DIB", "HEIF", "JPEG", "JPEG2000", "JXL", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP",
 )  # fmt: skip
-MODULES = (  # of Pillow, with the formats in READ and WRITTEN; `Image.init` takes a third longer to import all of its modules
+MODULES = (  # Pillow's, for the formats in READ and WRITTEN; `Image.init` takes a third longer to import all of its modules
     "Avif", "Bmp", "Dds", "Gif", "Icns", "Ico", "Jpeg", "Jpeg2K", "Mpo", "Pcx", "Png", "Ppm", "Psd", "Qoi", "Sgi", "Tga",
     "Tiff", "WebP",
 )  # fmt: skip

@@ -24,7 +24,7 @@ ADOBE_RGB = 2  # number of the space in `codec.image.profiles`; also its number 
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 SRGB_PRIMARIES = SPACES[SRGB].primaries
 ILLUMINANT_C = 0.310, 0.316
-CODED_PRIMARIES = {  # of H.273, table 2: x and y of white, red, green and blue. Code 1 is BT.709, 2 is unspecified.
+CODED_PRIMARIES = {  # H.273, table 2: x and y of white, red, green and blue. Code 1 is BT.709, 2 is unspecified.
     1: SRGB_PRIMARIES,
     2: SRGB_PRIMARIES,
     4: primaries_of(ILLUMINANT_C, (0.67, 0.33), (0.21, 0.71), (0.14, 0.08)),

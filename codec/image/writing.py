@@ -66,7 +66,7 @@ def image_format(ending: str, quality: int | None = None) -> ImageFormat:
 
 
 def write_image(image: Image.Image, format: ImageFormat, background: str | None = None) -> bytes:
-    """The bytes of an image file; transparency is laid on `background`, a CSS colour, if one is given.
+    """The bytes of an image file, composited on `background`, a CSS colour, if one is given.
 
     Raises ImageError if the format cannot hold the image."""
     if image.mode in ("RGBA", "LA"):
@@ -122,7 +122,7 @@ def _verify(image: Image.Image, stream: io.BytesIO, name: str) -> None:
 
 
 def flattened(image: Image.Image, background: str) -> Image.Image:
-    """An RGBA or LA image laid on a CSS colour, with the same `info`: RGB, or L if all is grey."""
+    """An RGBA or LA image composited on a CSS colour, with the same `info`: RGB, or L if all is grey."""
     red, green, blue, _ = parse_colour(background)
     grey = image.mode == "LA" and red == green == blue
     if image.mode == "LA" and not grey:

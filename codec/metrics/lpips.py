@@ -1,6 +1,6 @@
 """LPIPS, the perceptual distance (Zhang et al., arXiv 1801.03924): version 0.1 on AlexNet, as torchmetrics computes it.
 
-It is implemented here because torchmetrics takes AlexNet from torchvision, which can only be imported beside the large build of
+It is implemented here because torchmetrics takes AlexNet from torchvision, which can only be imported with the large build of
 torch that it pins. A test compares both. This project measures quality with LPIPS and offers it as an encoding target, but
 never trains on it.
 """

@@ -26,7 +26,7 @@ class Entry:
     tokens: int
     bits: int
     prefixes: str  # whether prefixes decode: "yes", "no", or "untrained" if the network was not trained for them
-    licence: str  # of the weights
+    licence: str  # licence of the weights
     encode_gflop: float
     decode_gflop: float
 

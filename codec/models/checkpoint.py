@@ -100,7 +100,7 @@ def _open_weights(source: str, path: Path, config: dict[str, Any] | None) -> Che
 
 
 def _read_tensor(path: Path, name: str) -> Tensor:
-    """Opens the file for this tensor alone: otherwise the pages that were read would stay in memory beside the tensors."""
+    """Opens the file for this tensor alone: otherwise the pages that were read would stay in memory with the tensors."""
     with safe_open(path, "pt") as file:
         return file.get_tensor(name)
 

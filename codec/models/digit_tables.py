@@ -21,8 +21,8 @@ from codec.models.coding_tables import PSEUDOCOUNTS
 
 MIN_GAIN = 0.01  # bits per symbol that a refinement must save
 MIN_CHAIN_GAIN = 0.03  # the same for the symbol before: tokens whose symbols depend on each other are read one by one, slowly
-MAX_ENTRIES = 1 << 20  # in all tables of a symbol: 4 MB
-MAX_CLASSES = 64  # of a neighbour's values
+MAX_ENTRIES = 1 << 20  # maximum number of entries in all tables of a symbol: 4 MB
+MAX_CLASSES = 64  # maximum number of classes of a neighbour's values
 FINE_LEVELS = 8  # symbols of at most this many levels depend on the exact values of two neighbours, and on two further ones
 OTHER_LEVELS = 4  # levels to which the values of the two further ones are reduced
 
@@ -155,7 +155,7 @@ def _choose(
     refinement; and the mean cost of held-out symbols in bits."""
     counted, rest = ~held_out, symbols[held_out]
     chosen, weights = [], []
-    numbers = np.zeros(len(symbols), np.int64)  # of the table of each symbol
+    numbers = np.zeros(len(symbols), np.int64)  # number of the table of each symbol
     tables, bits = np.full((1, levels), 1 / levels), np.inf
     for refinement in [_Refinement("all", 1, numbers), *refinements]:
         if len(tables) * refinement.size * levels > MAX_ENTRIES:

@@ -45,8 +45,8 @@ class HubFile:
 
     name: str
     size: int  # bytes
-    sha256: str | None  # of a file in Git LFS, as all weights are; None for others
-    git_id: str | None  # of others: Git's SHA-1 of length and content
+    sha256: str | None  # hash of a file in Git LFS, as all weights are; None for other files
+    git_id: str | None  # hash of other files: Git's SHA-1 of length and content
 
     def verify(self, path: Path) -> str:
         """How the file at `path` differs from this one, for an error message; empty if it does not."""
@@ -216,7 +216,7 @@ def _unreachable(source: str, repository: str, error: Exception) -> ModelError:
     if isinstance(error, GatedRepoError):
         return ModelError(f"needs an account: accept the conditions at {page}, and set HF_TOKEN", file=source)
     if isinstance(error, RepositoryNotFoundError):
-        return ModelError(f"no such file or folder here, and {repository} is no public repository: check the name", file=source)
+        return ModelError(f"no such file or folder, and {repository} is not a public repository: check the name", file=source)
     advice = f"check the network; or download the files of {page} elsewhere, and give the path of their folder"
     problem = f"no such file or folder here, and Hugging Face cannot be reached ({_cause(error)})"
     return ModelError(f"{problem}: {advice}", file=source)

@@ -174,7 +174,7 @@ class PublishedModel(Model):
 
     def _weights(self) -> dict[str, NDArray[Any]]:
         """The network's arrays in their stored types. The file is opened for each array: otherwise the pages that were read
-        would stay in memory beside the copies, and take as much again."""
+        would stay in memory with the copies, and take as much again."""
         with self.arrays() as file:
             names = [name for name in file.keys() if not name.startswith("code.")]  # noqa: SIM118 (not a dict)
         weights = {}

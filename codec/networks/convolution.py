@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-EPSILON = 1e-6  # of all norms
+EPSILON = 1e-6  # epsilon of all norms
 
 
 class ResidualBlock(nn.Module):

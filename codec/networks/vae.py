@@ -17,7 +17,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-EPS = 1e-6  # of all norms
+EPS = 1e-6  # epsilon of all norms
 
 
 class ResidualBlock(nn.Module):

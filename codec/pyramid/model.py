@@ -54,7 +54,7 @@ class PyramidModel(Model):
     @property
     def why_only_torch(self) -> str:
         command = f"{COMMAND} {self.path}"
-        return f"{self.path} has no graphs for ONNX Runtime beside it (create them with `{command}`, which needs torch)"
+        return f"{self.path} has no graphs for ONNX Runtime in its folder (create them with `{command}`, which needs torch)"
 
     @cached_property
     def config(self) -> NetworkConfig:

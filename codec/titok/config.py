@@ -15,12 +15,12 @@ MAX_DEPTH = 64  # layers
 
 @dataclass(frozen=True)
 class TitokConfig(PlainConfig):
-    """Everything needed to build the network; stored beside its weights. The default values are those of One-D-Piece and of
+    """Everything needed to build the network; stored with its weights. The default values are those of One-D-Piece and of
     TiTok's first generation; `published_config` makes all published ones."""
 
     block_tokens: int  # N: 256 for One-D-Piece; 32, 64, 128 or 256 for TiTok
     tail_drop: bool  # if true, any prefix of a block's tokens decodes; otherwise a block needs all of them
-    width: int  # of the encoder, and of the decoder unless `decoder_size` is set
+    width: int  # width of the encoder, and of the decoder unless `decoder_size` is set
     layers: int
     heads: int
     side: int = 256  # pixels of a block

@@ -1,7 +1,7 @@
 """Trains a One-D-Piece (arXiv 2501.10064) on photographs, in one stage with pixels as the target.
 
 The network starts as a cosine transform (`codec.titok.initialization`), its codebook as the k-means of the encoder's vectors.
-The loss is the logarithm of the squared error, so that smooth blocks count as in PSNR, plus perceptual distance, codebook loss
+The loss is the logarithm of the squared error, so smooth blocks count as in PSNR, plus perceptual distance, codebook loss
 and commitment loss (VQ-VAE, 1711.00937). Vectors and codes are normalised to length 1 (ViT-VQGAN, 2110.04627), and gradients
 pass the quantizer unchanged. By tail token drop, only the first n tokens reach the decoder: all tokens in one part of each
 batch, and in the others an n whose logarithm is uniformly distributed. In the first half of the schedule, unused codes are

@@ -51,7 +51,7 @@ def is_held_out(name: str) -> bool:
 def read_square(blob: bytes) -> NDArray[np.uint8] | None:
     """A square (SIDE, SIDE, 3) from an image; None if the bytes are not an image.
 
-    Small images are enlarged, then padded by reflection. The position depends on the bytes alone, so that all runs use the
+    Small images are enlarged, then padded by reflection. The position depends on the bytes alone, so all runs use the
     same squares."""
     try:
         image = Image.open(io.BytesIO(blob)).convert("RGB")

@@ -1,7 +1,7 @@
 """Training, for every family of models: `train` is the loop, `Trainer` the state that it advances.
 
 A step draws random crops, computes the family's loss and updates the weights with AdamW. A model file gets the moving average
-of the weights. The learning rate is constant and falls to zero at the end (arXiv 2405.18392), so that a run can be prolonged or
+of the weights. The learning rate is constant and falls to zero at the end (arXiv 2405.18392), so a run can be prolonged or
 ended at any time. A checkpoint holds the whole state: a resumed run takes the same steps as an uninterrupted run. A family
 subclasses `Trainer` to build, measure and write its networks, and to compute their loss.
 """
@@ -92,7 +92,7 @@ def train(
                 continue
             trainer.synchronize()
             now = time.monotonic()
-            # The leader's clock and signals are decisive, so that all processes take the same number of steps.
+            # The leader's clock and signals are decisive, so all processes take the same number of steps.
             minutes, stop = group.broadcast(min(now - clock, MAX_STEP_SECONDS * group.sync_steps) / 60, len(received))
             stopped = stop > 0
             trainer.schedule_minutes += minutes

@@ -31,7 +31,7 @@ from tests.helpers.digits import made_up_code
 CORPUS = Path(__file__).parent / "corpus"
 FINDINGS = Path(__file__).parent / "findings"
 MAX_PIXELS = 1 << 17  # the cost of an image is that of its pixels, so this keeps small files cheap
-SECONDS = 1.0  # of processor time, for one check of one input
+SECONDS = 1.0  # processor time for one check of one input
 COMMANDS = (("info", "--json", "--allow-partial"), ("tokens",), ("decode", "--allow-partial", "--format", "ppm"))
 # Codes of other families, by the stream id of their files in the corpus. Their tokens alone are read: no model has these ids.
 CODES: dict[bytes, AnyCode] = {
@@ -147,7 +147,7 @@ class Checker:
         return None
 
     def _run_commands(self, data: bytes, forged: bool, decode: bool) -> str | None:
-        gc.collect()  # of the model that the command before loaded: commands are processes of their own
+        gc.collect()  # frees the model that the previous command loaded: commands are processes of their own
         with tempfile.TemporaryDirectory() as folder:
             for name, *options in COMMANDS:
                 output = Path(folder) / name

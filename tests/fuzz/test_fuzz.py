@@ -108,7 +108,7 @@ def test_slow_and_memory_hungry_decoding_is_noticed(checker, monkeypatch):
         return read(self, *arguments, **options)
 
     def hungry(self: Codec, *arguments: object, **options: object) -> Stored:
-        unused = max(0, checker.base - psutil.Process().memory_info().rss)  # that the process had before and returned
+        unused = max(0, checker.base - psutil.Process().memory_info().rss)  # memory that the process had before and returned
         blocks.append(np.ones(unused + (300 << 20), np.uint8))
         blocks.clear()
         return read(self, *arguments, **options)

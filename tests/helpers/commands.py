@@ -42,7 +42,7 @@ def records(outcome: Result | subprocess.CompletedProcess[str]) -> list[dict]:
 
 
 def encoded(image: Path, *options: object) -> dict:
-    """The record of an image that is encoded to the .tsr file beside it."""
+    """The record of an image that is encoded to a .tsr file in the same folder."""
     outcome = run("encode", image, "-f", "--json", *options)
     assert outcome.exit_code == 0, outcome.stderr
     return records(outcome)[0]

@@ -1,4 +1,4 @@
-"""Codes of digit tokens made of numbers, so that no model file is needed."""
+"""Codes of digit tokens made from numbers, so that no model file is needed."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def made_up(**changes: object) -> Results:
         budgets=BUDGETS,
         series=tuple(series),
         missing={"jxl": "JPEG XL needs pillow-jxl-plugin"},
-        failed={"broken.png": "is no image"},
+        failed={"broken.png": "not an image"},
         anchor="webp",
         deltas=(
             Delta("tessera", "lpips", -31.26, 0.3, 0.55, ""),

@@ -1,4 +1,4 @@
-"""Entropy models and tokens made of numbers, so that no model file is needed."""
+"""Entropy models and tokens made from numbers, so that no model file is needed."""
 
 from __future__ import annotations
 
