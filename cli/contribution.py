@@ -31,7 +31,7 @@ MAX_SIDE = 4096  # pixels: each map decodes the image several times
 )
 @click.option(
     "--tokens",
-    type=click.FloatRange(1, 1365),
+    type=click.FloatRange(1),
     default=469,
     show_default=True,
     metavar="N",

@@ -17,7 +17,8 @@ from cli.plan import FileOptions, FileTypes, make_plan
 from cli.report import ReportOptions
 from cli.runner import Command, Conversion, Run, RunOptions
 from codec.errors import UsageError
-from codec.options import DECODE_PASSES, CodecOptions, DecodeOptions
+from codec.options import CodecOptions, DecodeOptions
+from codec.system.context import DECODE_PASSES
 
 if TYPE_CHECKING:
     from codec.codec import Codec

@@ -17,7 +17,8 @@ from cli.plan import FileOptions, FileTypes, make_plan
 from cli.report import ReportOptions
 from cli.runner import Command, Conversion, Run, RunOptions
 from codec.errors import ModelError
-from codec.options import EXCLUSIVE, CodecOptions, EncodeOptions, encode_passes
+from codec.options import EXCLUSIVE, CodecOptions, EncodeOptions
+from codec.system.context import encode_passes
 
 if TYPE_CHECKING:
     from codec.codec import Codec

@@ -1,4 +1,4 @@
-"""The manual page, generated from the help of the commands.
+"""The manual page, generated from the help of the commands, and the tables of options in docs/python.md.
 
 python -m cli.manual docs/tessera.1
 """
@@ -14,6 +14,7 @@ import click
 
 from cli.main import main
 from codec import __version__
+from codec.options import definitions
 
 TAIL = r"""
 .SH EXIT STATUS
@@ -98,6 +99,16 @@ def _text(text: str) -> Iterator[str]:
             yield from (".nf", *map(_escape, paragraph.splitlines()[1:]), ".fi")
         else:
             yield _escape(" ".join(paragraph.split()))
+
+
+def option_table(definition: type) -> list[str]:
+    """The rows of a Markdown table of a class of `codec.options`: keyword, flags of the command, meaning."""
+    rows = ["| keyword | flag | meaning |", "|---|---|---|"]
+    for name, (_, option) in definitions(definition).items():
+        flags = ", ".join(f"`{flag}`" for flag in (*option.flags, f"--{name.replace('_', '-')}")) if option.flag else ""
+        default = f"; default: {option.default}" if option.default else ""
+        rows.append(f"| `{name}` | {flags} | {option.help}{default} |")
+    return rows
 
 
 def _escape(text: str) -> str:

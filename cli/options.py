@@ -11,9 +11,8 @@ from typing import Any, TypeVar, get_args
 import click
 from click.shell_completion import CompletionItem
 
-from codec.options import MAX_PIXELS, SAMPLING, CodecOptions, DecodeOptions, EncodeOptions, Option, definitions
+from codec.options import AUTO, LOCAL, MAX_PIXELS, SAMPLING, CodecOptions, DecodeOptions, EncodeOptions, Option, definitions
 
-LOCAL, AUTO = "local", "auto"  # same values as in `codec.parallel.ray_cluster`
 Command = Callable[..., Any]
 Group = TypeVar("Group")
 UNITS = {
@@ -166,6 +165,8 @@ def _argument(kind: Any, option: Option) -> dict[str, Any]:
         return {"type": click.Choice(option.choices)}
     if option.kind:
         return {"type": kinds[option.kind], "metavar": option.metavar}
+    if option.minimum is None:
+        return {"type": float if float in types else int, "metavar": option.metavar}
     ranges: Any = click.FloatRange if float in types else click.IntRange
     return {"type": ranges(option.minimum, option.maximum, min_open=option.positive), "metavar": option.metavar}
 

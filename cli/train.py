@@ -11,6 +11,8 @@ from cli import options
 from cli.outputs import STANDARD, check_output
 from cli.report import ReportOptions, reporting, say
 from codec.errors import UsageError
+from codec.titok.config import NEW_SIZES
+from codec.training.recipe import TrainingConfig
 
 if TYPE_CHECKING:
     from codec.training.run import Run
@@ -19,6 +21,11 @@ EXCLUSIVE = (
     ("minutes", "steps", "both set the length of the schedule"),
     ("processes", "threads", "each process has one thread"),
 )
+
+
+def _recipe(name: str) -> Any:
+    """The flag for a value of the recipe."""
+    return options.library(name, TrainingConfig)
 
 
 @click.command()
@@ -33,7 +40,7 @@ EXCLUSIVE = (
 )
 @click.option(
     "--size",
-    type=click.Choice(["tiny", "small", "base", "large"]),
+    type=click.Choice(NEW_SIZES),
     help="Size of a One-D-Piece: tiny has blocks of 32 pixels; the others are as published, with blocks of 256 pixels."
     "  [default: tiny]",
 )
@@ -43,10 +50,8 @@ EXCLUSIVE = (
     metavar="N",
     help="Tokens per block of a One-D-Piece.  [default: 16 for tiny, otherwise 256]",
 )
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), metavar="N", help="Length of the schedule.  [default: 60]")
-@click.option(
-    "--steps", type=click.IntRange(1), metavar="N", help="Number of steps of the schedule; such runs are reproducible."
-)
+@_recipe("minutes")
+@_recipe("steps")
 @click.option(
     "--state",
     metavar="DIR",
@@ -68,22 +73,15 @@ EXCLUSIVE = (
     help="Part of a pyramid to train: all but texture, or one of the others, which keeps the tokens of the model in --init.  "
     "[default: all]",
 )
-@click.option("--perceptual", type=float, metavar="W", help="Weight of the perceptual loss.")
-@click.option("--patch", type=click.IntRange(16, 256), metavar="PIXELS", help="Side of the window for the perceptual loss.")
+@_recipe("perceptual")
+@_recipe("patch")
 @click.option("--colour", type=click.FloatRange(0), metavar="W", help="Weight of a pyramid's colour loss.")
-@click.option("--rate", type=float, metavar="LR", help="Peak learning rate; wide transformers need about 1e-4.")
-@click.option(
-    "--decay",
-    type=click.FloatRange(0, 1, min_open=True),
-    metavar="SHARE",
-    help="Final share of the schedule in which the learning rate falls to zero.  [default: 0.2]",
-)
-@click.option("--batch", type=click.IntRange(1), metavar="N", help="Crops per step.")
+@_recipe("rate")
+@_recipe("decay")
+@_recipe("batch")
 @click.option("--lambda-scale", type=float, metavar="S", help="Factor for the weight of the rate in a pyramid's loss.")
-@click.option(
-    "--average", type=float, metavar="DECAY", help="Decay of the moving average of weights that the model file stores."
-)
-@click.option("--seed", type=int, metavar="N", help="Seed of all random choices.")
+@_recipe("average")
+@_recipe("seed")
 @click.option(
     "--set",
     "settings",

@@ -1,14 +1,14 @@
 """Every option of encoding and decoding, defined once.
 
 The fields of these classes are the keywords of `encode`, `decode` and `Codec`; `cli.options` turns the same fields into flags
-of the command, and docs/python.md has the table that `option_table` makes of them. Imports nothing slow, since `--help` needs
+of the command, and docs/python.md has the tables that `cli.manual` makes of them. Imports nothing slow, since `--help` needs
 it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, TypedDict, get_type_hints
@@ -21,6 +21,7 @@ DEFAULT_EFFORT = 3  # one pass of the network, the fastest that makes a file
 MODEL_DEFAULT = "the model's own"
 MAX_STEPS, MAX_GUIDANCE, MAX_SEED = 1000, 100, 2**32 - 1  # limits of sampling
 RUNTIMES = ("auto", "onnx", "torch")
+LOCAL, AUTO = "local", "auto"  # addresses of Ray: start it on this machine; find the one that runs on it
 REFINEMENT_STEPS = {4: 4, 5: 8, 6: 16, 7: 32, 8: 64, 9: 128}  # gradient steps by effort
 
 
@@ -212,9 +213,6 @@ class CodecOptions(TypedDict, total=False):
 SAMPLING = ("steps", "guidance", "seed")  # options of decoding for models that sample
 MODEL_OPTIONS = ("detail", *SAMPLING)  # options of decoding that only some models have
 TARGETS = ("quality", "tokens", "target_size", "target_bpp", "target_psnr", "target_lpips")
-ENCODE_PASSES, DECODE_PASSES = 2.0, 1.2  # cost of coding an image, in network passes that report progress
-SEARCH_PASSES = 9  # additional passes of a search for a PSNR or LPIPS target
-REFERENCE_PASSES = 8  # additional passes with a reference, most of them of a search for the quality
 EXCLUSIVE = (TARGETS, ("strip", "keep_exif"))  # groups of options that contradict each other
 
 
@@ -253,26 +251,3 @@ def has_target(values: Mapping[str, Any]) -> bool:
 def with_target(values: EncodeOptions) -> EncodeOptions:
     """The same options, with the default quality if they have no target."""
     return values if has_target(values) else {**values, "quality": DEFAULT_QUALITY}
-
-
-def encode_passes(options: EncodeOptions) -> float:
-    """Cost of encoding an image, in network passes over it."""
-    steps = REFINEMENT_STEPS.get(options.get("effort", DEFAULT_EFFORT), 0)
-    searched = options.get("target_psnr") is not None or options.get("target_lpips") is not None
-    if options.get("reference") is not None:
-        return ENCODE_PASSES + REFERENCE_PASSES
-    return ENCODE_PASSES + (steps + 3 if steps else 0) + (SEARCH_PASSES if searched else 0)
-
-
-def option_table(*classes: type) -> list[str]:
-    """The rows of a Markdown table: keyword, flags of the command, meaning."""
-    rows = ["| keyword | flag | meaning |", "|---|---|---|"]
-    for name, (_, option) in _merged(classes).items():
-        flags = ", ".join(f"`{flag}`" for flag in (*option.flags, f"--{name.replace('_', '-')}")) if option.flag else ""
-        default = f"; default: {option.default}" if option.default else ""
-        rows.append(f"| `{name}` | {flags} | {option.help}{default} |")
-    return rows
-
-
-def _merged(classes: Iterable[type]) -> dict[str, tuple[Any, Option]]:
-    return {name: definition for options in classes for name, definition in definitions(options).items()}

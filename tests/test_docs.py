@@ -30,9 +30,9 @@ import tessera
 from benchmarks.tools.tables import COLOUR, MORE, RECOGNITION, delta_table, rate_table, short_table
 from bitstream.pyramid_tokens import QUALITY_STOPS
 from cli.main import main
+from cli.manual import option_table
 from codec import options
 from codec.models.registry import open_model
-from codec.options import option_table
 from codec.pyramid.config import NetworkConfig
 from codec.pyramid.network import Network
 from codec.pyramid.runtime.torch_backend import TorchBackend

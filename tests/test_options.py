@@ -9,9 +9,10 @@ import pytest
 
 import codec
 from cli.main import main
+from cli.manual import option_table
 from codec.codec import Codec
 from codec.errors import UsageError
-from codec.options import CodecOptions, DecodeOptions, EncodeOptions, definitions, option_table, with_target
+from codec.options import CodecOptions, DecodeOptions, EncodeOptions, definitions, with_target
 
 COMMANDS = {"encode": (EncodeOptions, CodecOptions), "decode": (DecodeOptions, CodecOptions)}
 

@@ -15,7 +15,7 @@ from codec.errors import ModelError, UsageError
 from codec.models.registry import open_model
 from codec.pyramid.training import PyramidTrainer
 from codec.titok import config as titok_config
-from codec.titok.config import NEW_SIZES, SIZES, TINY, TitokConfig, new_config
+from codec.titok.config import SIZES, TINY, TitokConfig, new_config
 from codec.titok.initialization import cosines
 from codec.titok.training import TitokTrainer, TitokTraining, k_means, quantize, reconstruct, spread_lengths
 from codec.training.photos import random_crops
@@ -279,11 +279,10 @@ def test_the_command_trains_a_model_that_codes_images(tmp_path, photo, folder):
     assert TitokTrainer.resume(tmp_path / "b" / "checkpoint.safetensors", CPU).total_crops == 12
 
 
-def test_the_command_offers_existing_families_and_sizes():
+def test_the_command_offers_existing_families():
     offered = {option.name: option.type for option in main.commands["train"].params}
     for family in offered["family"].choices:
         assert trainer_of(family).family == family
-    assert tuple(offered["size"].choices) == NEW_SIZES
 
 
 @pytest.mark.parametrize(

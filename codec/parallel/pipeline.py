@@ -24,11 +24,11 @@ from bitstream.block_order import blocks_of
 from codec.image.opening import ImageInput, open_input
 from codec.image.source import Source, read_source, restore_image
 from codec.image.writing import ImageFormat
-from codec.options import DECODE_PASSES, DEFAULT_EFFORT, REFINEMENT_STEPS, DecodeOptions, EncodeOptions, encode_passes
+from codec.options import DEFAULT_EFFORT, REFINEMENT_STEPS, DecodeOptions, EncodeOptions
 from codec.rate_control import Target
 from codec.reading import read_tsr
 from codec.results import Decoded, DecodedFile, Encoded
-from codec.system.context import ImageProgress, ProgressListener, network_context
+from codec.system.context import DECODE_PASSES, ImageProgress, ProgressListener, encode_passes, network_context
 from codec.system.inputs import FileInput, folder_of
 from codec.system.process import process_threads, set_torch_threads
 

@@ -26,11 +26,11 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import codec
 from codec.errors import ClusterError, TesseraError
+from codec.options import AUTO, LOCAL
 
 Item = TypeVar("Item")
 Result = TypeVar("Result", covariant=True)
 
-LOCAL, AUTO = "local", "auto"  # start Ray on this machine; find the Ray that runs on it
 INSTALL = "pip install 'tessera-codec[ray]'"
 MAX_THREADS = 4  # default maximum per worker, the number of concurrent network calls in one process
 MAX_CHUNK = 128  # items: a worker idles for a moment at the end of a chunk

@@ -40,7 +40,8 @@ from codec.pyramid.noise import NOISE_CHANNELS, SCALES
 from codec.system.device import trains_in_bf16
 from codec.training.losses import PerceptualLoss, colour_distance, pattern_distance
 from codec.training.photos import random_crops
-from codec.training.trainer import Trainer, TrainingConfig
+from codec.training.recipe import TrainingConfig
+from codec.training.trainer import Trainer
 
 COUNT_DECAY = 0.998  # factor of the counts per step
 MODEL_DIGITS = 1e6  # counted digits that a model's table stands for

@@ -6,6 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from codec.options import DEFAULT_EFFORT, REFINEMENT_STEPS, EncodeOptions
+
+ENCODE_PASSES, DECODE_PASSES = 2.0, 1.2  # cost of coding an image, in network passes that report progress
+SEARCH_PASSES = 9  # additional passes of a search for a PSNR or LPIPS target
+REFERENCE_PASSES = 8  # additional passes with a reference, most of them of a search for the quality
 ProgressListener = Callable[[float], None]
 _threads: ContextVar[int | None] = ContextVar("threads", default=None)
 _listener: ContextVar[ProgressListener | None] = ContextVar("listener", default=None)
@@ -25,6 +30,15 @@ def network_context(threads: int | None = None, listener: ProgressListener | Non
 def context_threads() -> int | None:
     """The number of threads for networks that this thread runs; None outside of `network_context`."""
     return _threads.get()
+
+
+def encode_passes(options: EncodeOptions) -> float:
+    """Cost of encoding an image, in network passes over it."""
+    steps = REFINEMENT_STEPS.get(options.get("effort", DEFAULT_EFFORT), 0)
+    searched = options.get("target_psnr") is not None or options.get("target_lpips") is not None
+    if options.get("reference") is not None:
+        return ENCODE_PASSES + REFERENCE_PASSES
+    return ENCODE_PASSES + (steps + 3 if steps else 0) + (SEARCH_PASSES if searched else 0)
 
 
 class ImageProgress:

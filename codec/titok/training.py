@@ -31,7 +31,8 @@ from codec.titok.model import TitokModel
 from codec.titok.network import Titok
 from codec.training.losses import PerceptualLoss
 from codec.training.photos import random_crops
-from codec.training.trainer import MOMENTS, Trainer, TrainingConfig
+from codec.training.recipe import TrainingConfig
+from codec.training.trainer import MOMENTS, Trainer
 
 BATCH_LENGTHS = 4  # different numbers of kept tokens in a batch
 RESTART_STEPS = 200  # steps without use until a code is replaced

@@ -16,7 +16,8 @@ from codec.system.device import pick_device
 from codec.training.distributed import ProcessGroup, run_distributed
 from codec.training.losses import PerceptualLoss
 from codec.training.photos import load_photos
-from codec.training.trainer import CHECKPOINT, Trainer, TrainingConfig, train
+from codec.training.recipe import TrainingConfig
+from codec.training.trainer import CHECKPOINT, Trainer, train
 from codec.training.vgg import torchvision_vgg
 
 NO_VGG = "none"  # value of `vgg` that disables the perceptual loss

@@ -15,7 +15,7 @@ import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -31,6 +31,7 @@ from codec.system.files import atomic_write
 from codec.training.distributed import ProcessGroup
 from codec.training.losses import PerceptualLoss
 from codec.training.photos import random_crops
+from codec.training.recipe import TrainingConfig
 
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_MINUTES = 3.0  # minutes between two checkpoints
@@ -40,27 +41,6 @@ WARMUP_STEPS = 100  # steps with a rising learning rate
 MAX_GRADIENT_NORM = 1.0
 COUNTERS = ("step", "schedule_minutes", "total_crops", "total_minutes")  # attributes of `Trainer` in a checkpoint
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's moments of a parameter
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """The recipe of a run; families add fields of their own."""
-
-    minutes: float = 60.0  # length of the schedule
-    steps: int = 0  # length of the schedule in steps instead, if not 0: runs repeat exactly
-    batch: int = 8  # crops per step
-    rate: float = 4e-4  # peak learning rate; 1e-3 is faster from scratch, but costs a trained network 0.2 dB for a while
-    perceptual: float = 1.0  # weight of the perceptual distance against the squared error
-    patch: int = 64  # side in pixels of the window for the perceptual distance
-    decay: float = 0.2  # last share of the schedule, with a learning rate that falls to zero
-    average: float = 0.999  # decay per step of the moving average of the weights
-    seed: int = 0
-
-    @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> Self:
-        """The inverse of `asdict`, after JSON. Raises TypeError for an unknown key."""
-        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in plain.items()}
-        return cls(**values)
 
 
 def train(
