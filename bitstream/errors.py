@@ -18,20 +18,24 @@ class TesseraError(Exception):
         super().__init__(message)
         self.message = message
         self.advice = advice
-        self.file = None if file is None else os.fspath(file)
+        self.file = None if file is None else os.fsdecode(file)
 
     def __str__(self) -> str:
         return self.message if self.file is None else f"{self.file}: {self.message}"
 
+    def about(self, file: str | os.PathLike[str] | None) -> None:
+        """Sets the file of an error that has none."""
+        if self.file is None and file is not None:
+            self.file = os.fsdecode(file)
+
 
 @contextmanager
-def naming(file: str | os.PathLike[str] | None) -> Iterator[None]:
+def naming(file: str | os.PathLike[str]) -> Iterator[None]:
     """Errors within the block are about this file, unless they are about another."""
     try:
         yield
     except TesseraError as error:
-        if error.file is None and file is not None:
-            error.file = os.fspath(file)
+        error.about(file)
         raise
 
 

@@ -201,7 +201,7 @@ jobs = click.option(
     "-j",
     "--jobs",
     type=click.IntRange(1),
-    default=lambda: os.cpu_count() or 1,
+    default=os.cpu_count() or 1,
     metavar="N",
     help="Threads to use.  [default: number of cores]",
 )

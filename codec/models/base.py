@@ -27,7 +27,7 @@ from safetensors.numpy import save_file
 from bitstream.container import STREAM_ID_BYTES
 from bitstream.reference import Reference
 from bitstream.sequence import AnyCode, Base, Prefix, TokenSequence
-from codec.errors import FileError, ModelError, naming
+from codec.errors import FileError, ModelError
 from codec.system.device import TORCH
 from codec.system.files import atomic_write
 
@@ -115,8 +115,11 @@ class Model(ABC):
     def arrays(self) -> Iterator[Any]:
         """The open file, a `safetensors.safe_open`. Raises ModelError if it cannot be read, also within the block."""
         try:
-            with naming(self.path), safe_open(self.path, "numpy") as file:
+            with safe_open(self.path, "numpy") as file:
                 yield file
+        except ModelError as error:
+            error.about(self.path)
+            raise
         except (SafetensorError, OSError) as error:
             msg = f"not a model file, or incomplete ({error})"
             raise ModelError(msg, file=self.path) from error

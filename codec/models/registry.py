@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from pkgutil import resolve_name
 
-from codec.errors import FileError, ModelError, naming
+from codec.errors import FileError, ModelError
 from codec.models.base import Model, read_metadata
 from codec.system.files import data_folder
 
@@ -47,8 +47,10 @@ def open_model(name: str | os.PathLike[str] = DEFAULT) -> Model:
         raise ModelError(msg, file=path)
     model = family(metadata["kind"])(path, metadata)
     try:
-        with naming(path):
-            model.config  # noqa: B018 (must parse)
+        model.config  # noqa: B018 (must parse)
+    except ModelError as error:
+        error.about(path)
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         msg = f"not a Tessera model ({type(error).__name__}: {str(error)[:200]})"
         raise ModelError(msg, file=path) from error

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
-from codec.errors import FileError, naming
+from codec.errors import FileError, TesseraError
 
 PIECE = 1 << 20  # bytes
 FileInput: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
@@ -19,30 +19,34 @@ FileInput: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str] |
 def open_file(file: Any, expected: str = "a file") -> Iterator[BinaryIO]:
     """A file open for reading. Errors within the block are about this file."""
     name = file if isinstance(file, str | os.PathLike) else getattr(file, "name", None)
-    with naming(name if isinstance(name, str | os.PathLike) else None):  # a pipe's name is a number
-        try:
-            if isinstance(file, bytes | bytearray | memoryview):
-                yield io.BytesIO(file)
-            elif isinstance(file, str | os.PathLike):
-                if os.path.isdir(file):
-                    msg = "is a folder: name a file in it"
-                    raise FileError(msg)
-                with Path(file).open("rb") as stream:
-                    yield stream
-            elif hasattr(file, "read") and isinstance(file.read(0), bytes):
-                yield file
-            else:
-                kind = "a file opened as text" if hasattr(file, "encoding") else f"an object of type {type(file).__name__}"
-                msg = f"{kind} is not {expected}"
+    if not isinstance(name, str | os.PathLike):  # a pipe's name is a number
+        name = None
+    try:
+        if isinstance(file, bytes | bytearray | memoryview):
+            yield io.BytesIO(file)
+        elif isinstance(file, str | os.PathLike):
+            if os.path.isdir(file):
+                msg = "is a folder: name a file in it"
                 raise FileError(msg)
-        except FileNotFoundError as error:
-            msg = "no such file: check the name"
-            raise FileError(msg) from error
-        except (OSError, ValueError) as error:  # ValueError: a closed file, or a path with a zero byte
-            reason = getattr(error, "strerror", None) or error
-            advice = "check its permissions" if isinstance(error, PermissionError) else "check the name, or name another file"
-            msg = f"cannot be read ({reason}): {advice}"
-            raise FileError(msg) from error
+            with Path(file).open("rb") as stream:
+                yield stream
+        elif hasattr(file, "read") and isinstance(file.read(0), bytes):
+            yield file
+        else:
+            kind = "a file opened as text" if hasattr(file, "encoding") else f"an object of type {type(file).__name__}"
+            msg = f"{kind} is not {expected}"
+            raise FileError(msg)
+    except FileNotFoundError as error:
+        msg = "no such file: check the name"
+        raise FileError(msg, file=name) from error
+    except (OSError, ValueError) as error:  # ValueError: a closed file, or a path with a zero byte
+        reason = getattr(error, "strerror", None) or error
+        advice = "check its permissions" if isinstance(error, PermissionError) else "check the name, or name another file"
+        msg = f"cannot be read ({reason}): {advice}"
+        raise FileError(msg, file=name) from error
+    except TesseraError as error:
+        error.about(name)
+        raise
 
 
 def read_at_most(stream: BinaryIO, head: bytes, limit: int) -> bytes:
