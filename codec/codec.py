@@ -92,6 +92,10 @@ class Codec:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Frees the memory of networks. They are loaded again when they are needed."""
         self._tokenizers.clear()
 
     # One image, and its inverse

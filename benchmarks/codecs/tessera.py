@@ -89,7 +89,7 @@ class TesseraCodec:
 
     def _release_others(self) -> None:
         if TesseraCodec._loaded not in (None, self.codec):
-            TesseraCodec._loaded.__exit__()
+            TesseraCodec._loaded.release()
         TesseraCodec._loaded = self.codec
 
 
