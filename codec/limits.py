@@ -8,8 +8,8 @@ from codec.options import MAX_PIXELS
 
 # An image that is one pixel high is computed in blocks of 256 pixels: 65535x1 costs as much as 16.8 million pixels. Its blocks
 # may cost four times its own pixels, or a thirtieth of max_pixels, or as much as that example.
-THIN_FACTOR = 4
-THIN_COST = 1 << 24
+NARROW_FACTOR = 4
+NARROW_COST = 1 << 24
 
 
 def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
@@ -19,7 +19,7 @@ def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
         raise ImageError(msg, ("max_pixels",))
     blocks = -(-width // BLOCK) * -(-height // BLOCK)
     cost = blocks * BLOCK**2
-    allowed = max(THIN_FACTOR * width * height, max_pixels // 30, min(THIN_COST, THIN_FACTOR * max_pixels))
+    allowed = max(NARROW_FACTOR * width * height, max_pixels // 30, min(NARROW_COST, NARROW_FACTOR * max_pixels))
     if blocks > 1 and cost > allowed:
         msg = f"{width}x{height} is too narrow: decoding it costs as much as {cost:,} pixels; the limit is {allowed:,}"
         raise ImageError(msg, ("max_pixels",))

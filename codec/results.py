@@ -79,10 +79,10 @@ class Decoded(_Content):
 
     def as_file(self, format: ImageFormat, background: str | None = None) -> DecodedFile:
         """The image as a file, composited on `background` if one is given. Raises ImageError."""
-        from codec.image.writing import losses, write_image
+        from codec.image.writing import dropped_metadata, write_image
 
         data = write_image(self.image, format, background)
-        return DecodedFile(self.file, self.block_tokens, self.model, data, losses(self.image, format))
+        return DecodedFile(self.file, self.block_tokens, self.model, data, dropped_metadata(self.image, format))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from PIL import Image
 from codec.errors import ImageError, UsageError
 from codec.image.plugins import WRITTEN
 from codec.image.source import read_source
-from codec.image.writing import OPAQUE, QUALITY, WITH_EXIF, ImageFormat, image_format, losses, write_image
+from codec.image.writing import OPAQUE, QUALITY, WITH_EXIF, ImageFormat, dropped_metadata, image_format, write_image
 from tests.helpers.profiles import red_and_green_swapped
 
 
@@ -88,9 +88,9 @@ def test_exif_and_xmp_are_kept_or_their_loss_is_noted(name, photo):
         assert (written.getexif().get(0x010F) == "Maker") == (name in WITH_EXIF)
         kept = written.info.get("xmp")
     assert (kept == xmp) == (name in WITH_EXIF and name != "JXL")  # the JPEG XL plugin writes XMP, and does not read it
-    assert bool(losses(image, format)) == (name not in WITH_EXIF)
+    assert bool(dropped_metadata(image, format)) == (name not in WITH_EXIF)
     image.info = {}
-    assert not losses(image, format)
+    assert not dropped_metadata(image, format)
 
 
 @pytest.mark.parametrize("size", [(1 << 20) + 5, 1 << 24])

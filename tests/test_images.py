@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from bitstream.container import GREY
 from codec.errors import ImageError
-from codec.image.metadata import mend_exif, upright_exif, upright_xmp
+from codec.image.metadata import fix_exif, upright_exif, upright_xmp
 from codec.image.opening import load_image
 from codec.image.source import read_source
 from tests.helpers import profiles
@@ -223,7 +223,7 @@ def test_any_exif_can_be_mended(seed):
     exif = bytearray(camera_exif(6).tobytes().removeprefix(b"Exif\0\0"))
     for position in rng.integers(4, len(exif), 12):
         exif[position] = rng.integers(256)
-    assert len(mend_exif(bytes(exif[: rng.integers(8, len(exif))]), 5, 7)) <= len(exif)
+    assert len(fix_exif(bytes(exif[: rng.integers(8, len(exif))]), 5, 7)) <= len(exif)
 
 
 @pytest.mark.parametrize("exif", [b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff"])

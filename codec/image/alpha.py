@@ -14,7 +14,7 @@ from PIL import Image, ImageColor
 
 from bitstream.block_order import CELL
 from codec.errors import ImageError
-from codec.image.colour import DEEP, STRIP_ROWS
+from codec.image.colour import MODES_16_BIT, STRIP_ROWS
 
 LOSSLESS_QUALITY = 100
 DEFAULT_ALPHA_QUALITY = 75
@@ -26,7 +26,7 @@ def split_alpha(image: Image.Image) -> tuple[Image.Image, NDArray[np.uint8] | No
     """Splits an image of any mode into the image without alpha, and alpha (H, W); None if all pixels are opaque."""
     if not image.has_transparency_data:
         return image, None
-    if image.mode in DEEP:  # one value of the file is transparent
+    if image.mode in MODES_16_BIT:  # one value of the file is transparent
         alpha = np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8)
     else:
         if image.mode == "La":  # Pillow converts it to LA alone

@@ -23,7 +23,7 @@ STANDARD_MODES = tuple(MODES.values())
 NOT_KEPT = {"CMYK": "CMYK", "LAB": "Lab"}  # modes that become sRGB, and their names
 ICC_SIGNATURE = slice(36, 40)
 ICC_SPACE = slice(16, 20)
-DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # modes with 16 bits
+MODES_16_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # modes with 16 bits
 STRIP_ROWS = 256  # rows computed per step, to bound memory
 FLAGS = ImageCms.Flags.BLACKPOINTCOMPENSATION
 
@@ -71,7 +71,7 @@ def to_rgb(image: Image.Image, profile: bytes | None, strip: bool, embedded: boo
 
 def _standard_mode(image: Image.Image) -> Image.Image:
     """Converts any other mode to L or RGB with 8 bits."""
-    if image.mode in DEEP:
+    if image.mode in MODES_16_BIT:
         values = np.asarray(image)
         pixels = np.empty(values.shape, np.uint8)
         for top in range(0, len(values), STRIP_ROWS):

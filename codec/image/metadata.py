@@ -155,7 +155,7 @@ def upright_exif(exif: bytes) -> bytes | None:
     return bytes(changed)
 
 
-def mend_exif(exif: bytes, width: int, height: int) -> bytes:
+def fix_exif(exif: bytes, width: int, height: int) -> bytes:
     """EXIF with these dimensions and without its thumbnail, which still has the former orientation. Offsets stay valid."""
     order, changed = _byte_order(exif), bytearray(exif)
     if order is None:

@@ -16,7 +16,7 @@ from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 from bitstream.container import MAGIC
 from codec.errors import ImageError, TesseraError
 from codec.image.plugins import READ, jxl_header, load_formats, load_plugin, plugin_for
-from codec.limits import THIN_FACTOR, check_size
+from codec.limits import NARROW_FACTOR, check_size
 from codec.options import MAX_PIXELS
 from codec.system.inputs import FileInput, open_file, read_at_most
 from codec.system.process import after_fork_in_child, fork_safe_lock
@@ -107,7 +107,7 @@ def load_image(image: Image.Image, max_pixels: int = MAX_PIXELS, allow_damaged: 
     Raises ImageError."""
     stream, tiled, size = getattr(image, "fp", None), hasattr(image, "_tile_size"), image.size
     # For TIFF, Pillow checks the size of the tiles, which may be larger than the image.
-    limit = max(max_pixels, THIN_FACTOR * image.width * image.height) if tiled else max_pixels
+    limit = max(max_pixels, NARROW_FACTOR * image.width * image.height) if tiled else max_pixels
     try:
         with reading_errors("allow_damaged"), pillow_settings(limit):
             image.load()

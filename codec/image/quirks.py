@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageOps
 
-from codec.image.colour import DEEP
+from codec.image.colour import MODES_16_BIT
 from codec.image.opening import load_image, open_image
 
 Mend: TypeAlias = Callable[
@@ -94,7 +94,7 @@ def _tiff(image: Image.Image, _: bytes, __: int) -> Mend | None:
         values = 65535 - values if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else values
         return Image.fromarray(values.astype(np.uint16)), ()
 
-    return mend if image.mode in DEEP else None
+    return mend if image.mode in MODES_16_BIT else None
 
 
 QUIRKS = {"PNG": _png, "PSD": _psd, "TGA": _tga, "TIFF": _tiff}

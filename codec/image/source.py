@@ -13,8 +13,8 @@ from PIL import ExifTags, Image
 from bitstream.container import COLOURED, GREY, NEUTRAL, File, Sections
 from codec.errors import ImageError
 from codec.image.alpha import DEFAULT_ALPHA_QUALITY, fill_hidden, flatten, parse_colour, split_alpha
-from codec.image.colour import DEEP, greyness_of, pixels_of, remove_colour_if_grey, to_rgb
-from codec.image.metadata import Extras, from_sections, mend_exif, to_sections, upright_exif, upright_xmp
+from codec.image.colour import MODES_16_BIT, greyness_of, pixels_of, remove_colour_if_grey, to_rgb
+from codec.image.metadata import Extras, fix_exif, from_sections, to_sections, upright_exif, upright_xmp
 from codec.image.opening import DAMAGE, MAX_PIXELS, ImageInput, load_image, open_input, reading_errors
 from codec.image.plugins import has_jxl_gain_map
 from codec.image.quirks import QUIRKS, Mend
@@ -155,7 +155,7 @@ def _separate(image: Image.Image, stated: _Statements) -> _Parts:
     orientation, exif, xmp, metadata_notes = _read_metadata(image)
     if orientation in METHODS:
         mended = mended.transpose(METHODS[orientation])
-    exif = mend_exif(exif, *mended.size) if exif else None
+    exif = fix_exif(exif, *mended.size) if exif else None
     colours, alpha = split_alpha(mended)
     alpha_notes = []
     if alpha is not None and not alpha.any():
@@ -175,7 +175,7 @@ def _channel_notes(image: Image.Image, head: bytes) -> list[str]:
         msg = "pixels are 32-bit integers, whose range is not known: convert it to 8 or 16 bits first"
         raise ImageError(msg)
     arguments = [tile.args for tile in getattr(image, "tile", ())]
-    deep = image.mode in DEEP or any(";16" in str(args) for args in arguments)
+    deep = image.mode in MODES_16_BIT or any(";16" in str(args) for args in arguments)
     deep |= image.format == "PPM" and any(args[-1] > 255 for args in arguments if isinstance(args, tuple))  # the maximum value
     bits = 16 if deep else image.info["bit_depth"] if image.format == "HEIF" else 8
     notes = [f"{bits} bits per channel became 8"] if bits > 8 else []

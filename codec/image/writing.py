@@ -89,7 +89,7 @@ def write_image(image: Image.Image, format: ImageFormat, background: str | None 
     return stream.getvalue()
 
 
-def losses(image: Image.Image, format: ImageFormat) -> tuple[str, ...]:
+def dropped_metadata(image: Image.Image, format: ImageFormat) -> tuple[str, ...]:
     """Remarks for the user on metadata that the format does not keep."""
     lost = [label for key, label in (("exif", "EXIF"), ("xmp", "XMP")) if image.info.get(key)]
     return () if format.name in WITH_EXIF or not lost else (f"{' and '.join(lost)} left out: {format.name} does not keep it",)

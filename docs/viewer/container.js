@@ -10,7 +10,7 @@ const SIDE_MAX = 2 ** 24; // pixels
 const SURPLUS_MAX = 4096; // bytes after the end of a file, at most, that are reported as such
 const CELL = 16, BLOCK = 256; // pixels
 const PIXELS_MAX = 40e6; // fits the memory of any current browser
-const THIN_FACTOR = 4, THIN_COST = 2 ** 24; // as codec/image/opening.py allows narrow images
+const NARROW_FACTOR = 4, NARROW_COST = 2 ** 24; // as codec/image/opening.py allows narrow images
 
 /**
  * @typedef {object} Header
@@ -100,7 +100,7 @@ function payloadMax(width, height) {
 export function bytesAllowed(data) {
   const header = readHeader(data), { width, height } = header;
   const blocks = Math.ceil(width / BLOCK) * Math.ceil(height / BLOCK);
-  const allowed = Math.max(THIN_FACTOR * width * height, PIXELS_MAX / 30, THIN_COST);
+  const allowed = Math.max(NARROW_FACTOR * width * height, PIXELS_MAX / 30, NARROW_COST);
   if (width * height > PIXELS_MAX || (blocks > 1 && blocks * BLOCK ** 2 > allowed)) {
     const megapixels = Math.round(Math.max(width * height, blocks * BLOCK ** 2) / 1e6);
     throw new TsrError("large", `Decoding ${width}x${height} takes as much as ${megapixels} megapixels. This page opens up to ${PIXELS_MAX / 1e6}.`);
