@@ -26,7 +26,7 @@ from bitstream.sequence import Difference
 from codec.models.base import Enough, ReferenceImage
 from codec.pyramid.runtime.backend import Array
 from codec.pyramid.tiles import decode_pixels, encode_pixels
-from codec.pyramid.tokenizer import PyramidTokenizer, choose, dequantize, predict, quantize, update
+from codec.pyramid.tokenizer import PyramidTokenizer, Reconstruction, choose, dequantize, quantize
 
 MOTION_PIXELS = 1 << 20  # images are reduced to about this size before motion is searched for
 FINE_SIDE = 512  # pixels; side of the window in which the motion of a reduced image is made exact
@@ -114,15 +114,14 @@ def moved(pixels: NDArray[Any], motion: tuple[int, int], height: int, width: int
 
 def _quantized(tokenizer: PyramidTokenizer, layout: PyramidLayout, latents: Array) -> Base:
     """Latents (1, C, h, w) after quantization with all tokens, each digit rounded to the nearest, and dequantization."""
-    backend = tokenizer.backend
-    decoded, known = backend.zeros(*latents.shape), backend.zeros(1, 1, *latents.shape[2:])
+    decoded = Reconstruction(tokenizer.backend, [layout])
     for index, level in enumerate(layout.levels):
-        predicted = predict(backend, index, [layout], decoded, known)
+        predicted = decoded.predict(index)
         free = np.zeros((1, level.limit + 1), np.float32)  # bits of a digit
         tables = [np.zeros((level.digits, *layout.grids[index]), np.uint8)]
-        digits = choose(backend, index, [layout], latents, predicted, tables, free)[0] * layout.masks[index]
-        update(backend, index, [layout], decoded, known, predicted, [digits], [layout.masks[index][None]])
-    return Base(layout, decoded, known)
+        digits = choose(tokenizer.backend, index, [layout], latents, predicted, tables, free)[0] * layout.masks[index]
+        decoded.add(index, predicted, [digits], [layout.masks[index][None]])
+    return Base(layout, decoded.latents, decoded.known)
 
 
 # The choice of blocks
@@ -146,20 +145,17 @@ def _cells(row: int, column: int) -> tuple[slice, ...]:
 def _rates(tokenizer: PyramidTokenizer, sequence: PyramidSequence, latents: Array, difference: bool) -> tuple[NDArray, NDArray]:
     """The bits of each block, and its squared error in latents: (levels + 1, rows, columns), before the first level and after
     each level of the sequence."""
-    layout, backend = sequence.layout, tokenizer.backend
-    rows, columns = layout.blocks
+    layout, (rows, columns) = sequence.layout, sequence.layout.blocks
     prefix = sequence.first(sum(len(symbols) for symbols in sequence.symbols))
-    decoded, known = backend.zeros(*latents.shape), backend.zeros(1, 1, *latents.shape[2:])
+    decoded = Reconstruction(tokenizer.backend, [layout], difference)
     bits, errors = [np.zeros((rows, columns))], [_block_errors(latents, layout)]
     costs = np.split(sequence.bits(), np.cumsum([len(symbols) for symbols in sequence.symbols])[:-1])
     for index, (cost, order) in enumerate(zip(costs, sequence.orders, strict=True)):
-        predicted = predict(backend, index, [layout], decoded, known, difference)
-        masks = [prefix.known[index][None]]
-        update(backend, index, [layout], decoded, known, predicted, [prefix.digits[index]], masks)
+        decoded.add(index, decoded.predict(index), [prefix.digits[index]], [prefix.known[index][None]])
         side, width = layout.levels[index].side, layout.grids[index][1]
         blocks = order // width // side * columns + order % width // side
         bits.append(bits[-1] + np.bincount(blocks, cost, rows * columns).reshape(rows, columns))
-        errors.append(_block_errors(latents - decoded, layout))
+        errors.append(_block_errors(latents - decoded.latents, layout))
     return np.array(bits), np.array(errors)
 
 

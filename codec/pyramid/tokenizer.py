@@ -71,6 +71,54 @@ def group_by_canvas(layouts: Sequence[PyramidLayout]) -> list[list[int]]:
     return groups
 
 
+class Reconstruction:
+    """What decoding has of images with canvases of one size: latents (B, C, h, w) and map of known tokens (B, 1, h, w). The map
+    holds the number of levels decoded in each cell, in units of one fifth.
+
+    Encoding and decoding go through the levels alike: `predict`, choose or read the digits of the difference, `add` them. Both
+    work in strips. `difference`: the latents are those of a difference between images."""
+
+    def __init__(self, backend: Backend, layouts: Sequence[PyramidLayout], difference: bool = False) -> None:
+        rows, columns = (count * BLOCK_CELLS for count in layouts[0].blocks)
+        self.backend, self.layouts, self.difference = backend, layouts, difference
+        self.latents = backend.zeros(len(layouts), backend.config.channels, rows, columns)
+        self.known = backend.zeros(len(layouts), 1, rows, columns)
+
+    def predict(self, index: int) -> Array:
+        """The latents that level `index` adds to. The network predicts images; for a difference of images, the prediction is
+        that nothing changes: zero digits leave the latents as they are."""
+        predicted = self.backend.zeros(*self.latents.shape)
+        if self.difference:
+            biases, level = Reconstruction(self.backend, self.layouts), self.layouts[0].levels[index]
+            digits = [np.zeros((level.digits, *layout.grids[index]), np.int8) for layout in self.layouts]
+            biases.add(index, predicted, digits, [np.ones((1, *layout.grids[index]), np.bool_) for layout in self.layouts])
+            return self.latents - biases.latents
+        for rows, inner in strips(self.latents, PREDICTOR_RADIUS):
+            strip = self.backend.predict(index, self.latents[:, :, rows], self.known[:, :, rows])
+            predicted[:, :, inside((rows, inner))] = strip[:, :, inner]
+        return predicted
+
+    def add(
+        self, index: int, predicted: Array, symbols: Sequence[NDArray[np.int8]], masks: Sequence[NDArray[np.bool_]]
+    ) -> None:
+        """Adds the digits (D, n, m) of level `index` of each image, where its mask (1, n, m) is true. Only the digits pass
+        through filters, so rows in a halo may be of either state."""
+        side = self.layouts[0].levels[index].side
+        radius = 1 if side == BLOCK_CELLS else BLOCK_CELLS  # of a kernel of 3x3; coarse levels interpolate, too
+        for rows, inner in strips(self.latents, radius):
+            tokens = slice(rows.start * side // BLOCK_CELLS, rows.stop * side // BLOCK_CELLS)
+            refined, more_known = self.backend.update(
+                index,
+                self.latents[:, :, rows],
+                self.known[:, :, rows],
+                predicted[:, :, rows],
+                pad_to_canvas(symbols, self.layouts, index, tokens),
+                pad_to_canvas(masks, self.layouts, index, tokens),
+            )
+            target = inside((rows, inner))
+            self.latents[:, :, target], self.known[:, :, target] = refined[:, :, inner], more_known[:, :, inner]
+
+
 def quantize(
     backend: Backend,
     code: PyramidCode,
@@ -84,9 +132,9 @@ def quantize(
     digits: list[list[NDArray[np.int8]]] = [[] for _ in layouts]  # (D, n, m) per image and level
     contexts: list[list[NDArray[np.uint8]]] = [[] for _ in layouts]
     tokens, spent = [0] * len(layouts), [0.0] * len(layouts)
-    decoded, known = backend.zeros(*latents.shape), backend.zeros(len(latents), 1, *latents.shape[2:])
+    decoded = Reconstruction(backend, layouts, difference)
     for index in range(len(code.levels)):
-        predicted = predict(backend, index, layouts, decoded, known, difference)
+        predicted = decoded.predict(index)
         tables = [code.contexts(layout, index, digits[i]) for i, layout in enumerate(layouts)]
         bits = digit_bits(code, index)
         for i, chosen in enumerate(choose(backend, index, layouts, latents, predicted, tables, bits)):
@@ -99,9 +147,7 @@ def quantize(
         last = index == len(code.levels) - 1
         if last or (enough and all(enough[i].reached(tokens[i], spent[i]) for i in range(len(layouts)))):
             break
-        symbols = [levels[-1] for levels in digits]
-        masks = [layout.masks[index][None] for layout in layouts]
-        update(backend, index, layouts, decoded, known, predicted, symbols, masks)
+        decoded.add(index, predicted, [levels[-1] for levels in digits], [layout.masks[index][None] for layout in layouts])
     images = zip(layouts, digits, contexts, strict=True)
     return [code.sequence(complete_prefix(layout, levels), tables) for layout, levels, tables in images]
 
@@ -110,39 +156,15 @@ def dequantize(backend: Backend, prefixes: Sequence[PyramidPrefix]) -> tuple[Arr
     """The inverse of `quantize`, for the known tokens of images with canvases of one size -> latents (B, C, h, w) and map of
     known tokens (B, 1, h, w): the number of levels decoded in each cell, in units of one fifth. All images have a
     reference, or none has; the results include their bases."""
-    layouts = [prefix.layout for prefix in prefixes]
-    rows, columns = (count * BLOCK_CELLS for count in layouts[0].blocks)
-    decoded = backend.zeros(len(prefixes), backend.config.channels, rows, columns)
-    known = backend.zeros(len(prefixes), 1, rows, columns)
+    decoded = Reconstruction(backend, [prefix.layout for prefix in prefixes], prefixes[0].base is not None)
     levels = max((index + 1 for prefix in prefixes for index, mask in enumerate(prefix.known) if mask.any()), default=0)
     for index in range(levels):
-        predicted = predict(backend, index, layouts, decoded, known, prefixes[0].base is not None)
         symbols = [prefix.digits[index] for prefix in prefixes]
-        masks = [prefix.known[index][None] for prefix in prefixes]
-        update(backend, index, layouts, decoded, known, predicted, symbols, masks)
+        decoded.add(index, decoded.predict(index), symbols, [prefix.known[index][None] for prefix in prefixes])
     for i, prefix in enumerate(prefixes):
         if prefix.base is not None:
-            prefix.base.add_to(decoded[i : i + 1], known[i : i + 1])
-    return decoded, known
-
-
-def predict(
-    backend: Backend, index: int, layouts: Sequence[PyramidLayout], decoded: Array, known: Array, difference: bool = False
-) -> Array:
-    """`Backend.predict` in strips. The network predicts images; for a difference of images, the prediction is that nothing
-    changes: zero digits leave the latents as they are."""
-    predicted = backend.zeros(*decoded.shape)
-    if difference:
-        level, zeros = layouts[0].levels[index], backend.zeros(*known.shape)
-        digits = [np.zeros((level.digits, *layout.grids[index]), np.int8) for layout in layouts]
-        masks = [np.ones((1, *layout.grids[index]), np.bool_) for layout in layouts]
-        offset = backend.zeros(*decoded.shape)  # of the layers' biases
-        update(backend, index, layouts, offset, zeros, predicted, digits, masks)
-        return decoded - offset
-    for rows, inner in strips(decoded, PREDICTOR_RADIUS):
-        strip = backend.predict(index, decoded[:, :, rows], known[:, :, rows])
-        predicted[:, :, inside((rows, inner))] = strip[:, :, inner]
-    return predicted
+            prefix.base.add_to(decoded.latents[i : i + 1], decoded.known[i : i + 1])
+    return decoded.latents, decoded.known
 
 
 def choose(
@@ -169,34 +191,6 @@ def choose(
                 strip = raw[i, :, top - first : bottom - first, :columns]
                 chosen[i].append(backend.choose(strip, tables[i][:, top:bottom], bits, level.limit, rdo_lambda))
     return [np.concatenate(parts, 1) for parts in chosen]
-
-
-def update(
-    backend: Backend,
-    index: int,
-    layouts: Sequence[PyramidLayout],
-    decoded: Array,
-    known: Array,
-    predicted: Array,
-    symbols: Sequence[NDArray[np.int8]],
-    masks: Sequence[NDArray[np.bool_]],
-) -> None:
-    """Applies `Backend.update` to `decoded` and `known` in place, in strips. The network filters only the digits, so it does
-    not matter whether rows in a halo are already updated."""
-    side = layouts[0].levels[index].side
-    radius = 1 if side == BLOCK_CELLS else BLOCK_CELLS  # of a kernel of 3x3; coarse levels interpolate, too
-    for rows, inner in strips(decoded, radius):
-        tokens = slice(rows.start * side // BLOCK_CELLS, rows.stop * side // BLOCK_CELLS)
-        refined, more_known = backend.update(
-            index,
-            decoded[:, :, rows],
-            known[:, :, rows],
-            predicted[:, :, rows],
-            pad_to_canvas(symbols, layouts, index, tokens),
-            pad_to_canvas(masks, layouts, index, tokens),
-        )
-        target = inside((rows, inner))
-        decoded[:, :, target], known[:, :, target] = refined[:, :, inner], more_known[:, :, inner]
 
 
 def digit_bits(code: PyramidCode, index: int) -> NDArray[np.float32]:
