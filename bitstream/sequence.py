@@ -91,6 +91,7 @@ class Difference:
     reference: Reference
     base: Base
     alone: TokenSequence  # the tokens of the image without the reference
+    guess: int  # length with about the error that the image without the reference has with its typical length
 
 
 class Code(Protocol[L, P]):

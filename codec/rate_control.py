@@ -33,6 +33,7 @@ MIN_LPIPS_SIDE = 31  # pixels; at this size AlexNet's last stage has one positio
 
 SLACK = 64  # bits: tokens that cost this much more than a budget cannot fit it, even if the range coder saves bits at its end
 ALPHA_SHARE = 3  # transparency may take a third of a size before its quality is lowered
+BRACKET = 1.1  # ratio of the bits of the first two lengths of a search that starts at a guess
 MARGIN = 0.02  # minimum distance of a guess from both ends of the bracket, as a share of it
 
 
@@ -55,6 +56,11 @@ class Target:
     def searched(self) -> bool:
         """Whether images must be decoded to find the length."""
         return self.kind in ("target_psnr", "target_lpips")
+
+    @property
+    def sized(self) -> bool:
+        """Whether it is a size."""
+        return self.kind in ("target_size", "target_bpp")
 
     def budget(self, width: int, height: int) -> int | None:
         """Bytes that the complete file may take, or None if the target is not a size."""
@@ -260,20 +266,25 @@ def shortest(
     *,
     higher_is_better: bool,
     tolerance: float = 0.005,
+    guess: int | None = None,
 ) -> SearchResult:
     """The shortest length, at least `min_length`, whose measure is `wanted` or better. `bits` (tokens,) is the cost of all
     tokens up to each length.
 
     Quality rises with length, but not with every token. The search returns a length that reaches the target and has been
     decoded and measured; a length whose bits are smaller by at most `tolerance` (a share) has been measured too, and misses
-    the target. If no length reaches the target, returns all tokens."""
+    the target. If no length reaches the target, returns all tokens. The search starts at
+    `guess`, if there is one."""
     values: dict[int, float] = {}
 
     def margin(length: int) -> float:
-        values[length] = measure(length)
+        if length not in values:
+            values[length] = measure(length)
         return values[length] - wanted if higher_is_better else wanted - values[length]
 
     low, high = min_length, len(bits)
+    if guess is not None:
+        low, high = _bracket(margin, bits, low, high, guess)
     above = margin(high)
     if above < 0 or high == low:
         return SearchResult(high, above >= 0, values[high])
@@ -294,3 +305,17 @@ def shortest(
         else:
             low, below, above, side = middle, value, above / (2 if side == -1 else 1), -1
     return SearchResult(high, True, values[high])
+
+
+def _bracket(margin: Callable[[int], float], bits: NDArray[np.float64], low: int, high: int, guess: int) -> tuple[int, int]:
+    """Lengths on both sides of the target, from `low` to `high`, or both at one end: steps away from a guess, which double."""
+    near = min(high, max(low, guess))
+    reached, factor = margin(near) >= 0, BRACKET
+    while near != (low if reached else high):
+        bound = bits[near - 1] / factor if reached else bits[near - 1] * factor
+        index = int(np.searchsorted(bits, bound)) + 1
+        far = max(low, min(near - 1, index)) if reached else min(high, max(near + 1, index))
+        if (margin(far) >= 0) != reached:
+            return min(near, far), max(near, far)
+        near, factor = far, factor**2
+    return near, near

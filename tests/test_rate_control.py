@@ -32,8 +32,9 @@ def small(photo):
     st.lists(st.floats(0.01, 5), min_size=1, max_size=300),
     st.floats(0, 60),
     st.booleans(),
+    st.one_of(st.none(), st.integers(-5, 400)),
 )
-def test_the_search_finds_the_shortest_length(rises, costs, wanted, higher_is_better):
+def test_the_search_finds_the_shortest_length(rises, costs, wanted, higher_is_better, guess):
     """On any rising curve the target is reached, and a length whose bits are at most 0.5 % fewer misses it."""
     count = min(len(rises), len(costs))
     curve, bits = np.cumsum(rises[:count]), np.cumsum(costs[:count])
@@ -43,7 +44,8 @@ def test_the_search_finds_the_shortest_length(rises, costs, wanted, higher_is_be
         measured.append(length)
         return curve[length - 1] if higher_is_better else -curve[length - 1]
 
-    found = shortest(measure, wanted if higher_is_better else -wanted, bits, 1, higher_is_better=higher_is_better)
+    wanted_value = wanted if higher_is_better else -wanted
+    found = shortest(measure, wanted_value, bits, 1, higher_is_better=higher_is_better, guess=guess)
     assert len(measured) == len(set(measured)) <= 60
     assert found.reached == (curve[-1] >= wanted)
     assert abs(found.value) == curve[found.length - 1]
@@ -74,6 +76,10 @@ def test_a_curved_measure_takes_few_decodings():
     assert found.reached
     assert found.value >= 30
     assert len(measured) <= 12
+    count = len(measured)
+    measured.clear()
+    assert shortest(measure, 30, bits, 1, higher_is_better=True, guess=found.length + 20).reached
+    assert len(measured) < count
 
 
 # Targets

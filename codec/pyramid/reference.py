@@ -79,9 +79,9 @@ class PyramidReferencer(PyramidTokenizer):
             return alone
         if not uses.all():
             base = _in_blocks(self, base, uses)
-            sequence, _ = self._difference(layout, latents - base.latents, limit)
+            sequence, theirs = self._difference(layout, latents - base.latents, limit)
         stored = Reference(reference.hash, reference.of_pixels, motion, pack_blocks(uses), reference.name)
-        return replace(sequence, difference=Difference(stored, base, alone))
+        return replace(sequence, difference=Difference(stored, base, alone, _equal_error(layout, theirs, own, tokens)))
 
     def add_reference(self, prefix: PyramidPrefix, stored: Reference, reference: ReferenceImage) -> PyramidPrefix:
         base = self._moved(reference, stored.motion, prefix.layout)
@@ -176,6 +176,15 @@ def _cheaper(theirs: tuple[NDArray, NDArray], own: tuple[NDArray, NDArray], leve
     rdo_lambda = max(0.0, errors[level - 1] - errors[level]) / max(1e-9, bits[level] - bits[level - 1])
     costs = [(errors + rdo_lambda * bits).min(0) for bits, errors in (theirs, own)]
     return costs[0] < costs[1]
+
+
+def _equal_error(layout: PyramidLayout, theirs: tuple[NDArray, NDArray], own: tuple[NDArray, NDArray], tokens: int) -> int:
+    """The length at which the first of two codings has the error that the second has with so many tokens."""
+    lengths = np.cumsum([0, *layout.counts])
+    their_logs, own_logs = (np.log(errors.sum((1, 2)) + 1e-9) for _, errors in (theirs, own))
+    wanted = np.interp(tokens, lengths[: len(own_logs)], own_logs)
+    falling = np.minimum.accumulate(their_logs)
+    return max(1, int(np.interp(-wanted, -falling, lengths[: len(falling)])))
 
 
 # Motion
