@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
 from cli import options
-from cli.inputs import OUTPUT_IMAGES, TSR_FILES, is_complete_image, read_tsr
+from cli.inputs import OUTPUT_IMAGES, TSR_FILES, input_of, is_complete_image, read_tsr
 from cli.outputs import STANDARD
-from cli.plan import FileOptions, FileTypes, make_plan
+from cli.plan import FileOptions, FileTypes, Job, make_plan
 from cli.report import ReportOptions
 from cli.runner import Command, Conversion, Run, RunOptions
-from codec.errors import UsageError
+from codec.errors import TesseraError, UsageError
 from codec.options import CodecOptions, DecodeOptions
 from codec.system.context import DECODE_PASSES
 
@@ -106,10 +107,24 @@ class Decoding(Command):
         return codec.decode(file, **self.options).as_file(self.save_as, self.background)
 
     def convert_all(
-        self, codec: Codec, files: Sequence[FileInput], resources: Resources, progress: ProgressListener | None
+        self, codec: Codec, pending: Sequence[Job], jobs: Sequence[Job], resources: Resources, progress: ProgressListener | None
     ) -> Iterator[Outcome[DecodedFile]]:
+        order = self._order(pending)
+        files = [input_of(pending[index].source) for index in order]
         settings: Any = {"save_as": self.save_as, "background": self.background, **self.options}
-        return codec.decode_all(files, resources=resources, progress=progress, **settings)
+        for outcome in codec.decode_all(files, resources=resources, progress=progress, **settings):
+            yield replace(outcome, index=order[outcome.index])
+
+    def _order(self, jobs: Sequence[Job]) -> list[int]:
+        """The indexes of jobs, those of files with the same reference together, so that it is decoded only once."""
+        groups: dict[bytes, list[int]] = {}  # keys: hashes of references
+        for index, job in enumerate(jobs):
+            key = b""
+            with suppress(TesseraError):  # decoding reports it
+                file = read_tsr(job.source, self.codec_options["max_pixels"])
+                key = file.reference.hash if file.reference else file.hash
+            groups.setdefault(key, []).append(index)
+        return [index for group in groups.values() for index in group]
 
     def summarise(self, report: Conversion, decoded: DecodedFile) -> None:
         width, height = decoded.file.width, decoded.file.height

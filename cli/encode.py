@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
@@ -13,11 +14,11 @@ import click
 from cli import options
 from cli.inputs import ENDING, IMAGES, TSR_FILES, input_of, is_complete_tsr
 from cli.outputs import human
-from cli.plan import FileOptions, FileTypes, make_plan
+from cli.plan import FileOptions, FileTypes, Job, make_plan
 from cli.report import ReportOptions
 from cli.runner import Command, Conversion, Run, RunOptions
 from codec.errors import ModelError
-from codec.options import EXCLUSIVE, CodecOptions, EncodeOptions
+from codec.options import EXCLUSIVE, CodecOptions, EncodeOptions, is_mode
 from codec.system.context import encode_passes
 
 if TYPE_CHECKING:
@@ -53,12 +54,19 @@ def encode(**values: Any) -> None:
     tessera encode photo.jpg -q 75
     tessera encode photo.png small.tsr --target-bpp 0.05
     tessera encode -r photos/ --output-dir small/ --skip-existing
+    tessera encode -r burst/ --output-dir small/ --reference auto
     """
     report, run = options.gather(ReportOptions, values), options.gather(RunOptions, values)
     for group in EXCLUSIVE:
         options.refuse_two({name: values[name] for name in group})
     files, codec = options.gather(FileOptions, values), options.select(CodecOptions, values)
     encoder = options.select(EncodeOptions, values)
+    if run.ray and is_mode(encoder.get("reference")):
+        msg = (
+            f"--ray and --reference {encoder['reference']} contradict each other: images wait for their references. Encode the "
+            "first image alone, and use its file as the reference"
+        )
+        raise click.UsageError(msg)
     check = partial(_check_image, max_pixels=codec["max_pixels"])
     types = FileTypes("encode", IMAGES, TSR_FILES, ENDING, check, "decode", keeps_extension=True)
     plan = make_plan(files, types, report.as_json)
@@ -86,13 +94,39 @@ class Encoding(Command):
     def is_complete(self, path: str) -> bool:
         return is_complete_tsr(path, self.codec_options["max_pixels"])
 
+    @property
+    def in_series(self) -> bool:
+        return is_mode(self.options.get("reference"))
+
     def convert(self, codec: Codec, image: ImageInput) -> Encoded:
-        return codec.encode(image, **self.options)
+        options: Any = self.options | {"reference": None} if self.in_series else self.options  # it is the only image
+        return codec.encode(image, **options)
 
     def convert_all(
-        self, codec: Codec, images: Sequence[ImageInput], resources: Resources, progress: ProgressListener | None
+        self, codec: Codec, pending: Sequence[Job], jobs: Sequence[Job], resources: Resources, progress: ProgressListener | None
     ) -> Iterator[Outcome[Encoded]]:
+        if self.in_series:
+            codec.check_reference(self.options)
+            return self._convert_series(codec, pending, jobs, resources, progress)
+        images = [input_of(job.source) for job in pending]
         return codec.encode_all(images, resources=resources, progress=progress, **self.options)
+
+    def _convert_series(
+        self, codec: Codec, pending: Sequence[Job], jobs: Sequence[Job], resources: Resources, progress: ProgressListener | None
+    ) -> Iterator[Outcome[Encoded]]:
+        """The outputs of each folder are a series, so that a decoder finds the reference of a file beside it."""
+        from codec.parallel.series import Member, encode_series
+
+        indexes = {job: index for index, job in enumerate(pending)}
+        folders: dict[Path, list[Job]] = {}
+        for job in jobs:
+            folders.setdefault(Path(job.output).parent, []).append(job)
+        for folder in folders.values():
+            members = [
+                Member(input_of(job.source), Path(job.output).name, None if job in indexes else job.output) for job in folder
+            ]
+            for outcome in encode_series(codec, members, self.options, resources, progress):
+                yield replace(outcome, index=indexes[folder[outcome.index]])
 
     def summarise(self, report: Conversion, encoded: Encoded) -> None:
         file = encoded.file

@@ -59,6 +59,11 @@ class Command(ABC):
     keys: ClassVar[tuple[str, ...]]  # JSON keys in addition to `cli.report.FIELDS`
     fatal: ClassVar[tuple[type[Exception], ...]] = ()  # errors that every other file would raise too
 
+    @property
+    def in_series(self) -> bool:
+        """Whether the images of a folder are coded against each other."""
+        return False
+
     @abstractmethod
     def is_complete(self, path: str) -> bool:
         """Whether an existing output is complete."""
@@ -69,9 +74,9 @@ class Command(ABC):
 
     @abstractmethod
     def convert_all(
-        self, codec: Codec, images: Sequence[Any], resources: Resources, progress: ProgressListener | None
+        self, codec: Codec, pending: Sequence[Job], jobs: Sequence[Job], resources: Resources, progress: ProgressListener | None
     ) -> Iterator[Outcome[Any]]:
-        """Converts many images."""
+        """Converts the inputs of the jobs that are pending. The outputs of all other jobs exist."""
 
     @abstractmethod
     def summarise(self, report: Conversion, result: Any) -> None:
@@ -102,20 +107,20 @@ def convert(
                     yield conversion
                 else:
                     pending.append(job)
-    if len(pending) == 1:
-        yield convert_one(command, pending[0], open_codec, writer, threads, progress)
-    if len(pending) <= 1:
+    if not pending:
         return
-    try:
-        codec = open_codec()
-    except TesseraError as error:
-        yield from (Conversion(job.source, job.output, error=error) for job in pending)
+    if len(pending) == 1 and not command.in_series:
+        yield convert_one(command, pending[0], open_codec, writer, threads, progress)
         return
     from codec.parallel.pipeline import Resources, pixels_at_once
 
     resources = Resources(threads, batch, pixels_at_once(memory_share))
-    inputs = [input_of(job.source) for job in pending]
-    for outcome in command.convert_all(codec, inputs, resources, progress):
+    try:
+        outcomes = command.convert_all(open_codec(), pending, jobs, resources, progress)
+    except TesseraError as error:
+        yield from (Conversion(job.source, job.output, error=error) for job in pending)
+        return
+    for outcome in outcomes:
         job = pending[outcome.index]
         conversion = Conversion(job.source, job.output, error=outcome.error, seconds=outcome.seconds)
         conversion.reported = outcome.reported

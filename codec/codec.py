@@ -34,6 +34,7 @@ from codec.options import (
     EncodeOptions,
     check_options,
     has_target,
+    is_mode,
     with_target,
 )
 from codec.rate_control import Decoder, Distance, Target, choose_tokens, quality_of_block_tokens, refine_tokens
@@ -133,11 +134,16 @@ class Codec:
     ) -> Iterator[Outcome[Encoded]]:
         """Encodes many images in a pipeline of threads, in bounded memory; yields their outcomes as they complete.
 
-        An image that fails does not stop the others: its outcome has the error. `images` is read only as far as needed."""
+        An image that fails does not stop the others: its outcome has the error. `images` is read only as far as needed, unless
+        `reference` is 'first', 'previous' or 'auto': the images are then coded against each other."""
         from codec.parallel.pipeline import encode_all
+        from codec.parallel.series import encode_series, members_of
 
         check_options(EncodeOptions, options)
-        return encode_all(self, images, with_target(options), resources, progress)
+        options = with_target(options)
+        if is_mode(options.get("reference")):
+            return encode_series(self, members_of(images), options, resources, progress)
+        return encode_all(self, images, options, resources, progress)
 
     def decode_all(
         self,
@@ -173,8 +179,10 @@ class Codec:
         sources = [image if isinstance(image, Source) else read_source(image, options, self.max_pixels) for image in images]
         pixels, code, target = [source.pixels for source in sources], self.model.code, Target.of(options)
         reference = options.get("reference")
+        if reference is not None:
+            self.check_reference(options)
         if steps := REFINEMENT_STEPS.get(options.get("effort", DEFAULT_EFFORT), 0):
-            _check_effort(self.model, reference)
+            _check_refines(self.model)
             refiner = cast(Refiner, self.tokenizer(refining=True))
             pairs = zip(refiner.tokenize(pixels), sources, strict=True)
             return [refine_tokens(*pair, target, self._decoder, refiner, steps) for pair in pairs]
@@ -296,6 +304,15 @@ class Codec:
     def _references(self) -> References:
         return References(self)
 
+    def check_reference(self, options: EncodeOptions) -> None:
+        """Raises UsageError if the model does not support references, or other options contradict them."""
+        if options.get("effort", DEFAULT_EFFORT) in REFINEMENT_STEPS:
+            msg = f"effort above {DEFAULT_EFFORT} and a reference contradict each other: give one of them"
+            raise UsageError(msg)
+        if not self.model.refers:
+            msg = f"{self.model.name} does not support references: leave out the reference"
+            raise UsageError(msg)
+
     def _tokenize_against(self, reference: Any, source: Source, enough: Enough, target: Target) -> TokenSequence:
         """The tokens of the difference between an image and a reference."""
         image, code = self._references.open(reference, self.model), self.model.code
@@ -328,11 +345,8 @@ class Codec:
         return LPIPS(self.lpips_weights).to(self.device).requires_grad_(False)
 
 
-def _check_effort(model: Model, reference: Any) -> None:
+def _check_refines(model: Model) -> None:
     """Raises UsageError if tokens cannot be refined."""
-    if reference is not None:
-        msg = f"effort above {DEFAULT_EFFORT} and a reference contradict each other: give one of them"
-        raise UsageError(msg)
     if not model.refines:
         msg = f"effort above {DEFAULT_EFFORT} needs a model that refines tokens, and {model.name} does not"
         raise UsageError(msg)

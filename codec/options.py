@@ -98,8 +98,10 @@ class EncodeOptions(TypedDict, total=False):
     reference: Annotated[
         object,
         Option(
-            "Encode as a difference from this image (a .tsr file or any other image); decoding needs it too",
-            metavar="FILE",
+            "Encode as a difference from this image (a .tsr file or any other image); decoding needs it too. For folders, also "
+            "the first or the previous image of the folder, or auto: the first of a group of similar images, if that saves "
+            "bytes",
+            metavar="FILE|first|previous|auto",
             kind="path",
         ),
     ]
@@ -213,6 +215,7 @@ class CodecOptions(TypedDict, total=False):
 SAMPLING = ("steps", "guidance", "seed")  # options of decoding for models that sample
 MODEL_OPTIONS = ("detail", *SAMPLING)  # options of decoding that only some models have
 TARGETS = ("quality", "tokens", "target_size", "target_bpp", "target_psnr", "target_lpips")
+REFERENCE_MODES = ("first", "previous", "auto")  # values of `reference` for many images, see `codec.parallel.series`
 EXCLUSIVE = (TARGETS, ("strip", "keep_exif"))  # groups of options that contradict each other
 
 
@@ -251,3 +254,8 @@ def has_target(values: Mapping[str, Any]) -> bool:
 def with_target(values: EncodeOptions) -> EncodeOptions:
     """The same options, with the default quality if they have no target."""
     return values if has_target(values) else {**values, "quality": DEFAULT_QUALITY}
+
+
+def is_mode(reference: object) -> bool:
+    """Whether a reference is one of REFERENCE_MODES, and not an image."""
+    return isinstance(reference, str) and reference in REFERENCE_MODES

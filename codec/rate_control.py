@@ -183,7 +183,7 @@ def refine_tokens(
 def _match(alone: File, difference: Difference, file: File, sequence: TokenSequence, source: Source, decoder: Decoder) -> File:
     """The shortest file of a sequence that is not worse than the image coded alone, or `alone` if that is smaller."""
     wanted = decoder.measure(difference.alone, alone.length, psnr, source)
-    search = _search(sequence, Target("target_psnr", wanted), source, decoder)
+    search = _search(sequence, Target("target_psnr", wanted), source, decoder, difference.guess)
     if not search.reached:
         return alone
     file = with_tokens(file, sequence, search.length, decoder.model.code)
@@ -191,8 +191,10 @@ def _match(alone: File, difference: Difference, file: File, sequence: TokenSeque
     return file if sizes[1] < sizes[0] else alone
 
 
-def _search(sequence: TokenSequence, target: Target, source: Source, decoder: Decoder) -> SearchResult:
-    """The length for a PSNR or LPIPS target."""
+def _search(
+    sequence: TokenSequence, target: Target, source: Source, decoder: Decoder, guess: int | None = None
+) -> SearchResult:
+    """The length for a PSNR or LPIPS target. The search starts at `guess`, if there is one."""
     if sequence.length < sequence.layout.tokens:
         _refuse_incomplete(sequence)
     distance = decoder.distance(target, source)
@@ -202,7 +204,8 @@ def _search(sequence: TokenSequence, target: Target, source: Source, decoder: De
         sequence.bits().cumsum(),
         min_length(sequence, decoder.model.code),
         higher_is_better=target.kind == "target_psnr",
-        tolerance=decoder.model.search_tolerance,
+        tolerance=decoder.model.search_tolerance * (1 if guess is None else 2),  # of the images of a folder, most have guesses
+        guess=guess,
     )
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from bitstream.container import MAGIC, File
 from bitstream.reference import hash_pixels
-from codec.errors import FileError, TesseraError, UsageError
+from codec.errors import FileError, TesseraError
 from codec.image.opening import ImageInput
 from codec.image.source import read_source
 from codec.models.base import Model, ReferenceImage
@@ -58,10 +58,7 @@ class References:
     def open(self, source: ReferenceInput, model: Model) -> ReferenceImage:
         """The reference for encoding with `model`.
 
-        Raises UsageError if the model supports none, and the errors of `Codec.decode` or `read_source` if it cannot be read."""
-        if not model.refers:
-            msg = f"{model.name} does not support references: leave out the reference"
-            raise UsageError(msg)
+        Raises the errors of `Codec.decode` or `read_source` if it cannot be read."""
         with LOADING:
             return self._load(self._read(source), None, model)
 
