@@ -88,11 +88,7 @@ class Model(ABC):
 
     def verify(self) -> None:
         """Raises ModelError unless the arrays have the digest in the metadata."""
-        expected = self.metadata.get("digest")
-        if expected is None:
-            msg = "has no digest, so damage cannot be detected: get the file again"
-            raise ModelError(msg, file=self.path)
-        if self.digest != expected:
+        if self.digest != (expected := self.metadata["digest"]):
             msg = f"damaged, its weights hash to {self.digest[:16]} and not to {expected[:16]}: get the file again"
             raise ModelError(msg, file=self.path)
 
@@ -255,7 +251,7 @@ def _check_metadata(metadata: Any, types: set[str]) -> None:
     for key, expected in METADATA.items():
         value = metadata.get(key)
         fits = isinstance(value, dict) if expected is dict else isinstance(value, str) and re.fullmatch(expected, value)
-        if not fits and not (key == "digest" and key not in metadata):  # `Model.verify` refuses files without one
+        if not fits:
             msg = f"{key} is missing or malformed"
             raise ValueError(msg)
     if others := types - ARRAY_TYPES:

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from codec.errors import ImageError, ModelError, naming
 from codec.models.base import Model
 from codec.models.catalogue import find_entry
-from codec.models.checkpoint import Checkpoint, open_checkpoint
 from codec.models.published import Calibration, PublishedModel
 from codec.models.registry import BUNDLED, FAMILIES, SUFFIX, family, installed_folder, model_files, open_if_intact, open_model
 from codec.system.device import pick_device, require_torch
 
 if TYPE_CHECKING:
+    from codec.models.checkpoint import Checkpoint
     from codec.models.download import Progress
 
 
@@ -46,6 +46,8 @@ def import_model(
     Raises ModelError, and installs nothing, if the checkpoint is not supported, if its licence is not accepted, or if the name
     is taken and `replace` is false."""
     require_torch("importing a model")
+    from codec.models.checkpoint import open_checkpoint
+
     folder = installed_folder()
     if name := _known_name(source, name, accept_licence):  # checked before the download
         _refuse_taken(folder / f"{name}{SUFFIX}", replace)
