@@ -203,7 +203,7 @@ def test_a_missing_package_is_named(model, tmp_path, monkeypatch):
 
 def test_other_families_are_refused():
     with pytest.raises(ModelError, match="titok-l"):
-        as_pyramid(SimpleNamespace(name="titok-l", kind="tessera-titok-1"))
+        as_pyramid(SimpleNamespace(path="titok-l.safetensors", kind="tessera-titok-1"))
 
 
 def test_a_folder_with_something_in_it_is_left_alone(model, tmp_path):
