@@ -1,18 +1,18 @@
 """Pillow plugin: after `import tessera.pillow`, Pillow opens and saves .tsr files.
 
     image = Image.open("photo.tsr")             # reads the header and the metadata
-    image.load()                                # decodes the pixels
+    image.load()                                # decodes the pixels; or load(tokens=...), load(detail=...)
     image.save("small.tsr", quality=40)         # or tokens=, target_size=, target_bpp=, target_psnr=, ...
 
-`save` takes the options of `tessera.encode`, and `icc_profile` and `exif` as in Pillow's own plugins: the profile is kept
-unless another one or None is passed, and EXIF is written only if passed. Options with other names are ignored, as usual in
-Pillow. The import needs no torch.
+`load` takes the options of `tessera.decode`, and `save` those of `tessera.encode`, with `icc_profile` and `exif` as in Pillow's
+own plugins: the profile is kept unless another one or None is passed; EXIF is written only if passed. `save` ignores options
+with other names, as usual in Pillow. The import needs no torch.
 """
 
 from __future__ import annotations
 
 import io
-from typing import IO
+from typing import IO, Any
 
 from PIL import Image, ImageFile
 
@@ -64,14 +64,15 @@ class TesseraImageFile(ImageFile.ImageFile):
             raise OSError(msg)
         super().verify()
 
-    def load(self) -> Image.core.PixelAccess | None:
+    def load(self, **options: Any) -> Image.core.PixelAccess | None:
         if self._file is not None:
             try:
                 # Pillow itself refuses twice its limit, but does not count blocks.
                 limit = MAX_PIXELS if Image.MAX_IMAGE_PIXELS is None else min(MAX_PIXELS, 2 * Image.MAX_IMAGE_PIXELS)
                 check_size(*self.size, limit)
                 folder = folder_of(self.filename or None)  # the reference may be there
-                image = decode(self._file, allow_partial=ImageFile.LOAD_TRUNCATED_IMAGES, reference=folder)
+                defaults = {"allow_partial": ImageFile.LOAD_TRUNCATED_IMAGES, "reference": folder}
+                image = decode(self._file, **(defaults | options))
             except TesseraError as error:
                 raise OSError(str(error)) from error
             if self.fp and self._exclusive_fp:

@@ -50,6 +50,14 @@ def test_files_are_opened_and_saved_by_their_suffix(small, data, tmp_path):
     image.load()  # the pixels stay after the file was closed
 
 
+def test_load_takes_the_options_of_decode(data):
+    few, whole = opened(data), opened(data)
+    few.load(tokens=10)
+    assert few.tobytes() == tessera.decode(data, tokens=10).tobytes() != whole.tobytes()
+    with pytest.raises(OSError, match="detail"):  # the bundled model has no texture
+        opened(data).load(detail=0.5)
+
+
 def test_open_loads_no_network():
     code = (
         "import sys, io, tessera.pillow; from PIL import Image; "
