@@ -106,7 +106,8 @@ class _Series:
         self._options: Any = {name: value for name, value in options.items() if name != "reference"}
         self._target = Target.of(options)
         self._resources = resources
-        self._progress = progress
+        self._runs = 2 if options["reference"] == "auto" else 1  # of the pipeline, for most images
+        self._progress = None if progress is None else lambda share: progress(share / self._runs)
 
     # The modes
 
@@ -164,7 +165,7 @@ class _Series:
         options = {**self._options, **changes, "reference": reference}
         images = [self._members[index].image for index in indexes]
         for outcome in encode_all(self._codec, images, cast(EncodeOptions, options), self._resources, self._progress):
-            yield replace(outcome, index=indexes[outcome.index])
+            yield replace(outcome, index=indexes[outcome.index], reported=outcome.reported / self._runs)
 
     def _raised(self, alone: Result, images: int) -> Result:
         """The outcome of a reference for so many images, at a higher quality than that of its target. A target size is a limit
