@@ -98,8 +98,9 @@ class EncodeOptions(TypedDict, total=False):
     reference: Annotated[
         object,
         Option(
-            "Encode as a difference from this image (a .tsr file or any other image); decoding needs it too. Modes for folders: first, "
-            "the first image of the folder; previous, the image before; auto, a similar image if that saves bytes",
+            "Encode as a difference from this image (a .tsr file or any other image); decoding needs it too. Modes for "
+            "folders: first, the first image of the folder; previous, the image before; auto, a similar image if that saves "
+            "bytes",
             metavar="FILE|MODE",
             kind="path",
         ),
