@@ -106,7 +106,9 @@ class Encoding(Command):
         self, codec: Codec, pending: Sequence[Job], jobs: Sequence[Job], resources: Resources, progress: ProgressListener | None
     ) -> Iterator[Outcome[Encoded]]:
         if self.in_series:
-            codec.check_reference(self.options)
+            from codec.references import check_reference
+
+            check_reference(codec.model, self.options)
             return self._convert_series(codec, pending, jobs, resources, progress)
         images = [input_of(job.source) for job in pending]
         return codec.encode_all(images, resources=resources, progress=progress, **self.options)

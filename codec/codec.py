@@ -39,7 +39,7 @@ from codec.options import (
 )
 from codec.rate_control import Decoder, Distance, Target, choose_tokens, quality_of_block_tokens, refine_tokens
 from codec.reading import read_tokens, read_tsr
-from codec.references import References
+from codec.references import References, check_reference
 from codec.results import Decoded, Encoded, Stored
 from codec.system.device import ONNX, PACKAGES, TORCH, pick_device, pick_runtime, require_torch
 from codec.system.inputs import FileInput, folder_of
@@ -180,7 +180,7 @@ class Codec:
         pixels, code, target = [source.pixels for source in sources], self.model.code, Target.of(options)
         reference = options.get("reference")
         if reference is not None:
-            self.check_reference(options)
+            check_reference(self.model, options)
         if steps := REFINEMENT_STEPS.get(options.get("effort", DEFAULT_EFFORT), 0):
             _check_refines(self.model)
             refiner = cast(Refiner, self.tokenizer(refining=True))
@@ -303,15 +303,6 @@ class Codec:
     @cached_property
     def _references(self) -> References:
         return References(self)
-
-    def check_reference(self, options: EncodeOptions) -> None:
-        """Raises UsageError if the model does not support references, or other options contradict them."""
-        if options.get("effort", DEFAULT_EFFORT) in REFINEMENT_STEPS:
-            msg = f"effort above {DEFAULT_EFFORT} and a reference contradict each other: give one of them"
-            raise UsageError(msg)
-        if not self.model.refers:
-            msg = f"{self.model.name} does not support references: leave out the reference"
-            raise UsageError(msg)
 
     def _tokenize_against(self, reference: Any, source: Source, enough: Enough, target: Target) -> TokenSequence:
         """The tokens of the difference between an image and a reference."""

@@ -19,10 +19,11 @@ from PIL import Image
 
 from bitstream.container import MAGIC, File
 from bitstream.reference import hash_pixels
-from codec.errors import FileError, TesseraError
+from codec.errors import FileError, TesseraError, UsageError
 from codec.image.opening import ImageInput
 from codec.image.source import read_source
 from codec.models.base import Model, ReferenceImage
+from codec.options import DEFAULT_EFFORT, REFINEMENT_STEPS, EncodeOptions
 from codec.reading import read_tsr
 from codec.results import Encoded, Stored
 from codec.system.inputs import FileInput, folder_of, open_file, path_of
@@ -35,6 +36,16 @@ ReferenceInput: TypeAlias = ImageInput | FileInput | Encoded | Stored
 LOADING = fork_safe_lock()  # several threads load a reference only once
 MAX_IMAGES, MAX_PIXELS = 4, 64_000_000  # kept in memory; the last one may be larger
 MAX_CHAIN = 1000  # references of references
+
+
+def check_reference(model: Model, options: EncodeOptions) -> None:
+    """Raises UsageError if the model does not support references, or other options contradict them."""
+    if options.get("effort", DEFAULT_EFFORT) in REFINEMENT_STEPS:
+        msg = f"effort above {DEFAULT_EFFORT} and a reference contradict each other: give one of them"
+        raise UsageError(msg)
+    if not model.refers:
+        msg = f"{model.name} does not support references: leave out the reference"
+        raise UsageError(msg)
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,10 +30,10 @@ from codec.options import TARGETS, EncodeOptions
 from codec.parallel.pipeline import Outcome, Resources, encode_all
 from codec.rate_control import Target
 from codec.reading import read_tsr
-from codec.references import path_of
+from codec.references import check_reference
 from codec.results import Encoded
 from codec.system.context import ProgressListener
-from codec.system.inputs import FileInput
+from codec.system.inputs import FileInput, path_of
 
 if TYPE_CHECKING:
     from codec.codec import Codec
@@ -71,7 +71,7 @@ def encode_series(
     image several times, and yields a group once it is complete.
 
     Raises UsageError if the options contradict references, or the model has none."""
-    codec.check_reference(options)
+    check_reference(codec.model, options)
     series = _Series(codec, members, options, resources, progress)
     modes = {"first": series.against_first, "previous": series.against_previous, "auto": series.in_groups}
     return modes[str(options["reference"])]()
