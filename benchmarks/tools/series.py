@@ -1,4 +1,4 @@
-"""Bytes of a series of images that resemble each other, at equal LPIPS and at equal PSNR. For docs/benchmarks.md.
+"""Bytes of a series of images that resemble each other, at equal LPIPS and at equal PSNR. For docs/references.md.
 
     pip install --target /tmp/ffmpeg imageio-ffmpeg  # for av1-video and vvc-video; it brings its own ffmpeg
     PYTHONPATH=/tmp/ffmpeg python -m benchmarks.tools.series burst --lpips lpips_alex.npz --csv series.csv
