@@ -450,7 +450,7 @@ def test_other_safetensors_are_not_models(tmp_path):
 
 
 def test_the_kind_of_a_later_release_is_named(tmp_path):
-    metadata = {"kind": "tessera-sketch-9", "fingerprint": "00" * 32, "network": {}, "card": {}}
+    metadata = {"kind": "tessera-sketch-9", "fingerprint": "00" * 32, "digest": "00" * 32, "network": {}, "card": {}}
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {"tessera": json.dumps(metadata)})
     with pytest.raises(ModelError, match="tessera-sketch-9"):
         open_model(tmp_path / "a.safetensors")
