@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bitstream.block_order import blocks_of
 from bitstream.errors import FormatError
 
+SQUARE = 64  # pixels
 HASH_BYTES = 8
 NAME_MAX = 255  # bytes
 MOTION_MAX = (1 << 15) - 1  # pixels
-OF_PIXELS, HAS_MOTION, HAS_BLOCKS = 1, 2, 4  # bits of the first byte
-FIXED_MAX = 1 + HASH_BYTES + 4 + NAME_MAX  # bytes, without those for blocks
+OF_PIXELS, HAS_MOTION, HAS_SQUARES = 1, 2, 4  # bits of the first byte
+FIXED_MAX = 1 + HASH_BYTES + 4 + NAME_MAX  # bytes, without those for squares
 
 
 @dataclass(frozen=True)
@@ -25,25 +25,31 @@ class Reference:
     hash: bytes  # HASH_BYTES bytes, from `hash_tokens` or `hash_pixels`
     of_pixels: bool = False  # whether the reference is an image file, hashed by its pixels, and not a .tsr file
     motion: tuple[int, int] = (0, 0)  # rows and columns that the reference moves down and to the right
-    blocks: bytes = b""  # a bit per block that uses the reference, row by row, highest bit first; empty if all do
+    squares: bytes = b""  # a bit per square that uses the reference, row by row, highest bit first; empty if all do
     name: str = ""  # a hint: the name of the reference's file, without a folder
 
     def uses(self, width: int, height: int) -> NDArray[np.bool_]:
-        """(rows, columns) mask of the blocks that use the reference, for an image of width x height pixels."""
-        rows, columns = blocks_of(width, height)
-        if not self.blocks:
+        """(rows, columns) mask of the squares that use the reference, for an image of width x height pixels."""
+        rows, columns = squares_of(width, height)
+        if not self.squares:
             return np.ones((rows, columns), np.bool_)
-        return np.unpackbits(np.frombuffer(self.blocks, np.uint8), count=rows * columns).reshape(rows, columns).astype(np.bool_)
+        bits = np.unpackbits(np.frombuffer(self.squares, np.uint8), count=rows * columns)
+        return bits.reshape(rows, columns).astype(np.bool_)
 
 
-def pack_blocks(uses: NDArray[np.bool_]) -> bytes:
+def squares_of(width: int, height: int) -> tuple[int, int]:
+    """Rows and columns of squares that cover an image. The last row and column may extend beyond it."""
+    return -(-height // SQUARE), -(-width // SQUARE)
+
+
+def pack_squares(uses: NDArray[np.bool_]) -> bytes:
     """The inverse of `Reference.uses`."""
     return b"" if uses.all() else np.packbits(uses).tobytes()
 
 
 def reference_max(width: int, height: int) -> int:
     """Maximum size of a reference in bytes, for an image of this size."""
-    rows, columns = blocks_of(width, height)
+    rows, columns = squares_of(width, height)
     return FIXED_MAX + -(-rows * columns // 8)
 
 
@@ -55,27 +61,27 @@ def write_reference(reference: Reference) -> bytes:
 
 def _write_without_name(reference: Reference) -> bytes:
     moved = reference.motion != (0, 0)
-    kind = (OF_PIXELS if reference.of_pixels else 0) | (HAS_MOTION if moved else 0) | (HAS_BLOCKS if reference.blocks else 0)
+    kind = (OF_PIXELS if reference.of_pixels else 0) | (HAS_MOTION if moved else 0) | (HAS_SQUARES if reference.squares else 0)
     motion = b"".join(part.to_bytes(2, "big", signed=True) for part in reference.motion) if moved else b""
-    return bytes([kind]) + reference.hash + motion + reference.blocks
+    return bytes([kind]) + reference.hash + motion + reference.squares
 
 
 def read_reference(data: bytes, width: int, height: int) -> Reference:
     """The inverse of `write_reference`, for an image of width x height pixels. Raises FormatError if it is damaged."""
     kind = data[0] if data else 0xFF
-    if kind & ~(OF_PIXELS | HAS_MOTION | HAS_BLOCKS):
+    if kind & ~(OF_PIXELS | HAS_MOTION | HAS_SQUARES):
         msg = f"unknown kind of reference {kind:#x}: the file is damaged, or from a later release"
         raise FormatError(msg)
-    rows, columns = blocks_of(width, height)
+    rows, columns = squares_of(width, height)
     motion_start = 1 + HASH_BYTES
-    blocks_start = motion_start + (4 if kind & HAS_MOTION else 0)
-    name_start = blocks_start + (-(-rows * columns // 8) if kind & HAS_BLOCKS else 0)
-    motion = [int.from_bytes(data[i : i + 2], "big", signed=True) for i in range(motion_start, blocks_start, 2)]
+    squares_start = motion_start + (4 if kind & HAS_MOTION else 0)
+    name_start = squares_start + (-(-rows * columns // 8) if kind & HAS_SQUARES else 0)
+    motion = [int.from_bytes(data[i : i + 2], "big", signed=True) for i in range(motion_start, squares_start, 2)]
     reference = Reference(
         hash=data[1:motion_start],
         of_pixels=bool(kind & OF_PIXELS),
         motion=(motion[0], motion[1]) if motion else (0, 0),
-        blocks=data[blocks_start:name_start],
+        squares=data[squares_start:name_start],
         name=data[name_start:].decode(errors="replace"),
     )
     if write_reference(reference) != data or len(data) < name_start:  # also a name that is not allowed

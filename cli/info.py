@@ -91,8 +91,8 @@ def _reference_values(file: File) -> dict[str, Any] | None:
     reference = file.reference
     if reference is None:
         return None
-    blocks = reference.uses(file.width, file.height)
+    squares = reference.uses(file.width, file.height)
     return {
         "name": reference.name or None, "hash": reference.hash.hex(), "pixels": reference.of_pixels,
-        "motion": list(reference.motion), "blocks": int(blocks.sum()),
+        "motion": list(reference.motion), "squares": int(squares.sum()),
     }  # fmt: skip

@@ -158,7 +158,7 @@ def test_a_header_limits_the_size_of_its_file(width, height):
 
 
 def test_a_header_of_the_largest_numbers_has_header_max_bytes():
-    reference = Reference(bytes(8), blocks=bytes(1 << 29 - 8))
+    reference = Reference(bytes(8), squares=bytes(1 << 29 - 8))
     file = File(1 << 24, 1 << 24, b"ab", (1 << 28) - 1, b"", ((1, bytes(1 << 21)),), reference=reference)
     assert overhead(file, (1 << 28) - 1) - file.section_bytes - len(write_reference(reference)) == HEADER_MAX
 

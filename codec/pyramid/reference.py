@@ -1,6 +1,7 @@
 """Images with a reference: an image that resembles another is coded as the difference of their latents. No torch.
 
-The *base* of an image is the latents that decoding gives for its reference, with zeros in blocks that do not use it.
+The *base* of an image is the latents that decoding gives for its reference, with zeros in squares of 64x64 pixels that do not
+use it.
 
     encode   tokens of (latents - base), coded from zero as the latents of an image are
     decode   latents of the tokens + base
@@ -12,16 +13,16 @@ reference's are quantized: by its own tokens, or by all tokens if it was moved, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitstream.block_order import BLOCK_CELLS, CELL
+from bitstream.block_order import BLOCK, CELL
 from bitstream.pyramid_tokens import PyramidLayout, PyramidPrefix, PyramidSequence
-from bitstream.reference import MOTION_MAX, Reference, pack_blocks
+from bitstream.reference import MOTION_MAX, SQUARE, Reference, pack_squares
 from bitstream.sequence import Difference
 from codec.models.base import Enough, ReferenceImage
 from codec.pyramid.runtime.backend import Array
@@ -70,23 +71,27 @@ class PyramidReferencer(PyramidTokenizer):
         motion = find_motion(reference.pixels(), image)
         base = self._moved(reference, motion, layout)
         alone = quantize(self.backend, self.code, [layout], latents, [enough])[0]
-        own = _rates(self, alone, latents, difference=False)
-        limit = Enough(bits=enough.bits)  # more tokens, with fewer bits each
-        sequence, theirs = self._difference(layout, latents - base.latents, limit)
-        tokens = min(typical, int(np.searchsorted(alone.bits().cumsum(), enough.bits)) + 1)
-        uses = _cheaper(theirs, own, next(i for i, n in enumerate(np.cumsum(layout.counts), 1) if n >= tokens))
+        uses = _errors(latents - base.latents, layout, SQUARE) < _errors(latents, layout, SQUARE)
         if not uses.any():
             return alone
-        if not uses.all():
-            base = _in_blocks(self, base, uses)
-            sequence, theirs = self._difference(layout, latents - base.latents, limit)
-        stored = Reference(reference.hash, reference.of_pixels, motion, pack_blocks(uses), reference.name)
-        return replace(sequence, difference=Difference(stored, base, alone, _equal_error(layout, theirs, own, tokens)))
+        limit = Enough(bits=enough.bits)  # more tokens, with fewer bits each
+        own = _rates(self, alone, latents, difference=False)
+        tokens = min(typical, int(np.searchsorted(alone.bits().cumsum(), enough.bits)) + 1)
+        rdo_lambda = _slope(own, next(i for i, n in enumerate(np.cumsum(layout.counts), 1) if n >= tokens))
+        chosen, sequence, theirs = self._difference(latents, _in_squares(self, base, uses), limit)
+        blocks = _costs(theirs, rdo_lambda) < _costs(own, rdo_lambda)
+        fewer = uses & _squares_in(blocks, uses.shape)
+        if fewer.any() and (fewer != uses).any():
+            other = self._difference(latents, _in_squares(self, base, fewer), limit)
+            if _costs(other[2], rdo_lambda).sum() < _costs(theirs, rdo_lambda).sum():
+                uses, (chosen, sequence, theirs) = fewer, other
+        stored = Reference(reference.hash, reference.of_pixels, motion, pack_squares(uses), reference.name)
+        return replace(sequence, difference=Difference(stored, chosen, alone, _equal_error(layout, theirs, own, tokens)))
 
     def add_reference(self, prefix: PyramidPrefix, stored: Reference, reference: ReferenceImage) -> PyramidPrefix:
         base = self._moved(reference, stored.motion, prefix.layout)
         uses = stored.uses(prefix.layout.width, prefix.layout.height)
-        return replace(prefix, base=base if uses.all() else _in_blocks(self, base, uses))
+        return replace(prefix, base=_in_squares(self, base, uses))
 
     def _moved(self, reference: ReferenceImage, motion: tuple[int, int], layout: PyramidLayout) -> Base:
         """The base of an image whose reference moves by `motion`."""
@@ -95,12 +100,11 @@ class PyramidReferencer(PyramidTokenizer):
             return reference.base
         return self.base_of(moved(reference.pixels(), motion, layout.height, layout.width))
 
-    def _difference(
-        self, layout: PyramidLayout, latents: Array, enough: Enough
-    ) -> tuple[PyramidSequence, tuple[NDArray, NDArray]]:
-        """The tokens of a difference of latents, and their `_rates`."""
-        sequence = quantize(self.backend, self.code, [layout], latents, [enough], difference=True)[0]
-        return sequence, _rates(self, sequence, latents, difference=True)
+    def _difference(self, latents: Array, base: Base, enough: Enough) -> tuple[Base, PyramidSequence, tuple[NDArray, NDArray]]:
+        """The base, the tokens of the latents' difference from it, and their `_rates`."""
+        difference = latents - base.latents
+        sequence = quantize(self.backend, self.code, [base.layout], difference, [enough], difference=True)[0]
+        return base, sequence, _rates(self, sequence, difference, difference=True)
 
 
 def moved(pixels: NDArray[Any], motion: tuple[int, int], height: int, width: int) -> NDArray[Any]:
@@ -124,22 +128,29 @@ def _quantized(tokenizer: PyramidTokenizer, layout: PyramidLayout, latents: Arra
     return Base(layout, decoded.latents, decoded.known)
 
 
-# The choice of blocks
+# The choice of squares
 
 
-def _in_blocks(tokenizer: PyramidTokenizer, base: Base, uses: NDArray[np.bool_]) -> Base:
-    """The base in some blocks (rows, columns), and zeros elsewhere."""
+def _in_squares(tokenizer: PyramidTokenizer, base: Base, uses: NDArray[np.bool_]) -> Base:
+    """The base in some squares (rows, columns), and zeros elsewhere."""
+    if uses.all():
+        return base
     latents, known = (tokenizer.backend.zeros(*array.shape) for array in (base.latents, base.known))
-    for row, column in np.argwhere(uses):
-        cells = _cells(row, column)
+    for square in np.argwhere(uses).tolist():
+        cells = _cells(square, SQUARE // CELL)
         latents[cells], known[cells] = base.latents[cells], base.known[cells]
     return replace(base, latents=latents, known=known)
 
 
-def _cells(row: int, column: int) -> tuple[slice, ...]:
-    """The index of a block's cells in latents (1, C, h, w)."""
-    spans = (slice(i * BLOCK_CELLS, (i + 1) * BLOCK_CELLS) for i in (row, column))
-    return (slice(None), slice(None), *spans)
+def _squares_in(blocks: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Mask of this shape (rows, columns) of the squares that are inside blocks (rows, columns)."""
+    count = BLOCK // SQUARE
+    return blocks.repeat(count, 0).repeat(count, 1)[: shape[0], : shape[1]]
+
+
+def _cells(position: Iterable[int], side: int) -> tuple[slice, ...]:
+    """The index, in latents (1, C, h, w), of a square or block of side x side cells at this row and column."""
+    return (slice(None), slice(None), *(slice(i * side, (i + 1) * side) for i in position))
 
 
 def _rates(tokenizer: PyramidTokenizer, sequence: PyramidSequence, latents: Array, difference: bool) -> tuple[NDArray, NDArray]:
@@ -148,34 +159,38 @@ def _rates(tokenizer: PyramidTokenizer, sequence: PyramidSequence, latents: Arra
     layout, (rows, columns) = sequence.layout, sequence.layout.blocks
     prefix = sequence.first(sum(len(symbols) for symbols in sequence.symbols))
     decoded = Reconstruction(tokenizer.backend, [layout], difference)
-    bits, errors = [np.zeros((rows, columns))], [_block_errors(latents, layout)]
+    bits, errors = [np.zeros((rows, columns))], [_errors(latents, layout, BLOCK)]
     costs = np.split(sequence.bits(), np.cumsum([len(symbols) for symbols in sequence.symbols])[:-1])
     for index, (cost, order) in enumerate(zip(costs, sequence.orders, strict=True)):
         decoded.add(index, decoded.predict(index), [prefix.digits[index]], [prefix.known[index][None]])
         side, width = layout.levels[index].side, layout.grids[index][1]
         blocks = order // width // side * columns + order % width // side
         bits.append(bits[-1] + np.bincount(blocks, cost, rows * columns).reshape(rows, columns))
-        errors.append(_block_errors(latents - decoded.latents, layout))
+        errors.append(_errors(latents - decoded.latents, layout, BLOCK))
     return np.array(bits), np.array(errors)
 
 
-def _block_errors(difference: Array, layout: PyramidLayout) -> NDArray[np.float64]:
-    """(rows, columns) sum of squares in each block of latents (1, C, h, w), without cells outside of the image."""
+def _errors(difference: Array, layout: PyramidLayout, side: int) -> NDArray[np.float64]:
+    """(rows, columns) sum of the squares of latents (1, C, h, w) in each square of side x side pixels, without cells outside of
+    the image."""
     inside = difference[:, :, : -(-layout.height // CELL), : -(-layout.width // CELL)]
-    errors = np.zeros(layout.blocks)
-    for block in np.ndindex(layout.blocks):
-        errors[block] = float((inside[_cells(*block)] ** 2).sum())
+    errors = np.zeros((-(-layout.height // side), -(-layout.width // side)))
+    for square in np.ndindex(errors.shape):
+        errors[square] = float((inside[_cells(square, side // CELL)] ** 2).sum())
     return errors
 
 
-def _cheaper(theirs: tuple[NDArray, NDArray], own: tuple[NDArray, NDArray], level: int) -> NDArray[np.bool_]:
-    """Mask (rows, columns) of the blocks in which the first of two encodings has the lower rate-distortion cost, each at its
-    best level. Lambda is the slope of the second encoding at level `level`."""
-    bits, errors = (array.sum((1, 2)) for array in own)
+def _slope(rates: tuple[NDArray, NDArray], level: int) -> float:
+    """Lambda: the squared error that a bit of level `level` removes."""
+    bits, errors = (array.sum((1, 2)) for array in rates)
     level = min(level, len(bits) - 1)
-    rdo_lambda = max(0.0, errors[level - 1] - errors[level]) / max(1e-9, bits[level] - bits[level - 1])
-    costs = [(errors + rdo_lambda * bits).min(0) for bits, errors in (theirs, own)]
-    return costs[0] < costs[1]
+    return max(0.0, float(errors[level - 1] - errors[level])) / max(1e-9, float(bits[level] - bits[level - 1]))
+
+
+def _costs(rates: tuple[NDArray, NDArray], rdo_lambda: float) -> NDArray[np.float64]:
+    """(rows, columns) rate-distortion cost of each block at its best level."""
+    bits, errors = rates
+    return (errors + rdo_lambda * bits).min(0)
 
 
 def _equal_error(layout: PyramidLayout, theirs: tuple[NDArray, NDArray], own: tuple[NDArray, NDArray], tokens: int) -> int:

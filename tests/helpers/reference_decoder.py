@@ -53,15 +53,15 @@ def read_number(data: bytes, at: int) -> tuple[int, int]:
 def read_reference(data: bytes) -> dict:
     """The reference of a file, section 10."""
     width, height, *_, sections = read_header(data)
-    content, blocks = sections[0], ceil(width, 256) * ceil(height, 256)
+    content, squares = sections[0], ceil(width, 64) * ceil(height, 64)
     kind, content_hash, at = content[0], content[1:9].hex(), 9
-    motion, uses = [0, 0], [1] * blocks
+    motion, uses = [0, 0], [1] * squares
     if kind & 2:
         motion = [int.from_bytes(content[i : i + 2], "big", signed=True) for i in (9, 11)]
         at += 4
     if kind & 4:
-        uses = [content[at + i // 8] >> (7 - i % 8) & 1 for i in range(blocks)]
-        at += ceil(blocks, 8)
+        uses = [content[at + i // 8] >> (7 - i % 8) & 1 for i in range(squares)]
+        at += ceil(squares, 8)
     return {"pixels": kind & 1, "hash": content_hash, "motion": motion, "uses": uses, "name": content[at:].decode()}
 
 
