@@ -182,11 +182,13 @@ def refine_tokens(
 
 def _match(alone: File, difference: Difference, file: File, sequence: TokenSequence, source: Source, decoder: Decoder) -> File:
     """The shortest file of a sequence that is not worse than the image coded alone, or `alone` if that is smaller."""
-    wanted = decoder.measure(difference.alone, alone.length, psnr, source)
-    search = _search(sequence, Target("target_psnr", wanted), source, decoder, difference.guess)
-    if not search.reached:
-        return alone
-    file = with_tokens(file, sequence, search.length, decoder.model.code)
+    wanted, length = decoder.measure(difference.alone, alone.length, psnr, source), min_length(sequence, decoder.model.code)
+    if decoder.measure(sequence, length, psnr, source) < wanted:  # if nothing has changed, more tokens can make an image worse
+        search = _search(sequence, Target("target_psnr", wanted), source, decoder, difference.guess)
+        if not search.reached:
+            return alone
+        length = search.length
+    file = with_tokens(file, sequence, length, decoder.model.code)
     sizes = [overhead(either, len(either.payload)) + len(either.payload) for either in (alone, file)]
     return file if sizes[1] < sizes[0] else alone
 

@@ -336,3 +336,10 @@ def test_a_model_without_references_refuses_them(first, reference, monkeypatch):
             codec.encode(first, reference=reference)
         with pytest.raises(FormatError):
             codec.decode(data, reference=reference)
+
+
+def test_an_image_coded_against_itself_takes_no_tokens(codec, first):
+    alone = codec.encode(first, quality=50)
+    again = codec.encode(first, quality=50, reference=alone)
+    assert len(again.data) < 40
+    assert np.array_equal(*(np.asarray(codec.decode(file.data, reference=alone).image) for file in (alone, again)))
