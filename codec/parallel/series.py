@@ -222,7 +222,8 @@ class _Series:
         except (TesseraError, MemoryError):
             return None
         small = Image.fromarray(pixels).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-        return pixels.shape[:2], np.asarray(small, np.float32)
+        height, width = pixels.shape[:2]
+        return (height, width), np.asarray(small, np.float32)
 
 
 class _NamedFile(io.BytesIO):
