@@ -105,10 +105,11 @@ class Encoding(Command):
     def convert_all(
         self, codec: Codec, pending: Sequence[Job], jobs: Sequence[Job], resources: Resources, progress: ProgressListener | None
     ) -> Iterator[Outcome[Encoded]]:
+        model = codec.model  # an unknown model is reported before the pipeline, and so for the first image in any case
         if self.in_series:
             from codec.references import check_reference
 
-            check_reference(codec.model, self.options)
+            check_reference(model, self.options)
             return self._convert_series(codec, pending, jobs, resources, progress)
         images = [input_of(job.source) for job in pending]
         return codec.encode_all(images, resources=resources, progress=progress, **self.options)
