@@ -38,10 +38,10 @@ from tests.helpers.tokens import random_digits
 from tests.helpers.viewer import alike, drawn, make_site
 
 CPU = torch.device("cpu")
-# Coarse levels, one of them with sub-cells of a cell, and a checkerboard.
+# A coarse level and a checkerboard.
 CONFIG = NetworkConfig(
-    levels=(Level(2, 4, 8), Level(8, 4, 8), Level(16, 4, 4, ANCHOR), Level(16, 4, 4, NON_ANCHOR)),
-    steps=(0.25,) * 4, bit_worth=(0.1,) * 4, channels=8, predicted_channels=6, encoder_width8=8, encoder_width16=8,
+    levels=(Level(2, 4, 8), Level(16, 4, 4, ANCHOR), Level(16, 4, 4, NON_ANCHOR)),
+    steps=(0.25,) * 3, bit_worth=(0.1,) * 3, channels=8, predicted_channels=6, encoder_width8=8, encoder_width16=8,
     encoder_depth=1, decoder_width32=8, decoder_width16=8, decoder_width8=8, decoder_width4=8, decoder_depth16=1,
     decoder_depth32=1, decoder_depth8=1, texture_widths=(8, 8, 8),
     predictor_width=8, prior_width=8,
@@ -83,7 +83,7 @@ def same(array: np.ndarray, expected: torch.Tensor) -> bool:
 
 
 def test_there_is_a_graph_for_each_step(graphs):
-    steps = [f"level-{index}.{step}" for index, step in product(range(4), ("predict", "analyse", "update"))]
+    steps = [f"level-{index}.{step}" for index, step in product(range(3), ("predict", "analyse", "update"))]
     assert {path.name for path in graphs.iterdir()} == {"model.safetensors"} | {
         f"{name}.onnx" for name in (*steps, "encoder", "decoder.features", "decoder.pixels", "decoder.textured")
     }
@@ -174,7 +174,7 @@ def test_the_entropy_model_is_exported_as_a_model_without_a_network(graphs, mode
     assert exported.metadata["reach"] == {"encoder": 3, "decoder": 12, "pixels": 4}
     for name, digest in exported.metadata["graphs"].items():
         assert hashlib.sha256((graphs / name).read_bytes()).hexdigest() == digest
-    assert len(exported.metadata["graphs"]) == 16
+    assert len(exported.metadata["graphs"]) == 13
 
 
 def test_the_decoder_alone(model, graphs, tmp_path, monkeypatch):
@@ -182,7 +182,7 @@ def test_the_decoder_alone(model, graphs, tmp_path, monkeypatch):
     result = run_export(model, tmp_path / "graphs", "--decoder-only", "--json")
     assert result.exit_code == 0, result.stderr
     files = list((tmp_path / "graphs").iterdir())
-    assert len(files) == 12
+    assert len(files) == 10
     assert not any("encoder" in path.name or "analyse" in path.name for path in files)
     assert json.loads(result.stdout)["bytes"] == sum(path.stat().st_size for path in files)
 
