@@ -142,7 +142,7 @@ class DecodeOptions(TypedDict, total=False):
     detail: Annotated[
         float | None,
         Option(
-            "Strength of the texture that decoding invents where a file tells none; 0 is closest to the original",
+            "Strength of invented texture; 0 is closest to the original",
             0,
             1,
             metavar="0-1",
@@ -169,9 +169,7 @@ class DecodeOptions(TypedDict, total=False):
             default=MODEL_DEFAULT,
         ),
     ]
-    seed: Annotated[
-        int | None, Option("Seed of the detail that decoding invents", 0, MAX_SEED, metavar="N", default=MODEL_DEFAULT)
-    ]
+    seed: Annotated[int | None, Option("Seed of invented detail", 0, MAX_SEED, metavar="N", default=MODEL_DEFAULT)]
 
 
 class CodecOptions(TypedDict, total=False):

@@ -278,8 +278,7 @@ def shortest(
 
     Quality rises with length, but not with every token. The search returns a length that reaches the target and has been
     decoded and measured; a length whose bits are smaller by at most `tolerance` (a share) has been measured too, and misses
-    the target. If no length reaches the target, returns all tokens. The search starts at
-    `guess`, if there is one."""
+    the target. If no length reaches the target, returns all tokens. The search starts at `guess`, if there is one."""
     values: dict[int, float] = {}
 
     def margin(length: int) -> float:

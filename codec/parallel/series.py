@@ -168,8 +168,8 @@ class _Series:
             yield replace(outcome, index=indexes[outcome.index], reported=outcome.reported / self._runs)
 
     def _raised(self, alone: Result, images: int) -> Result:
-        """The outcome of a reference for so many images, at a higher quality than that of its target. A target size is a limit
-        for every file, so that it stays."""
+        """The outcome of a reference for this number of images, at a higher quality than that of its target. A target size is a
+        limit for every file, so it is kept."""
         if alone.result is None or alone.result.quality is None or self._target.sized or images == 1:
             return alone
         changes: Any = {**dict.fromkeys(TARGETS), "quality": raised_quality(alone.result.quality, images)}

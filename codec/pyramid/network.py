@@ -130,10 +130,10 @@ class Decoder(nn.Module):
 
 
 class Texture(nn.Module):
-    """Detail that the tokens do not tell, as a difference to the decoded image.
+    """Texture that the tokens do not hold, as a difference from the decoded image.
 
-    A decoder with pixel shuffles that has to look right repeats one pattern everywhere, in step with its grid. Here all
-    upsampling is bilinear, so texture can only come from noise, which gates at each scale let through."""
+    A decoder with pixel shuffles, trained for a perceptual loss, repeats one pattern everywhere, in step with its grid. Here
+    all upsampling is bilinear, so texture can only come from noise. Gates control the noise at each scale."""
 
     def __init__(self, c: NetworkConfig) -> None:
         super().__init__()
