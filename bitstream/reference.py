@@ -14,8 +14,11 @@ SQUARE = 64  # pixels
 HASH_BYTES = 8
 NAME_MAX = 255  # bytes
 MOTION_MAX = (1 << 15) - 1  # pixels
-OF_PIXELS, HAS_MOTION, HAS_SQUARES = 1, 2, 4  # bits of the first byte
-FIXED_MAX = 1 + HASH_BYTES + 4 + NAME_MAX  # bytes, without those for squares
+OFFSET_CHANNELS = 3  # flat colours, the first channels of the latents
+OFFSET_STEP, OFFSET_MAX = 1 / 32, 127
+OF_PIXELS, HAS_MOTION, HAS_SQUARES, HAS_OFFSETS = 1, 2, 4, 8  # bits of the first byte
+NO_OFFSETS = (0,) * OFFSET_CHANNELS
+FIXED_MAX = 1 + HASH_BYTES + 4 + OFFSET_CHANNELS + NAME_MAX  # bytes, without those for squares
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Reference:
     hash: bytes  # HASH_BYTES bytes, from `hash_tokens` or `hash_pixels`
     of_pixels: bool = False  # whether the reference is an image file, hashed by its pixels, and not a .tsr file
     motion: tuple[int, int] = (0, 0)  # rows and columns that the reference moves down and to the right
+    offsets: tuple[int, ...] = NO_OFFSETS  # added to the first channels of its latents, in OFFSET_STEP: other light
     squares: bytes = b""  # a bit per square that uses the reference, row by row, highest bit first; empty if all do
     name: str = ""  # a hint: the name of the reference's file, without a folder
 
@@ -60,31 +64,38 @@ def write_reference(reference: Reference) -> bytes:
 
 
 def _write_without_name(reference: Reference) -> bytes:
-    moved = reference.motion != (0, 0)
-    kind = (OF_PIXELS if reference.of_pixels else 0) | (HAS_MOTION if moved else 0) | (HAS_SQUARES if reference.squares else 0)
-    motion = b"".join(part.to_bytes(2, "big", signed=True) for part in reference.motion) if moved else b""
-    return bytes([kind]) + reference.hash + motion + reference.squares
+    parts = {
+        HAS_MOTION: b"".join(part.to_bytes(2, "big", signed=True) for part in reference.motion if any(reference.motion)),
+        HAS_OFFSETS: b"".join(part.to_bytes(1, "big", signed=True) for part in reference.offsets if any(reference.offsets)),
+        HAS_SQUARES: reference.squares,
+    }
+    kind = sum(bit for bit, part in parts.items() if part) + (OF_PIXELS if reference.of_pixels else 0)
+    return bytes([kind]) + reference.hash + b"".join(parts.values())
 
 
 def read_reference(data: bytes, width: int, height: int) -> Reference:
     """The inverse of `write_reference`, for an image of width x height pixels. Raises FormatError if it is damaged."""
     kind = data[0] if data else 0xFF
-    if kind & ~(OF_PIXELS | HAS_MOTION | HAS_SQUARES):
+    if kind & ~(OF_PIXELS | HAS_MOTION | HAS_SQUARES | HAS_OFFSETS):
         msg = f"unknown kind of reference {kind:#x}: the file is damaged, or from a later release"
         raise FormatError(msg)
     rows, columns = squares_of(width, height)
-    motion_start = 1 + HASH_BYTES
-    squares_start = motion_start + (4 if kind & HAS_MOTION else 0)
-    name_start = squares_start + (-(-rows * columns // 8) if kind & HAS_SQUARES else 0)
-    motion = [int.from_bytes(data[i : i + 2], "big", signed=True) for i in range(motion_start, squares_start, 2)]
+    sizes = {HAS_MOTION: 4, HAS_OFFSETS: OFFSET_CHANNELS, HAS_SQUARES: -(-rows * columns // 8)}
+    parts, at = {}, 1 + HASH_BYTES
+    for bit, size in sizes.items():
+        end = at + (size if kind & bit else 0)
+        parts[bit], at = data[at:end], end
+    motion = [int.from_bytes(parts[HAS_MOTION][i : i + 2], "big", signed=True) for i in (0, 2)]
+    offsets = [int.from_bytes(parts[HAS_OFFSETS][i : i + 1], "big", signed=True) for i in range(OFFSET_CHANNELS)]
     reference = Reference(
-        hash=data[1:motion_start],
+        hash=data[1 : 1 + HASH_BYTES],
         of_pixels=bool(kind & OF_PIXELS),
-        motion=(motion[0], motion[1]) if motion else (0, 0),
-        squares=data[squares_start:name_start],
-        name=data[name_start:].decode(errors="replace"),
+        motion=(motion[0], motion[1]),
+        offsets=tuple(offsets),
+        squares=parts[HAS_SQUARES],
+        name=data[at:].decode(errors="replace"),
     )
-    if write_reference(reference) != data or len(data) < name_start:  # also a name that is not allowed
+    if write_reference(reference) != data or len(data) < at:  # also a name that is not allowed
         msg = "the reference is damaged: get the file again"
         raise FormatError(msg)
     return reference

@@ -78,10 +78,11 @@ class TokenSequence(Protocol):
 
 
 class Base(Protocol):
-    """The latents of a reference, which the network adds to those of the tokens."""
+    """The latents of a reference, of the type that the network computes with."""
 
-    def add_to(self, latents: Any, known: Any) -> None:
-        """Adds them in place. The arrays are of the type that the network computes with."""
+    @property
+    def uses(self) -> NDArray[np.bool_]:
+        """(h, w) mask of the cells that use the reference."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -94,5 +94,5 @@ def _reference_values(file: File) -> dict[str, Any] | None:
     squares = reference.uses(file.width, file.height)
     return {
         "name": reference.name or None, "hash": reference.hash.hex(), "pixels": reference.of_pixels,
-        "motion": list(reference.motion), "squares": int(squares.sum()),
+        "motion": list(reference.motion), "offsets": list(reference.offsets), "squares": int(squares.sum()),
     }  # fmt: skip

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -179,6 +180,22 @@ def test_decoding_gives_the_same_images(head, local, tmp_path):
     assert "Traceback" in spread.stderr
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert len(contents(tmp_path / "b")) == 3
+
+
+def test_a_reference_is_used_as_in_a_local_run(head, images, tmp_path):
+    (tmp_path / "in").mkdir()
+    for number in (2, 3, 4):
+        shutil.copy(images / f"{number:02}.png", tmp_path / "in")
+    assert finish("encode", "in/02.png", "-q", "70", "-o", "first.tsr", cwd=tmp_path).returncode == 0
+    for folder, convert in ("a", finish), ("b", partial(with_ray, head)):
+        outcome = convert("encode", "in", "--reference", "first.tsr", "--output-dir", folder, "--json", cwd=tmp_path)
+        assert outcome.returncode == 0, outcome.stderr
+        assert [record["reference"]["name"] for record in records(outcome)] == ["first.tsr"] * 3
+        outcome = convert("decode", folder, "--reference", "first.tsr", "--output-dir", f"{folder}-images", cwd=tmp_path)
+        assert outcome.returncode == 0, outcome.stderr
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert contents(tmp_path / "a-images") == contents(tmp_path / "b-images")
+    assert len(contents(tmp_path / "b-images")) == 3
 
 
 def test_a_benchmark_has_the_same_numbers_and_the_same_cache(head, images, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from codec.codec import Codec
 from codec.errors import FileError, TargetError, TesseraError, UsageError
 from codec.metrics import psnr
 from codec.pyramid.reference import find_motion, moved
+from codec.pyramid.tokenizer import Reconstruction
 from codec.references import MAX_IMAGES
 from tests.helpers import reference_decoder
 from tests.helpers.commands import records, run
@@ -56,12 +58,13 @@ names = st.text(max_size=40).filter(lambda name: not set("/\\:\0") & set(name) a
     st.binary(min_size=8, max_size=8),
     st.booleans(),
     st.tuples(*2 * [st.integers(-(1 << 15), (1 << 15) - 1)]),
+    st.tuples(*3 * [st.integers(-128, 127)]),
     st.one_of(st.just(b""), st.binary(min_size=18, max_size=18)),
     names,
     st.binary(max_size=20),
 )
-def test_files_with_a_reference_are_read_as_written(hashed, of_pixels, motion, squares, name, payload):
-    reference = Reference(hashed, of_pixels, motion, squares, name)
+def test_files_with_a_reference_are_read_as_written(hashed, of_pixels, motion, offsets, squares, name, payload):
+    reference = Reference(hashed, of_pixels, motion, offsets, squares, name)
     file = File(700, 800, b"ab", 5, payload, ((2, b"section"),), reference=reference)
     data = write_file(file)
     back = read_file(data)
@@ -70,7 +73,7 @@ def test_files_with_a_reference_are_read_as_written(hashed, of_pixels, motion, s
     assert back.header_bytes + back.section_bytes + len(payload) == len(data)
     stored = reference_decoder.read_reference(data)
     assert stored == {
-        "pixels": of_pixels, "hash": hashed.hex(), "motion": list(motion), "name": name,
+        "pixels": of_pixels, "hash": hashed.hex(), "motion": list(motion), "offsets": list(offsets), "name": name,
         "uses": reference.uses(700, 800).ravel().astype(int).tolist(),
     }  # fmt: skip
     assert reference_decoder.hash_of_file(data) == back.hash.hex()
@@ -173,19 +176,52 @@ def test_an_image_unlike_its_reference_is_coded_by_itself(codec, photo, referenc
     assert encoded.data == codec.encode(other).data
 
 
-def test_squares_use_the_reference_if_they_resemble_it(codec, photo):
-    before = photo.crop((0, 100, 500, 160))
+@pytest.mark.parametrize("runtime", ["onnx", "torch"])
+def test_squares_use_the_reference_if_they_resemble_it(photo, runtime):
+    before = photo.crop((0, 100, 500, 300))
     after = before.copy()
-    after.paste(photo.crop((200, 300, 444, 360)).transpose(Image.Transpose.ROTATE_180), (256, 0))
-    reference = codec.encode(before, quality=75)
-    encoded = codec.encode(after, quality=25, reference=reference)
-    uses = encoded.file.reference.uses(500, 60)
-    assert uses.shape == (1, 8)
-    assert uses[0, :4].all()
-    assert not uses[0, 4:].all()
-    assert len(encoded.data) < 0.9 * len(codec.encode(after, quality=25).data)
-    decoded = np.asarray(codec.decode(encoded.data, reference=reference).image)[:, :250]
-    assert psnr(decoded, np.asarray(after)[:, :250]) > 24
+    after.paste(photo.crop((200, 100, 350, 300)).transpose(Image.Transpose.ROTATE_180), (256, 0))  # within a block
+    with Codec(device="cpu", runtime=runtime) as codec:
+        reference = codec.encode(before, quality=75)
+        encoded = codec.encode(after, quality=25, reference=reference)
+        uses = encoded.file.reference.uses(*after.size)
+        assert uses.shape == (4, 8)
+        assert uses[:, [0, 1, 2, 3, 7]].all()
+        assert not uses[:, 4:6].any()
+        alone = codec.encode(after, quality=25).data
+        assert len(encoded.data) < 0.5 * len(alone)
+        assert quality_of(codec, encoded.data, after, reference=reference) > quality_of(codec, alone, after) - 0.01
+        decoded = np.asarray(codec.decode(encoded.data, reference=reference).image)
+    assert psnr(decoded[:, 256:400], np.asarray(after)[:, 256:400]) > 20
+
+
+def test_a_change_of_light_costs_a_few_bytes(codec, first, reference):
+    darker = Image.fromarray((np.asarray(first) * 0.98 - 5).clip(0, 255).astype(np.uint8))
+    encoded = codec.encode(darker, quality=30, reference=reference)
+    assert encoded.file.reference.offsets[0] < 0
+    assert len(encoded.data) < len(codec.encode(first, quality=30, reference=reference).data) + 8
+    assert quality_of(codec, encoded.data, darker, reference=reference) > 25
+
+
+def test_new_squares_and_squares_of_the_reference_do_not_mix(codec, photo):
+    tokenizer, layout = codec.tokenizer(), codec.model.code.layout(512, 256)
+    uses = np.ones((16, 32), np.bool_)
+    uses[4:8, 8:16] = False
+    base = replace(tokenizer.base_of(np.asarray(photo.crop((0, 100, 512, 356)))), uses=uses)
+    own = [base.own(index) for index in range(len(layout.levels))]
+    assert [int(mask.sum()) for mask in own[:5]] == [1, 1, 2, 8, 32]  # tokens of 256 to 16 pixels that cover new cells
+    latents = []
+    for changes in own, [~mask for mask in own]:
+        decoded = Reconstruction(tokenizer.backend, [layout], [base])
+        for index, change in enumerate(changes[:5]):
+            digits = np.ones((layout.levels[index].digits, *layout.grids[index]), np.int8) * change
+            decoded.add(index, decoded.predict(index), [digits], [layout.masks[index][None]])
+        latents.append(decoded.latents)
+    new, shared = ~uses, uses
+    assert np.abs(latents[0] - base.latents)[:, :, shared].max() < 1e-4  # tokens of new squares change nothing else
+    assert np.abs(latents[1] - base.latents)[:, :, shared].max() > 1
+    assert np.abs(latents[0])[:, :, new].max() > 1
+    assert np.abs(latents[0] - latents[1])[:, :, new].max() > 1
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "torch"])

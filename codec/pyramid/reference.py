@@ -1,14 +1,12 @@
 """Images with a reference: an image that resembles another is coded as the difference of their latents. No torch.
 
-The *base* of an image is the latents that decoding gives for its reference, with zeros in squares of 64x64 pixels that do not
-use it.
+Squares of 64x64 pixels use the reference or do not. Those that do start with the latents that decoding gives for the reference,
+and tokens code the difference, which no network predicts: zero digits leave the latents as they are. The others are coded as
+the squares of any image, except that the network predicts them from what is around them, too. See
+`codec.pyramid.tokenizer.Reconstruction`.
 
-    encode   tokens of (latents - base), coded from zero as the latents of an image are
-    decode   latents of the tokens + base
-
-The levels do not predict a difference, since their networks were trained on images, and zero digits leave the base as it is.
-A prefix of the tokens falls back on the reference. Latents that were never quantized do not decode to an image, so the
-reference's are quantized: by its own tokens, or by all tokens if it was moved, has another size, or is not a .tsr file.
+Latents that were never quantized do not decode to an image, so the reference's are quantized: by its own tokens, or by all
+tokens if it was moved, has another size, or is not a .tsr file.
 """
 
 from __future__ import annotations
@@ -20,33 +18,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitstream.block_order import BLOCK, CELL
+from bitstream.block_order import BLOCK_CELLS, CELL
 from bitstream.pyramid_tokens import PyramidLayout, PyramidPrefix, PyramidSequence
-from bitstream.reference import MOTION_MAX, SQUARE, Reference, pack_squares
+from bitstream.reference import MOTION_MAX, OFFSET_CHANNELS, OFFSET_MAX, OFFSET_STEP, SQUARE, Reference, pack_squares
 from bitstream.sequence import Difference
 from codec.models.base import Enough, ReferenceImage
 from codec.pyramid.runtime.backend import Array
 from codec.pyramid.tiles import decode_pixels, encode_pixels
-from codec.pyramid.tokenizer import PyramidTokenizer, Reconstruction, choose, dequantize, quantize
+from codec.pyramid.tokenizer import Base, PyramidTokenizer, Reconstruction, choose, dequantize, quantize
 
 MOTION_PIXELS = 1 << 20  # images are reduced to about this size before motion is searched for
 FINE_SIDE = 512  # pixels; side of the window in which the motion of a reduced image is made exact
-STILL = 0.9  # motion is used if its error is below this share of that without motion: a moved reference is encoded again
+STILL = 0.9  # motion is used if its error is below this share of that without it, and so are offsets
+OFFSET_STEPS = 6  # towards the most frequent difference
+SQUARES_LAMBDA = 2.5  # times lambda in the choice of squares; with 1, files of webcam frames were 4 % larger
 WHITENING = 0.7  # exponent of the spectrum's magnitude; 1 is phase correlation, which amplifies the noise of coded images
-
-
-@dataclass(frozen=True, eq=False)
-class Base:
-    """Latents from which those of an image are coded as a difference."""
-
-    layout: PyramidLayout
-    latents: Array  # (1, C, h, w)
-    known: Array  # (1, 1, h, w), as `codec.pyramid.tokenizer.dequantize` returns it
-
-    def add_to(self, latents: Array, known: Array) -> None:
-        """Adds the latents in place; the map of known tokens becomes the maximum of both."""
-        latents += self.latents
-        known += (self.known - known) * (self.known > known)
 
 
 @dataclass(frozen=True)
@@ -56,7 +42,7 @@ class PyramidReferencer(PyramidTokenizer):
     def base_of(self, reference: PyramidPrefix | NDArray[np.uint8]) -> Base:
         if isinstance(reference, PyramidPrefix):
             latents, known = dequantize(self.backend, [reference])
-            return Base(reference.layout, latents, known)
+            return Base(reference.layout, latents, known, np.ones(latents.shape[2:], np.bool_))
         layout = self.code.layout(reference.shape[1], reference.shape[0])
         return _quantized(self, layout, encode_pixels(self.backend, [layout], [reference], self.tile))
 
@@ -70,28 +56,30 @@ class PyramidReferencer(PyramidTokenizer):
         latents = encode_pixels(self.backend, [layout], [image], self.tile)
         motion = find_motion(reference.pixels(), image)
         base = self._moved(reference, motion, layout)
+        offsets = _offsets(latents, base.latents)
+        base = self._lit(base, offsets)
         alone = quantize(self.backend, self.code, [layout], latents, [enough])[0]
-        uses = _errors(latents - base.latents, layout, SQUARE) < _errors(latents, layout, SQUARE)
+        limit = Enough(bits=enough.bits)  # more tokens, with fewer bits each
+        own = _rates(self, alone, latents)
+        tokens = min(typical, int(np.searchsorted(alone.bits().cumsum(), enough.bits)) + 1)
+        rdo_lambda = SQUARES_LAMBDA * _slope(own, next(i for i, n in enumerate(np.cumsum(layout.counts), 1) if n >= tokens))
+        chosen, sequence, theirs = self._difference(latents, base, limit)
+        uses = _costs(theirs, rdo_lambda) < _costs(own, rdo_lambda)
         if not uses.any():
             return alone
-        limit = Enough(bits=enough.bits)  # more tokens, with fewer bits each
-        own = _rates(self, alone, latents, difference=False)
-        tokens = min(typical, int(np.searchsorted(alone.bits().cumsum(), enough.bits)) + 1)
-        rdo_lambda = _slope(own, next(i for i, n in enumerate(np.cumsum(layout.counts), 1) if n >= tokens))
-        chosen, sequence, theirs = self._difference(latents, _in_squares(self, base, uses), limit)
-        blocks = _costs(theirs, rdo_lambda) < _costs(own, rdo_lambda)
-        fewer = uses & _squares_in(blocks, uses.shape)
-        if fewer.any() and (fewer != uses).any():
-            other = self._difference(latents, _in_squares(self, base, fewer), limit)
-            if _costs(other[2], rdo_lambda).sum() < _costs(theirs, rdo_lambda).sum():
-                uses, (chosen, sequence, theirs) = fewer, other
-        stored = Reference(reference.hash, reference.of_pixels, motion, pack_squares(uses), reference.name)
+        if not uses.all():
+            part = self._difference(latents, _in_squares(base, uses), limit)
+            if _total(part[2], rdo_lambda) < _total(theirs, rdo_lambda):
+                chosen, sequence, theirs = part
+            else:
+                uses = np.ones_like(uses)
+        stored = Reference(reference.hash, reference.of_pixels, motion, offsets, pack_squares(uses), reference.name)
         return replace(sequence, difference=Difference(stored, chosen, alone, _equal_error(layout, theirs, own, tokens)))
 
     def add_reference(self, prefix: PyramidPrefix, stored: Reference, reference: ReferenceImage) -> PyramidPrefix:
-        base = self._moved(reference, stored.motion, prefix.layout)
+        base = self._lit(self._moved(reference, stored.motion, prefix.layout), stored.offsets)
         uses = stored.uses(prefix.layout.width, prefix.layout.height)
-        return replace(prefix, base=_in_squares(self, base, uses))
+        return replace(prefix, base=_in_squares(base, uses))
 
     def _moved(self, reference: ReferenceImage, motion: tuple[int, int], layout: PyramidLayout) -> Base:
         """The base of an image whose reference moves by `motion`."""
@@ -100,11 +88,18 @@ class PyramidReferencer(PyramidTokenizer):
             return reference.base
         return self.base_of(moved(reference.pixels(), motion, layout.height, layout.width))
 
+    def _lit(self, base: Base, offsets: tuple[int, ...]) -> Base:
+        """The base in another light."""
+        if not any(offsets):
+            return base
+        shift = np.zeros((1, self.backend.config.channels, 1, 1))
+        shift[0, :OFFSET_CHANNELS, 0, 0] = np.multiply(offsets, OFFSET_STEP)
+        return replace(base, latents=base.latents + self.backend.array(shift))
+
     def _difference(self, latents: Array, base: Base, enough: Enough) -> tuple[Base, PyramidSequence, tuple[NDArray, NDArray]]:
-        """The base, the tokens of the latents' difference from it, and their `_rates`."""
-        difference = latents - base.latents
-        sequence = quantize(self.backend, self.code, [base.layout], difference, [enough], difference=True)[0]
-        return base, sequence, _rates(self, sequence, difference, difference=True)
+        """The base, the tokens of an image's latents with it, and their `_rates`."""
+        sequence = quantize(self.backend, self.code, [base.layout], latents, [enough], [base])[0]
+        return base, sequence, _rates(self, sequence, latents, [base])
 
 
 def moved(pixels: NDArray[Any], motion: tuple[int, int], height: int, width: int) -> NDArray[Any]:
@@ -123,50 +118,50 @@ def _quantized(tokenizer: PyramidTokenizer, layout: PyramidLayout, latents: Arra
         predicted = decoded.predict(index)
         free = np.zeros((1, level.limit + 1), np.float32)  # bits of a digit
         tables = [np.zeros((level.digits, *layout.grids[index]), np.uint8)]
-        digits = choose(tokenizer.backend, index, [layout], latents, predicted, tables, free)[0] * layout.masks[index]
+        digits = choose(tokenizer.backend, index, [layout], latents - predicted, tables, free)[0] * layout.masks[index]
         decoded.add(index, predicted, [digits], [layout.masks[index][None]])
-    return Base(layout, decoded.latents, decoded.known)
+    return Base(layout, decoded.latents, decoded.known, np.ones(latents.shape[2:], np.bool_))
 
 
 # The choice of squares
 
 
-def _in_squares(tokenizer: PyramidTokenizer, base: Base, uses: NDArray[np.bool_]) -> Base:
-    """The base in some squares (rows, columns), and zeros elsewhere."""
-    if uses.all():
-        return base
-    latents, known = (tokenizer.backend.zeros(*array.shape) for array in (base.latents, base.known))
-    for square in np.argwhere(uses).tolist():
-        cells = _cells(square, SQUARE // CELL)
-        latents[cells], known[cells] = base.latents[cells], base.known[cells]
-    return replace(base, latents=latents, known=known)
-
-
-def _squares_in(blocks: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Mask of this shape (rows, columns) of the squares that are inside blocks (rows, columns)."""
-    count = BLOCK // SQUARE
-    return blocks.repeat(count, 0).repeat(count, 1)[: shape[0], : shape[1]]
+def _in_squares(base: Base, uses: NDArray[np.bool_]) -> Base:
+    """The base in some squares (rows, columns)."""
+    cells = uses.repeat(SQUARE // CELL, 0).repeat(SQUARE // CELL, 1)
+    inside = np.ones_like(base.uses)
+    rows, columns = (min(pair) for pair in zip(cells.shape, inside.shape, strict=True))
+    inside[:rows, :columns] = cells[:rows, :columns]
+    return replace(base, uses=inside)
 
 
 def _cells(position: Iterable[int], side: int) -> tuple[slice, ...]:
-    """The index, in latents (1, C, h, w), of a square or block of side x side cells at this row and column."""
+    """The index, in latents (1, C, h, w), of a square of side x side cells at this row and column."""
     return (slice(None), slice(None), *(slice(i * side, (i + 1) * side) for i in position))
 
 
-def _rates(tokenizer: PyramidTokenizer, sequence: PyramidSequence, latents: Array, difference: bool) -> tuple[NDArray, NDArray]:
-    """The bits of each block, and its squared error in latents: (levels + 1, rows, columns), before the first level and after
+def _rates(
+    tokenizer: PyramidTokenizer, sequence: PyramidSequence, latents: Array, bases: Sequence[Base] = ()
+) -> tuple[NDArray, NDArray]:
+    """The bits of each square, and its squared error in latents: (levels + 1, rows, columns), before the first level and after
     each level of the sequence."""
-    layout, (rows, columns) = sequence.layout, sequence.layout.blocks
+    layout = sequence.layout
     prefix = sequence.first(sum(len(symbols) for symbols in sequence.symbols))
-    decoded = Reconstruction(tokenizer.backend, [layout], difference)
-    bits, errors = [np.zeros((rows, columns))], [_errors(latents, layout, BLOCK)]
+    decoded = Reconstruction(tokenizer.backend, [layout], bases)
+    errors = [_errors(latents - decoded.latents, layout, SQUARE)]
+    bits = [np.zeros_like(errors[0])]
     costs = np.split(sequence.bits(), np.cumsum([len(symbols) for symbols in sequence.symbols])[:-1])
     for index, (cost, order) in enumerate(zip(costs, sequence.orders, strict=True)):
         decoded.add(index, decoded.predict(index), [prefix.digits[index]], [prefix.known[index][None]])
-        side, width = layout.levels[index].side, layout.grids[index][1]
-        blocks = order // width // side * columns + order % width // side
-        bits.append(bits[-1] + np.bincount(blocks, cost, rows * columns).reshape(rows, columns))
-        errors.append(_errors(latents - decoded.latents, layout, BLOCK))
+        grid, cells = np.zeros(layout.grids[index]), BLOCK_CELLS // layout.levels[index].side
+        grid.ravel()[order] = cost
+        per_cell = grid.repeat(cells, 0).repeat(cells, 1) / cells**2
+        spread = np.zeros([size * SQUARE // CELL for size in errors[0].shape])
+        rows, columns = (min(pair) for pair in zip(spread.shape, per_cell.shape, strict=True))
+        spread[:rows, :columns] = per_cell[:rows, :columns]
+        shape = (errors[0].shape[0], SQUARE // CELL, errors[0].shape[1], SQUARE // CELL)
+        bits.append(bits[-1] + spread.reshape(shape).sum((1, 3)))
+        errors.append(_errors(latents - decoded.latents, layout, SQUARE))
     return np.array(bits), np.array(errors)
 
 
@@ -188,9 +183,15 @@ def _slope(rates: tuple[NDArray, NDArray], level: int) -> float:
 
 
 def _costs(rates: tuple[NDArray, NDArray], rdo_lambda: float) -> NDArray[np.float64]:
-    """(rows, columns) rate-distortion cost of each block at its best level."""
+    """(rows, columns) rate-distortion cost of each square at its best level."""
     bits, errors = rates
     return (errors + rdo_lambda * bits).min(0)
+
+
+def _total(rates: tuple[NDArray, NDArray], rdo_lambda: float) -> float:
+    """The rate-distortion cost of all squares at their best common level."""
+    bits, errors = (array.sum((1, 2)) for array in rates)
+    return float((errors + rdo_lambda * bits).min())
 
 
 def _equal_error(layout: PyramidLayout, theirs: tuple[NDArray, NDArray], own: tuple[NDArray, NDArray], tokens: int) -> int:
@@ -202,7 +203,24 @@ def _equal_error(layout: PyramidLayout, theirs: tuple[NDArray, NDArray], own: tu
     return max(1, int(np.interp(-wanted, -falling, lengths[: len(falling)])))
 
 
-# Motion
+# Light and motion
+
+
+def _offsets(latents: Array, base: Array) -> tuple[int, ...]:
+    """What the first channels of a reference's latents lack in most cells of an image: the light of a scene or the exposure of
+    a camera changes. Weighted prediction of video codecs has such offsets, too."""
+    offsets = []
+    for channel in range(OFFSET_CHANNELS):
+        differences = latents[0, channel] - base[0, channel]
+        offset = 0.0
+        for _ in range(OFFSET_STEPS):
+            distances = abs(differences - offset)
+            alike = distances <= distances.mean()
+            offset = float((differences * alike).sum() / alike.sum())
+        units = max(-OFFSET_MAX, min(OFFSET_MAX, round(offset / OFFSET_STEP)))
+        helps = abs(differences - units * OFFSET_STEP).mean() < STILL * abs(differences).mean()
+        offsets.append(units if helps else 0)
+    return tuple(offsets)
 
 
 def find_motion(reference: NDArray[np.uint8], image: NDArray[np.uint8]) -> tuple[int, int]:
@@ -218,7 +236,8 @@ def find_motion(reference: NDArray[np.uint8], image: NDArray[np.uint8]) -> tuple
     motion = coarse[0], coarse[1]
     if motion == (0, 0) or max(map(abs, motion)) > MOTION_MAX:
         return 0, 0
-    still, moving = (np.abs(moved(greys[0], shift, height, width) - greys[1]).mean() for shift in ((0, 0), motion))
+    differences = (moved(greys[0], shift, height, width) - greys[1] for shift in ((0, 0), motion))
+    still, moving = (np.abs(difference - difference.mean()).mean() for difference in differences)
     return motion if moving < STILL * still else (0, 0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,6 @@ from codec.pyramid.runtime.backend import Array, Backend
 from codec.pyramid.tiles import NO_TEXTURE, UNTILED_PIXELS, TextureOptions, decode_pixels, encode_pixels, inside, strips
 
 PREDICTOR_RADIUS = 2  # cells; `codec.pyramid.network.Predictor` has two kernels of 3x3
-COARSE_DIFFERENCE = 3  # times lambda in coarse levels: most of their digits of a difference are noise, up to 40 % of the bytes
 
 
 @dataclass(frozen=True)
@@ -72,52 +72,129 @@ def group_by_canvas(layouts: Sequence[PyramidLayout]) -> list[list[int]]:
     return groups
 
 
+@dataclass(frozen=True, eq=False)
+class Base:
+    """The latents that decoding gives for a reference, and the cells of an image that use them."""
+
+    layout: PyramidLayout
+    latents: Array  # (1, C, h, w)
+    known: Array  # (1, 1, h, w), as in `Reconstruction`
+    uses: NDArray[np.bool_]  # (h, w)
+
+    def own(self, index: int) -> NDArray[np.bool_]:
+        """(1, n, m) mask of the tokens of level `index` with any cell that does not use the reference."""
+        side, (rows, columns) = BLOCK_CELLS // self.layout.levels[index].side, self.uses.shape
+        own = ~self.uses.reshape(rows // side, side, columns // side, side)
+        height, width = self.layout.grids[index]
+        return np.any(own, (1, 3), keepdims=True)[:height, 0, :width, 0][None]
+
+
 class Reconstruction:
     """What decoding has of images with canvases of one size: latents (B, C, h, w) and map of known tokens (B, 1, h, w). The map
     holds the number of levels decoded in each cell, in units of one fifth.
 
-    Encoding and decoding go through the levels alike: `predict`, choose or read the digits of the difference, `add` them. Both
-    work in strips. `difference`: the latents are those of a difference between images."""
+    Encoding and decoding go through the levels alike: `predict`, choose or read the digits of the residual, `add` them. Both
+    work in strips. With references, each image has one of `bases`. Its cells that use the reference start with the reference's
+    latents, and tokens that cover only such cells change them. All other tokens change the other cells."""
 
-    def __init__(self, backend: Backend, layouts: Sequence[PyramidLayout], difference: bool = False) -> None:
+    def __init__(self, backend: Backend, layouts: Sequence[PyramidLayout], bases: Sequence[Base] = ()) -> None:
         rows, columns = (count * BLOCK_CELLS for count in layouts[0].blocks)
-        self.backend, self.layouts, self.difference = backend, layouts, difference
+        self.backend, self.layouts, self.bases = backend, layouts, bases
         self.latents = backend.zeros(len(layouts), backend.config.channels, rows, columns)
         self.known = backend.zeros(len(layouts), 1, rows, columns)
+        if bases:
+            self._uses = backend.array(np.stack([base.uses[None] for base in bases]))
+            self._decoded = backend.zeros(*self.known.shape)  # `known`, by the tokens alone
+            for i, base in enumerate(bases):
+                self.latents[i : i + 1] = base.latents * self._uses[i : i + 1]
+                self.known[i : i + 1] = base.known * self._uses[i : i + 1]
 
     def predict(self, index: int) -> Array:
-        """The latents that level `index` adds to. The network predicts images; for a difference of images, the prediction is
+        """The latents that level `index` adds to. The network predicts images; where there is a reference, the prediction is
         that nothing changes: zero digits leave the latents as they are."""
         predicted = self.backend.zeros(*self.latents.shape)
-        if self.difference:
-            biases, level = Reconstruction(self.backend, self.layouts), self.layouts[0].levels[index]
-            digits = [np.zeros((level.digits, *layout.grids[index]), np.int8) for layout in self.layouts]
-            biases.add(index, predicted, digits, [np.ones((1, *layout.grids[index]), np.bool_) for layout in self.layouts])
-            return self.latents - biases.latents
-        for rows, inner in strips(self.latents, PREDICTOR_RADIUS):
-            strip = self.backend.predict(index, self.latents[:, :, rows], self.known[:, :, rows])
-            predicted[:, :, inside((rows, inner))] = strip[:, :, inner]
+        if not self.bases or not all(base.uses.all() for base in self.bases):
+            for rows, inner in strips(self.latents, PREDICTOR_RADIUS):
+                strip = self.backend.predict(index, self.latents[:, :, rows], self.known[:, :, rows])
+                predicted[:, :, inside((rows, inner))] = strip[:, :, inner]
+        if self.bases:
+            unchanged = self.latents - self._latents_of_zeros(index)
+            predicted += self._uses * (unchanged - predicted)
         return predicted
+
+    def residual(self, index: int, latents: Array, predicted: Array) -> Array:
+        """The latents' difference from those predicted, for the choice of the tokens of level `index`. A cell that its token
+        does not change has the mean of those that it changes."""
+        residual = latents - predicted
+        if not self.bases or self.layouts[0].levels[index].side == BLOCK_CELLS:
+            return residual
+        side, (rows, columns) = BLOCK_CELLS // self.layouts[0].levels[index].side, residual.shape[2:]
+        areas = rows // side, side, columns // side, side  # rows and columns of tokens, and of the cells in each
+        cells = residual.reshape(*residual.shape[:2], *areas)
+        changed = (1 - self._uses).reshape(len(residual), 1, *areas)
+        counts = changed.sum((3, 5))[:, :, :, None, :, None]
+        means = (cells * changed).sum((3, 5))[:, :, :, None, :, None] / (counts + (counts == 0))
+        return (cells + (1 - changed) * (counts > 0) * (means - cells)).reshape(residual.shape)
 
     def add(
         self, index: int, predicted: Array, symbols: Sequence[NDArray[np.int8]], masks: Sequence[NDArray[np.bool_]]
     ) -> None:
-        """Adds the digits (D, n, m) of level `index` of each image, where its mask (1, n, m) is true. Only the digits pass
-        through filters, so rows in a halo may be of either state."""
+        """Adds the digits (D, n, m) of level `index` of each image, where its mask (1, n, m) is true."""
+        if not self.bases:
+            self._update(index, self.latents, self.known, predicted, symbols, masks)
+            return
+        latents, known, own = self.latents + 0, self._decoded + 0, [base.own(index) for base in self.bases]
+        self._update(index, latents, known, predicted, *_selected(own, symbols, masks))
+        self._update(index, self.latents, self._decoded, predicted, *_selected([~part for part in own], symbols, masks))
+        self.latents += (1 - self._uses) * (latents - self.latents)
+        self._decoded += (1 - self._uses) * (known - self._decoded)
+        for i, base in enumerate(self.bases):
+            decoded, shared = self._decoded[i : i + 1], base.known * self._uses[i : i + 1]
+            self.known[i : i + 1] = decoded + (shared - decoded) * (shared > decoded)
+
+    def _update(
+        self,
+        index: int,
+        latents: Array,
+        known: Array,
+        predicted: Array,
+        symbols: Sequence[NDArray[np.int8]],
+        masks: Sequence[NDArray[np.bool_]],
+    ) -> None:
+        """Adds digits to latents and map of known tokens in place. Only the digits pass through filters, so rows in a halo may
+        be of either state."""
         side = self.layouts[0].levels[index].side
         radius = 1 if side == BLOCK_CELLS else BLOCK_CELLS  # of a kernel of 3x3; coarse levels interpolate, too
-        for rows, inner in strips(self.latents, radius):
+        for rows, inner in strips(latents, radius):
             tokens = slice(rows.start * side // BLOCK_CELLS, rows.stop * side // BLOCK_CELLS)
             refined, more_known = self.backend.update(
                 index,
-                self.latents[:, :, rows],
-                self.known[:, :, rows],
+                latents[:, :, rows],
+                known[:, :, rows],
                 predicted[:, :, rows],
                 pad_to_canvas(symbols, self.layouts, index, tokens),
                 pad_to_canvas(masks, self.layouts, index, tokens),
             )
             target = inside((rows, inner))
-            self.latents[:, :, target], self.known[:, :, target] = refined[:, :, inner], more_known[:, :, inner]
+            latents[:, :, target], known[:, :, target] = refined[:, :, inner], more_known[:, :, inner]
+
+    def _latents_of_zeros(self, index: int) -> Array:
+        """The latents (B, C, h, w) of all-zero digits: biases of the network."""
+        level, grids = self.layouts[0].levels[index], [layout.grids[index] for layout in self.layouts]
+        latents = self.backend.zeros(*self.latents.shape)
+        digits = [np.zeros((level.digits, *grid), np.int8) for grid in grids]
+        self._update(index, latents, self.known + 0, latents + 0, digits, [np.ones((1, *grid), np.bool_) for grid in grids])
+        return latents
+
+
+def _selected(
+    parts: Sequence[NDArray[np.bool_]], symbols: Sequence[NDArray[np.int8]], masks: Sequence[NDArray[np.bool_]]
+) -> tuple[list[NDArray[np.int8]], list[NDArray[np.bool_]]]:
+    """The digits (D, n, m) and masks (1, n, m) of the tokens in a part (1, n, m), for each image."""
+    return (
+        [digits * part for digits, part in zip(symbols, parts, strict=True)],
+        [mask & part for mask, part in zip(masks, parts, strict=True)],
+    )
 
 
 def quantize(
@@ -126,20 +203,20 @@ def quantize(
     layouts: Sequence[PyramidLayout],
     latents: Array,
     enough: Sequence[Enough] = (),
-    difference: bool = False,
+    bases: Sequence[Base] = (),
 ) -> list[PyramidSequence]:
     """Latents (B, C, h, w) of canvases of one size -> the tokens of each image: all tokens, or complete levels
-    until every image has `enough`. `difference`: the latents are those of a difference between images."""
+    until every image has `enough`. `bases` are those of references."""
     digits: list[list[NDArray[np.int8]]] = [[] for _ in layouts]  # (D, n, m) per image and level
     contexts: list[list[NDArray[np.uint8]]] = [[] for _ in layouts]
     tokens, spent = [0] * len(layouts), [0.0] * len(layouts)
-    decoded = Reconstruction(backend, layouts, difference)
+    decoded = Reconstruction(backend, layouts, bases)
     for index in range(len(code.levels)):
         predicted = decoded.predict(index)
         tables = [code.contexts(layout, index, digits[i]) for i, layout in enumerate(layouts)]
         bits = digit_bits(code, index)
-        weighted = COARSE_DIFFERENCE * bits if difference and code.levels[index].side < BLOCK_CELLS else bits
-        for i, chosen in enumerate(choose(backend, index, layouts, latents, predicted, tables, weighted)):
+        residual = decoded.residual(index, latents, predicted)
+        for i, chosen in enumerate(choose(backend, index, layouts, residual, tables, bits)):
             mask = layouts[i].masks[index]
             contexts[i].append(tables[i])
             digits[i].append(chosen * mask)
@@ -158,14 +235,12 @@ def dequantize(backend: Backend, prefixes: Sequence[PyramidPrefix]) -> tuple[Arr
     """The inverse of `quantize`, for the known tokens of images with canvases of one size -> latents (B, C, h, w) and map of
     known tokens (B, 1, h, w): the number of levels decoded in each cell, in units of one fifth. All images have a
     reference, or none has; the results include their bases."""
-    decoded = Reconstruction(backend, [prefix.layout for prefix in prefixes], prefixes[0].base is not None)
+    bases: list[Any] = [prefix.base for prefix in prefixes if prefix.base is not None]
+    decoded = Reconstruction(backend, [prefix.layout for prefix in prefixes], bases)
     levels = max((index + 1 for prefix in prefixes for index, mask in enumerate(prefix.known) if mask.any()), default=0)
     for index in range(levels):
         symbols = [prefix.digits[index] for prefix in prefixes]
         decoded.add(index, decoded.predict(index), symbols, [prefix.known[index][None] for prefix in prefixes])
-    for i, prefix in enumerate(prefixes):
-        if prefix.base is not None:
-            prefix.base.add_to(decoded.latents[i : i + 1], decoded.known[i : i + 1])
     return decoded.latents, decoded.known
 
 
@@ -173,16 +248,16 @@ def choose(
     backend: Backend,
     index: int,
     layouts: Sequence[PyramidLayout],
-    latents: Array,
-    predicted: Array,
+    residual: Array,
     tables: Sequence[NDArray[np.uint8]],
     bits: NDArray[np.float32],
 ) -> list[NDArray[np.int8]]:
-    """The digits (D, n, m) of level `index` of each image, computed in strips. `tables` are their table indexes."""
+    """The digits (D, n, m) of level `index` of each image, computed in strips, for a difference (B, C, h, w) from the predicted
+    latents. `tables` are their table indexes."""
     level, rdo_lambda = layouts[0].levels[index], backend.config.bit_worth[index]
     chosen: list[list[NDArray[np.int8]]] = [[] for _ in layouts]
-    for cells, _ in strips(latents):
-        raw = backend.analyse(index, latents[:, :, cells] - predicted[:, :, cells])
+    for cells, _ in strips(residual):
+        raw = backend.analyse(index, residual[:, :, cells])
         first = cells.start * level.side // BLOCK_CELLS
         for i, layout in enumerate(layouts):
             rows, columns = layout.grids[index]

@@ -55,14 +55,18 @@ def read_reference(data: bytes) -> dict:
     width, height, *_, sections = read_header(data)
     content, squares = sections[0], ceil(width, 64) * ceil(height, 64)
     kind, content_hash, at = content[0], content[1:9].hex(), 9
-    motion, uses = [0, 0], [1] * squares
+    motion, offsets, uses = [0, 0], [0, 0, 0], [1] * squares
     if kind & 2:
         motion = [int.from_bytes(content[i : i + 2], "big", signed=True) for i in (9, 11)]
         at += 4
+    if kind & 8:
+        offsets = [int.from_bytes(content[at + i : at + i + 1], "big", signed=True) for i in range(3)]
+        at += 3
     if kind & 4:
         uses = [content[at + i // 8] >> (7 - i % 8) & 1 for i in range(squares)]
         at += ceil(squares, 8)
-    return {"pixels": kind & 1, "hash": content_hash, "motion": motion, "uses": uses, "name": content[at:].decode()}
+    name = content[at:].decode()
+    return {"pixels": kind & 1, "hash": content_hash, "motion": motion, "offsets": offsets, "uses": uses, "name": name}
 
 
 def hash_of_file(data: bytes) -> str:

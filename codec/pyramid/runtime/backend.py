@@ -25,6 +25,9 @@ class Backend(Protocol):
 
     def zeros(self, *shape: int) -> Array: ...
 
+    def array(self, values: NDArray) -> Array:
+        """Copies values to this runtime."""
+
     def encode(self, pixels: NDArray[np.uint8]) -> Array:
         """Pixels (B, 16h, 16w, 3) -> latents (B, C, h, w)."""
 

@@ -46,6 +46,9 @@ class OnnxBackend:
     def zeros(self, *shape: int) -> NDArray[np.float32]:
         return np.zeros(shape, np.float32)
 
+    def array(self, values: NDArray) -> NDArray[np.float32]:
+        return values.astype(np.float32)
+
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         return self._run("encoder", None, space_to_depth(pixels.transpose(0, 3, 1, 2)))[0]
 

@@ -26,6 +26,9 @@ class TorchBackend:
     def zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, device=self.device)
 
+    def array(self, values: NDArray) -> Tensor:
+        return torch.from_numpy(values.astype(np.float32)).to(self.device)
+
     @torch.inference_mode()
     def encode(self, pixels: NDArray[np.uint8]) -> Tensor:
         return self.network.encoder(to_network(torch.from_numpy(pixels).to(self.device)))
