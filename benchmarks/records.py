@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]  # (H, W, 3), RGB
 
 TESSERA = "tessera"
+TESSERA_PSNR = "tessera-psnr"  # without texture: closest to the original
 SCALED = "-scaled"  # suffix of a codec's name: at the best of several scales
 QUICK = "-quick"  # suffix of a codec's name: at its quick setting
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from codec.image.source import Source
 
 Distance: TypeAlias = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
+NO_DETAIL = 0.0  # decodes without texture
 MIN_LPIPS_SIDE = 31  # pixels; at this size AlexNet's last stage has one position
 
 SLACK = 64  # bits: tokens that cost this much more than a budget cannot fit it, even if the range coder saves bits at its end
@@ -130,9 +131,12 @@ class Decoder:
             raise TargetError(msg)
         return self.lpips()
 
-    def measure(self, sequence: TokenSequence, length: int, distance: Distance, source: Source) -> float:
-        """The distance between an image and the first `length` of its tokens."""
-        (pixels,) = self.tokenizer().detokenize([sequence.first(length)])
+    def measure(
+        self, sequence: TokenSequence, length: int, distance: Distance, source: Source, detail: float | None = None
+    ) -> float:
+        """The distance between an image and the first `length` of its tokens. `detail` is an option of models with texture."""
+        tokenizer: Any = self.tokenizer()
+        (pixels,) = tokenizer.detokenize([sequence.first(length)], **({} if detail is None else {"detail": detail}))
         return distance(remove_colour_if_grey(pixels, source.greyness), source.pixels)
 
 
@@ -173,7 +177,7 @@ def refine_tokens(
         return sequence
 
     def squared_error(prefix: Prefix) -> float:
-        decoded = remove_colour_if_grey(refiner.detokenize([prefix], detail=0.0)[0], source.greyness)
+        decoded = remove_colour_if_grey(refiner.detokenize([prefix], detail=NO_DETAIL)[0], source.greyness)
         return float(np.square(decoded.astype(np.float32) - source.pixels).sum(dtype=np.float64))
 
     sized = target.budget(source.width, source.height) is not None
@@ -181,10 +185,13 @@ def refine_tokens(
 
 
 def _match(alone: File, difference: Difference, file: File, sequence: TokenSequence, source: Source, decoder: Decoder) -> File:
-    """The shortest file of a sequence that is not worse than the image coded alone, or `alone` if that is smaller."""
-    wanted, length = decoder.measure(difference.alone, alone.length, psnr, source), min_length(sequence, decoder.model.code)
-    if decoder.measure(sequence, length, psnr, source) < wanted:  # if nothing has changed, more tokens can make an image worse
-        search = _search(sequence, Target("target_psnr", wanted), source, decoder, difference.guess)
+    """The shortest file of a sequence that is not worse than the image coded alone, or `alone` if that is smaller. Both are
+    decoded without texture, which would hide differences."""
+    wanted = decoder.measure(difference.alone, alone.length, psnr, source, NO_DETAIL)
+    length = min_length(sequence, decoder.model.code)
+    # If nothing has changed, more tokens can make an image worse.
+    if decoder.measure(sequence, length, psnr, source, NO_DETAIL) < wanted:
+        search = _search(sequence, Target("target_psnr", wanted), source, decoder, difference.guess, NO_DETAIL)
         if not search.reached:
             return alone
         length = search.length
@@ -194,14 +201,19 @@ def _match(alone: File, difference: Difference, file: File, sequence: TokenSeque
 
 
 def _search(
-    sequence: TokenSequence, target: Target, source: Source, decoder: Decoder, guess: int | None = None
+    sequence: TokenSequence,
+    target: Target,
+    source: Source,
+    decoder: Decoder,
+    guess: int | None = None,
+    detail: float | None = None,
 ) -> SearchResult:
-    """The length for a PSNR or LPIPS target. The search starts at `guess`, if there is one."""
+    """The length for a PSNR or LPIPS target of images decoded with `detail`. The search starts at `guess`, if there is one."""
     if sequence.length < sequence.layout.tokens:
         _refuse_incomplete(sequence)
     distance = decoder.distance(target, source)
     return shortest(
-        lambda length: decoder.measure(sequence, length, distance, source),
+        lambda length: decoder.measure(sequence, length, distance, source, detail),
         target.value,
         sequence.bits().cumsum(),
         min_length(sequence, decoder.model.code),

@@ -113,7 +113,8 @@ class References:
                     before = self._images[reference.hash, stored.model.fingerprint]
                     content = own.add_reference(content, reference, before)
                 if stored.model.fingerprint != model.fingerprint:
-                    content = own.detokenize([content])[0]
+                    plain = {"detail": 0.0} if "detail" in stored.model.decode_options else {}
+                    content = own.detokenize([content], **plain)[0]
             else:
                 size = content.shape[:2]
             base = tokenizer.base_of(content)

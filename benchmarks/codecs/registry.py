@@ -9,14 +9,14 @@ from benchmarks.codecs.base import BenchCodec
 from benchmarks.codecs.jpeg2000 import JPEG2000
 from benchmarks.codecs.pillow import AVIF, AVIF_PSNR, HEIC, JPEG, JXL, QUICK_PILLOW_CODECS, WEBP
 from benchmarks.codecs.vvc import QUICK_VVC, VVC
-from benchmarks.records import QUICK, SCALED, TESSERA
+from benchmarks.records import QUICK, SCALED, TESSERA, TESSERA_PSNR
 from codec.errors import UsageError
 
 COMPRESSAI_NAMES = ("bmshj2018-factorized", "bmshj2018-hyperprior", "mbt2018-mean", "cheng2020-attn")
 CLASSICAL = (JPEG, WEBP, AVIF, AVIF_PSNR, HEIC, JPEG2000, JXL, VVC)
 QUICK_CODECS = (*QUICK_PILLOW_CODECS, QUICK_VVC)
 QUICK_NAMES = tuple(codec.name for codec in QUICK_CODECS)
-NATIVE_NAMES = (TESSERA, *(codec.name for codec in CLASSICAL), *COMPRESSAI_NAMES, *QUICK_NAMES)
+NATIVE_NAMES = (TESSERA, TESSERA_PSNR, *(codec.name for codec in CLASSICAL), *COMPRESSAI_NAMES, *QUICK_NAMES)
 SCALED_NAMES = tuple(codec.name + SCALED for codec in CLASSICAL)  # the same codecs at the best of several scales
 NAMES = (*NATIVE_NAMES, *SCALED_NAMES)
 
@@ -56,16 +56,18 @@ def open_codec(name: str, options: BenchCodecOptions) -> BenchCodec:
     Raises BenchError if it cannot run here, ModelError if a model cannot be used, UsageError if it has no such length."""
     codec: BenchCodec
     model, tokens = split_name(name)
-    if model == TESSERA or name not in NATIVE_NAMES:
+    if model in (TESSERA, TESSERA_PSNR) or name not in NATIVE_NAMES:
         from benchmarks.codecs.tessera import TesseraCodec
         from codec.codec import Codec
         from codec.models.registry import open_model
 
         runtime = options.runtime
-        if model != TESSERA and runtime not in open_model(model).runtimes:
+        own = model in (TESSERA, TESSERA_PSNR)
+        if not own and runtime not in open_model(model).runtimes:
             runtime = "auto"
-        model_name = options.model if model == TESSERA else model
-        codec = TesseraCodec(Codec(model_name, options.device, runtime=runtime), name, tokens)
+        model_name = options.model if own else model
+        detail = 0.0 if model == TESSERA_PSNR else None
+        codec = TesseraCodec(Codec(model_name, options.device, runtime=runtime), name, tokens, detail)
     elif name in COMPRESSAI_NAMES:
         from benchmarks.codecs.compressai import CompressaiCodec
 

@@ -9,8 +9,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from benchmarks import BenchError
 from benchmarks.codecs.base import CodedFile
-from benchmarks.records import TESSERA, Pixels
+from benchmarks.records import TESSERA, TESSERA_PSNR, Pixels
 from codec.codec import Codec
 from codec.errors import TargetError, UsageError
 from codec.options import DEFAULT_EFFORT
@@ -20,17 +21,19 @@ from codec.results import Encoded
 
 
 class TesseraCodec:
-    """A model at every length or, with `tokens`, at this number of tokens per block.
+    """A model at every length or, with `tokens`, at this number of tokens per block. `detail` is the strength of its texture.
 
     Only the network of the model that was used last is in memory, since many published models would not fit."""
 
     _loaded: ClassVar[Codec | None] = None
 
-    def __init__(self, codec: Codec, name: str = TESSERA, tokens: int | None = None) -> None:
+    def __init__(self, codec: Codec, name: str = TESSERA, tokens: int | None = None, detail: float | None = None) -> None:
         self.codec = codec
         self.name = name
-        self.title = "Tessera" if name == TESSERA else name
+        title = "Tessera" if name in (TESSERA, TESSERA_PSNR) else name
+        self.title = title if detail is None else f"{title}, detail {detail:g}"
         self.tokens = tokens
+        self.detail = detail
 
     @property
     def description(self) -> str:
@@ -38,14 +41,16 @@ class TesseraCodec:
         digest = hashlib.sha256(json.dumps(model.metadata, sort_keys=True).encode()).hexdigest()  # covers the weights' digest
         return (
             f"Tessera, model {model.name}, stream id {model.stream_id.hex()}, digest {digest[:16]}, effort {DEFAULT_EFFORT}, "
-            f"{f'{self.tokens} tokens per block, ' if self.tokens else ''}on {self.codec.device}"
+            f"{f'{self.tokens} tokens per block, ' if self.tokens else ''}"
+            f"{'' if self.detail is None else f'detail {self.detail:g}, '}on {self.codec.device}"
             f"{'' if self.codec.runtime == 'auto' else f' with {self.codec.runtime}'}"
         )
 
     @property
     def made_for(self) -> str:
         own = isinstance(self.codec.model, PyramidModel)
-        return "squared error, features of VGG19, colour" if own else "the training objective of the checkpoint"
+        objective = "squared error" if self.detail == 0 else "squared error, features of VGG19, colour"
+        return objective if own else "the training objective of the checkpoint"
 
     @property
     def settings(self) -> Sequence[int]:
@@ -54,8 +59,11 @@ class TesseraCodec:
         return (round(quality_of_block_tokens(code, tokens)),) if tokens else range(0, 101, 10)
 
     def check(self) -> None:
-        """Raises ModelError if the model cannot be used, UsageError if it has no such length."""
+        """Raises ModelError if the model cannot be used, UsageError if it has no such length, BenchError if no texture."""
         code = self.codec.model.code
+        if self.detail is not None and "detail" not in self.codec.model.decode_options:
+            msg = f"{self.codec.model.name} has no texture, so {self.name} is the same as {TESSERA}"
+            raise BenchError(msg)
         if self.tokens is not None and not 1 <= self.tokens <= code.block_tokens:
             msg = f"{self.codec.model.name} has 1 to {code.block_tokens} tokens per block, not {self.tokens}"
             raise UsageError(msg)
@@ -71,7 +79,7 @@ class TesseraCodec:
 
     def decode(self, data: bytes) -> Pixels:
         self._release_others()
-        return np.asarray(self.codec.decode(data).image)
+        return np.asarray(self.codec.decode(data, detail=self.detail).image)
 
     def fit(self, pixels: Pixels, budgets: Sequence[int]) -> list[CodedFile | None]:
         self._release_others()

@@ -24,11 +24,13 @@ from pathlib import Path
 from benchmarks.curves import delta
 from benchmarks.export import delta_json, write_json_file
 from benchmarks.metrics import METRICS
+from benchmarks.records import TESSERA, TESSERA_PSNR
 from benchmarks.tools.tables import COLOUR, MAIN, MORE, RECOGNITION, delta_table, rate_table, read_series, short_table
 from codec.models.registry import BUNDLED
 
 ROOT = Path(__file__).parent.parent.parent
 TEXTS = ("README.md", "docs/benchmarks.md", "docs/targets.md")
+OWN = (TESSERA, TESSERA_PSNR)
 ANCHOR = "webp-scaled"  # reference codec for BD-rates, as in `tessera bench`
 KEPT_OPTIONS = ("--metrics", "--bpp")  # options that are copied from a study's command
 BY_HAND = """\
@@ -94,11 +96,12 @@ def measure(folder: Path, images: Iterable[Path], lpips: Path) -> None:
         sys.exit(f"{folder.name}: no image called {', '.join(missing)}")
     with tempfile.TemporaryDirectory() as output:
         options = ("--lpips-weights", lpips, "--no-cache", "--no-speed", "--json-dir", output, "--quiet")
-        selection = ("--codecs", "tessera", *measured_options(study["command"]))
+        selection = ("--codecs", ",".join(OWN), *measured_options(study["command"]))
         run_module("cli", "bench", *(paths[name] for name in names), *selection, *options)
-        shutil.copy(Path(output) / "tessera.json", folder / "tessera.json")
+        for name in OWN:
+            shutil.copy(Path(output) / f"{name}.json", folder / f"{name}.json")
         add_deltas(folder)
-        study["settings"]["Tessera"] = json.loads((Path(output) / "study.json").read_text())["settings"]["Tessera"]
+        study["settings"] |= json.loads((Path(output) / "study.json").read_text())["settings"]
     write_json_file(folder / "study.json", study)
 
 

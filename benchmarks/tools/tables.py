@@ -23,8 +23,8 @@ from benchmarks.records import TESSERA, Point, Series, rate_label
 
 RATES = (0.0147, 0.0244, 0.0443, 0.0806, 0.153, 0.4)  # bits per pixel
 ROWS = (
-    "tessera", "webp", "webp-scaled", "avif", "avif-scaled", "avif-psnr-scaled", "vvc", "vvc-scaled", "heic-scaled",
-    "jxl-scaled", "jpeg-scaled", "jpeg2000-scaled",
+    "tessera", "tessera-psnr", "webp", "webp-scaled", "avif", "avif-scaled", "avif-psnr-scaled", "vvc", "vvc-scaled",
+    "heic-scaled", "jxl-scaled", "jpeg-scaled", "jpeg2000-scaled",
 )  # fmt: skip
 ANCHORS = (
     "webp", "webp-scaled", "avif", "avif-scaled", "avif-psnr", "avif-psnr-scaled", "vvc", "vvc-scaled", "heic-scaled", "jxl",
@@ -34,7 +34,14 @@ MAIN = ("lpips", "psnr", "ms_ssim")
 MORE = ("ssimulacra2", "features")
 COLOUR = ("colour",)
 SHORT_RATES = (0.0244, 0.0806, 0.4)  # rates of the table in README.md
-SHORT_ROWS = ("tessera", "webp-scaled", "avif-scaled", "vvc-scaled", "jpeg-scaled")  # codecs of its table and plot
+SHORT_ROWS = (
+    "tessera",
+    "tessera-psnr",
+    "webp-scaled",
+    "avif-scaled",
+    "vvc-scaled",
+    "jpeg-scaled",
+)  # codecs of its table and plot
 SHORT_METRICS = ("lpips", "psnr")
 RECOGNITION = ("top1", "top5")
 

@@ -45,7 +45,7 @@ MAX_GROUP = 64  # images; the files of a group are in memory until it is complet
 OPEN_GROUPS = 4  # the latest groups, which an image may join; decoders keep as many references in memory
 THUMBNAIL = 16  # pixels, side of a thumbnail
 ALIKE = 20.0  # maximum difference of thumbnails in a group; of pairs of the Kodak images, the smallest is 21
-MAX_RAISE = 40  # quality that is added for a reference
+RAISE, MAX_RAISE = 7.5, 30  # quality that is added for a reference: whenever the number of images doubles, and at most
 MAX_RAISED = 75  # a higher quality costs more bytes than it saves
 
 
@@ -85,8 +85,8 @@ def members_of(images: Iterable[ImageInput]) -> list[Member]:
 
 def raised_quality(quality: float, images: int) -> float:
     """The quality of the first image of a series, for the quality of the others. It rises with the number of images that share
-    the bytes, by 10 whenever that doubles; measured with time-lapses."""
-    raised = quality + min(MAX_RAISE, 10 * math.log2(max(3, images) / 3))
+    the bytes; measured with a fixed camera."""
+    raised = quality + min(MAX_RAISE, RAISE * math.log2(max(3, images) / 3))
     return max(quality, min(MAX_RAISED, raised))
 
 
