@@ -337,9 +337,15 @@ class PyramidTrainer(Trainer):
         return f"held out, PSNR/VGG: {' | '.join(points)}; levels end at {ends} bpp"
 
     def write_model(self, path: Path, photos: Tensor, provenance: dict[str, Any]) -> PyramidModel:
-        network, kept = self.ema.half().float().eval(), self.config.tokens_of
-        code = as_pyramid(open_model(kept)).code if kept else measure_tables(network, photos)
-        return save_pyramid(path, network, code, provenance)
+        network = self.ema.half().float().eval()
+        if not self.config.tokens_of:
+            return save_pyramid(path, network, measure_tables(network, photos), provenance)
+        kept = as_pyramid(open_model(self.config.tokens_of))
+        # Averages of equal weights lose the sign of zeros, which the stream id covers.
+        weights = kept.network("cpu").state_dict()
+        same = {name: weights[name] for name in weights if not name.startswith(PREFIXES[DECODER])}
+        network.load_state_dict(network.state_dict() | same)
+        return save_pyramid(path, network, kept.code, provenance)
 
     def loss(self, x: Tensor, perceptual: PerceptualLoss | None) -> Tensor:
         c = self.config
