@@ -22,7 +22,7 @@ from codec.metrics import psnr
 FROM_EXTRA = ("heic", "heic-quick", "vvc", "vvc-quick")  # need packages of the extra `bench`
 NAMES = [
     pytest.param(name, marks=pytest.mark.learned if name in FROM_EXTRA else ())
-    for name in ("tessera", *(codec.name for codec in (*CLASSICAL, *QUICK_CODECS)))
+    for name in ("tessera", "tessera-psnr", *(codec.name for codec in (*CLASSICAL, *QUICK_CODECS)))
 ]
 
 
@@ -39,7 +39,7 @@ def test_a_file_fits_its_budget_and_that_of_the_next_setting_does_not(name, smal
         assert file is not None
         assert len(file.data) <= budget
         assert bench_codec.decode(file.data).shape == small.shape
-        if name != "tessera":
+        if not name.startswith("tessera"):
             assert bench_codec.encode(small, file.number) == file.data
             assert len(bench_codec.encode(small, file.number + 1)) > budget or file.number == bench_codec.highest
     assert bench_codec.fit(small, [10]) == [None]
@@ -51,6 +51,17 @@ def test_higher_settings_have_more_bytes_and_better_quality(name, small):
     low, high = (bench_codec.encode(small, bench_codec.settings[index]) for index in (1, -1))
     assert len(low) < len(high)
     assert psnr(bench_codec.decode(low), small) < psnr(bench_codec.decode(high), small)
+
+
+def test_tessera_without_texture_is_closer_to_the_original(small, monkeypatch):
+    with_texture, without = (open_codec(name, BenchCodecOptions(device="cpu")) for name in ("tessera", "tessera-psnr"))
+    data = with_texture.encode(small, 30)
+    assert without.encode(small, 30) == data
+    assert psnr(without.decode(data), small) > psnr(with_texture.decode(data), small)
+    assert without.title == "Tessera, detail 0"
+    monkeypatch.setattr(type(without.codec.model), "decode_options", ())
+    with pytest.raises(BenchError, match="texture"):
+        without.check()
 
 
 @pytest.mark.learned

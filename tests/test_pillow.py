@@ -54,8 +54,11 @@ def test_load_takes_the_options_of_decode(data):
     few, whole = opened(data), opened(data)
     few.load(tokens=10)
     assert few.tobytes() == tessera.decode(data, tokens=10).tobytes() != whole.tobytes()
-    with pytest.raises(OSError, match="detail"):  # the bundled model has no texture
-        opened(data).load(detail=0.5)
+    smooth = opened(data)
+    smooth.load(detail=0.0)
+    assert smooth.tobytes() == tessera.decode(data, detail=0.0).tobytes() != whole.tobytes()
+    with pytest.raises(OSError, match="steps"):  # the bundled model samples nothing
+        opened(data).load(steps=2)
 
 
 def test_open_loads_no_network():

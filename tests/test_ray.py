@@ -190,7 +190,7 @@ def test_a_reference_is_used_as_in_a_local_run(head, images, tmp_path):
     for folder, convert in ("a", finish), ("b", partial(with_ray, head)):
         outcome = convert("encode", "in", "--reference", "first.tsr", "--output-dir", folder, "--json", cwd=tmp_path)
         assert outcome.returncode == 0, outcome.stderr
-        assert [record["reference"]["name"] for record in records(outcome)] == ["first.tsr"] * 3
+        assert [record["reference"] for record in records(outcome)] == ["first.tsr"] * 3
         outcome = convert("decode", folder, "--reference", "first.tsr", "--output-dir", f"{folder}-images", cwd=tmp_path)
         assert outcome.returncode == 0, outcome.stderr
     assert contents(tmp_path / "a") == contents(tmp_path / "b")

@@ -73,7 +73,7 @@ def test_rounding_is_the_same_digit_for_digit():
 def test_graph_templates_have_no_weights_and_take_those_of_the_model():
     model = open_model()
     templates = read_graph_templates(graph_templates_path(model.path), model.config)
-    taken = {name for graph in ("encoder", "decoder.features", "decoder.pixels") for name in templates.weight_names[graph]}
+    taken = {name for graph in ("encoder", "decoder.features", "decoder.textured") for name in templates.weight_names[graph]}
     for index, level in enumerate(model.config.levels):
         for graph in ("predict", f"analyse-{level.side}-{level.digits}", f"update-{level.side}-{level.digits}"):
             taken |= {f"levels.{index}.{name}" for name in templates.weight_names[graph]}

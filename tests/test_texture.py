@@ -120,11 +120,13 @@ def test_the_receptive_field_is_not_larger_than_stated(model):
     assert int((changed - middle).abs().max()) <= TEXTURED.pixel_radius
 
 
-def test_models_without_texture_refuse_the_option(codec, photo):
-    data = codec.encode(photo, target_size=500).data
-    for options in ({"detail": 0.5}, {"seed": 1}):
-        with pytest.raises(UsageError):
-            codec.decode(data, **options)
+def test_models_without_texture_refuse_the_option(squares, photo, tmp_path):
+    plain = write_model(tmp_path / "plain.safetensors", squares, replace(TEXTURED, texture_widths=()))
+    with Codec(str(plain.path), device="cpu") as codec:
+        data = codec.encode(photo, target_size=500).data
+        for options in ({"detail": 0.5}, {"seed": 1}):
+            with pytest.raises(UsageError):
+                codec.decode(data, **options)
 
 
 def test_the_command_takes_detail_and_seed(model, data, tmp_path):

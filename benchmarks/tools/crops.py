@@ -1,6 +1,7 @@
 """Draws docs/texture-RATE.webp: crops at twice their size, of an original, AVIF, and models with and without texture.
 
-python -m benchmarks.tools.crops KODAK FOLDER MODEL... [--rates 0.0147,0.0443,0.153]
+    python -m benchmarks.tools.crops KODAK docs BEFORE.safetensors standard
+    python -m benchmarks.tools.crops KODAK docs standard --name detail --images kodim07,kodim13 --rates 0.0443
 
 The crops were chosen before the texture network was trained, and cover what is hard: skin, walls, leaves, water, wood, hair.
 """
@@ -40,10 +41,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("models", nargs="+")
     parser.add_argument("--rates", type=lambda text: tuple(map(float, text.split(","))), default=RATES)
+    parser.add_argument("--images", type=lambda text: text.split(","), default=CROPS)
+    parser.add_argument("--name", default="texture", help="start of the files' names")
     arguments = parser.parse_args(argv)
     for rate in arguments.rates:
-        rows = [dict(columns(arguments.kodak / f"{name}.png", arguments.models, rate)) for name in CROPS]
-        sheet(rows).save(arguments.folder / f"texture-{rate:g}.webp", quality=82, method=6)
+        rows = [dict(columns(arguments.kodak / f"{name}.png", arguments.models, rate)) for name in arguments.images]
+        sheet(rows).save(arguments.folder / f"{arguments.name}-{rate:g}.webp", quality=80, method=6)
 
 
 def columns(path: Path, models: list[str], rate: float) -> Iterator[tuple[str, Image.Image]]:
