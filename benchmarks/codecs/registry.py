@@ -56,13 +56,13 @@ def open_codec(name: str, options: BenchCodecOptions) -> BenchCodec:
     Raises BenchError if it cannot run here, ModelError if a model cannot be used, UsageError if it has no such length."""
     codec: BenchCodec
     model, tokens = split_name(name)
-    if model in (TESSERA, TESSERA_PSNR) or name not in NATIVE_NAMES:
+    own = model in (TESSERA, TESSERA_PSNR)
+    if own or name not in NATIVE_NAMES:
         from benchmarks.codecs.tessera import TesseraCodec
         from codec.codec import Codec
         from codec.models.registry import open_model
 
         runtime = options.runtime
-        own = model in (TESSERA, TESSERA_PSNR)
         if not own and runtime not in open_model(model).runtimes:
             runtime = "auto"
         model_name = options.model if own else model

@@ -11,7 +11,7 @@ tokens if it was moved, has another size, or is not a .tsr file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,16 @@ from numpy.typing import NDArray
 
 from bitstream.block_order import BLOCK_CELLS, CELL
 from bitstream.pyramid_tokens import PyramidLayout, PyramidPrefix, PyramidSequence
-from bitstream.reference import MOTION_MAX, OFFSET_CHANNELS, OFFSET_MAX, OFFSET_STEP, SQUARE, Reference, pack_squares
+from bitstream.reference import (
+    MOTION_MAX,
+    OFFSET_CHANNELS,
+    OFFSET_MAX,
+    OFFSET_STEP,
+    SQUARE,
+    Reference,
+    pack_squares,
+    squares_of,
+)
 from bitstream.sequence import Difference
 from codec.models.base import Enough, ReferenceImage
 from codec.pyramid.runtime.backend import Array
@@ -135,11 +144,6 @@ def _in_squares(base: Base, uses: NDArray[np.bool_]) -> Base:
     return replace(base, uses=inside)
 
 
-def _cells(position: Iterable[int], side: int) -> tuple[slice, ...]:
-    """The index, in latents (1, C, h, w), of a square of side x side cells at this row and column."""
-    return (slice(None), slice(None), *(slice(i * side, (i + 1) * side) for i in position))
-
-
 def _rates(
     tokenizer: PyramidTokenizer, sequence: PyramidSequence, latents: Array, bases: Sequence[Base] = ()
 ) -> tuple[NDArray, NDArray]:
@@ -148,7 +152,7 @@ def _rates(
     layout = sequence.layout
     prefix = sequence.first(sum(len(symbols) for symbols in sequence.symbols))
     decoded = Reconstruction(tokenizer.backend, [layout], bases)
-    errors = [_errors(latents - decoded.latents, layout, SQUARE)]
+    errors = [_errors(latents - decoded.latents, layout)]
     bits = [np.zeros_like(errors[0])]
     costs = np.split(sequence.bits(), np.cumsum([len(symbols) for symbols in sequence.symbols])[:-1])
     for index, (cost, order) in enumerate(zip(costs, sequence.orders, strict=True)):
@@ -161,17 +165,17 @@ def _rates(
         spread[:rows, :columns] = per_cell[:rows, :columns]
         shape = (errors[0].shape[0], SQUARE // CELL, errors[0].shape[1], SQUARE // CELL)
         bits.append(bits[-1] + spread.reshape(shape).sum((1, 3)))
-        errors.append(_errors(latents - decoded.latents, layout, SQUARE))
+        errors.append(_errors(latents - decoded.latents, layout))
     return np.array(bits), np.array(errors)
 
 
-def _errors(difference: Array, layout: PyramidLayout, side: int) -> NDArray[np.float64]:
-    """(rows, columns) sum of the squares of latents (1, C, h, w) in each square of side x side pixels, without cells outside of
-    the image."""
+def _errors(difference: Array, layout: PyramidLayout) -> NDArray[np.float64]:
+    """(rows, columns) sum of the squares of latents (1, C, h, w) in each square of the image, without cells outside of it."""
     inside = difference[:, :, : -(-layout.height // CELL), : -(-layout.width // CELL)]
-    errors = np.zeros((-(-layout.height // side), -(-layout.width // side)))
-    for square in np.ndindex(errors.shape):
-        errors[square] = float((inside[_cells(square, side // CELL)] ** 2).sum())
+    errors, side = np.zeros(squares_of(layout.width, layout.height)), SQUARE // CELL
+    for row, column in np.ndindex(errors.shape):
+        cells = inside[:, :, row * side : (row + 1) * side, column * side : (column + 1) * side]
+        errors[row, column] = float((cells**2).sum())
     return errors
 
 
