@@ -191,7 +191,7 @@ class PyramidSequence:
             low, high = max(0, first - start), min(len(symbols), last - start)
             for begin in range(low, high, step):
                 chunk = slice(begin, min(high, begin + step))
-                yield symbols[chunk].ravel().astype(np.int32) + limit, model.coder_frequencies[contexts[chunk].ravel()]
+                yield symbols[chunk].ravel().astype(np.int32) + limit, model.coder_frequencies.take(contexts[chunk].ravel(), 0)
             start += len(symbols)
         if last > start:
             msg = f"{last} tokens of a sequence that has {start}"
@@ -297,7 +297,7 @@ class PyramidCode:
             step = max(1, CHUNK // len(digits))
             for start in range(0, kept, step):
                 chunk = contexts[start : start + step]
-                symbols = read_certain(decoders, model.coder_frequencies[chunk.ravel()], len(digits))
+                symbols = read_certain(decoders, model.coder_frequencies.take(chunk.ravel(), 0), len(digits))
                 positions = order[start : start + len(symbols)]
                 digits.reshape(len(digits), -1)[:, positions] = (symbols - limit).T
                 prefix.known[index].ravel()[positions] = True

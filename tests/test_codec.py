@@ -120,7 +120,7 @@ def test_tiles_change_nothing_visible(photo):
 
 
 def test_strips_of_levels_change_nothing_visible(photo, monkeypatch):
-    """Images above 16 megapixels pass through the levels in strips."""
+    """Images above 4 megapixels pass through the levels in strips."""
     image, codec = image_of(photo, 500, 1100), Codec(device="cpu")
     file = codec.encode(image, tokens=1365).data
     decoded = np.asarray(codec.decode(file).image).astype(int)
@@ -128,7 +128,7 @@ def test_strips_of_levels_change_nothing_visible(photo, monkeypatch):
     backend = codec.tokenizer().backend
     update = backend.update
     monkeypatch.setattr(backend, "update", lambda *values: calls.append(values[1].shape[2]) or update(*values))
-    monkeypatch.setattr(tiles, "UNTILED_PIXELS", 2 * 512 * 256)
+    monkeypatch.setattr(tiles, "STRIP_CELLS", 32 * 16)
     again = codec.encode(image, tokens=1365).data
     assert set(calls) == {17, 18, 32, 48}  # cells: a block with one or two halos, of fine and of coarse levels
     digits = [np.concatenate([level.ravel() for level in codec.read(data).prefix.digits]) for data in (file, again)]

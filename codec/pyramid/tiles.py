@@ -21,6 +21,7 @@ from codec.pyramid.runtime.backend import Array, Backend
 from codec.system.context import report_progress
 
 UNTILED_PIXELS = 16_000_000  # maximum pixels of canvases that share network calls, and of a canvas with a single feature tile
+STRIP_CELLS = 16384  # 4 megapixels; larger arrays are slow, since they are mapped anew each time
 ENCODER_TILE, FEATURE_TILE, PIXEL_TILE = 2048, 4096, 1024  # sides in pixels
 
 Span = tuple[slice, slice]  # cells with their halo, and the part of them inside the halo
@@ -86,11 +87,11 @@ def decode_pixels(
 
 
 def strips(latents: Array, radius: int = 0) -> Iterator[Span]:
-    """Splits a canvas of latents (B, C, h, w) into strips of whole blocks, with halos of `radius` cells. A canvas of up to
-    `UNTILED_PIXELS` is one strip, and strips of larger ones have at most half as many pixels."""
-    rows, columns = latents.shape[2:]
-    blocks = UNTILED_PIXELS // 2 // (columns * CELL * BLOCK) if rows * columns * CELL**2 > UNTILED_PIXELS else rows
-    return split(0, rows, rows, max(1, blocks) * BLOCK, radius)
+    """Splits a canvas of latents (B, C, h, w) into strips of whole blocks and at most STRIP_CELLS cells, with halos of `radius`
+    cells."""
+    count, _, rows, columns = latents.shape
+    blocks = max(1, STRIP_CELLS // (count * columns * BLOCK_CELLS))
+    return split(0, rows, rows, blocks * BLOCK, radius)
 
 
 def inside(span: Span) -> slice:

@@ -9,17 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.pyramid.config import NetworkConfig
-from codec.pyramid.runtime.backend import TRIM_CELLS
 from codec.pyramid.runtime.graph_templates import GraphTemplates, graph_name, space_to_depth
 from codec.system.context import context_threads
 from codec.system.device import load_onnxruntime
-from codec.system.process import after_fork_in_child, fork_safe_lock, trim_heap, usable_cores
+from codec.system.process import after_fork_in_child, fork_safe_lock, usable_cores
 
 onnxruntime = load_onnxruntime()
 
 # Each session has its own threads, and each level has two sessions. ONNX Runtime can share one global thread pool, but then
 # refuses the sessions that other code in the process creates without it.
 MAX_THREADS = 8
+GROW_AS_REQUESTED = 1  # a strategy of arenas
 OPENING = fork_safe_lock()  # concurrent threads create a session once
 _forks = 0  # forks since this module was imported: a forked child has none of its parent's threads
 
@@ -30,6 +30,14 @@ def _count_fork() -> None:
 
 
 after_fork_in_child(_count_fork)
+
+
+# All sessions share one arena, which grows to what the largest call needs. With an arena each, every session would keep the
+# memory of its largest image; without any, large arrays are mapped anew for every operation, which takes a tenth of the time.
+onnxruntime.create_and_register_allocator(
+    onnxruntime.OrtMemoryInfo("Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT),
+    onnxruntime.OrtArenaCfg(0, GROW_AS_REQUESTED, -1, -1),
+)
 
 
 class OnnxBackend:
@@ -80,8 +88,6 @@ class OnnxBackend:
         keep: NDArray[np.float32],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         refined, more_known = self._run("update", index, latents, known, predicted, digits, keep)
-        if known.size > TRIM_CELLS:
-            trim_heap()
         return refined, more_known
 
     def features(self, latents: NDArray[np.float32], known: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -124,7 +130,10 @@ class OnnxBackend:
                     weights[linear] = space_to_depth(weights[linear])
                 options = onnxruntime.SessionOptions()
                 options.log_severity_level = 3  # errors
-                options.enable_cpu_mem_arena = False  # each session would keep the memory of its largest image
+                if _forks:  # a thread of the parent may have held the lock of the shared arena
+                    options.enable_cpu_mem_arena = False
+                else:
+                    options.add_session_config_entry("session.use_env_allocators", "1")
                 options.enable_mem_pattern = False  # it assumes images of one size
                 options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
                 options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores have other work
