@@ -127,7 +127,8 @@ def _quantized(tokenizer: PyramidTokenizer, layout: PyramidLayout, latents: Arra
         predicted = decoded.predict(index)
         free = np.zeros((1, level.limit + 1), np.float32)  # bits of a digit
         tables = [np.zeros((level.digits, *layout.grids[index]), np.uint8)]
-        digits = choose(tokenizer.backend, index, [layout], latents - predicted, tables, free)[0] * layout.masks[index]
+        raw = decoded.analyse(index, latents, predicted)
+        digits = choose(tokenizer.backend, index, [layout], raw, tables, free)[0] * layout.masks[index]
         decoded.add(index, predicted, [digits], [layout.masks[index][None]])
     return Base(layout, decoded.latents, decoded.known, np.ones(latents.shape[2:], np.bool_))
 

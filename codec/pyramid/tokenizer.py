@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,19 +122,25 @@ class Reconstruction:
             predicted += self._uses * (unchanged - predicted)
         return predicted
 
-    def residual(self, index: int, latents: Array, predicted: Array) -> Array:
-        """The latents' difference from those predicted, for the choice of the tokens of level `index`. A cell that its token
-        does not change has the mean of those that it changes."""
-        residual = latents - predicted
+    def analyse(self, index: int, latents: Array, predicted: Array) -> Iterator[tuple[int, Array]]:
+        """The digits before rounding (B, D, rows, m) of level `index` for latents (B, C, h, w), in strips, each with its first
+        row of tokens."""
+        for cells, _ in strips(latents):
+            residual = self._residual(index, latents[:, :, cells] - predicted[:, :, cells], cells)
+            yield cells.start * self.layouts[0].levels[index].side // BLOCK_CELLS, self.backend.analyse(index, residual)
+
+    def _residual(self, index: int, residual: Array, cells: slice) -> Array:
+        """The residual of these rows of cells, for the choice of tokens. A cell that its token does not change has the mean of
+        those that it changes."""
         if not self.bases or self.layouts[0].levels[index].side == BLOCK_CELLS:
             return residual
         side, (rows, columns) = BLOCK_CELLS // self.layouts[0].levels[index].side, residual.shape[2:]
         areas = rows // side, side, columns // side, side  # rows and columns of tokens, and of the cells in each
-        cells = residual.reshape(*residual.shape[:2], *areas)
-        changed = (1 - self._uses).reshape(len(residual), 1, *areas)
+        values = residual.reshape(*residual.shape[:2], *areas)
+        changed = (1 - self._uses[:, :, cells]).reshape(len(residual), 1, *areas)
         counts = changed.sum((3, 5))[:, :, :, None, :, None]
-        means = (cells * changed).sum((3, 5))[:, :, :, None, :, None] / (counts + (counts == 0))
-        return (cells + (1 - changed) * (counts > 0) * (means - cells)).reshape(residual.shape)
+        means = (values * changed).sum((3, 5))[:, :, :, None, :, None] / (counts + (counts == 0))
+        return (values + (1 - changed) * (counts > 0) * (means - values)).reshape(residual.shape)
 
     def add(
         self, index: int, predicted: Array, symbols: Sequence[NDArray[np.int8]], masks: Sequence[NDArray[np.bool_]]
@@ -215,8 +221,8 @@ def quantize(
         predicted = decoded.predict(index)
         tables = [code.contexts(layout, index, digits[i]) for i, layout in enumerate(layouts)]
         bits = digit_bits(code, index)
-        residual = decoded.residual(index, latents, predicted)
-        for i, chosen in enumerate(choose(backend, index, layouts, residual, tables, bits)):
+        raw = decoded.analyse(index, latents, predicted)
+        for i, chosen in enumerate(choose(backend, index, layouts, raw, tables, bits)):
             mask = layouts[i].masks[index]
             contexts[i].append(tables[i])
             digits[i].append(chosen * mask)
@@ -248,17 +254,14 @@ def choose(
     backend: Backend,
     index: int,
     layouts: Sequence[PyramidLayout],
-    residual: Array,
+    strips_of_raw: Iterable[tuple[int, Array]],
     tables: Sequence[NDArray[np.uint8]],
     bits: NDArray[np.float32],
 ) -> list[NDArray[np.int8]]:
-    """The digits (D, n, m) of level `index` of each image, computed in strips, for a difference (B, C, h, w) from the predicted
-    latents. `tables` are their table indexes."""
+    """The digits (D, n, m) of level `index` of each image, from `Reconstruction.analyse`. `tables` are their table indexes."""
     level, rdo_lambda = layouts[0].levels[index], backend.config.bit_worth[index]
     chosen: list[list[NDArray[np.int8]]] = [[] for _ in layouts]
-    for cells, _ in strips(residual):
-        raw = backend.analyse(index, residual[:, :, cells])
-        first = cells.start * level.side // BLOCK_CELLS
+    for first, raw in strips_of_raw:
         for i, layout in enumerate(layouts):
             rows, columns = layout.grids[index]
             step = max(1, STRIP // columns)  # rows per call, to bound memory
